@@ -1,0 +1,65 @@
+"""Prune, annotate, inspect and compare ONNX models, on the ONNX file alone.
+
+>>> from onnxsparse import Pipeline, Prune, Annotate, load
+>>> model = load("in.onnx")
+>>> report = Pipeline([Prune(sparsity_op=0.7), Annotate()]).run(model)
+>>> model.save("out.onnx")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxsparse.comparison import compare
+    from onnxsparse.errors import BackendError, ModelError, OnnxSparseError, ParamError, PassError
+    from onnxsparse.facts import layers
+    from onnxsparse.inputs import load_samples
+    from onnxsparse.model import Model, load
+    from onnxsparse.passes.annotate import Annotate
+    from onnxsparse.passes.apply_masks import ApplyMasks
+    from onnxsparse.passes.prune import Prune
+    from onnxsparse.passes.strip import Strip
+    from onnxsparse.pipeline import Pipeline
+
+# public name → where it is; imported when asked for, so that `onnxsparse --help` waits for none of them
+_HOMES = {
+    "Annotate": "onnxsparse.passes.annotate",
+    "ApplyMasks": "onnxsparse.passes.apply_masks",
+    "BackendError": "onnxsparse.errors",
+    "Model": "onnxsparse.model",
+    "ModelError": "onnxsparse.errors",
+    "OnnxSparseError": "onnxsparse.errors",
+    "ParamError": "onnxsparse.errors",
+    "PassError": "onnxsparse.errors",
+    "Pipeline": "onnxsparse.pipeline",
+    "Prune": "onnxsparse.passes.prune",
+    "Strip": "onnxsparse.passes.strip",
+    "compare": "onnxsparse.comparison",
+    "layers": "onnxsparse.facts",
+    "load": "onnxsparse.model",
+    "load_samples": "onnxsparse.inputs",
+}
+
+__all__ = [
+    "Annotate",
+    "ApplyMasks",
+    "BackendError",
+    "Model",
+    "ModelError",
+    "OnnxSparseError",
+    "ParamError",
+    "PassError",
+    "Pipeline",
+    "Prune",
+    "Strip",
+    "compare",
+    "layers",
+    "load",
+    "load_samples",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'onnxsparse' has no attribute '{name}'")

@@ -1,0 +1,76 @@
+"""The command line: commands by name, so that `--help` imports none of them, and one line for every error."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from cyclopts import App, CycloptsError, Parameter, ValidationError
+
+from onnxsparse.errors import OnnxSparseError, ParamError
+from onnxsparse.registry import PASSES
+
+INTERRUPTED = 130
+"""What shells say of a program ended by Ctrl-C: 128 + SIGINT."""
+
+
+def make_app() -> App:
+    app = App(
+        name="onnxsparse",
+        help="Prune, annotate, inspect and compare ONNX models, on the ONNX file alone.",
+        help_epilogue="Every command has its own --help. --debug shows the traceback of an error.",
+        help_format="plaintext",
+        version=lambda: version("onnxsparse"),
+        suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(negative_iterable=(), consume_multiple=False),
+    )
+    app.command("onnxsparse.commands:inspect", name="inspect", help="Show what each layer of a model costs and how sparse it is.")
+    app.command(
+        "onnxsparse.commands:compare", name="compare", help="Run two models on the same inputs and show how far they are apart."
+    )
+    for name, entry in PASSES.items():
+        app.command(f"onnxsparse.commands:{name}", name=name, help=entry.summary)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 for a model that cannot be used, 2 for a wrong option, 130 interrupted."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    try:
+        result = make_app()(
+            [t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        return fail(one_line(error), ParamError.exit_code, debug)
+    except OnnxSparseError as error:
+        return fail(str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        return fail("interrupted; nothing was written", INTERRUPTED, debug)
+    except BrokenPipeError:
+        # whoever read our output has seen enough; Python would complain once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def fail(message: str, exit_code: int, debug: bool) -> int:
+    if debug:
+        raise
+    print(f"onnxsparse: {' '.join(message.split())}", file=sys.stderr)
+    return exit_code
+
+
+def one_line(error: CycloptsError) -> str:
+    """What a person can act on, without the library's frame around it."""
+    errors = getattr(error.__cause__, "errors", None)  # pydantic's, which the library wraps
+    if isinstance(error, ValidationError) and errors is not None:
+        found = errors()[0]
+        option = "--" + "-".join(str(part) for part in found["loc"]).replace("_", "-")
+        return f"{option}: {found['msg']} (got {found['input']})"
+    return str(error)
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""What each command does: parse sizes, call the library, print. Pass commands are made from the pass classes."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from onnxsparse.comparison import compare as compare_models
+from onnxsparse.errors import ParamError
+from onnxsparse.facts import layers
+from onnxsparse.files import Staging, check_target
+from onnxsparse.inputs import load_samples
+from onnxsparse.metadata import is_stale
+from onnxsparse.model import Model, load
+from onnxsparse.passbase import text_writer
+from onnxsparse.pipeline import Comparing, Pipeline, write
+from onnxsparse.registry import PASSES, find_pass
+from onnxsparse.report import text
+from onnxsparse.report.records import layers_json
+
+PRUNE_ADVICE = (
+    "the file is as large as before and no faster on a CPU: zeros pay off on hardware that skips them (as the CV22) and under "
+    "compression. Raise --sparsity-op as long as the outputs stay close enough, or fine-tune and prune further"
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Input sizes, for models that leave some open."""
+
+    input_shape: tuple[str, ...] = ()
+    """Sizes of an input: name:1,3,224,224 or name=1x3x224x224, the sizes alone for a model with one input."""
+    dim: tuple[str, ...] = ()
+    """Size of a symbolic dimension: N=1."""
+
+    def load(self, path: Path) -> Model:
+        return load(path).bind(self.input_shape, self.dim)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How to run models in onnxruntime."""
+
+    data: Path | None = None
+    """Inputs to compare outputs on: npz, or a folder of npy and npz (default: seeded random inputs)."""
+    custom_ops: tuple[Path, ...] = ()
+    """Shared library with custom ops for onnxruntime."""
+
+
+def inspect(
+    model: Path,
+    /,
+    *,
+    top: int | None = None,
+    sort: Literal["graph", "macs", "weights", "sparsity", "sparsity_op"] = "graph",
+    json_file: Annotated[str | None, Parameter(name="--json")] = None,
+    sizes: Sizes = Sizes(),
+) -> None:
+    """Show what each layer of a model costs and how sparse it is.
+
+    Parameters
+    ----------
+    model
+        The ONNX model.
+    top
+        Show this many layers only.
+    sort
+        Order of the layers.
+    json_file
+        Write the facts as JSON to this file; - for standard output, without the table.
+    """
+    if top is not None and top < 0:
+        raise ParamError("--top is a number of layers, 0 or more")
+    loaded = sizes.load(model)
+    facts = layers(loaded)
+    content = json.dumps(layers_json(facts, loaded.name), indent=1, allow_nan=False)
+    if json_file == "-":
+        print(content)
+        return
+    if json_file is not None:
+        write_text(Path(json_file), content)
+    out = text.console()
+    text.print_layers(out, facts, loaded.name, top=top, sort=sort)
+    if is_stale(loaded.proto):
+        text.note(out, "the annotations in this file are older than its graph; annotate it again")
+
+
+def compare(
+    first: Path,
+    second: Path,
+    /,
+    *,
+    min_sqnr: float | None = None,
+    seed: int = 0,
+    json_file: Annotated[str | None, Parameter(name="--json")] = None,
+    running: Running = Running(),
+    sizes: Sizes = Sizes(),
+) -> int:
+    """Run two models on the same inputs and show how far they are apart.
+
+    Parameters
+    ----------
+    first
+        The reference model.
+    second
+        The model to compare with it.
+    min_sqnr
+        Fail (exit code 1) unless every output has at least this SQNR in dB, and depends on the input.
+    seed
+        Of the random inputs.
+    json_file
+        Write the figures as JSON to this file; - for standard output, without the table.
+    """
+    a, b = sizes.load(first), sizes.load(second)
+    out = text.console()
+    with text.console(stderr=True).status("running both models in onnxruntime"):
+        samples = None if running.data is None else load_samples(running.data, a)
+        result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed)
+    content = json.dumps(result.to_json(), indent=1, allow_nan=False)
+    if json_file == "-":
+        print(content)
+    else:
+        if json_file is not None:
+            write_text(Path(json_file), content)
+        text.print_comparison(out, result, f"{b.name} against {a.name}")
+    if min_sqnr is None or result.passes(min_sqnr):
+        return 0
+    print(f"onnxsparse: compare: not every output reaches {min_sqnr:g} dB", file=sys.stderr)
+    return 1
+
+
+def write_text(path: Path, content: str) -> None:
+    with Staging() as staging:
+        staging.write(path, text_writer(f"{content}\n"))
+
+
+def pass_command(name: str) -> Callable[..., None]:
+    """The command of a pass: IN, OUT, its fields as options, and how to run."""
+    pass_class = find_pass(name)
+
+    def command(
+        model: Path,
+        output: Path | None = None,
+        /,
+        *,
+        options: object,
+        check: Annotated[bool, Parameter(name="--compare")] = True,
+        running: Running = Running(),
+        sizes: Sizes = Sizes(),
+    ) -> None:
+        run_pass(name, model, output, options, Comparing(running.data, running.custom_ops) if check else None, sizes)
+
+    command.__annotations__["options"] = Annotated[pass_class, Parameter(name="*")]
+    if not any(f.default is MISSING and f.default_factory is MISSING for f in fields(pass_class)):  # type: ignore[arg-type]  # every pass is a dataclass
+        command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "options": pass_class()}
+    command.__doc__ = f"""{pass_class.__doc__}
+
+    Parameters
+    ----------
+    model
+        The ONNX model to read; it is not changed.
+    output
+        The model to write.
+    check
+        Compare the outputs with the original's in onnxruntime.
+    """
+    return command
+
+
+def run_pass(name: str, source: Path, target: Path | None, options: object, comparing: Comparing | None, sizes: Sizes) -> None:
+    if target is not None:
+        check_target(target)
+    model = sizes.load(source)
+    with text.console(stderr=True).status("") as status:
+        report = Pipeline([options]).run(model, comparing, lambda step: status.update(f"{name}: {step}"))  # type: ignore[list-item]  # the annotation set below says which pass
+    if target is None and not any(step.artifacts for step in report.steps):
+        raise ParamError(f"{name}: name the file to write, as in 'onnxsparse {name} {source} out.onnx'")
+    write(model, target, report)
+    out = text.console()
+    text.print_run(out, report, model.binding)
+    if name == "prune" and report.steps[0].changes:
+        text.note(out, PRUNE_ADVICE)
+    for path in filter(None, [*report.steps[0].artifacts, target]):
+        text.note(out, f"wrote {path}")
+
+
+def __getattr__(name: str) -> Callable[..., None]:
+    """Pass commands are made when asked for."""
+    if name in PASSES:
+        return pass_command(name)
+    raise AttributeError(name)

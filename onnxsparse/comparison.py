@@ -1,0 +1,213 @@
+"""How far two models' outputs are apart, in onnxruntime, and whether that comparison says anything."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxsparse.inputs import Samples, seeded_samples
+from onnxsparse.model import Model
+from onnxsparse.ops import find
+from onnxsparse.runtime import Feeds, Runner, runner
+from onnxsparse.weights import Array
+
+SEEDED_SAMPLES = 2
+
+INSENSITIVE = 1e-4
+"""An output that moves less than this, relative to its largest value, between two inputs tells nothing about a change."""
+
+
+@dataclass(frozen=True)
+class OutputComparison:
+    """One tensor of two models. Differences are absolute; `sqnr_db` is infinite for equal tensors, None if not comparable.
+
+    `top1`: share of rows (last axis) whose largest element is at the same place, None where there is one element a row.
+    `vacuous`: why agreement here proves nothing. `feeds`: the node that this inner tensor is compared for.
+    """
+
+    name: str
+    max_difference: float | None
+    mean_difference: float | None
+    sqnr_db: float | None
+    cosine: float | None
+    top1: float | None
+    vacuous: str | None
+    feeds: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    outputs: tuple[OutputComparison, ...]
+    samples: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def worst_sqnr_db(self) -> float | None:
+        """The lowest SQNR over outputs that mean something; None if there is none, or one does not compare."""
+        found = [o.sqnr_db for o in self.outputs if o.vacuous is None]
+        return min((v for v in found if v is not None), default=None) if None not in found else None
+
+    def passes(self, min_sqnr_db: float) -> bool:
+        """Whether every output is compared, means something, and is at least this close."""
+        return all(o.vacuous is None and o.sqnr_db is not None and o.sqnr_db >= min_sqnr_db for o in self.outputs)
+
+    def to_json(self) -> dict[str, object]:
+        rows = [
+            {
+                "name": o.name,
+                "max_difference": o.max_difference,
+                "mean_difference": o.mean_difference,
+                "sqnr_db": o.sqnr_db if o.sqnr_db is None or math.isfinite(o.sqnr_db) else None,
+                "identical": o.sqnr_db == math.inf,
+                "cosine": o.cosine,
+                "top1": o.top1,
+                "vacuous": o.vacuous,
+                "feeds": o.feeds,
+            }
+            for o in self.outputs
+        ]
+        return {"schema": 1, "outputs": rows, "samples": self.samples, "notes": list(self.notes)}
+
+
+def compare(
+    first: Model, second: Model, samples: Samples | None = None, *, custom_ops: Sequence[Path] = (), seed: int = 0
+) -> Comparison:
+    """Run both models on the same inputs: `samples`, as `load_samples` reads them, else seeded random ones.
+
+    Where the first model picks elements (NonMaxSuppression, TopK), the tensors that decide are compared as well. Raises
+    BackendError where onnxruntime cannot run a model.
+    """
+    samples = seeded_samples(first, SEEDED_SAMPLES, seed) if samples is None else samples
+    inner = dict(deciding_tensors(first))
+    known = {o for node in second.proto.graph.node for o in node.output}
+    inner = {name: node for name, node in inner.items() if name in known}
+    runners = tuple(runner(m, custom_ops=custom_ops, also=list(inner)) for m in (first, second))
+    shared = [name for name in runners[0].outputs if name in runners[1].outputs]
+    lost = [name for name in runners[0].outputs if name not in runners[1].outputs]
+    meters = {name: Meter(name, inner.get(name)) for name in shared}
+    for feeds in samples.feeds:
+        measure(runners, feeds, meters)
+    if len(samples.feeds) == 1:
+        probe(runners[0], first, meters, seed)
+    notes = (*samples.notes, *(f"output '{name}' is only in {first.name}" for name in lost))
+    return Comparison(tuple(meter.result() for meter in meters.values()), len(samples.feeds), notes)
+
+
+def measure(runners: tuple[Runner, ...], feeds: Feeds, meters: "dict[str, Meter]") -> None:
+    a, b = (r.run(feeds) for r in runners)
+    for name, meter in meters.items():
+        meter.add(a[name], b[name])
+
+
+def probe(first: Runner, model: Model, meters: "dict[str, Meter]", seed: int) -> None:
+    """With one sample there is nothing to see an output move by: run the first model on a random one as well."""
+    values = first.run(seeded_samples(model, 1, seed + 1).feeds[0])
+    for name, meter in meters.items():
+        meter.see(values[name])
+
+
+def deciding_tensors(model: Model) -> Iterator[tuple[str, str]]:
+    """(tensor, node) for what decides which elements a picking op picks."""
+    for node in model.proto.graph.node:
+        spec = find(node.domain, node.op_type, model.opset(node.domain))
+        for at in spec.selects if spec is not None else ():
+            if at < len(node.input) and node.input[at]:
+                yield node.input[at], f"{node.op_type} {node.name}".strip()
+
+
+@dataclass
+class Meter:
+    """Gathers one output's figures over samples, in float64, without keeping the samples."""
+
+    name: str
+    feeds: str | None
+    elements: int = 0
+    max_difference: float = 0.0
+    sum_difference: float = 0.0
+    noise: float = 0.0
+    power: float = 0.0
+    other_power: float = 0.0
+    dot: float = 0.0
+    rows: int = 0
+    agreeing: int = 0
+    problem: str | None = None
+    mismatch: str | None = None
+    first: NDArray[np.float64] | None = None
+    constant: bool = True
+    moved: float = field(default=0.0)
+
+    def add(self, a: Array, b: Array) -> None:
+        self.see(a)
+        if a.dtype.kind not in "fiubV" or b.dtype.kind not in "fiubV":
+            self.mismatch = f"has type {a.dtype}"
+        elif a.shape != b.shape:
+            self.mismatch = f"has shape {list(a.shape)} in one model and {list(b.shape)} in the other"
+        elif a.size:
+            self._add_values(a.astype(np.float64), b.astype(np.float64))
+
+    def _add_values(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
+        if not np.isfinite(a).all() or not np.isfinite(b).all():
+            self.problem = "it has NaN or infinite values"
+            return
+        difference = np.abs(a - b)
+        self.elements += a.size
+        self.max_difference = max(self.max_difference, float(difference.max()))
+        self.sum_difference += float(difference.sum())
+        self.noise += float((difference**2).sum())
+        self.power += float((a**2).sum())
+        self.other_power += float((b**2).sum())
+        self.dot += float((a * b).sum())
+        if a.ndim and a.shape[-1] > 1:
+            agreeing = a.argmax(-1) == b.argmax(-1)
+            self.rows += agreeing.size
+            self.agreeing += int(agreeing.sum())
+
+    def see(self, a: Array) -> None:
+        """Remember how the first model's output moves between samples."""
+        if a.dtype.kind not in "fiubV" or not a.size:
+            return
+        value = a.astype(np.float64)
+        self.constant = self.constant and value.size > 1 and bool((value == value.flat[0]).all())
+        if self.first is None:
+            self.first = value
+        elif self.first.shape != value.shape:
+            self.moved = math.inf
+        else:
+            scale = max(float(np.abs(self.first).max()), np.finfo(np.float64).tiny)
+            self.moved = max(self.moved, float(np.abs(value - self.first).max()) / scale)
+
+    def result(self) -> OutputComparison:
+        if self.mismatch is not None or not self.elements:
+            return OutputComparison(self.name, None, None, None, None, None, self.mismatch or self._vacuous(), self.feeds)
+        cosine = self.dot / math.sqrt(self.power * self.other_power) if self.power and self.other_power else None
+        return OutputComparison(
+            self.name,
+            self.max_difference,
+            self.sum_difference / self.elements,
+            sqnr_db(self.power, self.noise),
+            cosine,
+            self.agreeing / self.rows if self.rows else None,
+            self._vacuous(),
+            self.feeds,
+        )
+
+    def _vacuous(self) -> str | None:
+        if self.problem is not None:
+            return self.problem
+        if self.first is None:
+            return "it is empty"
+        if self.constant:
+            return "it is constant"
+        if self.moved < INSENSITIVE:
+            return f"it does not depend on the input (moves by {self.moved:.1e} of its largest value)"
+        return None
+
+
+def sqnr_db(power: float, noise: float) -> float:
+    """10·log10(signal power / noise power): infinite without noise, −infinite for noise on a zero signal."""
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(power / noise) if power else -math.inf

@@ -1,0 +1,184 @@
+"""From the input of an op back to the stored tensor it comes from, and where that tensor's zeros are."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from onnxsparse.graph import Graph
+from onnxsparse.ops import OpView, Packing, find
+from onnxsparse.weights import Array, Weights
+
+MAX_CHAIN = 32
+"""More views than this between a weight and its op are not followed."""
+
+CHUNK = 1 << 22
+"""Elements looked at at a time, so that counting never holds more than a few megabytes."""
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A constant tensor as an op reads it, perhaps through Identity, Cast, Transpose or DequantizeLinear.
+
+    `axes`: for each axis the op sees, the stored tensor's; None where a Reshape in between lost them. `scale` and
+    `zero_point` name further constants, per tensor or along stored axis `quant_axis`, in blocks of `quant_block` (0: none).
+    """
+
+    name: str
+    axes: tuple[int, ...] | None
+    scale: str | None = None
+    zero_point: str | None = None
+    quant_axis: int = 0
+    quant_block: int = 0
+    packing: Packing | None = None
+
+    def elements(self, weights: Weights) -> int:
+        if self.packing is not None:
+            return self.packing.outputs * self.packing.inputs
+        return int(np.prod(weights.shape(self.name), dtype=object))
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """Follows constants through the graphs of one model. `opsets`: domain → imported version."""
+
+    weights: Weights
+    opsets: dict[str, int]
+
+    def constant(self, graph: Graph, name: str) -> str | None:
+        """The name in `weights` of an initializer or Constant that is `name` itself."""
+        here: Graph | None = graph
+        while here is not None:
+            if name in here.initializers:
+                return self._key(here, name, here.initializers[name])
+            if name in here.producers:
+                node = here.proto.node[here.producers[name]]
+                value = next((a.t for a in node.attribute if a.name == "value"), None)
+                return self._key(here, name, value) if node.op_type == "Constant" and value is not None else None
+            here = here.parent
+        return None
+
+    def _key(self, graph: Graph, name: str, tensor: onnx.TensorProto) -> str | None:
+        # a tensor that came out of an inlined function has a new name, but still its payload
+        return self.weights.find(graph.scope, name) or self.weights.find_payload(tensor)
+
+    def resolve(self, graph: Graph, name: str) -> StoredWeight | None:
+        """The stored tensor behind `name`, None if `name` is computed."""
+        chain: list[tuple[Graph, OpView]] = []
+        for _ in range(MAX_CHAIN):
+            key = self.constant(graph, name)
+            if key is not None:
+                return self._through(key, chain)
+            made = graph.producer(name)
+            if made is None:
+                return None
+            graph, index = made
+            node = graph.proto.node[index]
+            spec = find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
+            if spec is None or spec.view is None or not node.input:
+                return None
+            chain.append((graph, OpView(node, (), ())))
+            name = node.input[0]
+        return None
+
+    def _through(self, key: str, chain: list[tuple[Graph, OpView]]) -> StoredWeight:
+        """The tensor `key` seen through the ops of `chain`, the last of which reads it."""
+        rank = len(self.weights.shape(key))
+        found = StoredWeight(key, tuple(range(rank)))
+        for graph, op in reversed(chain):
+            spec = find(op.node.domain, op.node.op_type, self.opsets.get(op.node.domain, 1))
+            assert spec is not None and spec.view is not None
+            view = spec.view
+            if view.scale is not None and found.axes is not None:
+                axis = op.number("axis", 1) % max(rank, 1)
+                found = replace(
+                    found,
+                    scale=self._input(graph, op, view.scale),
+                    zero_point=self._input(graph, op, view.zero_point),
+                    quant_axis=found.axes[axis] if axis < len(found.axes) else 0,
+                    quant_block=op.number("block_size", 0),
+                )
+            moved = view.axes(op, rank)
+            axes = found.axes
+            found = replace(found, axes=None if moved is None or axes is None else tuple(axes[a] for a in moved))
+        return found
+
+    def _input(self, graph: Graph, op: OpView, at: int | None) -> str | None:
+        return self.constant(graph, op.node.input[at]) if at is not None and op.has_input(at) else None
+
+
+def zero_value(stored: StoredWeight, weights: Weights) -> Array | int:
+    """What stands for zero in the stored tensor: an integer, or an array that broadcasts against it."""
+    if stored.zero_point is None or stored.zero_point not in weights:
+        return 0
+    points = weights[stored.zero_point]
+    if not points.any():
+        return 0
+    return along_axis(points, stored, weights)
+
+
+def flat_zeros(weights: Weights, stored: StoredWeight) -> Array:
+    """What stands for zero: one value, or one per element where zero points differ."""
+    array = weights[stored.name]
+    zero = np.asarray(zero_value(stored, weights))
+    if zero.size == 1:
+        return zero.reshape(()).astype(array.dtype)
+    return np.broadcast_to(zero, array.shape).reshape(-1).astype(array.dtype)
+
+
+def step_size(stored: StoredWeight, weights: Weights) -> Array | float:
+    """The real value of one integer step, as a number or an array that broadcasts against the stored tensor."""
+    if stored.scale is None or stored.scale not in weights:
+        return 1.0
+    return along_axis(weights[stored.scale], stored, weights)
+
+
+def along_axis(values: Array, stored: StoredWeight, weights: Weights) -> Array:
+    """Per-tensor, per-channel or blocked quantization parameters, shaped to broadcast against the stored tensor."""
+    shape = weights.shape(stored.name)
+    if values.size == 1:
+        return values.reshape(())
+    if stored.quant_block and values.ndim == len(shape):
+        repeated: Array = np.repeat(values, stored.quant_block, axis=stored.quant_axis)
+        return np.take(repeated, range(shape[stored.quant_axis]), axis=stored.quant_axis)
+    return values.reshape([-1 if axis == stored.quant_axis else 1 for axis in range(len(shape))])
+
+
+def count_zeros(stored: StoredWeight, weights: Weights) -> int:
+    """Elements that stand for zero, among `stored.elements`."""
+    if stored.packing is not None:
+        return count_packed_zeros(stored, stored.packing, weights)
+    zero = zero_value(stored, weights)
+    array = weights[stored.name]
+    if not isinstance(zero, int):
+        return int(np.count_nonzero(array == zero))
+    flat = array.reshape(-1)
+    zeros = 0
+    for start in range(0, flat.size, CHUNK):
+        part = flat[start : start + CHUNK]
+        zeros += part.size - int(np.count_nonzero(part))
+        weights.release(stored.name)
+    return zeros
+
+
+def count_packed_zeros(stored: StoredWeight, packing: Packing, weights: Weights) -> int:
+    """Zeros of a weight stored as outputs × blocks × bytes, low bits first, zero point 2^(bits−1) unless given."""
+    blocks = -(-packing.inputs // packing.block)
+    values = unpack_bits(weights[stored.name], packing.bits).reshape(packing.outputs, blocks * packing.block)
+    middle: Array | int = 1 << packing.bits - 1
+    if stored.zero_point is not None:
+        points = weights[stored.zero_point]
+        if points.dtype == np.uint8:
+            rows = unpack_bits(points, packing.bits).reshape(packing.outputs, -1)[:, :blocks]
+        else:
+            rows = points.reshape(packing.outputs, blocks)
+        middle = np.repeat(rows, packing.block, axis=1)
+    return int(np.count_nonzero((values == middle)[:, : packing.inputs]))
+
+
+def unpack_bits(data: Array, bits: int) -> Array:
+    """The unsigned integers of `bits` bits in an array of bytes, low bits first."""
+    flat = data.reshape(-1).view(np.uint8)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    unpacked: Array = ((flat[:, None] >> shifts) & ((1 << bits) - 1)).reshape(-1)
+    return unpacked

@@ -1,0 +1,366 @@
+"""Facts: what each linear op of a model costs, which weights it uses, and how sparse they are.
+
+    sparsity    = zero weights / weights
+    sparsity_op = Σ zeros · uses / Σ weights · uses
+
+with uses = the MACs of the nodes that use a weight tensor / its elements. Definitions: Best of both, structured and
+unstructured sparsity in neural networks (EuroMLSys 2023), doi 10.1145/3578356.3592583.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import overload
+
+import onnx
+
+from onnxsparse.assembly import sources
+from onnxsparse.constants import Resolver, StoredWeight, count_zeros
+from onnxsparse.dims import Binding
+from onnxsparse.functions import find_calls, inlined
+from onnxsparse.graph import Graph
+from onnxsparse.model import Model
+from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, WeightAxes, WeightSlot, find
+from onnxsparse.shapes import Shapes, infer_shapes
+
+
+@dataclass(frozen=True)
+class WeightUse:
+    """One weight tensor as one node uses it. `uses`: MACs per element; `axes`: of the tensor as the op sees it."""
+
+    stored: StoredWeight
+    elements: int
+    zeros: int | None
+    uses: int | None
+    axes: WeightAxes | None
+
+    @property
+    def tensor(self) -> str:
+        """The tensor's name in `model.weights`."""
+        return self.stored.name
+
+    @property
+    def macs(self) -> int | None:
+        return None if self.uses is None else self.uses * self.elements
+
+    @property
+    def zero_macs(self) -> int | None:
+        return None if self.uses is None or self.zeros is None else self.uses * self.zeros
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear op. `within`: the main graph's node that it is part of, itself unless it is in a body or function."""
+
+    node: str
+    op_type: str
+    within: str
+    macs: int | None
+    weights: tuple[WeightUse, ...]
+    depthwise: bool = False
+    computed_weight: str | None = None
+    """Why an operand that is constant is no weight tensor here."""
+    weight_share: float | None = None
+    """Zero MACs over the model's weight MACs; the layers' shares sum to the model's sparsity_op."""
+
+    @property
+    def elements(self) -> int:
+        return sum(w.elements for w in self.weights)
+
+    @property
+    def zeros(self) -> int | None:
+        return total(w.zeros for w in self.weights)
+
+    @property
+    def weight_macs(self) -> int | None:
+        return total(w.macs for w in self.weights)
+
+    @property
+    def zero_macs(self) -> int | None:
+        return total(w.zero_macs for w in self.weights)
+
+    @property
+    def nonzero_macs(self) -> int | None:
+        return None if self.macs is None or self.zero_macs is None else self.macs - self.zero_macs
+
+    @property
+    def sparsity(self) -> float | None:
+        return None if not self.elements or self.zeros is None else self.zeros / self.elements
+
+    @property
+    def density(self) -> float | None:
+        return None if self.sparsity is None else 1 - self.sparsity
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over a model. A tensor counts once in `weights`; MACs are those that are known, None if none is."""
+
+    weights: int
+    zero_weights: int | None
+    macs: int | None
+    nonzero_macs: int | None
+    weight_macs: int
+    zero_macs: int | None
+
+    @property
+    def sparsity(self) -> float | None:
+        return None if not self.weights or self.zero_weights is None else self.zero_weights / self.weights
+
+    @property
+    def sparsity_op(self) -> float | None:
+        return None if not self.weight_macs or self.zero_macs is None else self.zero_macs / self.weight_macs
+
+
+@dataclass(frozen=True)
+class UnknownNode:
+    """A node whose op the toolkit does not know; its MACs are None."""
+
+    node: str
+    op: str
+
+
+@dataclass(frozen=True)
+class Layers(Sequence[Layer]):
+    """The linear ops of a model in graph order, what could not be counted, and what was assumed."""
+
+    layers: tuple[Layer, ...]
+    unknown: tuple[UnknownNode, ...]
+    notes: tuple[str, ...]
+    binding: Binding
+
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Layer, ...]: ...
+    def __getitem__(self, index: int | slice) -> Layer | tuple[Layer, ...]:
+        return self.layers[index]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def unknown_ops(self) -> tuple[str, ...]:
+        """Unknown op types, `domain:OpType` outside the standard domain."""
+        return tuple(sorted({u.op for u in self.unknown}))
+
+    @property
+    def without_macs(self) -> tuple[Layer, ...]:
+        return tuple(layer for layer in self.layers if layer.macs is None)
+
+    @cached_property
+    def totals(self) -> Totals:
+        return add_up(self.layers)
+
+
+def total(values: Iterator[int | None]) -> int | None:
+    """The sum, None if a part of it is unknown."""
+    found = list(values)
+    return None if None in found else sum(v for v in found if v is not None)
+
+
+def add_up(layers: Sequence[Layer]) -> Totals:
+    tensors = {w.tensor: w for layer in layers for w in layer.weights}
+    known = [layer for layer in layers if layer.macs is not None]
+    used = [w for layer in layers for w in layer.weights if w.uses is not None]
+    macs = sum(layer.macs or 0 for layer in known) if known or not layers else None
+    zero_macs = total(w.zero_macs for w in used)
+    return Totals(
+        weights=sum(w.elements for w in tensors.values()),
+        zero_weights=total(w.zeros for w in tensors.values()),
+        macs=macs,
+        nonzero_macs=None if macs is None or zero_macs is None else macs - zero_macs,
+        weight_macs=sum(w.macs or 0 for w in used),
+        zero_macs=zero_macs,
+    )
+
+
+def layers(model: Model, *, count: bool = True) -> Layers:
+    """The linear ops of `model` for the input sizes in `model.binding`.
+
+    `count=False` leaves the weights unread: zeros are None.
+    """
+    survey = Survey(model)
+    found = survey.graph_layers(Graph(survey.proto.graph), 1)
+    if count:
+        found = with_zeros(found, model)
+    return Layers(tuple(with_shares(found)), tuple(survey.unknown), tuple(survey.notes), model.binding)
+
+
+def with_zeros(found: list[Layer], model: Model) -> list[Layer]:
+    zeros = {stored: count_zeros(stored, model.weights) for stored in {w.stored for layer in found for w in layer.weights}}
+    return [replace(layer, weights=tuple(replace(w, zeros=zeros[w.stored]) for w in layer.weights)) for layer in found]
+
+
+def with_shares(found: list[Layer]) -> list[Layer]:
+    weight_macs = add_up(found).weight_macs
+    return [
+        layer
+        if layer.zero_macs is None or not layer.weights or not weight_macs
+        else replace(layer, weight_share=layer.zero_macs / weight_macs)
+        for layer in found
+    ]
+
+
+class Survey:
+    """One walk over a model's graphs, gathering layers, unknown ops and notes."""
+
+    def __init__(self, model: Model) -> None:
+        self.proto = inlined(model.proto)
+        self.calls = [Graph(model.proto.graph).names[i] for i in find_calls(model.proto)]
+        self.opsets = {o.domain: o.version for o in self.proto.opset_import}
+        self.opsets[""] = model.opset()
+        self.resolver = Resolver(model.weights, self.opsets)
+        self.shapes: Shapes = infer_shapes(self.proto, model.weights, model.binding, self._linear_values(Graph(self.proto.graph)))
+        self.unknown: list[UnknownNode] = []
+        self.notes: list[str] = []
+
+    def spec(self, node: onnx.NodeProto) -> OpSpec | None:
+        return find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
+
+    def _linear_values(self, graph: Graph) -> Iterator[tuple[str, str]]:
+        """(scope, name) of the values that formulas look at."""
+        for index, node in enumerate(graph.proto.node):
+            spec = self.spec(node)
+            if spec is not None and spec.macs is not None:
+                yield from ((graph.scope, name) for name in (*node.input, *node.output[:1]) if name in graph.producers)
+            if spec is not None and spec.body is not None:
+                for body in graph.bodies(index).values():
+                    yield from self._linear_values(body)
+
+    def view(self, graph: Graph, node: onnx.NodeProto) -> OpView:
+        shape = self.shapes.get
+        return OpView(node, tuple(shape(graph.scope, n) for n in node.input), tuple(shape(graph.scope, n) for n in node.output))
+
+    def graph_layers(self, graph: Graph, times: int | None) -> list[Layer]:
+        """The layers of one graph that runs `times` times (None: unknown)."""
+        found: list[Layer] = []
+        constant = self._constant_values(graph)
+        for index, node in enumerate(graph.proto.node):
+            spec = self.spec(node)
+            name = graph.names[index]
+            if spec is None:
+                domain = "" if node.domain in STANDARD_DOMAINS else f"{node.domain}:"
+                self.unknown.append(UnknownNode(name, f"{domain}{node.op_type}"))
+            elif spec.body is not None:
+                found += self._body_layers(graph, index, spec, times)
+            elif spec.macs is not None and all(i in constant for i in node.input if i):
+                self.notes.append(f"{name} computes on constants alone and is not counted; a runtime folds it")
+            elif spec.macs is not None:
+                found.append(self._layer(graph, index, spec, times, constant))
+        if not graph.scope:
+            found = [replace(layer, within=self._within(layer)) for layer in found]
+        return found
+
+    def _within(self, layer: Layer) -> str:
+        return next((call for call in self.calls if layer.node.startswith(f"{call}/")), layer.within)
+
+    def _constant_values(self, graph: Graph) -> set[str]:
+        """The values of a graph that no input of the model reaches."""
+        found = set(graph.initializers)
+        if graph.parent is not None:
+            outer = graph.parent
+            found |= self._constant_values(outer)
+        for node in graph.proto.node:
+            spec = self.spec(node)
+            if spec is not None and spec.body is None and not spec.random and all(i in found for i in node.input if i):
+                found.update(node.output)
+        return found
+
+    def _layer(self, graph: Graph, index: int, spec: OpSpec, times: int | None, constant: set[str]) -> Layer:
+        node = graph.proto.node[index]
+        op = self.view(graph, node)
+        assert spec.macs is not None
+        macs = evaluate(spec.macs, op, times)
+        weights: list[WeightUse] = []
+        computed = None
+        for slot in spec.weights:
+            if not op.has_input(slot.at):
+                continue
+            used = evaluate(slot.macs, op, times) if slot.macs else macs
+            stored = self.resolver.resolve(graph, node.input[slot.at])
+            if stored is not None:
+                weights.append(self._use(graph, op, slot, stored, used))
+            elif node.input[slot.at] in constant:
+                parts = self._assembled(graph, node.input[slot.at], used)
+                weights += parts
+                computed = None if parts else "its weight is computed in the graph, not stored"
+        name = graph.names[index]
+        depthwise = bool(spec.depthwise and evaluate(spec.depthwise, op, 1))
+        return Layer(name, node.op_type, name, macs, tuple(weights), depthwise, None if weights else computed)
+
+    def _assembled(self, graph: Graph, name: str, macs: int | None) -> list[WeightUse]:
+        """The stored tensors that make up an operand which concatenates or slices them; empty if it is computed otherwise."""
+        parts = sources(self.resolver, graph, name) or {}
+        stored = {StoredWeight(key, None): times for key, times in parts.items()}
+        sizes = {s: s.elements(self.resolver.weights) for s in stored}
+        whole = sum(sizes[s] * times for s, times in stored.items())
+        uses = None if macs is None else macs // max(whole, 1)
+        return [WeightUse(s, sizes[s], None, None if uses is None else uses * times, None) for s, times in stored.items()]
+
+    def _use(self, graph: Graph, op: OpView, slot: WeightSlot, stored: StoredWeight, macs: int | None) -> WeightUse:
+        if slot.zero_point is not None:
+            packing = slot.packed(op) if slot.packed else None
+            axis = 0 if packing else slot_axis(op, slot)
+            stored = replace(
+                stored,
+                scale=self._constant(graph, op, slot.scale),
+                zero_point=self._constant(graph, op, slot.zero_point),
+                quant_axis=axis,
+                packing=packing,
+            )
+        elements = stored.elements(self.resolver.weights)
+        uses = None if macs is None else macs // max(elements, 1)
+        try:
+            axes = slot.axes(op)
+        except UnknownFact:
+            axes = None
+        return WeightUse(stored, elements, None, uses, axes)
+
+    def _constant(self, graph: Graph, op: OpView, at: int | None) -> str | None:
+        return self.resolver.constant(graph, op.node.input[at]) if at is not None and op.has_input(at) else None
+
+    def _body_layers(self, graph: Graph, index: int, spec: OpSpec, times: int | None) -> list[Layer]:
+        assert spec.body is not None
+        node = graph.proto.node[index]
+        name = graph.names[index]
+        if spec.body.branches:
+            alive = {a: body for a, body in graph.bodies(index).items() if body.scope not in self.shapes.dead}
+            return self._larger_branch(name, [(a, self.graph_layers(body, times)) for a, body in alive.items()])
+        trips = spec.body.trips(self.view(graph, node), lambda at: self._integer(graph, node, at))
+        product = None if trips is None or times is None else trips * times
+        found = [layer for body in graph.bodies(index).values() for layer in self.graph_layers(body, product)]
+        if trips is None and found:
+            self.notes.append(f"{name}: how often its body runs is not constant, so the MACs of its layers are unknown")
+        return [replace(layer, within=name) for layer in found]
+
+    def _larger_branch(self, name: str, branches: list[tuple[str, list[Layer]]]) -> list[Layer]:
+        attribute, largest = max(branches, key=lambda b: (add_up(b[1]).macs or 0, len(b[1])))
+        if any(found for other, found in branches if other != attribute):
+            self.notes.append(f"{name}: only its larger branch, {attribute}, is counted")
+        return [replace(layer, within=name) for layer in largest]
+
+    def _integer(self, graph: Graph, node: onnx.NodeProto, at: int) -> int | None:
+        key = self.resolver.constant(graph, node.input[at])
+        if key is None:
+            return None
+        values = self.resolver.weights[key].reshape(-1)
+        return int(values[0]) if values.size == 1 else None
+
+
+def evaluate(formula: Callable[[OpView], int], op: OpView, times: int | None) -> int | None:
+    """`times` × what the formula says, None if it lacks a fact."""
+    if times is None:
+        return None
+    try:
+        return times * formula(op)
+    except UnknownFact:
+        return None
+
+
+def slot_axis(op: OpView, slot: WeightSlot) -> int:
+    """The axis along which an op's own zero points run: its outputs."""
+    try:
+        return slot.axes(op).output
+    except UnknownFact:
+        return 0

@@ -1,0 +1,80 @@
+"""A graph with its surroundings: who makes a value, who uses it, what a node is called."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnx
+
+from onnxsparse.weights import bodies, body_scope
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph of a model: the main one, or the body of an If, Loop or Scan, whose outer values are its parent's.
+
+    `scope` is the path of nodes and attributes that leads to a body, empty for the main graph.
+    """
+
+    proto: onnx.GraphProto
+    scope: str = ""
+    parent: "Graph | None" = None
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What each node is called: its name, else `#index first-output`; a body's nodes are preceded by the scope."""
+        counts = Counter(node.name for node in self.proto.node)
+        prefix = f"{self.scope}/" if self.scope else ""
+        return [
+            prefix + (node.name if node.name and counts[node.name] == 1 else fallback_name(index, node))
+            for index, node in enumerate(self.proto.node)
+        ]
+
+    @cached_property
+    def producers(self) -> dict[str, int]:
+        """Value → index of the node that makes it, within this graph."""
+        return {name: i for i, node in enumerate(self.proto.node) for name in node.output if name}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[int]]:
+        """Value → indices of the nodes that use it, a node whose body captures it included."""
+        found: dict[str, list[int]] = {}
+        for index, node in enumerate(self.proto.node):
+            for name in dict.fromkeys([*node.input, *captured(node)]):
+                if name:
+                    found.setdefault(name, []).append(index)
+        return found
+
+    @cached_property
+    def initializers(self) -> dict[str, onnx.TensorProto]:
+        return {t.name: t for t in self.proto.initializer}
+
+    def producer(self, name: str) -> "tuple[Graph, int] | None":
+        """The graph and index of the node that makes `name`, here or in a graph around this one."""
+        graph: Graph | None = self
+        while graph is not None:
+            if name in graph.producers:
+                return graph, graph.producers[name]
+            if name in graph.initializers:
+                return None
+            graph = graph.parent
+        return None
+
+    def bodies(self, index: int) -> "dict[str, Graph]":
+        """The graphs node `index` holds, by attribute name."""
+        node = self.proto.node[index]
+        return {a.name: Graph(g, body_scope(self.scope, node, a), self) for a in node.attribute for g in bodies(a)}
+
+
+def fallback_name(index: int, node: onnx.NodeProto) -> str:
+    return f"#{index} {next(filter(None, node.output), node.op_type)}"
+
+
+def captured(node: onnx.NodeProto) -> Iterator[str]:
+    """The outer values that a node's bodies use."""
+    for attribute in node.attribute:
+        for body in bodies(attribute):
+            own = {t.name for t in body.initializer} | {v.name for v in body.input} | {o for n in body.node for o in n.output}
+            used = [i for n in body.node for i in (*n.input, *captured(n))]
+            yield from (name for name in (*used, *(o.name for o in body.output)) if name not in own)

@@ -1,0 +1,217 @@
+"""Annotations: the only place that knows their keys, in node and model metadata and in Netron attachments.
+
+Node metadata (`metadata_props`) is what Netron shows for a node, in the order written; keys are short because Netron
+clips long ones, so whose they are is said in the model's metadata.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import onnx
+
+from onnxsparse.facts import Layer, Layers, Totals, add_up
+from onnxsparse.graph import Graph
+
+MACS, NONZERO_MACS, PARAMS, SPARSITY, SPARSITY_OP = NODE_KEYS = ("macs", "nonzero_macs", "params", "sparsity", "sparsity_op")
+
+PREFIX = "onnxsparse."
+FINGERPRINT = f"{PREFIX}fingerprint"
+TOTALS = f"{PREFIX}totals"
+LAYERS = f"{PREFIX}layers"
+DISPLACED = f"{PREFIX}displaced"
+"""Other people's node metadata under keys of ours, so that `strip` can put it back."""
+
+ATTACHMENT_SIGNATURE = "netron:attachment"
+
+
+class HasMetadata(Protocol):
+    """A ModelProto or NodeProto."""
+
+    @property
+    def metadata_props(self) -> "Sequence[onnx.StringStringEntryProto]": ...
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What is written on one node; None is not written."""
+
+    macs: int | None
+    nonzero_macs: int | None = None
+    params: int | None = None
+    sparsity: float | None = None
+    sparsity_op: float | None = None
+
+    def entries(self) -> list[tuple[str, str]]:
+        """Exact values: integers, and floats as Python repeats them."""
+        values = (self.macs, self.nonzero_macs, self.params, self.sparsity, self.sparsity_op)
+        return [(key, repr(value)) for key, value in zip(NODE_KEYS, values, strict=True) if value is not None]
+
+
+def node_facts(layers: Sequence[Layer]) -> NodeFacts:
+    """The facts of a node that is, or contains, these layers."""
+    totals = add_up(layers)
+    shares = [layer.weight_share for layer in layers if layer.weight_share is not None]
+    macs = None if any(layer.macs is None for layer in layers) else totals.macs
+    return NodeFacts(
+        macs,
+        None if macs is None else totals.nonzero_macs,
+        sum(layer.elements for layer in layers),
+        totals.sparsity,
+        sum(shares) if shares else None,
+    )
+
+
+def totals_json(totals: Totals) -> dict[str, int | float | None]:
+    return {
+        "weights": totals.weights,
+        "zero_weights": totals.zero_weights,
+        "sparsity": totals.sparsity,
+        "macs": totals.macs,
+        "nonzero_macs": totals.nonzero_macs,
+        "sparsity_op": totals.sparsity_op,
+    }
+
+
+def fingerprint(proto: onnx.ModelProto) -> str:
+    """A digest of the graph's structure (nodes, names, attributes' kinds, tensor shapes), which annotations are valid for."""
+    digest = hashlib.sha256()
+    for node in proto.graph.node:
+        attributes = sorted((a.name, a.type, a.i, a.f, a.s, tuple(a.ints)) for a in node.attribute)
+        digest.update(repr((node.domain, node.op_type, node.name, *node.input, "", *node.output, attributes)).encode())
+    for tensor in proto.graph.initializer:
+        digest.update(repr((tensor.name, tensor.data_type, *tensor.dims)).encode())
+    return digest.hexdigest()[:16]
+
+
+def is_annotated(proto: onnx.ModelProto) -> bool:
+    return any(entry.key == FINGERPRINT for entry in proto.metadata_props)
+
+
+def is_stale(proto: onnx.ModelProto) -> bool:
+    """Whether the graph has changed since it was annotated."""
+    return any(entry.key == FINGERPRINT and entry.value != fingerprint(proto) for entry in proto.metadata_props)
+
+
+def write(proto: onnx.ModelProto, layers: Layers) -> None:
+    """Annotate a model that carries no annotations of ours."""
+    facts = facts_by_node(proto, layers)
+    displaced: dict[str, list[tuple[str, str]]] = {}
+    for name, node in all_nodes(Graph(proto.graph)):
+        if name in facts:
+            theirs = [(e.key, e.value) for e in node.metadata_props if e.key in NODE_KEYS]
+            if theirs:
+                displaced[name] = theirs
+            remove(node, NODE_KEYS)
+            for key, value in facts[name].entries():
+                node.metadata_props.add(key=key, value=value)
+    rows = [[layer.node, *row] for layer in layers for row in [table_row(layer)]]
+    found = {
+        FINGERPRINT: fingerprint(proto),
+        TOTALS: compact(totals_json(layers.totals)),
+        LAYERS: compact({"columns": ["node", *NODE_KEYS], "rows": rows}),
+    }
+    if displaced:
+        found[DISPLACED] = compact(displaced)
+    for key, value in found.items():
+        proto.metadata_props.add(key=key, value=value)
+
+
+def table_row(layer: Layer) -> list[int | float | None]:
+    return [layer.macs, layer.nonzero_macs, layer.elements, layer.sparsity, layer.weight_share]
+
+
+def facts_by_node(proto: onnx.ModelProto, layers: Layers) -> dict[str, NodeFacts]:
+    """Facts for every node whose op is known: layers, nodes that contain layers, and 0 MACs for the others."""
+    unknown = {u.node for u in layers.unknown}
+    found = {name: NodeFacts(macs=0) for name, _ in all_nodes(Graph(proto.graph)) if name not in unknown}
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        for name in dict.fromkeys((layer.node, layer.within)):
+            groups.setdefault(name, []).append(layer)
+    return found | {name: node_facts(group) for name, group in groups.items()}
+
+
+def strip(proto: onnx.ModelProto) -> int:
+    """Take all annotations of ours off again; returns how many nodes had some."""
+    displaced: dict[str, list[tuple[str, str]]] = next(
+        (json.loads(e.value) for e in proto.metadata_props if e.key == DISPLACED), {}
+    )
+    count = 0
+    if is_annotated(proto):
+        for name, node in all_nodes(Graph(proto.graph)):
+            count += remove(node, NODE_KEYS) > 0
+            for key, value in displaced.get(name, []):
+                node.metadata_props.add(key=key, value=value)
+    remove(proto, [e.key for e in proto.metadata_props if e.key.startswith(PREFIX)])
+    return count
+
+
+def all_nodes(graph: Graph) -> Iterable[tuple[str, onnx.NodeProto]]:
+    """Every node with what it is called, bodies included."""
+    for index, node in enumerate(graph.proto.node):
+        yield graph.names[index], node
+        for body in graph.bodies(index).values():
+            yield from all_nodes(body)
+
+
+def remove(holder: onnx.ModelProto | onnx.NodeProto, keys: Iterable[str]) -> int:
+    keys = set(keys)
+    kept = [(e.key, e.value) for e in holder.metadata_props if e.key not in keys]
+    removed = len(holder.metadata_props) - len(kept)
+    if removed:
+        del holder.metadata_props[:]
+        for key, value in kept:
+            holder.metadata_props.add(key=key, value=value)
+    return removed
+
+
+def compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def attachment(proto: onnx.ModelProto, layers: Layers) -> tuple[str, int]:
+    """A Netron attachment (JSON) that lays readable metrics over the untouched model, and how many layers it cannot reach.
+
+    Netron finds nodes by name alone, so nodes without a name, or with one that is not theirs alone, are out of reach.
+    """
+    graph = Graph(proto.graph)
+    named = {name for name, node in zip(graph.names, proto.graph.node, strict=True) if name == node.name}
+    metrics = [metric("model", "", *entry) for entry in readable_totals(layers.totals)]
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        groups.setdefault(layer.within, []).append(layer)
+    for name, group in groups.items():
+        if name in named:
+            metrics += [metric("node", name, *entry) for entry in readable(node_facts(group))]
+    unreachable = sum(len(group) for name, group in groups.items() if name not in named)
+    return json.dumps({"signature": ATTACHMENT_SIGNATURE, "metrics": metrics}, indent=1), unreachable
+
+
+def metric(kind: str, target: str, name: str, value: str) -> dict[str, str]:
+    return {"kind": kind, "target": target, "name": name, "value": value}
+
+
+def readable(facts: NodeFacts) -> list[tuple[str, str]]:
+    numbers = [(MACS, facts.macs), (NONZERO_MACS, facts.nonzero_macs), (PARAMS, facts.params)]
+    shares = [(SPARSITY, facts.sparsity), (SPARSITY_OP, facts.sparsity_op)]
+    found = [(key, format_count(value)) for key, value in numbers if value is not None]
+    return found + [(key, format_share(value)) for key, value in shares if value is not None]
+
+
+def readable_totals(totals: Totals) -> list[tuple[str, str]]:
+    return readable(NodeFacts(totals.macs, totals.nonzero_macs, totals.weights, totals.sparsity, totals.sparsity_op))
+
+
+def format_count(value: int) -> str:
+    """Three digits and a unit: `4.09 G`."""
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:.0f} {unit}"
+    return str(value)
+
+
+def format_share(value: float) -> str:
+    return f"{100 * value:.2f} %"

@@ -1,0 +1,199 @@
+"""A model as the toolkit holds it: a skeleton proto without bulk weights, and the weights beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Self
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from onnxsparse.dims import Binding, bind
+from onnxsparse.errors import ModelError
+from onnxsparse.files import Staging, check_target
+from onnxsparse.weights import MappedFile, Payload, Weights, is_lifted, set_external, tensors
+from onnxsparse.wire import FileSpan, Piece, Rewritten, lift, splice
+from onnxsparse.wire import Payload as PayloadPiece
+
+MAX_INLINE_BYTES = (1 << 31) - 1
+"""protobuf's limit for one message; a model above it needs external data."""
+
+ALIGNMENT_BYTES = 4096
+"""Where payloads start in a side file; the ONNX documentation asks for pages, so that runtimes can map them."""
+
+
+class Model:
+    """An ONNX model. `proto` has everything but bulk weights, which `weights` reads and assigns by name.
+
+    Data may be changed in place, through `weights` or `proto`; `copy` first where the original is still needed.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, weights: Weights, path: Path | None = None) -> None:
+        self.proto = proto
+        self.weights = weights
+        self.path = path
+        self._binding: Binding | None = None
+
+    @property
+    def binding(self) -> Binding:
+        """The sizes that facts are computed for: as `bind` was told, else what the model says of itself, else batch 1."""
+        if self._binding is None:
+            self._binding = bind(self.proto, self.name)
+        return self._binding
+
+    def bind(self, input_shape: Sequence[str] = (), dim: Sequence[str] = ()) -> Self:
+        """Fix input sizes, as `x:1,3,224,224` or `x=1x3x224x224`, and symbolic dimensions, as `N=1`. Raises ParamError."""
+        self._binding = bind(self.proto, self.name, input_shape, dim)
+        return self
+
+    @classmethod
+    def from_proto(cls, proto: onnx.ModelProto) -> "Model":
+        """A model built in memory; external data is not reachable from it."""
+        return parse(memoryview(proto.SerializeToString()), None, None)
+
+    @property
+    def name(self) -> str:
+        """What messages call the model: its file name."""
+        return self.path.name if self.path is not None else "the model"
+
+    def copy(self) -> "Model":
+        """An independent copy that shares the unchanged weights."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        twin = Model(proto, self.weights.copy(proto), self.path)
+        twin._binding = self._binding
+        return twin
+
+    def opset(self, domain: str = "") -> int:
+        """The imported version of an operator domain, 0 if it is not imported."""
+        names = ("", "ai.onnx") if domain in ("", "ai.onnx") else (domain,)
+        return max((o.version for o in self.proto.opset_import if o.domain in names), default=0)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model, whole or not at all: weights inline or external as they came, external above 2 GB.
+
+        The side file is `<name>.data` beside the target, never appended to. Where the target stands already with a side
+        file, the new one gets another name and the old one goes afterwards, so that no moment sees a mixed pair.
+        """
+        with Staging() as staging:
+            obsolete = self.stage(staging, Path(path))
+        for side_file in obsolete:
+            side_file.unlink(missing_ok=True)
+
+    def stage(self, staging: Staging, path: Path) -> list[Path]:
+        """`save` in two steps: write temporaries now, and return what to delete once `staging` is committed."""
+        target = check_target(path)
+        obsolete = self._obsolete_side_files(target)
+        side_file = unused_side_file(target)
+        skeleton, external = self._place(side_file.name)
+        if external:
+            staging.write(side_file, lambda file: write_side_file(file, external))
+        message = splice(skeleton, self._describe)
+        staging.write(target, lambda file: self._write(file, message))
+        return obsolete
+
+    def _obsolete_side_files(self, target: Path) -> list[Path]:
+        """What nobody refers to once `target` is replaced: side files named after it, unless this model still reads them."""
+        try:
+            old = load(target).weights.side_files()
+        except ModelError:
+            return []
+        if self.path is not None and self.path.resolve() != target:
+            old -= self.weights.side_files()
+        return [path for path in old if path.name.startswith(f"{target.name}.") and path.parent == target.parent]
+
+    def to_bytes(self) -> bytes:
+        """The whole model as one ONNX message. Raises ModelError above 2 GB."""
+        message = splice(self.proto.SerializeToString(), self._describe)
+        if message.length > MAX_INLINE_BYTES:
+            raise ModelError(f"{self.name} is larger than 2 GB and cannot be held in one message")
+        return b"".join(self._bytes(piece) for piece in message.pieces)
+
+    def _place(self, side_name: str) -> tuple[bytes, list[Payload]]:
+        """The skeleton to write, with external tensors pointing at their new places, and the payloads for those places."""
+        external_only = self.weights.inline_bytes + self.proto.ByteSize() > MAX_INLINE_BYTES
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        payloads: list[Payload] = []
+        offset = 0
+        for _, _, tensor in tensors(proto):
+            if tensor.data_location != TensorProto.EXTERNAL or (is_lifted(tensor) and not external_only):
+                continue
+            payload = self.weights.payload(tensor)
+            assert payload is not None
+            offset = aligned(offset)
+            set_external(tensor, side_name, offset, payload.length)
+            payloads.append(payload)
+            offset += payload.length
+        return proto.SerializeToString(), payloads
+
+    def _describe(self, index: int) -> tuple[int, int]:
+        payload = self.weights.lifted(index)
+        return payload.field, payload.length
+
+    def _bytes(self, piece: Piece) -> bytes | memoryview:
+        return self.weights.lifted(piece.index).view() if isinstance(piece, PayloadPiece) else piece
+
+    def _write(self, file: IO[bytes], message: Rewritten) -> None:
+        for piece in message.pieces:
+            if isinstance(piece, PayloadPiece):
+                self.weights.lifted(piece.index).write_to(file)
+            else:
+                file.write(piece)
+
+
+def load(path: str | Path) -> Model:
+    """Read the ONNX model at `path`; bulk weights stay on disk until asked for.
+
+    Raises ModelError for a file that is missing, unreadable, no ONNX model, truncated, or larger than 2 GB inline.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder, not an ONNX file")
+    try:
+        file = MappedFile.open(path)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+    if file.size > MAX_INLINE_BYTES:
+        raise ModelError(f"{path} is larger than 2 GB, which no ONNX runtime reads; save it with external data")
+    try:
+        return parse(file.view(), file, path)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def parse(data: memoryview, file: MappedFile | None, path: Path | None) -> Model:
+    skeleton, spans = lift(data)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(skeleton)
+    except DecodeError:
+        raise ModelError("the file is truncated or not an ONNX model") from None
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise ModelError("not an ONNX model (it holds no graph)")
+    if proto.ir_version >= 3 and not proto.opset_import:
+        raise ModelError("the file is truncated or not an ONNX model (it imports no operator set)")
+    payloads = [payload_of(span, file, data) for span in spans]
+    return Model(proto, Weights(proto, payloads, path.parent if path else None), path)
+
+
+def payload_of(span: FileSpan, file: MappedFile | None, data: memoryview) -> Payload:
+    if file is not None:
+        return Payload(None, file, span.offset, span.length, span.field)
+    return Payload.of(data[span.offset : span.offset + span.length], span.field)
+
+
+def unused_side_file(target: Path) -> Path:
+    """`<name>.data` beside the target; a number in between where that is taken."""
+    names = (f"{target.name}.data", *(f"{target.name}.{i}.data" for i in range(1, 1000)))
+    return next(p for name in names if not (p := target.with_name(name)).exists())
+
+
+def aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def write_side_file(file: IO[bytes], payloads: list[Payload]) -> None:
+    for payload in payloads:
+        file.seek(aligned(file.tell()))
+        payload.write_to(file)

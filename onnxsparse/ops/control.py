@@ -1,0 +1,49 @@
+"""Control flow: If runs one of its branches, Loop and Scan run their body a number of times."""
+
+from collections.abc import Callable
+
+import onnx
+
+from onnxsparse.ops.spec import Body, OpSpec, OpView, UnknownFact
+
+
+def loop_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
+    """The trip count M if it is constant and nothing but it ends the loop."""
+    if not op.has_input(0) or not keeps_going(op):
+        return None
+    if op.has_input(1) and constant(1) != 1:
+        return None
+    return constant(0)
+
+
+def keeps_going(op: OpView) -> bool:
+    """Whether the body's condition is always true: a constant true, or the condition that came in."""
+    body = op.attributes["body"].g
+    condition = body.output[0].name
+    makers = {name: node for node in body.node for name in node.output}
+    while condition in makers and makers[condition].op_type == "Identity":
+        condition = makers[condition].input[0]
+    if len(body.input) > 1 and condition == body.input[1].name:
+        return True
+    tensors = {t.name: t for t in body.initializer}
+    if condition in makers and makers[condition].op_type == "Constant":
+        tensors[condition] = next(a.t for a in makers[condition].attribute if a.name == "value")
+    return condition in tensors and bool(onnx.numpy_helper.to_array(tensors[condition]).all())
+
+
+def scan_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
+    """The length of the first scanned input along its scan axis (version 8 has a batch axis in front)."""
+    scanned = op.required("num_scan_inputs")
+    at = len(op.node.input) - scanned
+    axis = (op.numbers("scan_input_axes") or (0,))[0]
+    try:
+        return op.input(at)[axis]
+    except UnknownFact:
+        return None
+
+
+SPECS = (
+    OpSpec(op_type="If", body=Body(branches=True)),
+    OpSpec(op_type="Loop", body=Body(trips=loop_trips)),
+    OpSpec(op_type="Scan", since=9, body=Body(trips=scan_trips)),
+)

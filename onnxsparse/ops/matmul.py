@@ -1,0 +1,192 @@
+"""Matrix products. Each element of a constant operand is used once per row of the other one it meets.
+
+Source: the ONNX operator pages of MatMul, Gemm, Einsum, MatMulInteger and QLinearMatMul, numpy.matmul for broadcasting;
+onnxruntime's ContribOperators for the com.microsoft ones.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+from onnxsparse.ops.spec import OpSpec, OpView, Packing, UnknownFact, WeightAxes, WeightSlot, product
+
+
+def matmul_macs(op: OpView) -> int:
+    """Output elements × the contracted size, which is the first operand's last."""
+    return product(op.output()) * op.input(0)[-1]
+
+
+def fused_matmul_macs(op: OpView) -> int:
+    """As `matmul_macs`, the first operand optionally transposed; transBatchA moves its row axis to the front."""
+    a = op.input(0)
+    contracted = a[-1]
+    if op.number("transA", 0):
+        contracted = a[0] if op.number("transBatchA", 0) else a[-2]
+    return product(op.output()) * contracted
+
+
+def gemm_macs(op: OpView) -> int:
+    """M × N × K with A of M × K or, transposed, K × M."""
+    rows, columns = op.output()
+    contracted = op.input(0)[0 if op.number("transA", 0) else 1]
+    return rows * columns * contracted
+
+
+def einsum_macs(op: OpView) -> int:
+    """Operands contracted from left to right: each step costs the product of all sizes that either side has.
+
+    A label is summed as soon as no later operand and not the output needs it.
+    """
+    terms, output, sizes = einsum_labels(op)
+    macs, current = 0, terms[0]
+    for position, term in enumerate(terms[1:], start=1):
+        macs += math.prod(sizes[label] for label in set(current) | set(term))
+        needed = set(output).union(*terms[position + 1 :])
+        current = [label for label in dict.fromkeys([*current, *term]) if label in needed]
+    return macs
+
+
+def einsum_labels(op: OpView) -> tuple[list[list[str]], list[str], dict[str, int]]:
+    """The labels of each operand and of the output, and each label's size.
+
+    An ellipsis becomes labels `…1`, `…2`, counted from its right end, as broadcasting aligns them.
+    """
+    left, arrow, right = op.text("equation", "").replace(" ", "").partition("->")
+    terms: list[list[str]] = []
+    sizes: dict[str, int] = {}
+    for at, text in enumerate(left.split(",")):
+        shape = op.input(at)
+        hidden = len(shape) - len(text.replace("...", ""))
+        head, dots, tail = text.partition("...")
+        labels = [*head, *(f"…{i}" for i in range(hidden, 0, -1) if dots), *tail]
+        if len(labels) != len(shape):
+            raise UnknownFact("equation")
+        for label, size in zip(labels, shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))  # sizes of 1 broadcast
+        terms.append(labels)
+    if not terms:
+        raise UnknownFact("equation")
+    dots_labels = sorted((label for label in sizes if label[0] == "…"), reverse=True)
+    if arrow:
+        head, dots, tail = right.partition("...")
+        return terms, [*head, *(dots_labels if dots else []), *tail], sizes
+    # without an arrow the output has every label that occurs once, in alphabetical order
+    counts = Counter(label for term in terms for label in term)
+    return terms, [*dots_labels, *sorted(label for label, n in counts.items() if n == 1 and label[0] != "…")], sizes
+
+
+def right_axes(op: OpView, at: int = 1) -> WeightAxes:
+    """B of A·B is K × N, with batch axes before; a vector has K alone."""
+    rank = len(op.input(at))
+    return WeightAxes(output=rank - 1, input=max(rank - 2, 0))
+
+
+def left_axes(op: OpView) -> WeightAxes:
+    """A of A·B is M × K: each row makes an output of its own."""
+    rank = len(op.input(0))
+    return WeightAxes(output=max(rank - 2, 0), input=rank - 1)
+
+
+def gemm_right_axes(op: OpView, at: int = 1) -> WeightAxes:
+    return WeightAxes(output=0, input=1) if op.number("transB", 0) else WeightAxes(output=1, input=0)
+
+
+def gemm_left_axes(op: OpView) -> WeightAxes:
+    return WeightAxes(output=1, input=0) if op.number("transA", 0) else WeightAxes(output=0, input=1)
+
+
+def fused_axes(op: OpView, at: int) -> WeightAxes:
+    """FusedMatMul's operands with the last two axes optionally swapped."""
+    plain = left_axes(op) if at == 0 else right_axes(op)
+    swapped = op.number("transA" if at == 0 else "transB", 0)
+    return WeightAxes(output=plain.input, input=plain.output) if swapped else plain
+
+
+def einsum_axes(op: OpView, at: int) -> WeightAxes:
+    """The input axis is the first contracted label's, the output axis the first kept one's that no other operand has."""
+    terms, output, _ = einsum_labels(op)
+    others = set().union(*(term for i, term in enumerate(terms) if i != at))
+    labels = terms[at]
+    contracted = [i for i, label in enumerate(labels) if label not in output]
+    own = [i for i, label in enumerate(labels) if label in output and label not in others]
+    return WeightAxes(output=(own or [0])[0], input=(contracted or [len(labels) - 1])[0])
+
+
+def nbits_macs(op: OpView) -> int:
+    """Rows of A × K × N; A is … × K."""
+    return product(op.input(0)[:-1]) * op.required("K") * op.required("N")
+
+
+def nbits_packing(op: OpView) -> Packing:
+    return Packing(op.number("bits", 4), outputs=op.required("N"), inputs=op.required("K"), block=op.required("block_size"))
+
+
+def nbits_axes(op: OpView) -> WeightAxes:
+    return WeightAxes(output=0, input=1)
+
+
+AxesOf = Callable[[OpView], WeightAxes]
+FUSED_LEFT: AxesOf = partial(fused_axes, at=0)
+FUSED_RIGHT: AxesOf = partial(fused_axes, at=1)
+QLINEAR_RIGHT: AxesOf = partial(right_axes, at=3)
+
+BOTH_SIDES = (WeightSlot(at=1, axes=right_axes), WeightSlot(at=0, axes=left_axes))
+GEMM_SIDES = (WeightSlot(at=1, axes=gemm_right_axes), WeightSlot(at=0, axes=gemm_left_axes))
+
+SPECS = (
+    OpSpec(op_type="MatMul", macs=matmul_macs, weights=BOTH_SIDES),
+    OpSpec(op_type="Gemm", macs=gemm_macs, weights=GEMM_SIDES),
+    OpSpec(
+        op_type="Einsum",
+        since=12,
+        macs=einsum_macs,
+        weights=tuple(WeightSlot(at=at, axes=partial(einsum_axes, at=at)) for at in (1, 0, 2, 3)),
+    ),
+    OpSpec(
+        op_type="MatMulInteger",
+        since=10,
+        macs=matmul_macs,
+        weights=(WeightSlot(at=1, axes=right_axes, zero_point=3), WeightSlot(at=0, axes=left_axes, zero_point=2)),
+    ),
+    OpSpec(
+        op_type="QLinearMatMul",
+        since=10,
+        macs=matmul_macs,
+        weights=(
+            WeightSlot(at=3, axes=QLINEAR_RIGHT, zero_point=5, scale=4),
+            WeightSlot(at=0, axes=left_axes, zero_point=2, scale=1),
+        ),
+    ),
+    OpSpec(
+        op_type="MatMulIntegerToFloat",
+        domain="com.microsoft",
+        macs=matmul_macs,
+        weights=(WeightSlot(at=1, axes=right_axes, zero_point=5, scale=3),),
+    ),
+    OpSpec(
+        op_type="DynamicQuantizeMatMul",
+        domain="com.microsoft",
+        macs=matmul_macs,
+        weights=(WeightSlot(at=1, axes=right_axes, zero_point=3, scale=2),),
+    ),
+    OpSpec(
+        op_type="QGemm",
+        domain="com.microsoft",
+        macs=gemm_macs,
+        weights=(WeightSlot(at=3, axes=gemm_right_axes, zero_point=5, scale=4),),
+    ),
+    OpSpec(op_type="FusedGemm", domain="com.microsoft", macs=gemm_macs, weights=GEMM_SIDES),
+    OpSpec(
+        op_type="FusedMatMul",
+        domain="com.microsoft",
+        macs=fused_matmul_macs,
+        weights=(WeightSlot(at=1, axes=FUSED_RIGHT), WeightSlot(at=0, axes=FUSED_LEFT)),
+    ),
+    OpSpec(
+        op_type="MatMulNBits",
+        domain="com.microsoft",
+        macs=nbits_macs,
+        weights=(WeightSlot(at=1, axes=nbits_axes, zero_point=3, packed=nbits_packing),),
+    ),
+)

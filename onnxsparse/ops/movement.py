@@ -1,0 +1,66 @@
+"""Ops that move, cut, join, repeat or make data and compute nothing."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxsparse.ops.spec import OpSpec, OpView, View, product
+
+MOVES = """
+CenterCropPad Compress Concat DepthToSpace Expand GatherND ReverseSequence Slice SpaceToDepth Split Tile
+""".split()
+
+RESAMPLES = """
+AffineGrid Col2Im GridSample Pad Resize RotaryEmbedding ScatterElements Scatter ScatterND TensorScatter Trilu Upsample
+""".split()
+
+SOURCES = """
+BlackmanWindow Constant ConstantOfShape EyeLike HammingWindow HannWindow MelWeightMatrix OneHot Range
+""".split()
+
+RANDOM = """
+Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike
+""".split()
+
+CONTAINERS = """
+ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty
+SequenceErase SequenceInsert SequenceLength SplitToSequence ImageDecoder RegexFullMatch StringConcat StringNormalizer
+StringSplit TfIdfVectorizer
+""".split()
+
+MICROSOFT = """
+Pad GatherND ExpandDims Crop EmbedLayerNormalization RotaryEmbedding RemovePadding RestorePadding CropAndResize
+""".split()
+
+
+def shape_value(op: OpView) -> NDArray[np.int64]:
+    """The input's sizes, from `start` to `end`."""
+    return np.array(
+        op.input(0)[slice(op.number("start", 0), op.attributes["end"].i if "end" in op.attributes else None)], np.int64
+    )
+
+
+def size_value(op: OpView) -> NDArray[np.int64]:
+    return np.array(product(op.input(0)), np.int64)
+
+
+def transpose_axes(op: OpView, rank: int) -> tuple[int, ...]:
+    return op.numbers("perm", tuple(reversed(range(rank))))
+
+
+def lost_axes(op: OpView, rank: int) -> None:
+    """Elements stay, axes do not."""
+
+
+SPECS = (
+    *(OpSpec(op_type=name, moves=True) for name in MOVES),
+    *(OpSpec(op_type=name, moves=True, index_at=1) for name in ("Gather", "GatherElements")),
+    *(OpSpec(op_type=name) for name in (*RESAMPLES, *SOURCES, *CONTAINERS)),
+    *(OpSpec(op_type=name, random=True) for name in RANDOM),
+    *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
+    OpSpec(op_type="Shape", value=shape_value),
+    OpSpec(op_type="Size", value=size_value),
+    OpSpec(op_type="Identity", moves=True, view=View()),
+    OpSpec(op_type="Dropout", view=View()),
+    OpSpec(op_type="Transpose", moves=True, view=View(axes=transpose_axes)),
+    *(OpSpec(op_type=name, moves=True, view=View(axes=lost_axes)) for name in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")),
+)

@@ -1,0 +1,150 @@
+"""What the toolkit knows of one op, and what a formula about it can see."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+Size = tuple[int, ...]
+
+
+class UnknownFact(Exception):  # noqa: N818 - not an error: a formula lacks a number, and its result is unknown
+    """A formula asked for a shape or attribute that is not known."""
+
+
+@dataclass(frozen=True)
+class OpView:
+    """One node as formulas see it: attributes, shapes, and the values of small constant inputs.
+
+    Shapes are in the order of the node's inputs and outputs; None where even the rank is unknown.
+    """
+
+    node: onnx.NodeProto
+    inputs: tuple[tuple[int | None, ...] | None, ...]
+    outputs: tuple[tuple[int | None, ...] | None, ...]
+
+    @cached_property
+    def attributes(self) -> dict[str, onnx.AttributeProto]:
+        return {a.name: a for a in self.node.attribute}
+
+    def has_input(self, at: int) -> bool:
+        return at < len(self.node.input) and bool(self.node.input[at])
+
+    def input(self, at: int) -> Size:
+        """The shape of input `at`. Raises UnknownFact unless every size is known."""
+        return known(self.inputs[at] if self.has_input(at) else None)
+
+    def output(self, at: int = 0) -> Size:
+        return known(self.outputs[at] if at < len(self.outputs) else None)
+
+    def number(self, name: str, default: int) -> int:
+        return self.attributes[name].i if name in self.attributes else default
+
+    def text(self, name: str, default: str) -> str:
+        return self.attributes[name].s.decode() if name in self.attributes else default
+
+    def numbers(self, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        return tuple(self.attributes[name].ints) if name in self.attributes else default
+
+    def required(self, name: str) -> int:
+        if name not in self.attributes:
+            raise UnknownFact(name)
+        value: int = helper.get_attribute_value(self.attributes[name])
+        return value
+
+
+def known(shape: tuple[int | None, ...] | None) -> Size:
+    if shape is None or None in shape:
+        raise UnknownFact("shape")
+    return tuple(d for d in shape if d is not None)
+
+
+def product(sizes: Size) -> int:
+    return math.prod(sizes)
+
+
+@dataclass(frozen=True)
+class WeightAxes:
+    """Which axis of a weight counts outputs and which inputs, as the op sees the weight."""
+
+    output: int
+    input: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSlot:
+    """An input that takes a weight tensor when it is constant.
+
+    `macs`: multiply-accumulates that use this input (default: all of the op's). `zero_point`, `scale`: inputs with the
+    integer that stands for zero, and the size of one step. `stored`: elements of the weight as the op reads it, where
+    that is not the constant's element count.
+    """
+
+    at: int
+    axes: Callable[[OpView], WeightAxes]
+    macs: Callable[[OpView], int] | None = None
+    zero_point: int | None = None
+    scale: int | None = None
+    packed: Callable[[OpView], "Packing"] | None = None
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A weight of less than a byte per element: bits each, elements in all, blocks of them along the input axis."""
+
+    bits: int
+    outputs: int
+    inputs: int
+    block: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpSpec:
+    """All that is known of an op from version `since` of its domain on.
+
+    `macs` None: the op multiplies and accumulates nothing (it costs 0 MACs).
+    `view`: a constant that goes through it keeps its elements and where its zeros are.
+    `moves`: its outputs are elements of its inputs, moved, left out or repeated.
+    `random`: its output is no constant even without inputs.
+    `value`: its output, where that follows from its inputs' shapes.
+    `index_at`: the input whose values are positions along an axis of input 0.
+    `compares`: it tells which elements are equal to another input's.
+    `selects`: the inputs whose small changes may change which elements come out, so that outputs behind it do not compare.
+    """
+
+    op_type: str
+    domain: str = ""
+    since: int = 1
+    macs: Callable[[OpView], int] | None = None
+    weights: tuple[WeightSlot, ...] = ()
+    view: "View | None" = None
+    body: "Body | None" = None
+    random: bool = False
+    moves: bool = False
+    index_at: int | None = None
+    selects: tuple[int, ...] = ()
+    compares: bool = False
+    value: Callable[[OpView], NDArray[np.generic]] | None = None
+    depthwise: Callable[[OpView], bool] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How a constant passes through: `axes(op, rank)` gives, per axis seen behind the op, the axis before it (None: lost)."""
+
+    axes: Callable[[OpView, int], tuple[int, ...] | None] = field(default=lambda op, rank: tuple(range(rank)))
+    zero_point: int | None = None
+    scale: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """How a control-flow op runs its bodies: `branches`, one of them only; else `trips` times each (None: unknown)."""
+
+    branches: bool = False
+    trips: Callable[[OpView, Callable[[int], int | None]], int | None] = field(default=lambda op, constant: 1)

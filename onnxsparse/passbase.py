@@ -1,0 +1,67 @@
+"""What a pass is: its options, one `run`, and a report of what it did."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, ClassVar, Protocol
+
+from onnxsparse.facts import Totals
+from onnxsparse.model import Model
+
+ArtifactWriter = Callable[[IO[bytes]], object]
+
+
+def text_writer(text: str) -> ArtifactWriter:
+    """Writes `text` as UTF-8."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(text.encode())
+
+    return write
+
+
+@dataclass(frozen=True)
+class Change:
+    """One tensor before and after. Counts are elements."""
+
+    tensor: str
+    nodes: tuple[str, ...]
+    elements: int
+    zeros_before: int
+    zeros_after: int
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A layer that was left as it was, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one pass did to one model.
+
+    `artifacts` are what it made besides the model: target file → a function that writes it, which the pipeline calls.
+    `before` and `after` are None for a pass that does not look at layers.
+    """
+
+    pass_name: str
+    changes: Sequence[Change] = ()
+    skipped: Sequence[Skip] = ()
+    notes: Sequence[str] = ()
+    before: Totals | None = None
+    after: Totals | None = None
+    artifacts: dict[Path, ArtifactWriter] = field(default_factory=dict)
+
+
+class Pass(Protocol):
+    """A transformation of a model in place. A pass is a frozen dataclass: its fields are its options, its docstring its help."""
+
+    name: ClassVar[str]
+    changes_outputs: ClassVar[bool]
+    """Whether the model computes something else afterwards."""
+
+    def run(self, model: Model) -> StepReport:
+        """Change `model`. Raises ParamError, ModelError or PassError with the model in an unspecified state."""

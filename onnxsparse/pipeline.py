@@ -1,0 +1,88 @@
+"""Passes in a row: each one verified, then everything written together or nothing at all."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxsparse.comparison import Comparison, compare
+from onnxsparse.errors import BackendError, ParamError, PassError
+from onnxsparse.files import Staging
+from onnxsparse.inputs import load_samples
+from onnxsparse.model import Model
+from onnxsparse.passbase import Pass, StepReport, text_writer
+from onnxsparse.verify import first_fault
+
+Tell = Callable[[str], None]
+
+
+def keep_quiet(_step: str) -> None:
+    """Tell nobody what is going on."""
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """How to compare the result with the original. `data` None: seeded inputs."""
+
+    data: Path | None = None
+    custom_ops: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a pipeline did. `comparison` is None if nothing changed the outputs; `not_compared` says why else."""
+
+    steps: tuple[StepReport, ...]
+    comparison: Comparison | None = None
+    not_compared: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes to run one after the other.
+
+    >>> Pipeline([Prune(sparsity_op=0.7), Annotate()]).run(model)
+    """
+
+    passes: Sequence[Pass]
+
+    def run(self, model: Model, comparing: Comparing | None = None, tell: Tell = keep_quiet) -> RunReport:
+        """Change `model`, and compare it with what it was if `comparing` says how.
+
+        Raises PassError naming the pass that left a sound model unsound.
+        """
+        original = model.copy()
+        # read first: wrong data should not cost the time of the passes
+        samples = None if comparing is None or comparing.data is None else load_samples(comparing.data, model)
+        fault = first_fault(model)
+        notes = () if fault is None else (f"the input does not pass onnx's checker, so nor may the output: {fault}",)
+        steps = []
+        for step in self.passes:
+            tell(step.name)
+            steps.append(step.run(model))
+            if fault is None and (broken := first_fault(model)) is not None:
+                raise PassError(f"pass '{step.name}' broke {model.name}: {broken}")
+        touched = any(p.changes_outputs and s.changes for p, s in zip(self.passes, steps, strict=True))
+        if comparing is None or not touched:
+            return RunReport(tuple(steps), notes=notes)
+        tell("comparing with the original in onnxruntime")
+        try:
+            comparison = compare(original, model, samples, custom_ops=comparing.custom_ops)
+        except (BackendError, ParamError) as error:
+            if samples is not None:
+                raise
+            return RunReport(tuple(steps), None, str(error), notes)
+        return RunReport(tuple(steps), comparison, notes=notes)
+
+
+def write(model: Model, target: Path | None, report: RunReport, extra: Sequence[tuple[Path, str]] = ()) -> None:
+    """Write the model (None: not at all), what the passes made besides, and `extra` files, all of them or none."""
+    with Staging() as staging:
+        for step in report.steps:
+            for path, writer in step.artifacts.items():
+                staging.write(path, writer)
+        for path, content in extra:
+            staging.write(path, text_writer(content))
+        obsolete = model.stage(staging, target) if target is not None else []
+    for side_file in obsolete:
+        side_file.unlink(missing_ok=True)

@@ -1,0 +1,128 @@
+"""The weight tensors that pruning may touch, and the reason for each that it may not."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxsparse.constants import StoredWeight
+from onnxsparse.errors import ModelError
+from onnxsparse.facts import Layer, Layers, WeightUse
+from onnxsparse.graph import Graph
+from onnxsparse.model import Model
+from onnxsparse.passbase import Skip
+from onnxsparse.pruning.learnt import why_not_learnt
+from onnxsparse.weights import Weights
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One weight tensor with all its uses. `uses`: MACs per element, over all nodes; `protected`: why it is spared at first."""
+
+    stored: StoredWeight
+    elements: int
+    zeros: int
+    uses: int
+    nodes: tuple[str, ...]
+    use: WeightUse
+    protected: str | None
+
+    @property
+    def name(self) -> str:
+        return self.stored.name
+
+
+def find_candidates(
+    model: Model, layers: Layers, chosen: set[str], excluded: set[str], *, by_operations: bool
+) -> tuple[list[Candidate], list[Skip]]:
+    """Prunable tensors among the `chosen` layers, in graph order. Raises ModelError for a weight without elements.
+
+    `by_operations`: only tensors whose uses are known.
+    """
+    protected = protection(model, layers)
+    users: dict[str, list[tuple[Layer, WeightUse]]] = defaultdict(list)
+    skipped = [Skip(layer.node, reason) for layer in layers if (reason := why_no_weights(layer))]
+    for layer in layers:
+        for use in layer.weights:
+            users[use.tensor].append((layer, use))
+    candidates: list[Candidate] = []
+    for name, found in users.items():
+        reason = why_not_chosen(found, chosen, excluded) or why_not(model.weights, found)
+        if reason is None and by_operations and any(use.uses is None for _, use in found):
+            reason = "its MACs are unknown"
+        if reason is not None:
+            skipped += [Skip(layer.node, reason) for layer, _ in found]
+            continue
+        uses = [use.uses or 0 for _, use in found]
+        reasons = {protected[layer.node] for layer, _ in found if layer.node in protected}
+        first = found[0][1]
+        nodes = tuple(layer.node for layer, _ in found)
+        whole = ", ".join(sorted(reasons)) or None
+        candidates.append(Candidate(first.stored, first.elements, first.zeros or 0, sum(uses), nodes, first, whole))
+        if first.elements == 0:
+            shape = "x".join(map(str, model.weights.shape(name)))
+            raise ModelError(f"{model.name}: weight '{name}' of node '{nodes[0]}' has no elements (shape {shape})")
+    return candidates, skipped
+
+
+def why_no_weights(layer: Layer) -> str | None:
+    if layer.weights:
+        return None
+    return layer.computed_weight or "multiplies activations, it has no weights"
+
+
+def why_not_chosen(found: Sequence[tuple[Layer, WeightUse]], chosen: set[str], excluded: set[str]) -> str | None:
+    """A shared tensor is pruned only where all its users may be."""
+    nodes = [layer.node for layer, _ in found]
+    if any(node in excluded for node in nodes):
+        return "excluded" if len(nodes) == 1 else "excluded, or shares its weight with an excluded layer"
+    return None if all(node in chosen for node in nodes) else "not among --only"
+
+
+def why_not(weights: Weights, found: Sequence[tuple[Layer, WeightUse]]) -> str | None:
+    """Why a tensor cannot or should not be pruned, None if it may be."""
+    stored = found[0][1].stored
+    if len({(use.stored.scale, use.stored.zero_point) for _, use in found}) > 1:
+        return "its weight is read by several layers with different zero points"
+    if stored.packing is not None:
+        return f"its weight is packed, {stored.packing.bits} bits an element"
+    # ml_dtypes' bfloat16 and float8 count as kind V
+    if weights[stored.name].dtype.kind not in "fiuV":
+        return f"its weight has element type {weights[stored.name].dtype}"
+    return why_not_learnt(weights, stored, found[0][0].depthwise)
+
+
+def protection(model: Model, layers: Layers) -> dict[str, str]:
+    """Node → why pruning spares it at first: a stem uses every weight often, depthwise and output layers have few to spare."""
+    graph = Graph(model.proto.graph)
+    weighted = {layer.within for layer in layers if layer.weights}
+    initializers = graph.initializers
+    stem = reach(graph, [v.name for v in graph.proto.input if v.name not in initializers], weighted, forward=True)
+    last = reach(graph, [v.name for v in graph.proto.output], weighted, forward=False)
+    found: dict[str, str] = {}
+    for layer in layers:
+        reasons = [text for nodes, text in ((stem, "stem"), (last, "output layer")) if layer.within in nodes]
+        if layer.depthwise:
+            reasons.append("depthwise")
+        if reasons and layer.weights:
+            found[layer.node] = " and ".join(reasons)
+    return found
+
+
+def reach(graph: Graph, values: list[str], stops: set[str], *, forward: bool) -> set[str]:
+    """The `stops` that are met first from `values`, along the graph or against it."""
+    met: set[str] = set()
+    seen: set[str] = set()
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        found = graph.consumers.get(value, []) if forward else [graph.producers[value]] if value in graph.producers else []
+        for index in found:
+            if graph.names[index] in stops:
+                met.add(graph.names[index])
+            else:
+                node = graph.proto.node[index]
+                pending += [name for name in (node.output if forward else node.input) if name]
+    return met

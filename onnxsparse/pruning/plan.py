@@ -1,0 +1,75 @@
+"""From a target to the items each tensor loses: scope, protection and caps."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxsparse.errors import ParamError
+from onnxsparse.pruning.candidates import Candidate
+from onnxsparse.pruning.items import Blocks, Elements
+from onnxsparse.pruning.select import Choice, Counts, Ranked, Score, select
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A candidate ready to be selected from. `weight`: what one more zero element adds to the target's numerator."""
+
+    candidate: Candidate
+    items: Elements | Blocks
+    counts: Counts
+    score: Score
+    weight: int
+
+    @property
+    def nonzeros(self) -> int:
+        return self.candidate.elements - self.candidate.zeros
+
+    def ranked(self, max_sparsity: float) -> Ranked:
+        limit = math.floor(max_sparsity * self.candidate.elements) - self.candidate.zeros
+        return Ranked(self.items, self.counts, self.score, self.weight, max(0, min(limit, self.nonzeros)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The choice for every ranking, in their order, and whether protected tensors had to be cut."""
+
+    choices: tuple[Choice, ...]
+    cut_protected: bool
+
+
+def plan_global(rankings: Sequence[Ranking], need: int, max_sparsity: float, *, protect: bool) -> Plan:
+    """One threshold for all tensors; protected ones are cut only if the others, up to the cap, gain less than `need`."""
+    ranked = [r.ranked(max_sparsity) for r in rankings]
+    spared = [protect and r.candidate.protected is not None for r in rankings]
+    first = [i for i, s in enumerate(spared) if not s]
+    second = [i for i, s in enumerate(spared) if s]
+    open_gain = sum(ranked[i].limit * ranked[i].weight for i in first)
+    choices = {i: Choice(0, 0, 0) for i in range(len(rankings))}
+    choices |= dict(zip(first, select([ranked[i] for i in first], need) if first else [], strict=True))
+    if second and open_gain < need:
+        gained = sum(choices[i].gain * ranked[i].weight for i in first)
+        choices |= dict(zip(second, select([ranked[i] for i in second], need - gained), strict=True))
+    return Plan(tuple(choices[i] for i in range(len(rankings))), bool(second) and open_gain < need)
+
+
+def plan_by_layer(rankings: Sequence[Ranking], target: float, max_sparsity: float) -> Plan:
+    """Every tensor to the same sparsity, within one item."""
+    choices = []
+    for r in rankings:
+        need = math.ceil(target * r.candidate.elements) - r.candidate.zeros
+        own = r.ranked(max_sparsity)
+        choices.append(select([Ranked(own.items, own.counts, own.score, 1, own.limit)], need)[0])
+    return Plan(tuple(choices), any(r.candidate.protected for r in rankings))
+
+
+def reachable(rankings: Sequence[Ranking], base: int, total: int, max_sparsity: float) -> float:
+    """The highest value of the target that the tensors allow."""
+    gain = sum(ranked.limit * ranked.weight for ranked in (r.ranked(max_sparsity) for r in rankings))
+    return (base + gain) / total
+
+
+def refuse(target: str, value: float, highest: float, max_sparsity: float) -> ParamError:
+    """What to say where a target is out of reach."""
+    cap = f" with at most {max_sparsity:.1%} of a layer's weights (--max-layer-sparsity)" if max_sparsity < 1 else ""
+    shown = math.floor(highest * 1000) / 10
+    return ParamError(f"prune: {target} {value:g} cannot be reached: {shown:g} % is the most that these layers allow{cap}")

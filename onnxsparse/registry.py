@@ -1,0 +1,43 @@
+"""Which passes there are: name → where its class is and one line about it, so that `--help` imports none of them."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from onnxsparse.errors import ParamError
+
+if TYPE_CHECKING:
+    from onnxsparse.passbase import Pass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`target` is `module:Class`; `summary` is the first line of the class's docstring (a test compares)."""
+
+    target: str
+    summary: str
+
+    def load(self) -> "type[Pass]":
+        module, _, name = self.target.partition(":")
+        return cast("type[Pass]", getattr(import_module(module), name))
+
+
+PASSES = {
+    "prune": Entry("onnxsparse.passes.prune:Prune", "Zero the weights that matter least until the target is reached."),
+    "apply-masks": Entry(
+        "onnxsparse.passes.apply_masks:ApplyMasks",
+        "Zero the weights that the masks of an earlier `prune --masks` leave out, found by name and shape.",
+    ),
+    "annotate": Entry(
+        "onnxsparse.passes.annotate:Annotate",
+        "Write each node's MACs, sparsity and share of sparsity_op into its metadata, where Netron shows them.",
+    ),
+    "strip": Entry("onnxsparse.passes.strip:Strip", "Take the annotations of `annotate` off the model; other metadata stays."),
+}
+
+
+def find_pass(name: str) -> "type[Pass]":
+    """The class of a pass. Raises ParamError for a name that is none."""
+    if name not in PASSES:
+        raise ParamError(f"there is no pass '{name}'; there are {', '.join(PASSES)}")
+    return PASSES[name].load()

@@ -1,0 +1,1 @@
+"""What people and machines read: facts, step reports and comparisons rendered."""

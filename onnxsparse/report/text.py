@@ -1,0 +1,192 @@
+"""Tables for a terminal."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onnxsparse.comparison import Comparison, OutputComparison
+from onnxsparse.dims import Binding
+from onnxsparse.facts import Layer, Layers, Totals
+from onnxsparse.metadata import format_count, format_share
+from onnxsparse.passbase import Change, Skip, StepReport
+from onnxsparse.pipeline import RunReport
+
+WIDTH_WITHOUT_TERMINAL = 120
+MAX_ROWS = 12
+MAX_NODES_NAMED = 3
+
+SORT_KEYS: dict[str, Callable[[Layer], float]] = {
+    "graph": lambda layer: 0.0,
+    "macs": lambda layer: -(layer.macs or 0),
+    "weights": lambda layer: -layer.elements,
+    "sparsity": lambda layer: -(layer.sparsity or 0),
+    "sparsity_op": lambda layer: -(layer.weight_share or 0),
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that gives tables room where output goes to a file or pipe."""
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH_WITHOUT_TERMINAL)
+
+
+def count(value: int | None) -> str:
+    return "?" if value is None else format_count(value)
+
+
+def share(value: float | None) -> str:
+    return "" if value is None else format_share(value)
+
+
+def table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    made.add_column(columns[0], overflow="fold", max_width=60)
+    for name in columns[1:]:
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
+
+
+def note(out: Console, text: str) -> None:
+    out.print(Text(f"  {text}"), soft_wrap=True)
+
+
+def print_layers(out: Console, layers: Layers, model: str, *, top: int | None, sort: str) -> None:
+    """One row per layer, then totals and what could not be counted."""
+    ordered = sorted(layers, key=SORT_KEYS[sort])
+    shown = ordered if top is None else ordered[:top]
+    rows = table(
+        f"{model}: {len(layers)} layers", "layer", "op", "weights", "zeros", "MACs", "nonzero", "sparsity", "of sparsity_op"
+    )
+    rows.columns[1].justify = "left"
+    for layer in shown:
+        zeros = count(layer.zeros) if layer.weights else ""
+        weights = format_count(layer.elements) if layer.weights else ""
+        numbers = (weights, zeros, count(layer.macs), count(layer.nonzero_macs), share(layer.sparsity), share(layer.weight_share))
+        rows.add_row(Text(layer.node), layer.op_type, *numbers)
+    if len(shown) < len(ordered):
+        rows.add_row(f"… {len(ordered) - len(shown)} more", *[""] * 7)
+    out.print(rows)
+    print_totals(out, layers.totals)
+    print_assumed(out, layers.binding)
+    print_unknown(out, layers)
+
+
+def print_totals(out: Console, totals: Totals) -> None:
+    rows = table("", "total", "weights", "zeros", "sparsity", "MACs", "nonzero MACs", "sparsity_op")
+    rows.add_row("", *total_cells(totals))
+    out.print(rows)
+
+
+def total_cells(totals: Totals) -> tuple[str, ...]:
+    sparsity_op = share(totals.sparsity_op) or "none"
+    macs = (count(totals.macs), count(totals.nonzero_macs))
+    return (count(totals.weights), count(totals.zero_weights), share(totals.sparsity) or "none", *macs, sparsity_op)
+
+
+def print_assumed(out: Console, binding: Binding) -> None:
+    for text in binding.assumed:
+        note(out, f"assumed: {text}")
+
+
+def print_unknown(out: Console, layers: Layers) -> None:
+    for op, nodes in grouped((u.op, u.node) for u in layers.unknown):
+        note(out, f"unknown op {op}: MACs are not known and not in the total ({name_some(nodes)})")
+    open_layers = [layer.node for layer in layers.without_macs]
+    if open_layers:
+        sizes = layers.binding.unbound
+        why = f"; open input sizes: {', '.join(sizes)}, give them with --input-shape" if sizes else ""
+        note(out, f"MACs unknown and not in the total: {name_some(open_layers)}{why}")
+    for text in layers.notes[:MAX_ROWS]:
+        note(out, text)
+    if len(layers.notes) > MAX_ROWS:
+        note(out, f"… {len(layers.notes) - MAX_ROWS} more notes of this kind (all in --json)")
+
+
+def grouped(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    found: dict[str, list[str]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return list(found.items())
+
+
+def name_some(names: Sequence[str]) -> str:
+    rest = len(names) - MAX_NODES_NAMED
+    return ", ".join(names[:MAX_NODES_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def print_run(out: Console, report: RunReport, binding: Binding) -> None:
+    """What each pass did, and what that did to the outputs."""
+    print_assumed(out, binding)
+    for text in report.notes:
+        note(out, text)
+    for step in report.steps:
+        print_step(out, step)
+    if report.not_compared is not None:
+        note(out, f"the outputs were not compared: {report.not_compared}")
+    if report.comparison is not None:
+        print_comparison(out, report.comparison, "outputs against the original")
+
+
+def print_step(out: Console, step: StepReport) -> None:
+    print_changes(out, step.pass_name, step.changes)
+    print_skipped(out, step.skipped)
+    if step.before is not None and step.after is not None:
+        rows = table("", step.pass_name, "weights", "zeros", "sparsity", "MACs", "nonzero MACs", "sparsity_op")
+        if step.before != step.after:
+            rows.add_row("before", *total_cells(step.before))
+        rows.add_row("after", *total_cells(step.after))
+        out.print(rows)
+    for text in step.notes:
+        note(out, text)
+
+
+def print_changes(out: Console, name: str, changes: Sequence[Change]) -> None:
+    if not changes:
+        return
+    rows = table(f"{name}: {len(changes)} weight tensors changed", "weight", "elements", "zeros before", "after", "sparsity")
+    largest = sorted(changes, key=lambda c: c.zeros_before - c.zeros_after)
+    for change in largest[:MAX_ROWS]:
+        after = format_share(change.zeros_after / change.elements)
+        rows.add_row(Text(change.tensor), *map(format_count, (change.elements, change.zeros_before, change.zeros_after)), after)
+    if len(changes) > MAX_ROWS:
+        rows.add_row(f"… {len(changes) - MAX_ROWS} more", *[""] * 4)
+    out.print(rows)
+
+
+def print_skipped(out: Console, skipped: Sequence[Skip]) -> None:
+    reasons = Counter(skip.reason for skip in skipped)
+    nodes = dict(grouped((skip.reason, skip.node) for skip in skipped))
+    for reason, number in reasons.items():
+        note(out, f"left alone, {number} {'layer' if number == 1 else 'layers'}: {reason} ({name_some(nodes[reason])})")
+
+
+def print_comparison(out: Console, comparison: Comparison, title: str) -> None:
+    rows = table(title, "output", "max diff", "mean diff", "SQNR dB", "cosine", "top-1 same")
+    vacuous: list[str] = []
+    for output in comparison.outputs:
+        label = output.name + (f" (feeds {output.feeds})" if output.feeds else "")
+        rows.add_row(Text(label), *output_cells(output))
+        if output.vacuous is not None:
+            vacuous.append(f"{output.name} says nothing about the change: {output.vacuous}")
+    out.print(rows)
+    for text in (*vacuous, *comparison.notes):
+        note(out, text)
+
+
+def output_cells(output: OutputComparison) -> tuple[str, ...]:
+    return (
+        number(output.max_difference, ".3g"),
+        number(output.mean_difference, ".3g"),
+        "equal" if output.sqnr_db == math.inf else number(output.sqnr_db, ".2f"),
+        number(output.cosine, ".5f"),
+        share(output.top1),
+    )
+
+
+def number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,350 @@
+"""Constant tensors by name: read as arrays over the mapped files, written back when the model is saved.
+
+A tensor's bytes are in one of four places: in the skeleton proto (small), in the model file (lifted, see `wire`), in an
+external data file, or in memory since somebody assigned it. Only the last costs memory, and large ones are moved to an
+unnamed temporary file, so that pruning a model larger than memory is no special case.
+"""
+
+import mmap
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxsparse.errors import ModelError
+from onnxsparse.wire import BULK_BYTES, LIFTED_LOCATION, RAW_DATA
+
+Array = NDArray[np.generic]
+
+SPILL_BYTES = 64 << 20
+"""Assigned arrays above this total go to a temporary file."""
+
+PACKED_TYPES = {
+    getattr(TensorProto, name) for name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if hasattr(TensorProto, name)
+}
+"""Element types of less than a byte: their bytes are not the array's bytes."""
+
+
+class MappedFile:
+    """A file read through a memory map, and released when told: mapped pages count as resident until then."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        """Takes the descriptor over; `path` is for messages."""
+        self.descriptor = descriptor
+        self.path = path
+        self.size = os.lseek(descriptor, 0, os.SEEK_END)
+        self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if self.size else None
+
+    @classmethod
+    def open(cls, path: Path) -> "MappedFile":
+        return cls(os.open(path, os.O_RDONLY), path)
+
+    def view(self) -> memoryview:
+        return memoryview(self._map) if self._map is not None else memoryview(b"")
+
+    def release(self) -> None:
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """The bytes of one tensor, in memory or at [offset, offset + length) of a file, and their TensorProto field."""
+
+    data: memoryview | None
+    file: MappedFile | None = None
+    offset: int = 0
+    length: int = 0
+    field: int = RAW_DATA
+
+    @classmethod
+    def of(cls, data: memoryview, field: int = RAW_DATA) -> "Payload":
+        return cls(data, length=len(data), field=field)
+
+    def view(self) -> memoryview:
+        if self.data is not None:
+            return self.data
+        assert self.file is not None
+        return self.file.view()[self.offset : self.offset + self.length]
+
+    def write_to(self, file: IO[bytes]) -> None:
+        """Append to `file`, inside the kernel where the bytes are in a file and the system can."""
+        if self.file is None or sys.platform != "linux":
+            file.write(self.view())
+            return
+        file.flush()
+        done = 0
+        while done < self.length:
+            done += os.sendfile(file.fileno(), self.file.descriptor, self.offset + done, self.length - done)
+        file.seek(0, os.SEEK_END)
+
+    def release(self) -> None:
+        if self.file is not None:
+            self.file.release()
+
+
+class Weights:
+    """Name → array, over every constant tensor of the model: initializers, and Constant nodes under their output's name.
+
+    Reading gives a read-only array of the tensor's shape. Assigning replaces values, and shape or element type if they
+    differ. Tensors of If, Loop and Scan bodies and of functions are found too; where a name is taken already, theirs is
+    `graph or function name/name`.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, payloads: list[Payload], folder: Path | None) -> None:
+        self._proto = proto
+        self._payloads = payloads
+        self._folder = folder
+        self._side_files: dict[str, MappedFile] = {}
+        self._held_bytes = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Index the tensors anew, after tensors were added to or removed from the proto."""
+        self._tensors: dict[str, TensorProto] = {}
+        self._names: dict[tuple[str, str], str] = {}
+        for scope, name, tensor in tensors(self._proto):
+            if name:
+                key = name if name not in self._tensors else f"{scope}/{name}"
+                self._tensors.setdefault(key, tensor)
+                self._names.setdefault((scope, name), key)
+
+    def find(self, scope: str, name: str) -> str | None:
+        """The name here of tensor `name` of the graph or function `scope` (empty: the main graph)."""
+        return self._names.get((scope, name))
+
+    def find_payload(self, tensor: TensorProto) -> str | None:
+        """The name here of the tensor whose lifted payload another proto's `tensor` refers to."""
+        if not is_lifted(tensor):
+            return None
+        return next((n for n, t in self._tensors.items() if is_lifted(t) and t.external_data == tensor.external_data), None)
+
+    def copy(self, proto: onnx.ModelProto) -> "Weights":
+        """The same payloads over a copy of the proto."""
+        twin = Weights(proto, list(self._payloads), self._folder)
+        twin._side_files = self._side_files
+        return twin
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def proto(self, name: str) -> TensorProto:
+        """The tensor's description (dims, data_type, metadata); its data may be elsewhere."""
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise ModelError(f"the model has no constant tensor named '{name}'") from None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.proto(name).dims)
+
+    def __getitem__(self, name: str) -> Array:
+        tensor = self.proto(name)
+        payload = self.payload(tensor)
+        array = read_small(name, tensor) if payload is None else read_bytes(name, tensor, payload.view())
+        array.flags.writeable = False
+        return array
+
+    def __setitem__(self, name: str, array: Array) -> None:
+        tensor = self.proto(name)
+        data_type = tensor.data_type
+        if array.dtype != helper.tensor_dtype_to_np_dtype(data_type):
+            data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        small = data_type in PACKED_TYPES or array.nbytes < BULK_BYTES
+        if small:
+            new = numpy_helper.from_array(array)
+            clear_data(tensor)
+            tensor.raw_data = new.raw_data
+            tensor.data_type = new.data_type
+        else:
+            self._point(tensor, self._hold(np.ascontiguousarray(array)), data_type)
+        tensor.dims[:] = array.shape
+
+    def assign_parts(self, name: str, parts: Iterable[Array]) -> None:
+        """Replace a tensor's values, given as consecutive flat parts of the same element type, without holding them all."""
+        tensor = self.proto(name)
+        size = self[name].nbytes
+        if size < BULK_BYTES or self._held_bytes + size <= SPILL_BYTES:
+            self[name] = np.concatenate([part.reshape(-1) for part in parts]).reshape(self.shape(name))
+            return
+        self._point(tensor, spilled(parts), tensor.data_type)
+
+    def _point(self, tensor: TensorProto, payload: Payload, data_type: int) -> None:
+        self._payloads.append(payload)
+        clear_data(tensor)
+        set_external(tensor, LIFTED_LOCATION, offset=len(self._payloads) - 1)
+        tensor.data_type = data_type
+
+    def _hold(self, array: Array) -> Payload:
+        """Keep an assigned array: in memory while little is held, in an unnamed temporary file beyond."""
+        if self._held_bytes + array.nbytes <= SPILL_BYTES:
+            self._held_bytes += array.nbytes
+            return Payload.of(byte_view(array.copy()))
+        return spilled([array])
+
+    def payload(self, tensor: TensorProto) -> Payload | None:
+        """Where a tensor's bytes are, if not in the proto. Raises ModelError for external data that is not there."""
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return None
+        entries = {e.key: e.value for e in tensor.external_data}
+        if entries.get("location") == LIFTED_LOCATION:
+            return self._payloads[int(entries["offset"])]
+        return self._external(tensor.name, entries)
+
+    def _external(self, name: str, entries: dict[str, str]) -> Payload:
+        location = entries.get("location", "")
+        file = self._side_files.get(location)
+        if file is None:
+            file = self._side_files[location] = open_side_file(name, location, self._folder)
+        try:
+            offset = int(entries.get("offset", "0"))
+            length = int(entries.get("length", str(file.size - offset)))
+        except ValueError:
+            raise ModelError(f"tensor '{name}': its external data has an offset or length that is no number") from None
+        if offset < 0 or length < 0 or offset + length > file.size:
+            raise ModelError(f"tensor '{name}': bytes {offset} to {offset + length} are not in {file.path} ({file.size} bytes)")
+        return Payload(None, file, offset, length)
+
+    def release(self, name: str) -> None:
+        """Give back the mapped pages that reading `name` took."""
+        payload = self.payload(self.proto(name))
+        if payload is not None:
+            payload.release()
+
+    def lifted(self, index: int) -> Payload:
+        """Payload `index` of the marks that `wire.lift` and assignment leave."""
+        return self._payloads[index]
+
+    def side_files(self) -> set[Path]:
+        """The external data files the model refers to."""
+        found = (e.value for t in self._tensors.values() if not is_lifted(t) for e in t.external_data if e.key == "location")
+        return {self._folder / location for location in found if self._folder is not None}
+
+    @property
+    def inline_bytes(self) -> int:
+        """Bytes of the payloads that a save writes into the model file itself."""
+        found = (self.payload(t) for t in self._tensors.values() if is_lifted(t))
+        return sum(p.length for p in found if p is not None)
+
+
+def spilled(parts: Iterable[Array]) -> Payload:
+    """Consecutive arrays in an unnamed temporary file that goes away with its last reader."""
+    with tempfile.TemporaryFile() as file:
+        for part in parts:
+            file.write(byte_view(part))
+        file.flush()
+        mapped = MappedFile(os.dup(file.fileno()), Path("(temporary file)"))
+    return Payload(None, mapped, 0, mapped.size)
+
+
+def byte_view(array: Array) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, str, TensorProto]]:
+    """(scope, name, tensor) of every tensor in the proto, the main graph's first.
+
+    The scope of a body is the path of nodes and attributes that leads to it, of a function its name. A tensor in an
+    attribute of another node than Constant has no name.
+    """
+    graphs: list[tuple[str, onnx.GraphProto]] = [("", proto.graph)]
+    for scope, graph in graphs:
+        yield from ((scope, t.name, t) for t in graph.initializer)
+        for node in graph.node:
+            yield from node_tensors(scope, node)
+            graphs += [(body_scope(scope, node, a), g) for a in node.attribute for g in bodies(a)]
+    for function in proto.functions:
+        for node in function.node:
+            yield from node_tensors(function.name, node)
+
+
+def node_tensors(scope: str, node: onnx.NodeProto) -> Iterator[tuple[str, str, TensorProto]]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            is_value = node.op_type == "Constant" and attribute.name == "value" and node.output
+            yield scope, node.output[0] if is_value else "", attribute.t
+        yield from ((scope, "", t) for t in attribute.tensors)
+
+
+def bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    """The graphs an attribute holds."""
+    return [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+
+
+def body_scope(scope: str, node: onnx.NodeProto, attribute: onnx.AttributeProto) -> str:
+    own = f"{node.name or node.output[0]}.{attribute.name}"
+    return f"{scope}/{own}" if scope else own
+
+
+def is_lifted(tensor: TensorProto) -> bool:
+    return tensor.data_location == TensorProto.EXTERNAL and any(
+        e.key == "location" and e.value == LIFTED_LOCATION for e in tensor.external_data
+    )
+
+
+def set_external(tensor: TensorProto, location: str, offset: int, length: int | None = None) -> None:
+    """Point a tensor at bytes outside the proto."""
+    del tensor.external_data[:]
+    tensor.data_location = TensorProto.EXTERNAL
+    found = {"location": location, "offset": str(offset)} | ({} if length is None else {"length": str(length)})
+    for key, value in found.items():
+        tensor.external_data.add(key=key, value=value)
+
+
+def clear_data(tensor: TensorProto) -> None:
+    fields = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "external_data")
+    for field in (*fields, "raw_data", "data_location"):
+        tensor.ClearField(field)
+
+
+def open_side_file(name: str, location: str, folder: Path | None) -> MappedFile:
+    """The external data file of tensor `name`, in the model's folder: a model is data, not a way to read other files."""
+    if folder is None:
+        raise ModelError(f"tensor '{name}' keeps its data in '{location}', and the model was not loaded from a file")
+    path = folder / location
+    if not location or Path(location).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"tensor '{name}': external data '{location}' is not inside the model's folder {folder}")
+    try:
+        return MappedFile.open(path)
+    except OSError as error:
+        raise ModelError(f"tensor '{name}': external data file {path}: {error.strerror or error}") from None
+
+
+def read_small(name: str, tensor: TensorProto) -> Array:
+    try:
+        return np.array(numpy_helper.to_array(tensor))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"tensor '{name}' is damaged: {error}") from None
+
+
+def read_bytes(name: str, tensor: TensorProto, data: memoryview) -> Array:
+    """The array over `data`, a view wherever an element is at least a byte."""
+    shape = tuple(tensor.dims)
+    if tensor.data_type in PACKED_TYPES:
+        return read_small(name, TensorProto(dims=shape, data_type=tensor.data_type, raw_data=bytes(data)))
+    try:
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    except KeyError:
+        raise ModelError(f"tensor '{name}' has an unknown element type {tensor.data_type}") from None
+    wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if wanted != len(data):
+        raise ModelError(f"tensor '{name}' of shape {list(shape)} needs {wanted} bytes and has {len(data)}")
+    return np.frombuffer(data, dtype).reshape(shape)

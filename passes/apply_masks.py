@@ -1,0 +1,48 @@
+"""Zeros chosen elsewhere, or earlier, applied again."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from onnxsparse.constants import count_zeros, flat_zeros
+from onnxsparse.errors import ParamError
+from onnxsparse.facts import layers
+from onnxsparse.model import Model
+from onnxsparse.passbase import Change, StepReport
+from onnxsparse.pruning.masks import read_masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyMasks:
+    """Zero the weights that the masks of an earlier `prune --masks` leave out, found by name and shape."""
+
+    name: ClassVar[str] = "apply-masks"
+    changes_outputs: ClassVar[bool] = True
+
+    masks: Path
+    """npz of boolean arrays by weight name, True where the weight is kept."""
+
+    def run(self, model: Model) -> StepReport:
+        masks = read_masks(self.masks)
+        facts = layers(model)
+        uses = {use.tensor: (use, layer.node) for layer in facts for use in layer.weights}
+        changes: list[Change] = []
+        for name, mask in masks.items():
+            if name not in model.weights:
+                raise ParamError(f"apply-masks: {self.masks} has a mask for '{name}', and {model.name} has no such weight")
+            if mask.shape != model.weights.shape(name):
+                shapes = f"{list(mask.shape)}, and the weight in {model.name} is {list(model.weights.shape(name))}"
+                raise ParamError(f"apply-masks: the mask for '{name}' is {shapes}")
+            if name not in uses:
+                raise ParamError(f"apply-masks: '{name}' is no weight of a layer of {model.name}")
+            use, node = uses[name]
+            array = model.weights[name]
+            zeros = flat_zeros(model.weights, use.stored)
+            model.weights[name] = np.where(mask, array, zeros if zeros.ndim == 0 else zeros.reshape(array.shape))
+            after = count_zeros(use.stored, model.weights)
+            if after != use.zeros:
+                changes.append(Change(name, (node,), use.elements, use.zeros or 0, after))
+        notes = [] if changes else ["nothing changed: every weight that the masks leave out is zero already"]
+        return StepReport(self.name, changes=changes, notes=notes, before=facts.totals, after=layers(model).totals)

@@ -1,0 +1,238 @@
+"""Unstructured, block and N:M pruning towards a target."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from onnxsparse.constants import count_zeros
+from onnxsparse.errors import ParamError
+from onnxsparse.facts import Layers, Totals, layers
+from onnxsparse.model import Model
+from onnxsparse.passbase import Change, Skip, StepReport
+from onnxsparse.patterns import choose
+from onnxsparse.pruning.candidates import Candidate, find_candidates
+from onnxsparse.pruning.items import Blocks, Elements, finite_histogram, keep_n_of_m
+from onnxsparse.pruning.masks import mask_writer
+from onnxsparse.pruning.pattern import BlockPattern, GroupPattern, Pattern, parse_pattern
+from onnxsparse.pruning.plan import Plan, Ranking, plan_by_layer, plan_global, reachable, refuse
+from onnxsparse.pruning.scores import SCORES
+from onnxsparse.pruning.select import Choice
+
+DEFAULT_TARGET = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Zero the weights that matter least until the target is reached.
+
+    Without a target, half of the weights' operations go. Zeros that are there already count and stay, so the same
+    command prunes a model further after it was fine-tuned. File size and speed on a CPU do not change: zeros pay off on
+    hardware that skips them, and under compression.
+    """
+
+    name: ClassVar[str] = "prune"
+    changes_outputs: ClassVar[bool] = True
+
+    sparsity_op: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """Share of the weights' operations to be on zeros, 0 to 1 (default: 0.5)."""
+    sparsity: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """Share of the weights to be zero, 0 to 1, instead of --sparsity-op."""
+    scope: Literal["global", "layer"] = "global"
+    """One threshold for the model, or every layer to the target."""
+    score: Literal["lamp", "l1"] = "lamp"
+    """Importance: magnitude relative to its layer (lamp), or plain magnitude (l1, the paper's)."""
+    cost_exponent: Annotated[float | None, Field(ge=0, le=4)] = None
+    """Divide importance by operations to this power (default: 1 towards --sparsity-op, 0 towards --sparsity)."""
+    pattern: str = "element"
+    """Where zeros may be: element; 2:4, N of every M inputs kept; 4x1, blocks of outputs x inputs."""
+    protect: Literal["soft", "none"] = "soft"
+    """Spare stem, depthwise and output layers unless the target cannot be reached without them (soft), or not (none)."""
+    max_layer_sparsity: Annotated[float | None, Field(gt=0, le=1)] = None
+    """Cap for each layer (default: four fifths of the way from the target to 1; none with --scope layer)."""
+    only: tuple[str, ...] = ()
+    """Prune these layers alone: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
+    exclude: tuple[str, ...] = ()
+    """Leave these layers alone; patterns as in --only."""
+    masks: Path | None = None
+    """Also write the masks here (npz: weight name → True where kept)."""
+
+    def run(self, model: Model) -> StepReport:
+        pattern = self._pattern()
+        facts = layers(model)
+        chosen = choose(facts, self.only, "prune: --only", model.name) if self.only else {layer.node for layer in facts}
+        excluded = choose(facts, self.exclude, "prune: --exclude", model.name)
+        if self._by_operations and pattern_needs_target(pattern):
+            require_sizes(facts, model)
+        candidates, skipped = find_candidates(model, facts, chosen, excluded, by_operations=self._by_operations)
+        if isinstance(pattern, BlockPattern):
+            candidates, blockless = split_blockless(candidates)
+            skipped += blockless
+        before = facts.totals
+        if not candidates:
+            nothing = "nothing was pruned: no layer has weights that may be; the reasons are listed per layer"
+            return StepReport(self.name, skipped=skipped, notes=[nothing], before=before, after=before)
+        if isinstance(pattern, GroupPattern):
+            changes, more, notes = self._prune_groups(model, candidates, pattern)
+            skipped += more
+        else:
+            changes, notes = self._prune_to_target(model, candidates, before, pattern)
+        after = layers(model).totals if changes else before
+        return StepReport(
+            self.name,
+            changes=changes,
+            skipped=skipped,
+            notes=(*self._remarks(), *notes),
+            before=before,
+            after=after,
+            artifacts={self.masks: mask_writer(model.weights, [c.stored for c in candidates])} if self.masks else {},
+        )
+
+    def _pattern(self) -> Pattern:
+        """The pattern, checked against the options that it excludes."""
+        pattern = parse_pattern(self.pattern)
+        if self.sparsity_op is not None and self.sparsity is not None:
+            raise ParamError("prune: give --sparsity-op or --sparsity, not both")
+        if isinstance(pattern, GroupPattern) and (self.sparsity_op is not None or self.sparsity is not None):
+            raise ParamError(f"prune: --pattern {self.pattern} sets the sparsity of every layer; leave the target out")
+        return pattern
+
+    @property
+    def _target(self) -> tuple[str, float]:
+        if self.sparsity is not None:
+            return "sparsity", self.sparsity
+        return "sparsity_op", DEFAULT_TARGET if self.sparsity_op is None else self.sparsity_op
+
+    def _remarks(self) -> tuple[str, ...]:
+        if self.sparsity_op is None and self.sparsity is None and ":" not in self.pattern:
+            return ("no target was given: pruned to sparsity_op 0.5; choose with --sparsity-op or --sparsity",)
+        return ()
+
+    @property
+    def _by_operations(self) -> bool:
+        return self._target[0] == "sparsity_op"
+
+    def _prune_to_target(
+        self, model: Model, candidates: Sequence[Candidate], before: Totals, pattern: BlockPattern | None
+    ) -> tuple[list[Change], list[str]]:
+        kind, target = self._target
+        rankings = [self._rank(model, c, pattern) for c in candidates]
+        if self.scope == "layer":
+            cap = 1.0 if self.max_layer_sparsity is None else self.max_layer_sparsity
+            if cap < target:
+                raise ParamError(f"prune: --max-layer-sparsity {cap:g} is below the target {target:g} of every layer")
+            plan = plan_by_layer(rankings, target, cap)
+        else:
+            plan = self._plan_global(rankings, before, kind, target)
+        changes = [apply(model, r, choice) for r, choice in zip(rankings, plan.choices, strict=True) if choice.gain]
+        return changes, self._tell(rankings, plan, changes, kind, target)
+
+    def _plan_global(self, rankings: Sequence[Ranking], before: Totals, kind: str, target: float) -> Plan:
+        total = before.weight_macs if self._by_operations else before.weights
+        base = (before.zero_macs if self._by_operations else before.zero_weights) or 0
+        cap = default_cap(target) if self.max_layer_sparsity is None else self.max_layer_sparsity
+        need = math.ceil(target * total) - base
+        highest = reachable(rankings, base, total, cap)
+        if highest < target and need > 0:
+            raise refuse(kind, target, highest, cap)
+        return plan_global(rankings, need, cap, protect=self.protect == "soft")
+
+    def _rank(self, model: Model, candidate: Candidate, pattern: BlockPattern | None) -> Ranking:
+        weight = candidate.uses if self._by_operations else 1
+        exponent = float(self._by_operations) if self.cost_exponent is None else self.cost_exponent
+        items = make_items(model, candidate, pattern)
+        counts = finite_histogram(items, candidate.nodes[0])
+        score = SCORES[self.score](counts, max(candidate.uses, 1) ** exponent)
+        return Ranking(candidate, items, counts, score, weight)
+
+    def _tell(self, rankings: Sequence[Ranking], plan: Plan, changes: Sequence[Change], kind: str, target: float) -> list[str]:
+        if not changes:
+            return [f"nothing was pruned: {kind} is {target:g} or more already"]
+        cut = [r.candidate for r, c in zip(rankings, plan.choices, strict=True) if c.gain and r.candidate.protected]
+        if not plan.cut_protected or not cut or self.protect == "none":
+            return []
+        why = "every layer goes to the target" if self.scope == "layer" else "the target cannot be reached without them"
+        return [f"protected layers were pruned too, since {why}: " + ", ".join(f"{c.nodes[0]} ({c.protected})" for c in cut)]
+
+    def _prune_groups(
+        self, model: Model, candidates: Sequence[Candidate], pattern: GroupPattern
+    ) -> tuple[list[Change], list[Skip], list[str]]:
+        changes: list[Change] = []
+        skipped: list[Skip] = []
+        for candidate in candidates:
+            axis = stored_axis(candidate, "input")
+            reason = why_no_groups(model, candidate, axis, pattern, protect=self.protect == "soft")
+            if reason is not None or axis is None:
+                skipped += [Skip(node, reason or "") for node in candidate.nodes]
+                continue
+            finite_histogram(Elements(model.weights, candidate.stored, candidate.elements), candidate.nodes[0])
+            array = keep_n_of_m(model.weights, candidate.stored, axis, pattern.keep, pattern.group)
+            model.weights[candidate.name] = array
+            zeros = count_zeros(candidate.stored, model.weights)
+            if zeros > candidate.zeros:
+                changes.append(Change(candidate.name, candidate.nodes, candidate.elements, candidate.zeros, zeros))
+        notes = [] if changes else [f"nothing was pruned: every layer that can be is {self.pattern} already, or none can be"]
+        return changes, skipped, notes
+
+
+def default_cap(target: float) -> float:
+    """Leaves every layer a fifth of the density the model keeps, so that no layer is emptied for being expensive."""
+    return 1 - (1 - target) / 5
+
+
+def require_sizes(facts: Layers, model: Model) -> None:
+    """Raises ParamError where operations cannot be weighed because input sizes are open."""
+    unknown = [layer.node for layer in facts if layer.weights and layer.macs is None]
+    if unknown and facts.binding.unbound:
+        raise ParamError(
+            f"prune: the operations of {len(unknown)} layers of {model.name} depend on input sizes that are open; "
+            f"give them with --input-shape ({'; '.join(facts.binding.unbound)}), or prune towards --sparsity"
+        )
+
+
+def pattern_needs_target(pattern: Pattern) -> bool:
+    return not isinstance(pattern, GroupPattern)
+
+
+def split_blockless(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Skip]]:
+    """Candidates in which blocks can be told, and the others with the reason."""
+    blocked = [c for c in candidates if None not in (stored_axis(c, "output"), stored_axis(c, "input"))]
+    reason = "its output and input axes cannot be told"
+    return blocked, [Skip(node, reason) for c in candidates if c not in blocked for node in c.nodes]
+
+
+def make_items(model: Model, candidate: Candidate, pattern: BlockPattern | None) -> Elements | Blocks:
+    nonzeros = candidate.elements - candidate.zeros
+    output, inputs = stored_axis(candidate, "output"), stored_axis(candidate, "input")
+    if pattern is None or output is None or inputs is None:
+        return Elements(model.weights, candidate.stored, nonzeros)
+    return Blocks(model.weights, candidate.stored, nonzeros, pattern.rows, pattern.columns, output, inputs)
+
+
+def stored_axis(candidate: Candidate, which: Literal["input", "output"]) -> int | None:
+    """The stored tensor's axis that counts the op's inputs or outputs; None where it cannot be told."""
+    axes, seen = candidate.stored.axes, candidate.use.axes
+    if axes is None or seen is None:
+        return None
+    return axes[seen.input if which == "input" else seen.output]
+
+
+def why_no_groups(model: Model, candidate: Candidate, axis: int | None, pattern: GroupPattern, *, protect: bool) -> str | None:
+    if protect and candidate.protected is not None:
+        return f"protected: {candidate.protected}"
+    if axis is None:
+        return "its input axis cannot be told"
+    size = model.weights.shape(candidate.name)[axis]
+    if size % pattern.group:
+        return f"its input axis has {size} elements, not a multiple of {pattern.group}"
+    return None
+
+
+def apply(model: Model, ranking: Ranking, choice: Choice) -> Change:
+    candidate = ranking.candidate
+    model.weights.assign_parts(candidate.name, ranking.items.zeroed(choice))
+    after = candidate.zeros + choice.gain
+    return Change(candidate.name, candidate.nodes, candidate.elements, candidate.zeros, after)

@@ -1,0 +1,21 @@
+"""The opposite of annotate."""
+
+from typing import ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from onnxsparse import metadata
+from onnxsparse.model import Model
+from onnxsparse.passbase import StepReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """Take the annotations of `annotate` off the model; other metadata stays."""
+
+    name: ClassVar[str] = "strip"
+    changes_outputs: ClassVar[bool] = False
+
+    def run(self, model: Model) -> StepReport:
+        count = metadata.strip(model.proto)
+        return StepReport(self.name, notes=[f"annotations removed from {count} nodes" if count else "there were no annotations"])
