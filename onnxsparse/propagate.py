@@ -52,6 +52,8 @@ class Propagation:
                 self._run_bodies(graph, index, spec)
             elif node.domain in STANDARD_DOMAINS:
                 self._step(graph.scope, node, spec, version)
+            elif spec is not None:
+                self._step_beyond_onnx(graph.scope, node, spec)
 
     def _run_bodies(self, graph: Graph, index: int, spec: OpSpec) -> None:
         """Both branches of an If, unless its condition is known; the outputs take the shapes the branches agree on."""
@@ -84,6 +86,21 @@ class Propagation:
                     self._set_value(scope, name, value)
         elif any(not is_static(self._shape(scope, o)) for o in node.output if o):
             self._infer(scope, node, version)
+
+    def _step_beyond_onnx(self, scope: str, node: onnx.NodeProto, spec: OpSpec) -> None:
+        """An op that onnx does not define: by the standard op it is like, or by its own formula."""
+        if spec.like is not None:
+            twin = onnx.helper.make_node(spec.like, node.input, node.output)
+            allowed = defs.get_schema(spec.like, self.opsets[""]).attributes
+            twin.attribute.extend(a for a in node.attribute if a.name in allowed)
+            self._infer(scope, twin, self.opsets[""])
+        elif spec.shape is not None:
+            formula = spec.shape
+            op = OpView(node, tuple(self._shape(scope, i) for i in node.input), ())
+            shape = attempt(lambda: formula(op))
+            if shape is not None:
+                self._set_shape(scope, node.output[0], shape)
+                self.types.setdefault(node.output[0], self.types.get(node.input[0], 0))
 
     def _evaluate(self, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> list[Array] | None:
         """The node's outputs, if they follow from values that are known and small."""

@@ -78,5 +78,5 @@ SPECS = (
         weights=(WeightSlot(at=3, axes=conv_axes, zero_point=5, scale=4),),
         depthwise=partial(is_depthwise, weight=3),
     ),
-    OpSpec(op_type="FusedConv", domain="com.microsoft", macs=conv_macs, weights=(KERNEL,), depthwise=is_depthwise),
+    OpSpec(op_type="FusedConv", domain="com.microsoft", like="Conv", macs=conv_macs, weights=(KERNEL,), depthwise=is_depthwise),
 )

@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from onnxsparse.ops.spec import OpSpec, OpView, Packing, UnknownFact, WeightAxes, WeightSlot, product
+import numpy as np
+
+from onnxsparse.ops.spec import OpSpec, OpView, Packing, Size, UnknownFact, WeightAxes, WeightSlot, product
 
 
 def matmul_macs(op: OpView) -> int:
@@ -24,6 +26,16 @@ def fused_matmul_macs(op: OpView) -> int:
     if op.number("transA", 0):
         contracted = a[0] if op.number("transBatchA", 0) else a[-2]
     return product(op.output()) * contracted
+
+
+def fused_matmul_shape(op: OpView) -> Size:
+    """numpy.matmul's, the operands transposed first; unknown where the batch axes are moved."""
+    if op.number("transBatchA", 0) or op.number("transBatchB", 0) or min(len(op.input(0)), len(op.input(1))) < 2:
+        raise UnknownFact("shape")
+    a, b = op.input(0), op.input(1)
+    rows = a[-1] if op.number("transA", 0) else a[-2]
+    columns = b[-2] if op.number("transB", 0) else b[-1]
+    return (*np.broadcast_shapes(a[:-2], b[:-2]), rows, columns)
 
 
 def gemm_macs(op: OpView) -> int:
@@ -176,11 +188,12 @@ SPECS = (
         macs=gemm_macs,
         weights=(WeightSlot(at=3, axes=gemm_right_axes, zero_point=5, scale=4),),
     ),
-    OpSpec(op_type="FusedGemm", domain="com.microsoft", macs=gemm_macs, weights=GEMM_SIDES),
+    OpSpec(op_type="FusedGemm", domain="com.microsoft", like="Gemm", macs=gemm_macs, weights=GEMM_SIDES),
     OpSpec(
         op_type="FusedMatMul",
         domain="com.microsoft",
         macs=fused_matmul_macs,
+        shape=fused_matmul_shape,
         weights=(WeightSlot(at=1, axes=FUSED_RIGHT), WeightSlot(at=0, axes=FUSED_LEFT)),
     ),
     OpSpec(

@@ -64,6 +64,11 @@ def known(shape: tuple[int | None, ...] | None) -> Size:
     return tuple(d for d in shape if d is not None)
 
 
+def same_shape(op: OpView) -> Size:
+    """The first input's."""
+    return op.input(0)
+
+
 def product(sizes: Size) -> int:
     return math.prod(sizes)
 
@@ -112,6 +117,8 @@ class OpSpec:
     `moves`: its outputs are elements of its inputs, moved, left out or repeated.
     `random`: its output is no constant even without inputs.
     `value`: its output, where that follows from its inputs' shapes.
+    `like`: the standard op that shape inference may take it for, where onnx does not define it.
+    `shape`: the shape of its first output, likewise.
     `index_at`: the input whose values are positions along an axis of input 0.
     `compares`: it tells which elements are equal to another input's.
     `selects`: the inputs whose small changes may change which elements come out, so that outputs behind it do not compare.
@@ -126,6 +133,8 @@ class OpSpec:
     body: "Body | None" = None
     random: bool = False
     moves: bool = False
+    like: str | None = None
+    shape: Callable[[OpView], Size] | None = None
     index_at: int | None = None
     selects: tuple[int, ...] = ()
     compares: bool = False

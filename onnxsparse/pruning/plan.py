@@ -70,6 +70,6 @@ def reachable(rankings: Sequence[Ranking], base: int, total: int, max_sparsity: 
 
 def refuse(target: str, value: float, highest: float, max_sparsity: float) -> ParamError:
     """What to say where a target is out of reach."""
-    cap = f" with at most {max_sparsity:.1%} of a layer's weights (--max-layer-sparsity)" if max_sparsity < 1 else ""
+    cap = f" with --max-layer-sparsity {max_sparsity:g}" if max_sparsity < 1 else ""
     shown = math.floor(highest * 1000) / 10
     return ParamError(f"prune: {target} {value:g} cannot be reached: {shown:g} % is the most that these layers allow{cap}")

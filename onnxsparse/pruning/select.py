@@ -116,22 +116,22 @@ def select(ranked: Sequence[Ranked], need: int) -> list[Choice]:
 def find_brackets(ranked: Sequence[Ranked], need: int) -> list[Bracket]:
     """For every tensor the bins that may be cut by the common threshold, or by the tensor's own limit."""
     edges = bin_edges()
-    lows, highs, gains, owners = [], [], [], []
+    lows, highs, most, least = [], [], [], []
     cumulative: list[Counts] = []
     used: list[NDArray[np.intp]] = []
-    for i, r in enumerate(ranked):
+    for r in ranked:
         total = np.cumsum(r.counts)
         cumulative.append(total)
         # an empty first bin counts too: it holds the items that are zero already
         bins = np.flatnonzero(r.counts)
         used.append(bins)
-        allowed = np.minimum(total[bins], r.limit)
-        scores = r.score(edges[bins], bins)
-        lows.append(scores)
+        lows.append(r.score(edges[bins], bins))
         highs.append(r.score(np.nextafter(edges[bins + 1], 0), bins))
-        gains.append(np.diff(allowed, prepend=0) * r.weight)
-        owners.append(np.full(bins.size, i))
-    low, high = threshold_range(np.concatenate(lows), np.concatenate(highs), np.concatenate(gains), need)
+        most.append(np.diff(np.minimum(total[bins], r.limit), prepend=0) * r.weight)
+        # a block that the limit cuts through cannot go, so the bin of the limit may give nothing
+        least.append(np.where(total[bins] <= r.limit, r.counts[bins], 0) * r.weight)
+    low = threshold_score(lows, most, need)
+    high = threshold_score(highs, least, need)
     found = []
     for i, r in enumerate(ranked):
         bins = used[i]
@@ -149,15 +149,12 @@ def first_bin(bins: NDArray[np.intp], condition: NDArray[np.bool_]) -> int:
     return int(bins[at]) if at < len(bins) else FIRST_NOT_FINITE
 
 
-def threshold_range(lows: NDArray[np.float64], highs: NDArray[np.float64], gains: Counts, need: int) -> tuple[float, float]:
-    """Scores between which the common threshold lies, from the score range and gain of every bin."""
-    by_low, by_high = np.argsort(lows, kind="stable"), np.argsort(highs, kind="stable")
-    # at most: all bins that begin below; at least: all bins that end below
-    at_most = int(np.searchsorted(np.cumsum(gains[by_low]), need))
-    at_least = int(np.searchsorted(np.cumsum(gains[by_high]), need))
-    low = lows[by_low[at_most]] if at_most < len(lows) else np.inf
-    high = highs[by_high[at_least]] if at_least < len(highs) else np.inf
-    return float(low), float(high)
+def threshold_score(scores: list[NDArray[np.float64]], gains: list[Counts], need: int) -> float:
+    """The score at which the gains, taken in order of score, sum to `need`; infinity if they never do."""
+    every = np.concatenate(scores)
+    order = np.argsort(every, kind="stable")
+    at = int(np.searchsorted(np.cumsum(np.concatenate(gains)[order]), need))
+    return float(every[order[at]]) if at < len(every) else np.inf
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,109 @@
+"""The one graph builder of the tests. Shapes are written as `1x3x8x8`; a letter is a symbolic size."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxsparse.model import Model
+
+Array = NDArray[Any]
+Values = Mapping[str, "str | Array"]
+
+FLOAT, INT64, INT32, UINT8, INT8, BOOL = (
+    TensorProto.FLOAT,
+    TensorProto.INT64,
+    TensorProto.INT32,
+    TensorProto.UINT8,
+    TensorProto.INT8,
+    TensorProto.BOOL,
+)
+
+
+def sizes(shape: str) -> list[int | str]:
+    return [int(part) if part.lstrip("-").isdigit() else part for part in shape.split("x")] if shape else []
+
+
+def node(op: str, inputs: str, outputs: str, *, name: str | None = None, domain: str = "", **attributes: Any) -> onnx.NodeProto:
+    """`inputs` and `outputs` are names with blanks between them; `_` leaves an optional one out."""
+    names = [["" if n == "_" else n for n in text.split()] for text in (inputs, outputs)]
+    return helper.make_node(op, *names, name=outputs.split()[0] if name is None else name, domain=domain, **attributes)
+
+
+def weight(shape: str, seed: int = 0) -> Array:
+    """Normal float32 values."""
+    return np.random.default_rng(seed).standard_normal([int(s) for s in sizes(shape)]).astype(np.float32)
+
+
+def value(name: str, shape: str | None, dtype: int = FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, None if shape is None else sizes(shape))
+
+
+def proto(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, str | tuple[str, int]],
+    outputs: Sequence[str] = ("y",),
+    weights: Values | None = None,
+    *,
+    opset: int = 17,
+    domains: Mapping[str, int] | None = None,
+    ir_version: int = 8,
+    functions: Sequence[onnx.FunctionProto] = (),
+    value_info: Sequence[onnx.ValueInfoProto] = (),
+) -> onnx.ModelProto:
+    """A model; outputs have the type that is inferred, weights given as a shape get normal values."""
+    arrays = {n: weight(w, seed) if isinstance(w, str) else w for seed, (n, w) in enumerate((weights or {}).items())}
+    graph = helper.make_graph(
+        list(nodes),
+        "test",
+        [value(n, *(s if isinstance(s, tuple) else (s,))) for n, s in inputs.items()],
+        [onnx.ValueInfoProto(name=n) for n in outputs],
+        [numpy_helper.from_array(a, n) for n, a in arrays.items()],
+        value_info=list(value_info),
+    )
+    imports = [helper.make_opsetid(d, v) for d, v in {"": opset, **(domains or {})}.items()]
+    made = helper.make_model(graph, opset_imports=imports, ir_version=ir_version, functions=list(functions))
+    inferred = onnx.shape_inference.infer_shapes(made, data_prop=True).graph
+    for old, new in zip(made.graph.output, inferred.output, strict=True):
+        old.CopyFrom(new if new.HasField("type") else value(new.name, None))
+    return made
+
+
+def model(*args: Any, **kwargs: Any) -> Model:
+    """As `proto`, loaded."""
+    return Model.from_proto(proto(*args, **kwargs))
+
+
+def single(op: str, order: str, inputs: Mapping[str, Any], weights: Values | None = None, **options: Any) -> Model:
+    """A model of one node whose inputs are `order`; options that `proto` does not take are attributes."""
+    taken = {k: options.pop(k) for k in ("opset", "domains", "ir_version") if k in options}
+    domain = options.pop("domain", "")
+    outputs = options.pop("outputs", "y")
+    if domain:
+        taken.setdefault("domains", {domain: 1})
+    return model([node(op, order, outputs, domain=domain, **options)], inputs, outputs.split()[:1], weights, **taken)
+
+
+def conv(x: str, w: str, **attributes: Any) -> Model:
+    kernel = [int(s) for s in sizes(w)[2:]]
+    if isinstance(attributes.get("pads"), int):
+        attributes["pads"] = [attributes["pads"]] * 2 * len(kernel)
+    for name in ("strides", "dilations"):
+        if isinstance(attributes.get(name), int):
+            attributes[name] = [attributes[name]] * len(kernel)
+    return single("Conv", "x w", {"x": x}, {"w": w}, **attributes)
+
+
+def chain(*widths: int, size: int = 8, kernel: int = 3) -> onnx.ModelProto:
+    """Convolutions with ReLU one after the other: widths of input, conv0, conv1, …; named `conv0` with weight `conv0.weight`."""
+    nodes, weights, last = [], {}, "x"
+    for i, (into, out) in enumerate(zip(widths, widths[1:], strict=False)):
+        weights |= {f"conv{i}.weight": weight(f"{out}x{into}x{kernel}x{kernel}", i), f"conv{i}.bias": weight(f"{out}", 100 + i)}
+        end = "y" if i == len(widths) - 2 else f"relu{i}"
+        nodes.append(node("Conv", f"{last} conv{i}.weight conv{i}.bias", f"conv{i}", pads=[kernel // 2] * 4))
+        nodes.append(node("Relu", f"conv{i}", end, name=f"relu{i}"))
+        last = end
+    return proto(nodes, {"x": f"1x{widths[0]}x{size}x{size}"}, ["y"], weights)
