@@ -59,7 +59,7 @@ def inspect(
     *,
     top: int | None = None,
     sort: Literal["graph", "macs", "weights", "sparsity", "sparsity_op"] = "graph",
-    json_file: Annotated[str | None, Parameter(name="--json")] = None,
+    json_file: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
     sizes: Sizes = Sizes(),
 ) -> None:
     """Show what each layer of a model costs and how sparse it is.
@@ -98,7 +98,7 @@ def compare(
     *,
     min_sqnr: float | None = None,
     seed: int = 0,
-    json_file: Annotated[str | None, Parameter(name="--json")] = None,
+    json_file: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
     running: Running = Running(),
     sizes: Sizes = Sizes(),
 ) -> int:

@@ -1,5 +1,6 @@
 """The one graph builder of the tests. Shapes are written as `1x3x8x8`; a letter is a symbolic size."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxsparse.model import Model
 
 Array = NDArray[Any]
-Values = Mapping[str, "str | Array"]
+Values = Mapping[str, "str | Array | np.generic"]
 
 FLOAT, INT64, INT32, UINT8, INT8, BOOL = (
     TensorProto.FLOAT,
@@ -29,8 +30,8 @@ def sizes(shape: str) -> list[int | str]:
 
 def node(op: str, inputs: str, outputs: str, *, name: str | None = None, domain: str = "", **attributes: Any) -> onnx.NodeProto:
     """`inputs` and `outputs` are names with blanks between them; `_` leaves an optional one out."""
-    names = [["" if n == "_" else n for n in text.split()] for text in (inputs, outputs)]
-    return helper.make_node(op, *names, name=outputs.split()[0] if name is None else name, domain=domain, **attributes)
+    used, made = (["" if n == "_" else n for n in text.split()] for text in (inputs, outputs))
+    return helper.make_node(op, used, made, name=made[0] if name is None else name, domain=domain, **attributes)
 
 
 def weight(shape: str, seed: int = 0) -> Array:
@@ -61,7 +62,7 @@ def proto(
         "test",
         [value(n, *(s if isinstance(s, tuple) else (s,))) for n, s in inputs.items()],
         [onnx.ValueInfoProto(name=n) for n in outputs],
-        [numpy_helper.from_array(a, n) for n, a in arrays.items()],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items()],
         value_info=list(value_info),
     )
     imports = [helper.make_opsetid(d, v) for d, v in {"": opset, **(domains or {})}.items()]
@@ -99,8 +100,10 @@ def conv(x: str, w: str, **attributes: Any) -> Model:
 
 def chain(*widths: int, size: int = 8, kernel: int = 3) -> onnx.ModelProto:
     """Convolutions with ReLU one after the other: widths of input, conv0, conv1, …; named `conv0` with weight `conv0.weight`."""
-    nodes, weights, last = [], {}, "x"
-    for i, (into, out) in enumerate(zip(widths, widths[1:], strict=False)):
+    nodes: list[onnx.NodeProto] = []
+    weights: dict[str, str | Array] = {}
+    last = "x"
+    for i, (into, out) in enumerate(itertools.pairwise(widths)):
         weights |= {f"conv{i}.weight": weight(f"{out}x{into}x{kernel}x{kernel}", i), f"conv{i}.bias": weight(f"{out}", 100 + i)}
         end = "y" if i == len(widths) - 2 else f"relu{i}"
         nodes.append(node("Conv", f"{last} conv{i}.weight conv{i}.bias", f"conv{i}", pads=[kernel // 2] * 4))

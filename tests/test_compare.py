@@ -96,7 +96,8 @@ def test_seeded_inputs_fit_what_the_model_does_with_them() -> None:
     ]
     inputs = {"ids": ("1x50", INT64), "mask": ("1x50x1", INT64), "rate": ("", INT64)}
     weights = {"table": "7x5", "wanted": np.array(16000, np.int64), "zero": np.array(0, np.float32)}
-    result = compare(*[model(nodes, inputs, ["y"], weights)] * 2)
+    built = model(nodes, inputs, ["y"], weights)
+    result = compare(built, built)
     assert result.outputs[0].vacuous is None
     assert result.notes == (
         "2 seeded random inputs",
@@ -141,7 +142,7 @@ class TestData:
             load_samples(write(tmp_path, a=np.zeros(4, np.float32)), built)
 
     def test_an_empty_folder_and_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match="holds no .npy or .npz"):
+        with pytest.raises(ModelError, match=r"holds no \.npy or \.npz"):
             load_samples(tmp_path, linear())
         with pytest.raises(ModelError, match="No such file"):
             load_samples(tmp_path / "none.npz", linear())

@@ -15,7 +15,8 @@ MS = "com.microsoft"
 
 
 def int8(shape: str) -> np.ndarray:
-    return np.clip(weight(shape) * 40, -127, 127).astype(np.int8)
+    values: np.ndarray = np.clip(weight(shape) * 40, -127, 127).astype(np.int8)
+    return values
 
 
 def matmul(a: str, b: str, **options: object) -> Model:

@@ -273,7 +273,7 @@ class TestBadFiles:
     def test_a_tensor_with_the_wrong_number_of_bytes(self) -> None:
         built = chain(3, 64)
         built.graph.initializer[0].dims[0] = 63
-        with pytest.raises(ModelError, match="'conv0.weight' of shape .* needs 6804 bytes and has 6912"):
+        with pytest.raises(ModelError, match=r"'conv0.weight' of shape .* needs 6804 bytes and has 6912"):
             Model.from_proto(built).weights["conv0.weight"]
 
     def test_deep_nesting_is_refused(self) -> None:

@@ -193,7 +193,7 @@ class TestPatterns:
 
     @pytest.mark.parametrize("pattern", ["conv9", "op:Gemm", "re:nothing", "*.none", "conv"])
     def test_a_pattern_that_matches_nothing_is_an_error(self, pattern: str) -> None:
-        with pytest.raises(ParamError, match="matches no layer of the model .names look like 'conv0'"):
+        with pytest.raises(ParamError, match=r"matches no layer of the model \(names look like 'conv0'"):
             prune(chain(3, 8, 16, 4), exclude=(pattern,))
 
     def test_a_broken_expression_is_an_error(self) -> None:
@@ -215,9 +215,9 @@ class TestStructure:
             assert (np.count_nonzero(new, axis=1) == 2).all()
             assert np.array_equal(np.sort(new, axis=1)[:, 2:], np.sort(old, axis=1)[:, 2:])
 
-    @pytest.mark.parametrize(("op", "attributes", "axis"), [("MatMul", {}, 0), ("Gemm", {}, 0), ("Gemm", {"transB": 1}, 1)])
-    def test_two_of_four_of_matrices(self, op: str, attributes: dict[str, int], axis: int) -> None:
-        built = model([node(op, "x w", "y", **attributes)], {"x": "2x16"}, ["y"], {"w": "16x16"})
+    @pytest.mark.parametrize(("op", "transposed", "axis"), [("MatMul", None, 0), ("Gemm", None, 0), ("Gemm", 1, 1)])
+    def test_two_of_four_of_matrices(self, op: str, transposed: int | None, axis: int) -> None:
+        built = model([node(op, "x w", "y", transB=transposed)], {"x": "2x16"}, ["y"], {"w": "16x16"})
         pruned, _ = prune(built, pattern="2:4", protect="none")
         assert (np.count_nonzero(self.groups(pruned.weights["w"], axis, 4), axis=1) == 2).all()
 
@@ -387,7 +387,7 @@ class TestBadWeights:
     def test_no_elements(self) -> None:
         empty = np.zeros((0, 3, 1, 1), np.float32)
         built = proto([node("Conv", "x w", "y", name="c")], {"x": "1x3x8x8"}, ["y"], {"w": empty})
-        with pytest.raises(ModelError, match="weight 'w' of node 'c' has no elements .shape 0x3x1x1"):
+        with pytest.raises(ModelError, match=r"weight 'w' of node 'c' has no elements \(shape 0x3x1x1\)"):
             prune(built)
 
     def test_open_sizes(self) -> None:

@@ -39,7 +39,7 @@ def zeroed(items: ArrayItems, choice: Choice) -> np.ndarray:
 
 def by_sorting(ranked: list[Ranked], need: int) -> list[np.ndarray]:
     """Every item in order of importance, tensor and position, until the gain is there."""
-    rows = []
+    rows: list[tuple[float, int, int, int, int]] = []
     for tensor, r in enumerate(ranked):
         items = r.items
         assert isinstance(items, ArrayItems)

@@ -1,0 +1,135 @@
+"""The rules that hold the house up, checked in the source itself."""
+
+import ast
+import dataclasses
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx.defs
+import pytest
+
+import onnxsparse
+from onnxsparse.ops import FAMILIES, table
+from onnxsparse.registry import PASSES
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "onnxsparse"
+
+# from the ground up; a module imports from its own floor or below
+FLOORS = [
+    {"errors"},
+    {"wire", "files", "dims"},
+    {"weights"},
+    {"model", "graph", "functions"},
+    {"ops", "evaluate"},
+    {"constants", "propagate", "assembly"},
+    {"shapes"},
+    {"facts"},
+    {"metadata", "patterns", "passbase", "runtime", "verify"},
+    {"inputs", "pruning"},
+    {"comparison"},
+    {"pipeline", "passes"},
+    {"report", "registry"},
+    {"commands"},
+    {"cli", "__init__"},
+]
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    """(dotted module path below the package, file)."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
+    for path in sorted((ROOT / "passes").glob("*.py")):
+        yield f"passes.{path.stem}", path
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules of this package that a file imports at its top level, TYPE_CHECKING blocks left out."""
+    for statement in ast.parse(path.read_text()).body:
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("onnxsparse"):
+            module = (statement.module or "").removeprefix("onnxsparse").lstrip(".")
+            yield from [module] if module else [alias.name for alias in statement.names]
+
+
+def floor(module: str) -> int:
+    room = module.split(".")[0]
+    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+
+
+@pytest.mark.parametrize(("module", "path"), list(sources()), ids=lambda v: v if isinstance(v, str) else "")
+def test_imports_point_down(module: str, path: Path) -> None:
+    for imported in imports(path):
+        assert floor(imported) <= floor(module), f"{module} imports {imported}"
+
+
+def test_ops_know_no_pass_and_the_core_no_concrete_pass() -> None:
+    for module, path in sources():
+        if not module.startswith("passes"):
+            assert not any(name.startswith("passes") for name in imports(path)), module
+
+
+@pytest.mark.parametrize(("module", "path"), list(sources()), ids=lambda v: v if isinstance(v, str) else "")
+def test_op_types_are_compared_in_ops_alone(module: str, path: Path) -> None:
+    """Constant is the exception where tensors are indexed: it is how a graph spells an initializer."""
+    if module.startswith("ops"):
+        return
+    for statement in ast.walk(ast.parse(path.read_text())):
+        if isinstance(statement, ast.Compare):
+            sides = [statement.left, *statement.comparators]
+            touches = any(isinstance(side, ast.Attribute) and side.attr == "op_type" for side in sides)
+            names = {side.value for side in sides if isinstance(side, ast.Constant)}
+            assert not touches or not names - {"Constant"}, f"{path}:{statement.lineno}"
+
+
+def test_the_package_list_is_complete() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert listed == found | {"onnxsparse.passes"}
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    for name in onnxsparse.__all__:
+        assert getattr(onnxsparse, name).__doc__, name
+    assert set(onnxsparse.__all__) == set(onnxsparse._HOMES)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = onnxsparse.nothing
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_pass_is_a_frozen_dataclass_and_registered_as_it_is(name: str) -> None:
+    found = PASSES[name].load()
+    assert found.name == name
+    assert dataclasses.is_dataclass(found)
+    assert found.__dataclass_params__.frozen
+    assert (found.__doc__ or "").splitlines()[0] == PASSES[name].summary
+    assert (ROOT / "passes" / f"{name.replace('-', '_')}.py").exists()
+
+
+def test_every_pass_file_is_registered() -> None:
+    files = {path.stem.replace("_", "-") for path in (ROOT / "passes").glob("*.py")} - {"--init--"}
+    assert files == set(PASSES)
+
+
+def test_the_passes_have_one_import_name() -> None:
+    with pytest.raises(ImportError, match=r"import onnxsparse\.passes"):
+        __import__("passes")
+
+
+def test_every_op_stands_once() -> None:
+    keys = [(spec.domain, spec.op_type, spec.since) for family in FAMILIES for spec in family.SPECS]
+    assert len(keys) == len(set(keys))
+
+
+def test_op_names_are_onnxs_own() -> None:
+    ours = {op for domain, op in table() if domain == ""} - {"SimplifiedLayerNormalization"}
+    assert not [op for op in ours if not onnx.defs.has(op)]
+
+
+def test_every_function_is_short_and_every_file_too() -> None:
+    for _, path in sources():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        for statement in ast.walk(ast.parse(text)):
+            if isinstance(statement, ast.FunctionDef) and statement.end_lineno is not None:
+                assert statement.end_lineno - statement.lineno <= 55, f"{path}:{statement.name}"
