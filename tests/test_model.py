@@ -200,7 +200,7 @@ class TestExternalData:
         entries.add(key="offset", value=offset)
         entries.add(key="length", value=length)
         source.write_bytes(built.SerializeToString())
-        with pytest.raises(ModelError, match="tensor 'conv0.weight'"):
+        with pytest.raises(ModelError, match=r"tensor 'conv0.weight'"):
             load(source).weights["conv0.weight"]
 
     def test_missing_data_is_said(self, tmp_path: Path) -> None:
