@@ -77,9 +77,9 @@ class Prune:
             return StepReport(self.name, skipped=skipped, notes=[nothing], before=before, after=before)
         if isinstance(pattern, GroupPattern):
             changes, more, notes = self._prune_groups(model, candidates, pattern)
-            skipped += more
         else:
-            changes, notes = self._prune_to_target(model, candidates, before, pattern)
+            changes, more, notes = self._prune_to_target(model, candidates, before, pattern)
+        skipped += more
         after = layers(model).totals if changes else before
         return StepReport(
             self.name,
@@ -117,7 +117,7 @@ class Prune:
 
     def _prune_to_target(
         self, model: Model, candidates: Sequence[Candidate], before: Totals, pattern: BlockPattern | None
-    ) -> tuple[list[Change], list[str]]:
+    ) -> tuple[list[Change], list[Skip], list[str]]:
         kind, target = self._target
         rankings = [self._rank(model, c, pattern) for c in candidates]
         if self.scope == "layer":
@@ -128,7 +128,14 @@ class Prune:
         else:
             plan = self._plan_global(rankings, before, kind, target)
         changes = [apply(model, r, choice) for r, choice in zip(rankings, plan.choices, strict=True) if choice.gain]
-        return changes, self._tell(rankings, plan, changes, kind, target)
+        return changes, self._spared(rankings, plan), self._tell(rankings, plan, changes, kind, target)
+
+    def _spared(self, rankings: Sequence[Ranking], plan: Plan) -> list[Skip]:
+        """Protected layers that were not needed."""
+        if self.protect == "none" or self.scope == "layer" or plan.cut_protected:
+            return []
+        spared = [r.candidate for r in rankings if r.candidate.protected]
+        return [Skip(node, f"spared, the target is reached without: {c.protected}") for c in spared for node in c.nodes]
 
     def _plan_global(self, rankings: Sequence[Ranking], before: Totals, kind: str, target: float) -> Plan:
         total = before.weight_macs if self._by_operations else before.weights

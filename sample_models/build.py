@@ -2,9 +2,9 @@
 
     python sample_models/build.py --out DIR
 
-`ssd_small.onnx` and `ssd_large.onnx` follow Best of both, structured and unstructured sparsity in neural networks (EuroMLSys
-2023, doi 10.1145/3578356.3592583): SSDs for 1280x720 pictures, 5.4 M weights and 41.14 GMACs, 22 M and 163.76 GMACs. The paper gives no
-layer list; this one meets its figures within 1 %.
+`ssd_small.onnx` and `ssd_large.onnx` follow Best of both, structured and unstructured sparsity in neural networks
+(EuroMLSys 2023, doi 10.1145/3578356.3592583): SSDs for 1280x720 pictures, 5.4 M weights and 41.14 GMACs, 22 M and
+163.76 GMACs. The paper gives no layer list; this one meets its figures within 1 %.
 """
 
 import argparse

@@ -148,11 +148,12 @@ def print_step(out: Console, step: StepReport) -> None:
 def print_changes(out: Console, name: str, changes: Sequence[Change]) -> None:
     if not changes:
         return
-    rows = table(f"{name}: {len(changes)} weight tensors changed", "weight", "elements", "zeros before", "after", "sparsity")
+    rows = table(f"{name}: {len(changes)} weight tensors changed", "layer", "elements", "zeros before", "after", "sparsity")
     largest = sorted(changes, key=lambda c: c.zeros_before - c.zeros_after)
     for change in largest[:MAX_ROWS]:
         after = format_share(change.zeros_after / change.elements)
-        rows.add_row(Text(change.tensor), *map(format_count, (change.elements, change.zeros_before, change.zeros_after)), after)
+        layer = change.nodes[0] + (f" and {len(change.nodes) - 1} more" if len(change.nodes) > 1 else "")
+        rows.add_row(Text(layer), *map(format_count, (change.elements, change.zeros_before, change.zeros_after)), after)
     if len(changes) > MAX_ROWS:
         rows.add_row(f"… {len(changes) - MAX_ROWS} more", *[""] * 4)
     out.print(rows)
