@@ -7,6 +7,7 @@ The data are the 1797 handwritten digits of 8x8 pixels that scikit-learn ships (
 E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0, doi 10.24432/C50P49). Only this script needs torch.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,17 @@ def network() -> nn.Sequential:
     return nn.Sequential(*stem, Residual(24), Residual(24), *down, Residual(48), Residual(48), *head)
 
 
-def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
-    steps = EPOCHS * (len(x) // BATCH)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=4e-3, nesterov=True)
+def load_split() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x, x_test, y, y_test: pictures N x 1 x 8 x 8 in [0, 1], and their labels."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    split = train_test_split(images, labels, test_size=TEST_DIGITS, random_state=SEED, stratify=labels)
+    x, x_test, y, y_test = (torch.from_numpy(np.ascontiguousarray(part)) for part in split)
+    return x, x_test, y, y_test
+
+
+def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, optimizer: torch.optim.Optimizer, epochs: int) -> None:
+    steps = epochs * (len(x) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     model.train()
     for _ in range(steps):
@@ -62,18 +71,20 @@ def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--save", type=Path, help="also save the network's state_dict here, for fine-tuning")
+    save: Path | None = parser.parse_args().save
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    split = train_test_split(images, labels, test_size=TEST_DIGITS, random_state=SEED, stratify=labels)
-    x, x_test, y, y_test = (torch.from_numpy(np.ascontiguousarray(part)) for part in split)
+    x, x_test, y, y_test = load_split()
     model = network()
-    train(model, x, y)
+    train(model, x, y, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=4e-3, nesterov=True), EPOCHS)
     model.eval()
     with torch.no_grad():
         right = float((model(x_test).argmax(1) == y_test).float().mean())
     print(f"{100 * right:.2f} % of {TEST_DIGITS} held-out digits right")
+    if save is not None:
+        torch.save(model.state_dict(), save)
     np.savez_compressed(HERE / "digits_test.npz", x=x_test.numpy(), y=y_test.numpy())
     torch.onnx.export(
         model,
