@@ -1,8 +1,9 @@
 """A model as the toolkit holds it: a skeleton proto without bulk weights, and the weights beside it."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -14,6 +15,9 @@ from onnxsparse.files import Staging, check_target
 from onnxsparse.weights import MappedFile, Payload, Weights, is_lifted, set_external, tensors
 from onnxsparse.wire import FileSpan, Piece, Rewritten, lift, splice
 from onnxsparse.wire import Payload as PayloadPiece
+
+if TYPE_CHECKING:
+    from onnx_graphsurgeon import Graph
 
 MAX_INLINE_BYTES = (1 << 31) - 1
 """protobuf's limit for one message; a model above it needs external data."""
@@ -63,6 +67,15 @@ class Model:
         twin = Model(proto, self.weights.copy(proto), self.path)
         twin._binding = self._binding
         return twin
+
+    def edit(self) -> "AbstractContextManager[Graph]":
+        """`with model.edit() as graph:` gives an onnx-graphsurgeon graph; the model has its changes when the block ends well.
+
+        Every field that the block does not touch stays as it was, those that graphsurgeon cannot show included.
+        """
+        from onnxsparse.bridge import edit
+
+        return edit(self)
 
     def opset(self, domain: str = "") -> int:
         """The imported version of an operator domain, 0 if it is not imported."""

@@ -22,6 +22,7 @@ FLOORS = [
     {"wire", "files", "dims"},
     {"weights"},
     {"model", "graph", "functions"},
+    {"bridge"},
     {"ops", "evaluate"},
     {"constants", "propagate", "assembly"},
     {"shapes"},
