@@ -19,6 +19,9 @@ from onnxsparse.wire import Payload as PayloadPiece
 if TYPE_CHECKING:
     from onnx_graphsurgeon import Graph
 
+STANDARD_DOMAINS = ("", "ai.onnx")
+"""Two names for the operators that onnx itself defines."""
+
 MAX_INLINE_BYTES = (1 << 31) - 1
 """protobuf's limit for one message; a model above it needs external data."""
 
@@ -79,7 +82,7 @@ class Model:
 
     def opset(self, domain: str = "") -> int:
         """The imported version of an operator domain, 0 if it is not imported."""
-        names = ("", "ai.onnx") if domain in ("", "ai.onnx") else (domain,)
+        names = STANDARD_DOMAINS if domain in STANDARD_DOMAINS else (domain,)
         return max((o.version for o in self.proto.opset_import if o.domain in names), default=0)
 
     def save(self, path: str | Path) -> None:

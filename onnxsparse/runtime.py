@@ -36,7 +36,7 @@ class Runner:
             values = self.session.run(list(self.outputs), feeds)
         except Exception as error:
             raise BackendError(f"onnxruntime cannot run {self.model_name}: {first_line(error)}") from None
-        return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
+        return {name: as_array(value) for name, value in zip(self.outputs, values, strict=True)}
 
 
 def runner(model: Model, *, custom_ops: Sequence[Path] = (), also: Sequence[str] = ()) -> Runner:
@@ -72,6 +72,15 @@ def open_session(model: Model, options: object) -> "InferenceSession":
         path = Path(folder) / "model.onnx"
         model.save(path)
         return InferenceSession(str(path), options, providers=providers)
+
+
+def as_array(value: object) -> Array:
+    """An output as an array; of type object for a sequence or map."""
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    wrapped = np.empty((), object)
+    wrapped[()] = value
+    return wrapped
 
 
 def first_line(error: Exception) -> str:

@@ -2,12 +2,11 @@
 
 from functools import cache
 
+from onnxsparse.model import STANDARD_DOMAINS
 from onnxsparse.ops import attention, control, convolution, elementwise, matmul, movement, quantization, recurrent, reduction
 from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, UnknownFact, View, WeightAxes, WeightSlot
 
 FAMILIES = (attention, control, convolution, elementwise, matmul, movement, quantization, recurrent, reduction)
-
-STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 @cache
@@ -27,6 +26,7 @@ def find(domain: str, op_type: str, version: int) -> OpSpec | None:
 
 
 __all__ = [
+    "STANDARD_DOMAINS",
     "Body",
     "OpSpec",
     "OpView",

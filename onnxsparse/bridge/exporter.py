@@ -1,14 +1,7 @@
-"""An onnx-graphsurgeon graph to edit, behind which every field of the proto stays what it was.
+"""Changed graphsurgeon objects back into protos, unchanged ones as they were."""
 
-graphsurgeon's own import and export lose metadata, docs, odd attributes and types (90 of onnx's 2033 test models do not
-survive them). Here its classes are the editing surface only: each object remembers the proto it came from, and on the way
-out only what differs from that is written. Shapes, types, header and bulk weights never go through it.
-"""
-
-from collections import ChainMap
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,195 +9,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from onnxsparse.model import Model
-from onnxsparse.weights import Array, body_scope
-
-# attribute type → field; the others (sparse tensors, type protos, lists of tensors and graphs) are held back
-SIMPLE_FIELDS = {
-    AttributeProto.FLOAT: "f",
-    AttributeProto.INT: "i",
-    AttributeProto.STRING: "s",
-    AttributeProto.FLOATS: "floats",
-    AttributeProto.INTS: "ints",
-    AttributeProto.STRINGS: "strings",
-}
-REFERENCE_TYPES = {AttributeProto.FLOAT: float, AttributeProto.INT: int, AttributeProto.STRING: str}
-
-
-class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no types
-    """Values that stay in `model.weights` until somebody reads them."""
-
-    def __init__(self, model: Model, tensor: onnx.TensorProto, key: str | None) -> None:
-        self.tensor = tensor
-        self.shape = list(tensor.dims)
-        self.dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type) if tensor.data_type != onnx.TensorProto.STRING else object
-        self._model, self._key = model, key
-
-    def load(self) -> Array:
-        if self._key is None:
-            return onnx.numpy_helper.to_array(self.tensor)
-        return np.array(self._model.weights[self._key])
-
-
-@dataclass(frozen=True)
-class TensorOrigin:
-    """`key`: name in `model.weights`; `described`: dtype and shape as imported, to see whether somebody changed them."""
-
-    tensor: Any
-    name: str
-    proto: onnx.TensorProto | None
-    key: str | None = None
-    described: tuple[Any, Any] = (None, None)
-
-
-@dataclass(frozen=True)
-class NodeOrigin:
-    node: Any
-    proto: onnx.NodeProto
-    values: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class BodyOrigin:
-    """A graph or function. `constants`: those of its initializers that something used, by name."""
-
-    body: Any
-    proto: Any
-    tensors: dict[str, Any]
-    used: set[str]
-
-
-@dataclass
-class Origins:
-    """Where objects come from, by identity; holding the objects keeps their identities theirs."""
-
-    tensors: dict[int, TensorOrigin] = field(default_factory=dict)
-    nodes: dict[int, NodeOrigin] = field(default_factory=dict)
-    bodies: dict[int, BodyOrigin] = field(default_factory=dict)
-
-
-@contextmanager
-def edit(model: Model) -> Iterator[Any]:
-    """`with edit(model) as graph:` gives a graphsurgeon graph; the model has its changes when the block ends well."""
-    origins = Origins()
-    importer = Importer(model, origins)
-    graph = importer.model_graph()
-    yield graph
-    Exporter(model, origins).write(graph)
-
-
-class Importer:
-    """Protos into graphsurgeon objects."""
-
-    def __init__(self, model: Model, origins: Origins) -> None:
-        self.model = model
-        self.origins = origins
-
-    def model_graph(self) -> Any:
-        proto = self.model.proto
-        functions = [self.function(f) for f in proto.functions]
-        graph = self.graph(proto.graph, ChainMap(), "")
-        graph.functions = functions
-        graph.import_domains = list(proto.opset_import)
-        graph.opset = self.model.opset() or graph.opset
-        graph.ir_version = proto.ir_version
-        return graph
-
-    def graph(self, proto: onnx.GraphProto, outer: "ChainMap[str, Any]", scope: str) -> Any:
-        own = {t.name: self.constant(t, self.model.weights.find(scope, t.name)) for t in proto.initializer}
-        described = {v.name: v for v in (*proto.value_info, *proto.input, *proto.output)}
-        made = [*(v.name for v in proto.input), *(o for node in proto.node for o in node.output if o)]
-        for name in made:
-            if name not in own:
-                own[name] = self.variable(name, described.get(name))
-        tensors = outer.new_child(own)
-        nodes = [self.node(node, tensors, scope) for node in proto.node]
-        inputs = [own[v.name] for v in proto.input if not isinstance(own[v.name], gs.Constant)]
-        outputs = [self.lookup(v.name, tensors) for v in proto.output]
-        graph = gs.Graph(nodes, inputs, outputs, name=proto.name, doc_string=proto.doc_string, opset=self.model.opset() or None)
-        used = {t.name for t in own.values() if isinstance(t, gs.Constant) and (t.outputs or any(t is o for o in outputs))}
-        self.origins.bodies[id(graph)] = BodyOrigin(graph, proto, own, used)
-        return graph
-
-    def function(self, proto: onnx.FunctionProto) -> Any:
-        own = {name: self.variable(name, None) for name in (*proto.input, *(o for n in proto.node for o in n.output if o))}
-        tensors = ChainMap(own)
-        nodes = [self.node(node, tensors, proto.name) for node in proto.node]
-        inputs = [own[name] for name in proto.input]
-        outputs = [self.lookup(name, tensors) for name in proto.output]
-        function = gs.Function(proto.name, proto.domain, nodes, inputs, outputs, doc_string=proto.doc_string)
-        self.origins.bodies[id(function)] = BodyOrigin(function, proto, own, set())
-        return function
-
-    def constant(self, proto: onnx.TensorProto, key: str | None) -> Any:
-        made = gs.Constant(proto.name, StoredValues(self.model, proto, key))
-        self.origins.tensors[id(made)] = TensorOrigin(made, proto.name, proto, key)
-        return made
-
-    def variable(self, name: str, described: onnx.ValueInfoProto | None) -> Any:
-        made = gs.Variable(name, *describe(described))
-        shape = None if made.shape is None else list(made.shape)
-        self.origins.tensors[id(made)] = TensorOrigin(made, name, None, None, (made.dtype, shape))
-        return made
-
-    def lookup(self, name: str, tensors: "ChainMap[str, Any]") -> Any:
-        if not name:
-            return gs.Variable.empty()
-        if name not in tensors:
-            tensors[name] = self.variable(name, None)  # nobody makes it: the checker's to complain about
-        return tensors[name]
-
-    def node(self, proto: onnx.NodeProto, tensors: "ChainMap[str, Any]", scope: str) -> Any:
-        values = {a.name: self.attribute(proto, a, tensors, scope) for a in proto.attribute if not held_back(a)}
-        inputs, outputs = ([self.lookup(name, tensors) for name in names] for names in (proto.input, proto.output))
-        domain = proto.domain if proto.HasField("domain") else None
-        made = gs.Node(proto.op_type, proto.name, dict(values), inputs, outputs, domain)
-        snapshot = {name: list(v) if isinstance(v, list) else v for name, v in values.items()}
-        self.origins.nodes[id(made)] = NodeOrigin(made, proto, snapshot)
-        return made
-
-    def attribute(self, node: onnx.NodeProto, proto: AttributeProto, tensors: "ChainMap[str, Any]", scope: str) -> Any:
-        if proto.ref_attr_name:
-            return gs.Node.AttributeRef(proto.ref_attr_name, REFERENCE_TYPES.get(proto.type, list))
-        if proto.type == AttributeProto.TENSOR:
-            key = self.model.weights.find(scope, node.output[0]) if node.output else None
-            return self.constant(proto.t, key)
-        if proto.type == AttributeProto.GRAPH:
-            return self.graph(proto.g, tensors, body_scope(scope, node, proto))
-        value = getattr(proto, SIMPLE_FIELDS[proto.type])
-        if proto.type in (AttributeProto.FLOATS, AttributeProto.INTS):
-            return list(value)
-        if proto.type == AttributeProto.STRINGS:
-            return [decoded(v) for v in value]
-        return decoded(value) if proto.type == AttributeProto.STRING else value
-
-
-def held_back(attribute: AttributeProto) -> bool:
-    """Whether graphsurgeon cannot show an attribute; it stays with its node."""
-    return attribute.type not in (*SIMPLE_FIELDS, AttributeProto.TENSOR, AttributeProto.GRAPH)
-
-
-def decoded(value: bytes) -> str | bytes:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value
-
-
-def describe(value: onnx.ValueInfoProto | None) -> tuple[Any, Any]:
-    """numpy dtype and shape, where a tensor's description has them."""
-    if value is None or not value.type.HasField("tensor_type"):
-        return None, None
-    tensor = value.type.tensor_type
-    try:
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else None
-    except KeyError:
-        dtype = None
-    if not tensor.HasField("shape"):
-        return dtype, None
-    return dtype, [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+from onnxsparse.bridge.origins import BodyOrigin, NodeOrigin, Origins, StoredValues, TensorOrigin, held_back
+from onnxsparse.model import STANDARD_DOMAINS, Model
+from onnxsparse.weights import Array
 
 
 class Exporter:
@@ -221,11 +29,12 @@ class Exporter:
         main = self.graph(graph)
         functions = [self.function(f) for f in graph.functions]
         proto = self.model.proto
-        imported = {o.domain for o in proto.opset_import}
-        missing = sorted({n.domain for n in all_nodes(graph) if n.domain and id(n) not in self.origins.nodes} - imported)
+        imported = {"" if o.domain in STANDARD_DOMAINS else o.domain for o in proto.opset_import}
+        used = {n.domain or "" for n in all_nodes(graph) if id(n) not in self.origins.nodes}
         proto.graph.CopyFrom(main)
         replace_all(proto.functions, functions)
-        proto.opset_import.extend(helper.make_opsetid(domain, 1) for domain in missing)
+        for domain in sorted(used - imported):
+            proto.opset_import.add(domain=domain, version=1 if domain else newest_opset(proto.ir_version))
         self.model.weights.refresh()
         for name, values in self.assigned:
             self.model.weights[name] = values
@@ -401,6 +210,11 @@ class Exporter:
 
     def body(self, name: str, graph: Any) -> AttributeProto:
         return AttributeProto(name=name, type=AttributeProto.GRAPH, g=self.graph(graph))
+
+
+def newest_opset(ir_version: int) -> int:
+    """The highest version of the standard operators that a model of this IR version may import."""
+    return max(opset for (domain, opset), ir in helper.OP_SET_ID_VERSION_MAP.items() if domain == "ai.onnx" and ir <= ir_version)
 
 
 @dataclass(frozen=True)
