@@ -8,7 +8,7 @@ from importlib.metadata import version
 from cyclopts import App, CycloptsError, Parameter, ValidationError
 
 from onnxsparse.errors import OnnxSparseError, ParamError
-from onnxsparse.registry import PASSES
+from onnxsparse.registry import passes
 
 INTERRUPTED = 130
 """What shells say of a program ended by Ctrl-C: 128 + SIGINT."""
@@ -28,7 +28,9 @@ def make_app() -> App:
     app.command(
         "onnxsparse.commands:compare", name="compare", help="Run two models on the same inputs and show how far they are apart."
     )
-    for name, entry in PASSES.items():
+    app.command("onnxsparse.commands:run", name="run", help="Run the passes of a recipe (YAML) one after the other.")
+    app.command("onnxsparse.commands:show_passes", name="passes", help="Show the passes there are, and the options of each.")
+    for name, entry in passes().items():
         app.command(f"onnxsparse.commands:{name}", name=name, help=entry.summary)
     return app
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,11 +16,12 @@ from onnxsparse.files import Staging, check_target
 from onnxsparse.inputs import load_samples
 from onnxsparse.metadata import is_stale
 from onnxsparse.model import Model, load
-from onnxsparse.passbase import text_writer
+from onnxsparse.passbase import Pass, text_writer
 from onnxsparse.pipeline import Comparing, Pipeline, write
-from onnxsparse.registry import PASSES, find_pass
+from onnxsparse.recipe import load_recipe
+from onnxsparse.registry import find_pass, passes
 from onnxsparse.report import text
-from onnxsparse.report.records import layers_json
+from onnxsparse.report.records import layers_json, passes_json, run_json
 
 PRUNE_ADVICE = (
     "the file is as large as before and no faster on a CPU: zeros pay off on hardware that skips them (as the CV22) and under "
@@ -51,6 +52,17 @@ class Running:
     """Inputs to compare outputs on: npz, or a folder of npy and npz (default: seeded random inputs)."""
     custom_ops: tuple[Path, ...] = ()
     """Shared library with custom ops for onnxruntime."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Saving:
+    """What else to write, and whether to compare first."""
+
+    record: Path | None = None
+    """Write what was done, why, and how long it took to this file (JSON)."""
+    check: Annotated[bool, Parameter(name="--compare")] = True
+    """Compare the outputs with the original's in onnxruntime."""
 
 
 def inspect(
@@ -140,6 +152,50 @@ def write_text(path: Path, content: str) -> None:
         staging.write(path, text_writer(f"{content}\n"))
 
 
+def run(
+    recipe: Path,
+    model: Path,
+    output: Path,
+    /,
+    *,
+    saving: Saving = Saving(),
+    running: Running = Running(),
+    sizes: Sizes = Sizes(),
+) -> None:
+    """Run the passes of a recipe (YAML) one after the other; each is verified, and all is written together.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file with a list of passes and their options; see 'onnxsparse passes'.
+    model
+        The ONNX model to read; it is not changed.
+    output
+        The model to write.
+    """
+    found = load_recipe(recipe)
+    both = Sizes(input_shape=(*found.input_shape, *sizes.input_shape), dim=(*found.dim, *sizes.dim))
+    run_passes("run", found.passes, Job(model, output, both, saving, running))
+
+
+def show_passes(*, json_file: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None) -> None:
+    """Show the passes there are, and the options of each.
+
+    Parameters
+    ----------
+    json_file
+        Write them as JSON with a JSON schema of the options to this file; - for standard output.
+    """
+    classes = [find_pass(name) for name in passes()]
+    content = json.dumps(passes_json(classes), indent=1)
+    if json_file == "-":
+        print(content)
+        return
+    if json_file is not None:
+        write_text(Path(json_file), content)
+    text.print_passes(text.console(), classes)
+
+
 def pass_command(name: str) -> Callable[..., None]:
     """The command of a pass: IN, OUT, its fields as options, and how to run."""
     pass_class = find_pass(name)
@@ -149,12 +205,12 @@ def pass_command(name: str) -> Callable[..., None]:
         output: Path | None = None,
         /,
         *,
-        options: object,
-        check: Annotated[bool, Parameter(name="--compare")] = True,
+        options: Pass,
+        saving: Saving = Saving(),
         running: Running = Running(),
         sizes: Sizes = Sizes(),
     ) -> None:
-        run_pass(name, model, output, options, Comparing(running.data, running.custom_ops) if check else None, sizes)
+        run_passes(name, [options], Job(model, output, sizes, saving, running))
 
     command.__annotations__["options"] = Annotated[pass_class, Parameter(name="*")]
     if not any(f.default is MISSING and f.default_factory is MISSING for f in fields(pass_class)):  # type: ignore[arg-type]  # every pass is a dataclass
@@ -167,31 +223,46 @@ def pass_command(name: str) -> Callable[..., None]:
         The ONNX model to read; it is not changed.
     output
         The model to write.
-    check
-        Compare the outputs with the original's in onnxruntime.
     """
     return command
 
 
-def run_pass(name: str, source: Path, target: Path | None, options: object, comparing: Comparing | None, sizes: Sizes) -> None:
-    if target is not None:
-        check_target(target)
-    model = sizes.load(source)
-    with text.console(stderr=True).status("") as status:
-        report = Pipeline([options]).run(model, comparing, lambda step: status.update(f"{name}: {step}"))  # type: ignore[list-item]  # the annotation set below says which pass
-    if target is None and not any(step.artifacts for step in report.steps):
-        raise ParamError(f"{name}: name the file to write, as in 'onnxsparse {name} {source} out.onnx'")
-    write(model, target, report)
+@dataclass(frozen=True)
+class Job:
+    """What to read and write, for which sizes, and how to check it."""
+
+    source: Path
+    target: Path | None
+    sizes: Sizes
+    saving: Saving
+    running: Running
+
+
+def run_passes(command: str, steps: Sequence[Pass], job: Job) -> None:
+    if job.target is not None:
+        check_target(job.target)
+    model = job.sizes.load(job.source)
+    comparing = Comparing(job.running.data, job.running.custom_ops) if job.saving.check else None
+    with text.console(stderr=True).status(command) as status:
+        report = Pipeline(steps).run(model, comparing, lambda step: status.update(f"{command}: {step}"))
+    made = [path for step in report.steps for path in step.artifacts]
+    if job.target is None and not made:
+        raise ParamError(f"{command}: name the file to write, as in 'onnxsparse {command} {job.source} out.onnx'")
+    records = []
+    if job.saving.record is not None:
+        content = json.dumps(run_json(report, steps, model.name), indent=1, allow_nan=False)
+        records.append((job.saving.record, f"{content}\n"))
+    write(model, job.target, report, records)
     out = text.console()
     text.print_run(out, report, model.binding)
-    if name == "prune" and report.steps[0].changes:
+    if any(step.pass_name == "prune" and step.changes for step in report.steps):
         text.note(out, PRUNE_ADVICE)
-    for path in filter(None, [*report.steps[0].artifacts, target]):
+    for path in filter(None, [*made, job.saving.record, job.target]):
         text.note(out, f"wrote {path}")
 
 
 def __getattr__(name: str) -> Callable[..., None]:
     """Pass commands are made when asked for."""
-    if name in PASSES:
+    if name in passes():
         return pass_command(name)
     raise AttributeError(name)

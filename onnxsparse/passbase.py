@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, ClassVar, Protocol
 
+from pydantic import ConfigDict
+
 from onnxsparse.facts import Totals
 from onnxsparse.model import Model
 
@@ -39,12 +41,17 @@ class Skip:
     reason: str
 
 
+OPTIONS = ConfigDict(use_attribute_docstrings=True, extra="forbid", arbitrary_types_allowed=False)
+"""Of every pass's pydantic dataclass: a field's docstring is its help, an unknown option an error."""
+
+
 @dataclass(frozen=True)
 class StepReport:
     """What one pass did to one model.
 
     `artifacts` are what it made besides the model: target file → a function that writes it, which the pipeline calls.
-    `before` and `after` are None for a pass that does not look at layers.
+    `before` and `after` are None for a pass that does not look at layers. The pipeline fills in `seconds` (elapsed) and
+    `peak_memory_bytes` (of the process, up to the end of the pass).
     """
 
     pass_name: str
@@ -54,6 +61,8 @@ class StepReport:
     before: Totals | None = None
     after: Totals | None = None
     artifacts: dict[Path, ArtifactWriter] = field(default_factory=dict)
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
 
 
 class Pass(Protocol):

@@ -1,7 +1,10 @@
 """Passes in a row: each one verified, then everything written together or nothing at all."""
 
+import resource
+import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxsparse.comparison import Comparison, compare
@@ -59,7 +62,9 @@ class Pipeline:
         steps = []
         for step in self.passes:
             tell(step.name)
-            steps.append(step.run(model))
+            start = time.perf_counter()
+            report = step.run(model)
+            steps.append(replace(report, seconds=time.perf_counter() - start, peak_memory_bytes=peak_memory_bytes()))
             if fault is None and (broken := first_fault(model)) is not None:
                 raise PassError(f"pass '{step.name}' broke {model.name}: {broken}")
         touched = any(p.changes_outputs and s.changes for p, s in zip(self.passes, steps, strict=True))
@@ -73,6 +78,12 @@ class Pipeline:
                 raise
             return RunReport(tuple(steps), None, str(error), notes)
         return RunReport(tuple(steps), comparison, notes=notes)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has had, mapped pages included. ru_maxrss counts kilobytes, but bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def write(model: Model, target: Path | None, report: RunReport, extra: Sequence[tuple[Path, str]] = ()) -> None:

@@ -1,7 +1,9 @@
 """Which passes there are: name → where its class is and one line about it, so that `--help` imports none of them."""
 
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
 from onnxsparse.errors import ParamError
@@ -22,7 +24,7 @@ class Entry:
         return cast("type[Pass]", getattr(import_module(module), name))
 
 
-PASSES = {
+BUILT_IN = {
     "prune": Entry("onnxsparse.passes.prune:Prune", "Zero the weights that matter least until the target is reached."),
     "apply-masks": Entry(
         "onnxsparse.passes.apply_masks:ApplyMasks",
@@ -36,8 +38,25 @@ PASSES = {
 }
 
 
+GROUP = "onnxsparse.passes"
+"""Entry points of third parties: pass name → `module:Class`."""
+
+
+@cache
+def passes() -> dict[str, Entry]:
+    """The passes there are, the built-in ones first; a name that is taken stays whose it was."""
+    found = dict(BUILT_IN)
+    for point in entry_points(group=GROUP):
+        found.setdefault(point.name, Entry(point.value, f"(from {point.dist.name if point.dist else point.module})"))
+    return found
+
+
 def find_pass(name: str) -> "type[Pass]":
-    """The class of a pass. Raises ParamError for a name that is none."""
-    if name not in PASSES:
-        raise ParamError(f"there is no pass '{name}'; there are {', '.join(PASSES)}")
-    return PASSES[name].load()
+    """The class of a pass. Raises ParamError for a name that is none, or a third party's that cannot be loaded."""
+    if name not in passes():
+        raise ParamError(f"there is no pass '{name}'; there are {', '.join(passes())}")
+    entry = passes()[name]
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        raise ParamError(f"the pass '{name}' {entry.summary} cannot be loaded: {error}") from None

@@ -10,10 +10,10 @@ from pydantic.dataclasses import dataclass
 from onnxsparse import metadata
 from onnxsparse.facts import layers
 from onnxsparse.model import Model
-from onnxsparse.passbase import StepReport, text_writer
+from onnxsparse.passbase import OPTIONS, StepReport, text_writer
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Annotate:
     """Write each node's MACs, sparsity and share of sparsity_op into its metadata, where Netron shows them.
 

@@ -10,11 +10,11 @@ from onnxsparse.constants import count_zeros, flat_zeros
 from onnxsparse.errors import ParamError
 from onnxsparse.facts import layers
 from onnxsparse.model import Model
-from onnxsparse.passbase import Change, StepReport
+from onnxsparse.passbase import OPTIONS, Change, StepReport
 from onnxsparse.pruning.masks import read_masks
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class ApplyMasks:
     """Zero the weights that the masks of an earlier `prune --masks` leave out, found by name and shape."""
 

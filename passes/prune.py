@@ -1,6 +1,7 @@
 """Unstructured, block and N:M pruning towards a target."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -12,7 +13,7 @@ from onnxsparse.constants import count_zeros
 from onnxsparse.errors import ParamError
 from onnxsparse.facts import Layers, Totals, layers
 from onnxsparse.model import Model
-from onnxsparse.passbase import Change, Skip, StepReport
+from onnxsparse.passbase import OPTIONS, Change, Skip, StepReport
 from onnxsparse.patterns import choose
 from onnxsparse.pruning.candidates import Candidate, find_candidates
 from onnxsparse.pruning.items import Blocks, Elements, finite_histogram, keep_n_of_m
@@ -25,7 +26,7 @@ from onnxsparse.pruning.select import Choice
 DEFAULT_TARGET = 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Prune:
     """Zero the weights that matter least until the target is reached.
 
@@ -57,6 +58,8 @@ class Prune:
     """Prune these layers alone: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
     exclude: tuple[str, ...] = ()
     """Leave these layers alone; patterns as in --only."""
+    layer_sparsity: tuple[str, ...] = ()
+    """Take these layers to a sparsity of their own, as PATTERN=VALUE (0 leaves them alone); the others make up for it."""
     masks: Path | None = None
     """Also write the masks here (npz: weight name → True where kept)."""
 
@@ -78,7 +81,8 @@ class Prune:
         if isinstance(pattern, GroupPattern):
             changes, more, notes = self._prune_groups(model, candidates, pattern)
         else:
-            changes, more, notes = self._prune_to_target(model, candidates, before, pattern)
+            own_targets = self._own_targets(facts, model)
+            changes, more, notes = self._prune_to_target(model, candidates, before, pattern, own_targets)
         skipped += more
         after = layers(model).totals if changes else before
         return StepReport(
@@ -96,9 +100,20 @@ class Prune:
         pattern = parse_pattern(self.pattern)
         if self.sparsity_op is not None and self.sparsity is not None:
             raise ParamError("prune: give --sparsity-op or --sparsity, not both")
-        if isinstance(pattern, GroupPattern) and (self.sparsity_op is not None or self.sparsity is not None):
+        given = self.sparsity_op is not None or self.sparsity is not None or self.layer_sparsity
+        if isinstance(pattern, GroupPattern) and given:
             raise ParamError(f"prune: --pattern {self.pattern} sets the sparsity of every layer; leave the target out")
         return pattern
+
+    def _own_targets(self, facts: Layers, model: Model) -> dict[str, float]:
+        """Node → the sparsity it is to have; a later pattern overrules an earlier one."""
+        found: dict[str, float] = {}
+        for text in self.layer_sparsity:
+            name, _, value = text.rpartition("=")
+            if not name or not re.fullmatch(r"0?\.\d+|0|1|1\.0+", value):
+                raise ParamError(f"prune: --layer-sparsity {text}: write it as PATTERN=VALUE with a value from 0 to 1")
+            found |= dict.fromkeys(choose(facts, [name], "prune: --layer-sparsity", model.name), float(value))
+        return found
 
     @property
     def _target(self) -> tuple[str, float]:
@@ -116,19 +131,30 @@ class Prune:
         return self._target[0] == "sparsity_op"
 
     def _prune_to_target(
-        self, model: Model, candidates: Sequence[Candidate], before: Totals, pattern: BlockPattern | None
+        self,
+        model: Model,
+        candidates: Sequence[Candidate],
+        before: Totals,
+        pattern: BlockPattern | None,
+        own_targets: dict[str, float],
     ) -> tuple[list[Change], list[Skip], list[str]]:
         kind, target = self._target
         rankings = [self._rank(model, c, pattern) for c in candidates]
+        fixed = [r for r in rankings if own_targets.keys() & set(r.candidate.nodes)]
+        free = [r for r in rankings if r not in fixed]
+        targets = [max(own_targets[n] for n in r.candidate.nodes if n in own_targets) for r in fixed]
+        settled = plan_by_layer(fixed, targets, 1.0)
         if self.scope == "layer":
             cap = 1.0 if self.max_layer_sparsity is None else self.max_layer_sparsity
             if cap < target:
                 raise ParamError(f"prune: --max-layer-sparsity {cap:g} is below the target {target:g} of every layer")
-            plan = plan_by_layer(rankings, target, cap)
+            plan = plan_by_layer(free, [target] * len(free), cap)
         else:
-            plan = self._plan_global(rankings, before, kind, target)
-        changes = [apply(model, r, choice) for r, choice in zip(rankings, plan.choices, strict=True) if choice.gain]
-        return changes, self._spared(rankings, plan), self._tell(rankings, plan, changes, kind, target)
+            settled_gain = sum(c.gain * r.weight for c, r in zip(settled.choices, fixed, strict=True))
+            plan = self._plan_global(free, before, settled_gain, kind, target)
+        chosen = [*zip(fixed, settled.choices, strict=True), *zip(free, plan.choices, strict=True)]
+        changes = [apply(model, ranking, choice) for ranking, choice in chosen if choice.gain]
+        return changes, self._spared(free, plan), self._tell(free, plan, changes, kind, target)
 
     def _spared(self, rankings: Sequence[Ranking], plan: Plan) -> list[Skip]:
         """Protected layers that were not needed."""
@@ -137,9 +163,9 @@ class Prune:
         spared = [r.candidate for r in rankings if r.candidate.protected]
         return [Skip(node, f"spared, the target is reached without: {c.protected}") for c in spared for node in c.nodes]
 
-    def _plan_global(self, rankings: Sequence[Ranking], before: Totals, kind: str, target: float) -> Plan:
+    def _plan_global(self, rankings: Sequence[Ranking], before: Totals, settled: int, kind: str, target: float) -> Plan:
         total = before.weight_macs if self._by_operations else before.weights
-        base = (before.zero_macs if self._by_operations else before.zero_weights) or 0
+        base = settled + ((before.zero_macs if self._by_operations else before.zero_weights) or 0)
         cap = default_cap(target) if self.max_layer_sparsity is None else self.max_layer_sparsity
         need = math.ceil(target * total) - base
         highest = reachable(rankings, base, total, cap)

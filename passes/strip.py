@@ -6,10 +6,10 @@ from pydantic.dataclasses import dataclass
 
 from onnxsparse import metadata
 from onnxsparse.model import Model
-from onnxsparse.passbase import StepReport
+from onnxsparse.passbase import OPTIONS, StepReport
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Strip:
     """Take the annotations of `annotate` off the model; other metadata stays."""
 

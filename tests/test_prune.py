@@ -201,6 +201,24 @@ class TestPatterns:
             prune(chain(3, 8, 16, 4), only=("re:(",))
 
 
+class TestOwnTargets:
+    def test_a_layer_of_its_own_and_the_others_make_up_for_it(self) -> None:
+        pruned, _ = prune(chain(8, 8, 32, 32, 8), sparsity_op=0.5, layer_sparsity=("conv1=0.25", "conv3=0.5"))
+        found = sparsity_of(pruned)
+        assert found["conv1"] == 0.25
+        assert found["conv3"] == 0.5
+        assert layers(pruned).totals.sparsity_op == pytest.approx(0.5, abs=0.001)
+
+    def test_every_layer_with_one_exception(self) -> None:
+        pruned, _ = prune(chain(8, 8, 32, 8), sparsity_op=0.5, scope="layer", layer_sparsity=("conv1=0",))
+        assert sparsity_of(pruned) == {"conv0": 0.5, "conv1": 0, "conv2": 0.5}
+
+    @pytest.mark.parametrize("text", ["conv1", "conv1=2", "=0.5", "conv1=half"])
+    def test_what_is_no_override_is_said(self, text: str) -> None:
+        with pytest.raises(ParamError, match="write it as PATTERN=VALUE"):
+            prune(chain(3, 4), layer_sparsity=(text,))
+
+
 class TestStructure:
     @staticmethod
     def groups(array: np.ndarray, axis: int, size: int) -> np.ndarray:

@@ -1,10 +1,16 @@
 """Op knowledge: one file per op family, one `OpSpec` per op, and nothing about ops anywhere else."""
 
+from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import entry_points
 
+from onnxsparse.errors import ParamError
 from onnxsparse.model import STANDARD_DOMAINS
 from onnxsparse.ops import attention, control, convolution, elementwise, matmul, movement, quantization, recurrent, reduction
 from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, UnknownFact, View, WeightAxes, WeightSlot
+
+GROUP = "onnxsparse.ops"
+"""Entry points of third parties: any name → `module:SPECS`, an iterable of OpSpec."""
 
 FAMILIES = (attention, control, convolution, elementwise, matmul, movement, quantization, recurrent, reduction)
 
@@ -13,10 +19,26 @@ FAMILIES = (attention, control, convolution, elementwise, matmul, movement, quan
 def table() -> dict[tuple[str, str], tuple[OpSpec, ...]]:
     """(domain, op type) → what is known of it, newest version first."""
     found: dict[tuple[str, str], tuple[OpSpec, ...]] = {}
-    for spec in (spec for family in FAMILIES for spec in family.SPECS):
+    for spec in (*(spec for family in FAMILIES for spec in family.SPECS), *third_party()):
         key = (spec.domain, spec.op_type)
         found[key] = tuple(sorted((*found.get(key, ()), spec), key=lambda s: -s.since))
     return found
+
+
+def third_party() -> Iterator[OpSpec]:
+    """What other packages say of the ops of their own domains. Raises ParamError for one that speaks of onnx's."""
+    for point in entry_points(group=GROUP):
+        who = point.dist.name if point.dist else point.module
+        try:
+            specs = tuple(point.load())
+        except (ImportError, AttributeError, TypeError) as error:
+            raise ParamError(f"the ops of {who} (entry point '{point.name}') cannot be loaded: {error}") from None
+        for spec in specs:
+            if not isinstance(spec, OpSpec) or spec.domain in STANDARD_DOMAINS:
+                raise ParamError(
+                    f"the ops of {who} (entry point '{point.name}') must be OpSpecs of its own domains, not {spec!r}"
+                )
+            yield spec
 
 
 def find(domain: str, op_type: str, version: int) -> OpSpec | None:

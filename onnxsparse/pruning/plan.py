@@ -45,17 +45,17 @@ def plan_global(rankings: Sequence[Ranking], need: int, max_sparsity: float, *, 
     second = [i for i, s in enumerate(spared) if s]
     open_gain = sum(ranked[i].limit * ranked[i].weight for i in first)
     choices = {i: Choice(0, 0, 0) for i in range(len(rankings))}
-    choices |= dict(zip(first, select([ranked[i] for i in first], need) if first else [], strict=True))
+    choices |= dict(zip(first, select([ranked[i] for i in first], need), strict=True))
     if second and open_gain < need:
         gained = sum(choices[i].gain * ranked[i].weight for i in first)
         choices |= dict(zip(second, select([ranked[i] for i in second], need - gained), strict=True))
     return Plan(tuple(choices[i] for i in range(len(rankings))), bool(second) and open_gain < need)
 
 
-def plan_by_layer(rankings: Sequence[Ranking], target: float, max_sparsity: float) -> Plan:
-    """Every tensor to the same sparsity, within one item."""
+def plan_by_layer(rankings: Sequence[Ranking], targets: Sequence[float], max_sparsity: float) -> Plan:
+    """Every tensor to a sparsity of its own, within one item."""
     choices = []
-    for r in rankings:
+    for r, target in zip(rankings, targets, strict=True):
         need = math.ceil(target * r.candidate.elements) - r.candidate.zeros
         own = r.ranked(max_sparsity)
         choices.append(select([Ranked(own.items, own.counts, own.score, 1, own.limit)], need)[0])

@@ -97,12 +97,14 @@ def select(ranked: Sequence[Ranked], need: int) -> list[Choice]:
 
     Ties go to the earlier tensor, then to the earlier item.
     """
+    if not ranked:
+        return []
     brackets = find_brackets(ranked, need)
     base = sum(b.below * r.weight for r, b in zip(ranked, brackets, strict=True))
     parts = [gather(r, b) for r, b in zip(ranked, brackets, strict=True)]
     tensor = np.repeat(np.arange(len(parts)), [p.bits.size for p in parts])
-    scores = np.concatenate([p.scores for p in parts]) if parts else np.zeros(0)
-    sizes = np.concatenate([p.sizes for p in parts]) if parts else np.zeros(0, np.int64)
+    scores = np.concatenate([p.scores for p in parts])
+    sizes = np.concatenate([p.sizes for p in parts])
     weights = np.array([r.weight for r in ranked], np.int64)
     order = np.argsort(scores, kind="stable")
     gains = base + np.cumsum(sizes[order] * weights[tensor[order]])

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, fields
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,7 @@ from onnxsparse.comparison import Comparison, OutputComparison
 from onnxsparse.dims import Binding
 from onnxsparse.facts import Layer, Layers, Totals
 from onnxsparse.metadata import format_count, format_share
-from onnxsparse.passbase import Change, Skip, StepReport
+from onnxsparse.passbase import Change, Pass, Skip, StepReport
 from onnxsparse.pipeline import RunReport
 
 WIDTH_WITHOUT_TERMINAL = 120
@@ -157,6 +158,21 @@ def print_changes(out: Console, name: str, changes: Sequence[Change]) -> None:
     if len(changes) > MAX_ROWS:
         rows.add_row(f"… {len(changes) - MAX_ROWS} more", *[""] * 4)
     out.print(rows)
+
+
+def print_passes(out: Console, classes: Sequence[type[Pass]]) -> None:
+    """Every pass with its options, as the command line and a recipe take them."""
+    for found in classes:
+        out.print(Text(f"\n{found.name}", style="bold") + Text(f"  {(found.__doc__ or '').splitlines()[0]}"), soft_wrap=True)
+        rows = table("", "option", "default", "help")
+        rows.columns[1].justify = rows.columns[2].justify = "left"
+        rows.columns[2].no_wrap = False
+        for field in fields(found):  # type: ignore[arg-type]  # every pass is a dataclass
+            described = getattr(found, "__pydantic_fields__", {}).get(field.name)
+            default = "required" if field.default is MISSING else str(field.default)
+            rows.add_row(Text(field.name), Text(default), Text(getattr(described, "description", None) or ""))
+        if rows.row_count:
+            out.print(rows)
 
 
 def print_skipped(out: Console, skipped: Sequence[Skip]) -> None:
