@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from onnxsparse.model import Model, load
     from onnxsparse.passes.annotate import Annotate
     from onnxsparse.passes.apply_masks import ApplyMasks
+    from onnxsparse.passes.fix_shapes import FixShapes
+    from onnxsparse.passes.fold import Fold
     from onnxsparse.passes.prune import Prune
     from onnxsparse.passes.strip import Strip
     from onnxsparse.pipeline import Pipeline
@@ -27,6 +29,8 @@ _HOMES = {
     "ApplyMasks": "onnxsparse.passes.apply_masks",
     "BackendError": "onnxsparse.errors",
     "Model": "onnxsparse.model",
+    "FixShapes": "onnxsparse.passes.fix_shapes",
+    "Fold": "onnxsparse.passes.fold",
     "ModelError": "onnxsparse.errors",
     "OnnxSparseError": "onnxsparse.errors",
     "ParamError": "onnxsparse.errors",
@@ -44,6 +48,8 @@ __all__ = [
     "Annotate",
     "ApplyMasks",
     "BackendError",
+    "FixShapes",
+    "Fold",
     "Model",
     "ModelError",
     "OnnxSparseError",

@@ -24,6 +24,9 @@ LAYERS = f"{PREFIX}layers"
 DISPLACED = f"{PREFIX}displaced"
 """Other people's node metadata under keys of ours, so that `strip` can put it back."""
 
+NAMES = f"{PREFIX}names"
+"""New tensor → the tensor of the original model that it was made from; it stays when annotations are stripped."""
+
 ATTACHMENT_SIGNATURE = "netron:attachment"
 
 
@@ -134,6 +137,21 @@ def facts_by_node(proto: onnx.ModelProto, layers: Layers) -> dict[str, NodeFacts
     return found | {name: node_facts(group) for name, group in groups.items()}
 
 
+def names(proto: onnx.ModelProto) -> dict[str, str]:
+    """New tensor → the original one it was made from."""
+    found: dict[str, str] = next((json.loads(e.value) for e in proto.metadata_props if e.key == NAMES), {})
+    return found
+
+
+def remember_names(proto: onnx.ModelProto, made: dict[str, str]) -> None:
+    """Add to what is known of tensors made from others; chains lead to the original."""
+    known = names(proto)
+    found = known | {new: known.get(old, old) for new, old in made.items()}
+    remove(proto, [NAMES])
+    if found:
+        proto.metadata_props.add(key=NAMES, value=compact(found))
+
+
 def strip(proto: onnx.ModelProto) -> int:
     """Take all annotations of ours off again; returns how many nodes had some."""
     displaced: dict[str, list[tuple[str, str]]] = next(
@@ -145,7 +163,7 @@ def strip(proto: onnx.ModelProto) -> int:
             count += remove(node, NODE_KEYS) > 0
             for key, value in displaced.get(name, []):
                 node.metadata_props.add(key=key, value=value)
-    remove(proto, [e.key for e in proto.metadata_props if e.key.startswith(PREFIX)])
+    remove(proto, [e.key for e in proto.metadata_props if e.key.startswith(PREFIX) and e.key != NAMES])
     return count
 
 

@@ -61,6 +61,8 @@ class StepReport:
     before: Totals | None = None
     after: Totals | None = None
     artifacts: dict[Path, ArtifactWriter] = field(default_factory=dict)
+    rewrote: bool = False
+    """Whether more than weights was changed."""
     seconds: float | None = None
     peak_memory_bytes: int | None = None
 

@@ -13,6 +13,7 @@ from onnxsparse.files import Staging
 from onnxsparse.inputs import load_samples
 from onnxsparse.model import Model
 from onnxsparse.passbase import Pass, StepReport, text_writer
+from onnxsparse.runtime import runner
 from onnxsparse.verify import first_fault
 
 Tell = Callable[[str], None]
@@ -67,7 +68,7 @@ class Pipeline:
             steps.append(replace(report, seconds=time.perf_counter() - start, peak_memory_bytes=peak_memory_bytes()))
             if fault is None and (broken := first_fault(model)) is not None:
                 raise PassError(f"pass '{step.name}' broke {model.name}: {broken}")
-        touched = any(p.changes_outputs and s.changes for p, s in zip(self.passes, steps, strict=True))
+        touched = any(p.changes_outputs and (s.changes or s.rewrote) for p, s in zip(self.passes, steps, strict=True))
         if comparing is None or not touched:
             return RunReport(tuple(steps), notes=notes)
         tell("comparing with the original in onnxruntime")
@@ -76,8 +77,19 @@ class Pipeline:
         except (BackendError, ParamError) as error:
             if samples is not None:
                 raise
+            if runs(original, comparing) and not runs(model, comparing):
+                raise PassError(f"the passes left {model.name} so that it does not load any more: {error}") from None
             return RunReport(tuple(steps), None, str(error), notes)
         return RunReport(tuple(steps), comparison, notes=notes)
+
+
+def runs(model: Model, comparing: Comparing) -> bool:
+    """Whether onnxruntime loads a model."""
+    try:
+        runner(model, custom_ops=comparing.custom_ops)
+    except BackendError:
+        return False
+    return True
 
 
 def peak_memory_bytes() -> int:

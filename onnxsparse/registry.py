@@ -30,6 +30,14 @@ BUILT_IN = {
         "onnxsparse.passes.apply_masks:ApplyMasks",
         "Zero the weights that the masks of an earlier `prune --masks` leave out, found by name and shape.",
     ),
+    "fold": Entry(
+        "onnxsparse.passes.fold:Fold",
+        "Fold batch normalisation and constant expressions into the weights, and remove Identity and Dropout.",
+    ),
+    "fix-shapes": Entry(
+        "onnxsparse.passes.fix_shapes:FixShapes",
+        "Write the input sizes that are bound (by --input-shape, --dim, or assumed) into the file, and all shapes that follow.",
+    ),
     "annotate": Entry(
         "onnxsparse.passes.annotate:Annotate",
         "Write each node's MACs, sparsity and share of sparsity_op into its metadata, where Netron shows them.",

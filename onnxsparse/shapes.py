@@ -198,13 +198,21 @@ def take_recorded(graph: onnx.GraphProto, binding: Binding) -> Known:
 def bind_inputs(graph: onnx.GraphProto, binding: Binding) -> None:
     for value in graph.input:
         if value.name in binding.shapes and value.type.HasField("tensor_type"):
-            dims = value.type.tensor_type.shape
-            dims.Clear()
-            value.type.tensor_type.shape.SetInParent()
-            for size in binding.shapes[value.name]:
-                added = dims.dim.add()
-                if size is not None:
-                    added.dim_value = size
+            set_shape(value, binding.shapes[value.name])
+
+
+def set_shape(value: onnx.ValueInfoProto, shape: Shape) -> None:
+    """Record a shape; what is not known of it keeps the name it has."""
+    dims = value.type.tensor_type.shape
+    symbols = [d.dim_param for d in dims.dim] if len(dims.dim) == len(shape) else [""] * len(shape)
+    dims.Clear()
+    value.type.tensor_type.shape.SetInParent()
+    for size, symbol in zip(shape, symbols, strict=True):
+        added = dims.dim.add()
+        if size is not None:
+            added.dim_value = size
+        elif symbol:
+            added.dim_param = symbol
 
 
 def collect(graph: onnx.GraphProto, scope: str = "") -> Known:

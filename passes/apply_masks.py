@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from onnxsparse import metadata
 from onnxsparse.constants import count_zeros, flat_zeros
 from onnxsparse.errors import ParamError
 from onnxsparse.facts import layers
@@ -29,9 +30,13 @@ class ApplyMasks:
         facts = layers(model)
         uses = {use.tensor: (use, layer.node) for layer in facts for use in layer.weights}
         changes: list[Change] = []
-        for name, mask in masks.items():
+        made_from = {old: new for new, old in metadata.names(model.proto).items()}
+        for given, mask in masks.items():
+            name = given if given in uses else made_from.get(given, given)
             if name not in model.weights:
                 raise ParamError(f"apply-masks: {self.masks} has a mask for '{name}', and {model.name} has no such weight")
+            if name != given and mask.T.shape == model.weights.shape(name):
+                mask = mask.T  # a transposed weight was folded
             if mask.shape != model.weights.shape(name):
                 shapes = f"{list(mask.shape)}, and the weight in {model.name} is {list(model.weights.shape(name))}"
                 raise ParamError(f"apply-masks: the mask for '{name}' is {shapes}")

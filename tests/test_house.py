@@ -28,7 +28,7 @@ FLOORS = [
     {"shapes"},
     {"facts"},
     {"metadata", "patterns", "passbase", "runtime", "verify"},
-    {"inputs", "pruning"},
+    {"inputs", "pruning", "folding"},
     {"comparison"},
     {"pipeline", "passes", "registry"},
     {"recipe", "report"},

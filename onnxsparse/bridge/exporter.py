@@ -14,6 +14,8 @@ from onnxsparse.bridge.origins import BodyOrigin, NodeOrigin, Origins, StoredVal
 from onnxsparse.model import STANDARD_DOMAINS, Model
 from onnxsparse.weights import Array
 
+FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
+
 
 class Exporter:
     """Changed graphsurgeon objects back into the model's protos."""
@@ -53,7 +55,8 @@ class Exporter:
         kept = self.kept_initializers(origin, graph)
         replace_all(proto.initializer, [*kept, *(self.new_initializer(c) for c in fresh)])
         alive = Alive.of(origin, graph, {t.name for t in proto.initializer})
-        replace_all(proto.input, self.inputs(origin, graph, {t.name for t in kept}))
+        listed = self.inputs(origin, graph, {t.name for t in kept})
+        replace_all(proto.input, [*listed, *self.listed_initializers(proto, {v.name for v in listed})])
         replace_all(proto.output, [self.described(t, origin.proto.output) for t in graph.outputs])
         replace_all(proto.value_info, [*self.value_infos(origin, alive), *new_value_infos(self.origins, graph)])
         replace_all(proto.quantization_annotation, [a for a in proto.quantization_annotation if alive.keeps(a.tensor_name)])
@@ -140,6 +143,13 @@ class Exporter:
         if [n for n in order if n in names] == [n for n in names if n in places]:
             found.sort(key=lambda v: places.get(v.name, len(order)))
         return found
+
+    def listed_initializers(self, graph: onnx.GraphProto, present: set[str]) -> list[onnx.ValueInfoProto]:
+        """Below IR version 4, initializers are inputs as well."""
+        if self.model.proto.ir_version >= FIRST_IR_WITH_PLAIN_INITIALIZERS:
+            return []
+        missing = [t for t in graph.initializer if t.name not in present]
+        return [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in missing]
 
     def described(self, tensor: Any, protos: Any) -> onnx.ValueInfoProto:
         """The original description of a graph's input or output; a new one where dtype or shape were changed."""

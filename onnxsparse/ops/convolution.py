@@ -6,7 +6,8 @@ DeformConv; onnxruntime's ContribOperators for the com.microsoft ones.
 
 from functools import partial
 
-from onnxsparse.ops.spec import OpSpec, OpView, WeightAxes, WeightSlot, product
+from onnxsparse.ops.folding import scale_conv, scale_conv_transpose
+from onnxsparse.ops.spec import Absorb, OpSpec, OpView, WeightAxes, WeightSlot, product
 
 
 def conv_macs(op: OpView, weight: int = 1) -> int:
@@ -49,12 +50,19 @@ def is_depthwise_transpose(op: OpView) -> bool:
 KERNEL = WeightSlot(at=1, axes=conv_axes)
 
 SPECS = (
-    OpSpec(op_type="Conv", macs=conv_macs, weights=(KERNEL,), depthwise=is_depthwise),
+    OpSpec(
+        op_type="Conv",
+        macs=conv_macs,
+        weights=(KERNEL,),
+        depthwise=is_depthwise,
+        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv),
+    ),
     OpSpec(
         op_type="ConvTranspose",
         macs=conv_transpose_macs,
         weights=(WeightSlot(at=1, axes=conv_transpose_axes),),
         depthwise=is_depthwise_transpose,
+        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv_transpose),
     ),
     OpSpec(op_type="DeformConv", since=19, macs=conv_macs, weights=(KERNEL,), depthwise=is_depthwise),
     OpSpec(

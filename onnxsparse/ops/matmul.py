@@ -11,7 +11,8 @@ from functools import partial
 
 import numpy as np
 
-from onnxsparse.ops.spec import OpSpec, OpView, Packing, Size, UnknownFact, WeightAxes, WeightSlot, product
+from onnxsparse.ops.folding import plain_gemm, scale_gemm
+from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Packing, Size, UnknownFact, WeightAxes, WeightSlot, product
 
 
 def matmul_macs(op: OpView) -> int:
@@ -148,7 +149,12 @@ GEMM_SIDES = (WeightSlot(at=1, axes=gemm_right_axes), WeightSlot(at=0, axes=gemm
 
 SPECS = (
     OpSpec(op_type="MatMul", macs=matmul_macs, weights=BOTH_SIDES),
-    OpSpec(op_type="Gemm", macs=gemm_macs, weights=GEMM_SIDES),
+    OpSpec(
+        op_type="Gemm",
+        macs=gemm_macs,
+        weights=GEMM_SIDES,
+        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_gemm, when=plain_gemm),
+    ),
     OpSpec(
         op_type="Einsum",
         since=12,

@@ -6,11 +6,11 @@ from numpy.typing import NDArray
 from onnxsparse.ops.spec import OpSpec, OpView, View, product
 
 MOVES = """
-CenterCropPad Compress Concat DepthToSpace Expand GatherND ReverseSequence Slice SpaceToDepth Split Tile
+CenterCropPad Compress Concat DepthToSpace GatherND ReverseSequence Slice SpaceToDepth Split
 """.split()
 
 RESAMPLES = """
-AffineGrid Col2Im GridSample Pad Resize RotaryEmbedding ScatterElements Scatter ScatterND TensorScatter Trilu Upsample
+AffineGrid Col2Im GridSample RotaryEmbedding ScatterElements Scatter ScatterND TensorScatter Trilu
 """.split()
 
 SOURCES = """
@@ -43,6 +43,11 @@ def size_value(op: OpView) -> NDArray[np.int64]:
     return np.array(product(op.input(0)), np.int64)
 
 
+def is_inference_dropout(op: OpView) -> bool:
+    """No mask asked for, and no training_mode input (since version 12), which could be true."""
+    return not any(op.node.output[1:]) and not op.has_input(2)
+
+
 def transpose_axes(op: OpView, rank: int) -> tuple[int, ...]:
     return op.numbers("perm", tuple(reversed(range(rank))))
 
@@ -54,13 +59,17 @@ def lost_axes(op: OpView, rank: int) -> None:
 SPECS = (
     *(OpSpec(op_type=name, moves=True) for name in MOVES),
     *(OpSpec(op_type=name, moves=True, index_at=1) for name in ("Gather", "GatherElements")),
-    *(OpSpec(op_type=name) for name in (*RESAMPLES, *SOURCES, *CONTAINERS)),
+    # what these make may be far larger than what they are made from
+    *(OpSpec(op_type=name, moves=True, folds=False) for name in ("Expand", "Tile")),
+    *(OpSpec(op_type=name, folds=False) for name in (*SOURCES, "Pad", "Resize", "Upsample")),
+    *(OpSpec(op_type=name) for name in (*RESAMPLES, *CONTAINERS)),
     *(OpSpec(op_type=name, random=True) for name in RANDOM),
     *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
     OpSpec(op_type="Shape", value=shape_value),
     OpSpec(op_type="Size", value=size_value),
-    OpSpec(op_type="Identity", moves=True, view=View()),
+    OpSpec(op_type="Identity", moves=True, view=View(), passes=lambda op: True),
     OpSpec(op_type="Dropout", view=View()),
+    OpSpec(op_type="Dropout", since=7, view=View(), passes=is_inference_dropout),
     OpSpec(op_type="Transpose", moves=True, view=View(axes=transpose_axes)),
     *(OpSpec(op_type=name, moves=True, view=View(axes=lost_axes)) for name in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")),
 )

@@ -1,9 +1,10 @@
 """Ops that look over an axis: normalisation, pooling, reduction, search. None of them has weights or counts as MACs."""
 
-from onnxsparse.ops.spec import OpSpec
+from onnxsparse.ops.folding import is_inference, normalisation
+from onnxsparse.ops.spec import Affine, OpSpec
 
 NORMALISATIONS = """
-BatchNormalization GroupNormalization InstanceNormalization LRN LayerNormalization LpNormalization
+GroupNormalization InstanceNormalization LRN LayerNormalization LpNormalization
 MeanVarianceNormalization RMSNormalization
 """.split()
 
@@ -28,6 +29,7 @@ SkipSimplifiedLayerNormalization QLinearAveragePool QLinearGlobalAveragePool QLi
 SPECS = (
     *(OpSpec(op_type=name) for name in (*NORMALISATIONS, *POOLING, *REDUCTIONS)),
     *(OpSpec(op_type=name, selects=inputs) for name, inputs in SEARCHES.items()),
+    OpSpec(op_type="BatchNormalization", affine=Affine(at=(1, 2, 3, 4), values=normalisation, when=is_inference)),
     OpSpec(op_type="SimplifiedLayerNormalization"),
     *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
 )

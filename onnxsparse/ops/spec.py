@@ -1,7 +1,7 @@
 """What the toolkit knows of one op, and what a formula about it can see."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -116,6 +116,9 @@ class OpSpec:
     `view`: a constant that goes through it keeps its elements and where its zeros are.
     `moves`: its outputs are elements of its inputs, moved, left out or repeated.
     `random`: its output is no constant even without inputs.
+    `folds`: on constants alone it may be replaced by its result.
+    `passes`: whether its first output is its first input (the other outputs unused).
+    `affine`: it scales and shifts channels by constants; `absorb`: it can take that in from behind.
     `value`: its output, where that follows from its inputs' shapes.
     `like`: the standard op that shape inference may take it for, where onnx does not define it.
     `shape`: the shape of its first output, likewise.
@@ -132,6 +135,10 @@ class OpSpec:
     view: "View | None" = None
     body: "Body | None" = None
     random: bool = False
+    folds: bool = True
+    passes: Callable[[OpView], bool] | None = None
+    affine: "Affine | None" = None
+    absorb: "Absorb | None" = None
     moves: bool = False
     like: str | None = None
     shape: Callable[[OpView], Size] | None = None
@@ -157,3 +164,22 @@ class Body:
 
     branches: bool = False
     trips: Callable[[OpView, Callable[[int], int | None]], int | None] = field(default=lambda op, constant: 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine:
+    """An op that computes scale · x + shift per channel (axis 1): from its constant inputs `at`, where `when` holds."""
+
+    at: tuple[int, ...]
+    values: Callable[[OpView, Sequence[NDArray[np.float64]]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+    when: Callable[[OpView], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absorb:
+    """A linear op that takes a scale and shift of its outputs into the weight `weight_at` and the bias `bias_at`."""
+
+    weight_at: int
+    bias_at: int
+    scale: Callable[[OpView, NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+    when: Callable[[OpView], bool] = field(default=lambda op: True)

@@ -1,0 +1,44 @@
+"""Clean-up that other passes need: fewer nodes, weights where they are used."""
+
+from typing import ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from onnxsparse import metadata
+from onnxsparse.model import Model
+from onnxsparse.passbase import OPTIONS, StepReport
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class Fold:
+    """Fold batch normalisation and constant expressions into the weights, and remove Identity and Dropout.
+
+    The model computes the same. Weights keep their names; where a new tensor had to be made, the model's metadata says from
+    which, so that masks made before still find it.
+    """
+
+    name: ClassVar[str] = "fold"
+    changes_outputs: ClassVar[bool] = True
+
+    constants: bool = True
+    """Replace what is computed from constants alone by its result, unless that is larger."""
+    batch_norm: bool = True
+    """Fold batch normalisation into the convolution, transposed convolution or Gemm before it."""
+
+    def run(self, model: Model) -> StepReport:
+        # graphsurgeon takes a while to import, and no other pass needs it
+        from onnxsparse.folding import Folding, bodies, fold_affine, fold_constants, remove_passing
+
+        folding = Folding(model)
+        with model.edit() as graph:
+            for body in bodies(graph):
+                remove_passing(folding, body)
+                if self.constants:
+                    fold_constants(folding, body)
+                if self.batch_norm:
+                    fold_affine(folding, body)
+        metadata.remember_names(
+            model.proto, {new: old for new, old in folding.names.items() if new in model.weights and new != old}
+        )
+        notes = [f"{count} × {what}" for what, count in folding.notes.items()]
+        return StepReport(self.name, notes=notes or ["nothing to fold"], rewrote=bool(notes))
