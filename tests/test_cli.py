@@ -16,42 +16,8 @@ import pytest
 from onnx import TensorProto
 
 from onnxsparse import cli, load
+from tests.commands import Run, files
 from tests.graphs import chain, node, proto, weight
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    onnx.save(chain(3, 8, 16, 4), tmp_path / "in.onnx")
-    return tmp_path / "in.onnx"
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
-
-
-class Run:
-    """Runs commands in this process and keeps what they print."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self.capsys = capsys
-        self.out = self.err = ""
-
-    def __call__(self, *arguments: object) -> int:
-        code = cli.main([str(a) for a in arguments])
-        self.out, self.err = self.capsys.readouterr()
-        return code
-
-    def fails(self, exit_code: int, *arguments: object) -> str:
-        """Expects one line on stderr and this exit code; returns the line."""
-        assert self(*arguments) == exit_code, self.err
-        assert self.err.count("\n") == 1, self.err
-        assert self.err.startswith("onnxsparse: ")
-        return self.err
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(capsys)
 
 
 class TestTheMainJob:
