@@ -43,7 +43,10 @@ def inline_calls(proto: onnx.ModelProto, calls: list[int]) -> onnx.ModelProto:
         for number, body_node in enumerate(clone.node):
             body_node.name = f"{prefixes[-1]}{body_node.name or f'#{number}'}"
     made = [(work.graph.node[index].domain, work.graph.node[index].op_type) for index in calls]
-    result = inliner.inline_selected_functions(work, made)
+    try:
+        result = inliner.inline_selected_functions(work, made)
+    except RuntimeError as error:
+        raise ModelError(f"a call to a model-local function does not fit it: {error}") from None
     for node in result.graph.node:
         if node.name.startswith(tuple(prefixes)):
             node.name = re.sub(r"__\d+$", "", node.name)  # the inliner's own suffix

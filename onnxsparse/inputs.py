@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from onnxsparse.dims import Shape, fed_inputs, format_shape
 from onnxsparse.errors import ModelError, ParamError
@@ -15,7 +14,7 @@ from onnxsparse.graph import Graph
 from onnxsparse.model import Model
 from onnxsparse.ops import find
 from onnxsparse.runtime import Feeds
-from onnxsparse.weights import Array
+from onnxsparse.weights import Array, element_dtype
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class InputMaker:
         if not value.type.HasField("tensor_type"):
             raise ParamError(f"input '{value.name}' of {model.name} is no tensor; give --data")
         self.shape = require_sizes(model, value.name)
-        self.dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        self.dtype = element_dtype(value.name, value.type.tensor_type.elem_type)
         if self.dtype.kind not in "fiubV":
             raise ParamError(
                 f"input '{value.name}' of {model.name} has type {self.dtype}, which cannot be drawn at random; give --data"
@@ -156,7 +155,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
 def split_samples(path: Path, model: Model, value: onnx.ValueInfoProto, array: Array) -> list[Array]:
     """The samples in one array, in the input's type and shape."""
     wanted = model.binding.shapes.get(value.name, ())
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    dtype = element_dtype(value.name, value.type.tensor_type.elem_type)
     if array.dtype != dtype and (array.dtype.kind != dtype.kind or array.dtype.kind not in "fiu"):
         raise ModelError(f"--data {path}: input '{value.name}' of {model.name} takes {dtype}, the array has {array.dtype}")
     array = array.astype(dtype, copy=False)

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnxsparse.dims import Binding, bind
 from onnxsparse.errors import ModelError
 from onnxsparse.files import Staging, check_target
-from onnxsparse.weights import MappedFile, Payload, Weights, is_lifted, set_external, tensors
+from onnxsparse.weights import MappedFile, Payload, Weights, bodies, is_lifted, set_external, tensors
 from onnxsparse.wire import FileSpan, Piece, Rewritten, lift, splice
 from onnxsparse.wire import Payload as PayloadPiece
 
@@ -189,8 +189,32 @@ def parse(data: memoryview, file: MappedFile | None, path: Path | None) -> Model
         raise ModelError("not an ONNX model (it holds no graph)")
     if proto.ir_version >= 3 and not proto.opset_import:
         raise ModelError("the file is truncated or not an ONNX model (it imports no operator set)")
+    check_names(proto)
     payloads = [payload_of(span, file, data) for span in spans]
     return Model(proto, Weights(proto, payloads, path.parent if path else None), path)
+
+
+def check_names(proto: onnx.ModelProto) -> None:
+    """Raises ModelError for names that are no text, which protobuf lets pass in a damaged file."""
+    graphs: list[onnx.GraphProto] = [proto.graph]
+    try:
+        for graph in graphs:
+            names = [graph.name, *(t.name for t in graph.initializer)]
+            names += [v.name for values in (graph.input, graph.output, graph.value_info) for v in values]
+            graphs += check_nodes(list(graph.node), names)
+        for function in proto.functions:
+            graphs += check_nodes(list(function.node), [function.name, function.domain, *function.input, *function.output])
+        "".join([*(o.domain for o in proto.opset_import), *(text for p in proto.metadata_props for text in (p.key, p.value))])
+    except (UnicodeDecodeError, TypeError):
+        raise ModelError("the file is damaged: it holds names that are no text") from None
+
+
+def check_nodes(nodes: list[onnx.NodeProto], names: list[str]) -> list[onnx.GraphProto]:
+    """The bodies the nodes hold; joining fails where a name is no text."""
+    for node in nodes:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    "".join(names)
+    return [body for node in nodes for attribute in node.attribute for body in bodies(attribute)]
 
 
 def payload_of(span: FileSpan, file: MappedFile | None, data: memoryview) -> Payload:

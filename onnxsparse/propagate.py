@@ -11,13 +11,15 @@ from typing import TypeVar
 
 import onnx
 from onnx import TypeProto, defs, numpy_helper, shape_inference
+from onnx.checker import ValidationError
+from onnx.defs import SchemaError
 from onnx.shape_inference import InferenceError
 
 from onnxsparse.dims import Shape
 from onnxsparse.evaluate import evaluate_node
 from onnxsparse.graph import Graph
 from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, find
-from onnxsparse.weights import Array
+from onnxsparse.weights import Array, read_small
 
 MAX_VALUE_ELEMENTS = 4096
 """Values larger than this are not computed: shapes are made of small ones."""
@@ -44,7 +46,7 @@ class Propagation:
 
     def run(self, graph: Graph) -> None:
         for tensor in graph.proto.initializer:
-            self._set_value(graph.scope, tensor.name, numpy_helper.to_array(tensor))
+            self._set_value(graph.scope, tensor.name, read_small(tensor.name, tensor))
         for index, node in enumerate(graph.proto.node):
             version = self.opsets.get(node.domain, 1)
             spec = find(node.domain, node.op_type, version)
@@ -164,5 +166,7 @@ def attempt(step: Callable[[], Result | None]) -> Result | None:
     """What `step` gives, None where a node's inputs do not fit its op: shapes behind it stay unknown, which is reported."""
     try:
         return step()
-    except (UnknownFact, RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, InferenceError):
+    except (UnknownFact, InferenceError, SchemaError, ValidationError, RuntimeError):
         return None
+    except (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError):
+        return None  # the reference implementation's own words for inputs that do not fit

@@ -98,15 +98,23 @@ def run_inference(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def run_symbolic(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """onnxruntime's symbolic shape inference; `proto` as it is where that gives up, as it does on many ops it lacks."""
+    """onnxruntime's symbolic shape inference; `proto` as it is where that gives up, as it does on many ops it lacks.
+
+    Its public entry writes a file into the working folder when it cannot infer everything, so this drives its steps.
+    """
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # it reports every op it does not know to the root logger
     try:
-        inferred: onnx.ModelProto = SymbolicShapeInference.infer_shapes(proto, auto_merge=True)
+        inference = SymbolicShapeInference(2**31 - 1, auto_merge=True, guess_output_rank=False, verbose=0)
+        inference._preprocess(proto)
+        while inference.run_:
+            inference._infer_impl()
+        inference._update_output_from_vi()
+        inferred: onnx.ModelProto = inference.out_mp_
         return inferred
-    except Exception:
+    except Exception:  # it raises bare Exception and whatever sympy does; values it could not infer stay unknown
         return proto
     finally:
         logging.disable(level)

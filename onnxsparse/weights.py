@@ -166,7 +166,7 @@ class Weights:
     def __setitem__(self, name: str, array: Array) -> None:
         tensor = self.proto(name)
         data_type = tensor.data_type
-        if array.dtype != helper.tensor_dtype_to_np_dtype(data_type):
+        if array.dtype != element_dtype(name, data_type):
             data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
         small = data_type in PACKED_TYPES or array.nbytes < BULK_BYTES
         if small:
@@ -328,6 +328,14 @@ def open_side_file(name: str, location: str, folder: Path | None) -> MappedFile:
         raise ModelError(f"tensor '{name}': external data file {path}: {error.strerror or error}") from None
 
 
+def element_dtype(name: str, data_type: int) -> np.dtype[np.generic]:
+    """numpy's type for the elements of value or tensor `name`. Raises ModelError for a type that onnx does not define."""
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
+    except KeyError:
+        raise ModelError(f"'{name}' has an unknown element type {data_type}") from None
+
+
 def read_small(name: str, tensor: TensorProto) -> Array:
     try:
         return np.array(numpy_helper.to_array(tensor))
@@ -340,10 +348,7 @@ def read_bytes(name: str, tensor: TensorProto, data: memoryview) -> Array:
     shape = tuple(tensor.dims)
     if tensor.data_type in PACKED_TYPES:
         return read_small(name, TensorProto(dims=shape, data_type=tensor.data_type, raw_data=bytes(data)))
-    try:
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    except KeyError:
-        raise ModelError(f"tensor '{name}' has an unknown element type {tensor.data_type}") from None
+    dtype = element_dtype(name, tensor.data_type)
     wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if wanted != len(data):
         raise ModelError(f"tensor '{name}' of shape {list(shape)} needs {wanted} bytes and has {len(data)}")

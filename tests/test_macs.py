@@ -1,6 +1,7 @@
 """MACs of every linear op against formulas worked out by hand."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -291,7 +292,6 @@ def test_constants_alone_are_not_inference_work() -> None:
 
 @pytest.mark.parametrize(("name", "gmacs"), [("resnet50", 4.089), ("vgg19", 19.632), ("densenet121", 2.834)])
 def test_known_networks(name: str, gmacs: float) -> None:
-    from pathlib import Path
 
     from onnxsparse import load
 
@@ -321,3 +321,14 @@ def test_sizes_come_from_the_binding() -> None:
     assert layers(Model.from_proto(built))[0].macs is None
     bound = Model.from_proto(built).bind(["x:2,3,8,10"])
     assert layers(bound).totals.macs == 2 * 4 * 27 * 80
+
+
+def test_onnxruntimes_own_ops_are_inferred_through_and_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that symbolic inference knows, and one that nobody does, where it would write its scraps to the working folder."""
+    monkeypatch.chdir(tmp_path)
+    nodes = [node("SkipLayerNormalization", "x x g", "h", domain=MS), node("MatMul", "h w", "y")]
+    weights: dict[str, str | np.ndarray] = {"g": "8", "w": "8x6"}
+    assert layers(model(nodes, {"x": "2x4x8"}, ["y"], weights, domains={MS: 1})).totals.macs == 2 * 4 * 8 * 6
+    nodes = [node("Mystery", "x", "h", domain=MS), node("MatMul", "h w", "y")]
+    assert layers(model(nodes, {"x": "2x4x8"}, ["y"], {"w": "8x6"}, domains={MS: 1})).totals.macs is None
+    assert not list(tmp_path.iterdir())

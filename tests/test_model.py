@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.kill_save import run as run_kills
 from onnxsparse import Model, ModelError, ParamError, load
 from onnxsparse import model as model_module
 from onnxsparse import weights as weights_module
@@ -289,3 +290,9 @@ class TestBadFiles:
 def test_a_name_that_is_none_is_said() -> None:
     with pytest.raises(ModelError, match="no constant tensor named 'nothing'"):
         Model.from_proto(chain(3, 4)).weights["nothing"]
+
+
+def test_a_killed_save_leaves_one_model_or_the_other_whole() -> None:
+    """Six kills; benchmarks/kill_save.py does two hundred."""
+    endings = run_kills(6)
+    assert not [ending for ending in endings if ending.startswith("TORN")], endings

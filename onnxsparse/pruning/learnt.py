@@ -20,6 +20,8 @@ def why_not_learnt(weights: Weights, stored: StoredWeight, depthwise: bool) -> s
     array = weights[stored.name]
     if array.dtype.kind != "f":
         return None
+    if not np.isfinite(array).all():
+        return None  # refused later, by name
     values = np.asarray(array, np.float64)
     if is_ramp(values):
         return "its weight is a ramp (as in a detector's distribution focal loss), not learnt"
