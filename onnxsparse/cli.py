@@ -28,6 +28,7 @@ def make_app() -> App:
     app.command(
         "onnxsparse.commands:compare", name="compare", help="Run two models on the same inputs and show how far they are apart."
     )
+    app.command("onnxsparse.commands:view", name="view", help="Open an annotated temporary copy of a model in Netron.")
     app.command("onnxsparse.commands:run", name="run", help="Run the passes of a recipe (YAML) one after the other.")
     app.command("onnxsparse.commands:show_passes", name="passes", help="Show the passes there are, and the options of each.")
     for name, entry in passes().items():

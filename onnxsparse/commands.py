@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -194,6 +195,43 @@ def show_passes(*, json_file: Annotated[str | None, Parameter(name="--json", all
     if json_file is not None:
         write_text(Path(json_file), content)
     text.print_passes(text.console(), classes)
+
+
+def view(
+    model: Path,
+    /,
+    *,
+    heat: Annotated[bool, Parameter(negative="")] = False,
+    port: int | None = None,
+    browse: bool = True,
+    sizes: Sizes = Sizes(),
+) -> None:
+    """Open an annotated temporary copy of a model in Netron; the model itself is not changed.
+
+    Parameters
+    ----------
+    model
+        The ONNX model.
+    heat
+        Put rank and share of the MACs in front of the copy's node names, for Netron's search (type #1).
+    port
+        Serve at this port (default: any that is free).
+    browse
+        Open a browser.
+    """
+    try:
+        import netron
+    except ImportError:
+        raise ParamError("view needs Netron: pip install 'onnxsparse[view]'") from None
+    from onnxsparse.viewing import for_viewing
+
+    shown = for_viewing(sizes.load(model), heat=heat)
+    with TemporaryDirectory(prefix="onnxsparse-view-") as folder:
+        copy = Path(folder) / model.name
+        shown.save(copy)
+        host, number = netron.start(str(copy), port, browse=browse)
+        print(f"Netron shows {model.name} at http://{host}:{number}; Ctrl-C ends it", flush=True)
+        netron.wait()
 
 
 def pass_command(name: str) -> Callable[..., None]:

@@ -354,8 +354,8 @@ def evaluate(formula: Callable[[OpView], int], op: OpView, times: int | None) ->
         return None
     try:
         return times * formula(op)
-    except UnknownFact:
-        return None
+    except (UnknownFact, IndexError, ValueError):
+        return None  # a node whose inputs have not the rank that its op asks for has no known cost
 
 
 def slot_axis(op: OpView, slot: WeightSlot) -> int:

@@ -24,8 +24,8 @@ def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def find_calls(proto: onnx.ModelProto) -> list[int]:
-    functions = {(f.domain, f.name) for f in proto.functions}
-    return [i for i, node in enumerate(proto.graph.node) if (node.domain, node.op_type) in functions]
+    functions = {(f.domain, f.name, f.overload) for f in proto.functions}
+    return [i for i, node in enumerate(proto.graph.node) if (node.domain, node.op_type, node.overload) in functions]
 
 
 def inline_calls(proto: onnx.ModelProto, calls: list[int]) -> onnx.ModelProto:

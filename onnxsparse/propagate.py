@@ -71,7 +71,8 @@ class Propagation:
             self.run(body)
         if not spec.body.branches:
             return
-        for position, output in enumerate(node.output):
+        results = min((len(body.proto.output) for body in bodies.values()), default=0)
+        for position, output in enumerate(node.output[:results]):
             ends = [(body.scope, body.proto.output[position].name) for body in bodies.values()]
             found = {self._shape(scope, name) for scope, name in ends}
             self.types.setdefault(output, self.types.get(ends[0][1], 0))

@@ -92,7 +92,7 @@ def fill(shapes: Known, more: Known) -> None:
 def run_inference(proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return shape_inference.infer_shapes(proto, data_prop=True)
-    except shape_inference.InferenceError:
+    except (shape_inference.InferenceError, ValueError):
         # a model may contradict itself where no weight is concerned; what is known without inference still counts
         return proto
 

@@ -248,7 +248,7 @@ def make_items(model: Model, candidate: Candidate, pattern: BlockPattern | None)
 def stored_axis(candidate: Candidate, which: Literal["input", "output"]) -> int | None:
     """The stored tensor's axis that counts the op's inputs or outputs; None where it cannot be told."""
     axes, seen = candidate.stored.axes, candidate.use.axes
-    if axes is None or seen is None:
+    if axes is None or seen is None or max(seen.input, seen.output) >= len(axes):
         return None
     return axes[seen.input if which == "input" else seen.output]
 

@@ -31,7 +31,7 @@ FLOORS = [
     {"inputs", "pruning", "folding"},
     {"comparison"},
     {"pipeline", "passes", "registry"},
-    {"recipe", "report"},
+    {"recipe", "report", "viewing"},
     {"commands"},
     {"cli", "__init__"},
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.constants import CHUNK, StoredWeight, flat_zeros, step_size, zero_value
+from onnxsparse.constants import StoredWeight, flat_parts, flat_zeros, step_size, zero_value
 from onnxsparse.errors import ModelError
 from onnxsparse.pruning.select import FIRST_NOT_FINITE, Bits, Choice, Counts, histogram
 from onnxsparse.weights import Array, Weights
@@ -48,11 +48,8 @@ class Elements:
 def real_parts(weights: Weights, stored: StoredWeight) -> Iterator[tuple[int, Array]]:
     """(first element, real values) of a tensor in parts small enough for the cache; quantized ones are dequantized."""
     array = weights[stored.name]
-    flat = array.reshape(-1)
-    if array.dtype.kind == "f" or array.dtype.kind == "V":
-        for start in range(0, flat.size, CHUNK):
-            yield start, flat[start : start + CHUNK]
-            weights.release(stored.name)
+    if array.dtype.kind in "fV":
+        yield from flat_parts(weights, stored.name)
         return
     zero, step = zero_value(stored, weights), step_size(stored, weights)
     yield 0, ((array.astype(np.float32) - np.asarray(zero, np.float32)) * np.asarray(step, np.float32)).reshape(-1)
