@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from onnxsparse import ApplyMasks, ModelError, ParamError, Prune, layers
+from onnxsparse import ApplyMasks, ModelError, ParamError, Prune, constants, layers
 from onnxsparse.model import Model
 from onnxsparse.passbase import StepReport
 from tests.graphs import chain, model, node, proto, weight
@@ -391,6 +391,17 @@ class TestWhereWeightsAre:
         _, report = prune(proto(nodes, {"x": "2x8"}, ["y"], {"w": "8x8", "g": "8"}))
         assert reasons(report) == {"y": "its weight is computed in the graph, not stored"}
         assert "nothing was pruned" in report.notes[0]
+
+
+@pytest.mark.parametrize("options", [{"sparsity_op": 0.6}, {"sparsity_op": 0.6, "pattern": "4x1"}, {"pattern": "2:4"}], ids=str)
+def test_looking_at_weights_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch, options: dict[str, object]) -> None:
+    built = Model.from_proto(chain(4, 8, 16, 4))
+    whole, _ = prune(built, **options)
+    monkeypatch.setattr(constants, "CHUNK", 7)
+    monkeypatch.setattr(constants, "RELEASE_EVERY", 2)
+    parts, report = prune(built, **options)
+    assert report.changes
+    assert parts.to_bytes() == whole.to_bytes()
 
 
 class TestBadWeights:

@@ -46,13 +46,24 @@ class Elements:
 
 
 def real_parts(weights: Weights, stored: StoredWeight) -> Iterator[tuple[int, Array]]:
-    """(first element, real values) of a tensor in parts small enough for the cache; quantized ones are dequantized."""
-    array = weights[stored.name]
-    if array.dtype.kind in "fV":
+    """(first element, real values) of a tensor in parts that fit the cache; quantized ones are dequantized as a whole.
+
+    A part is valid until the next one is asked for.
+    """
+    if weights[stored.name].dtype.kind in "fV":
         yield from flat_parts(weights, stored.name)
-        return
+    else:
+        yield 0, real_values(weights, stored).reshape(-1)
+
+
+def real_values(weights: Weights, stored: StoredWeight) -> NDArray[np.float32]:
+    """A tensor's real values, in its shape."""
+    array = weights[stored.name].astype(np.float32)
+    if weights[stored.name].dtype.kind in "fV":
+        return array
     zero, step = zero_value(stored, weights), step_size(stored, weights)
-    yield 0, ((array.astype(np.float32) - np.asarray(zero, np.float32)) * np.asarray(step, np.float32)).reshape(-1)
+    dequantized: NDArray[np.float32] = (array - np.asarray(zero, np.float32)) * np.asarray(step, np.float32)
+    return dequantized
 
 
 @dataclass(frozen=True)
@@ -71,8 +82,7 @@ class Blocks:
     input_axis: int
 
     def chunks(self) -> Iterator[tuple[int, Bits, Counts | None]]:
-        values = np.concatenate([part for _, part in real_parts(self.weights, self.stored)])
-        matrix = np.abs(self._matrix(values.astype(np.float32)))
+        matrix = np.abs(self._matrix(real_values(self.weights, self.stored)))
         starts = (np.arange(0, matrix.shape[1], self.rows), np.arange(0, matrix.shape[2], self.columns))
         elements = self._sums(np.ones_like(matrix), starts)
         means = np.divide(self._sums(matrix, starts), elements)
@@ -112,8 +122,7 @@ def keep_n_of_m(weights: Weights, stored: StoredWeight, axis: int, keep: int, gr
     Elements that are zero already are the first to count as zeroed; ties go to the earlier element.
     """
     array = weights[stored.name]
-    real = np.concatenate([part for _, part in real_parts(weights, stored)]).reshape(array.shape)
-    magnitudes = np.moveaxis(np.abs(real.astype(np.float32)), axis, -1)
+    magnitudes = np.moveaxis(np.abs(real_values(weights, stored)), axis, -1)
     grouped = magnitudes.reshape(-1, group)
     order = np.argsort(grouped, axis=1, kind="stable")
     mask = np.zeros(grouped.shape, bool)
