@@ -7,6 +7,7 @@ Each measurement is a process of its own: user and system seconds, and the peak 
 """
 
 import argparse
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -33,7 +34,13 @@ class Cost:
 
 
 def build(path: Path, layers: int, *, external: bool) -> None:
-    """A chain of matrix products, written tensor by tensor so that building takes no more memory than one weight."""
+    """A chain of matrix products, in a process of its own: the memory of a parent counts in its children's peak."""
+    builder = multiprocessing.get_context("spawn").Process(target=write_model, args=(path, layers, external))
+    builder.start()
+    builder.join()
+
+
+def write_model(path: Path, layers: int, external: bool) -> None:
     rng = np.random.default_rng(0)
     names = ["x", *(f"h{i}" for i in range(layers - 1)), "y"]
     nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]], name=f"layer{i}") for i in range(layers)]

@@ -1,17 +1,19 @@
 """A model as Netron is to show it: annotated, and with the costliest nodes findable by name."""
 
+from onnxsparse import metadata
 from onnxsparse.facts import Layer, Layers, layers
 from onnxsparse.graph import Graph
 from onnxsparse.model import Model
-from onnxsparse.passes.annotate import Annotate
 
 
 def for_viewing(model: Model, *, heat: bool) -> Model:
     """An annotated copy. `heat` puts rank and share of the MACs in front of its node names, which Netron's search finds."""
     shown = model.copy()
-    Annotate().run(shown)
+    found = layers(model)
+    metadata.strip(shown.proto)
+    metadata.write(shown.proto, found)
     if heat:
-        rename_by_cost(shown, layers(model, count=False))
+        rename_by_cost(shown, found)
     return shown
 
 
