@@ -45,8 +45,8 @@ def inline_calls(proto: onnx.ModelProto, calls: list[int]) -> onnx.ModelProto:
     made = [(work.graph.node[index].domain, work.graph.node[index].op_type) for index in calls]
     try:
         result = inliner.inline_selected_functions(work, made)
-    except RuntimeError as error:
-        raise ModelError(f"a call to a model-local function does not fit it: {error}") from None
+    except (RuntimeError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"a call to a model-local function cannot be written out: {error}") from None
     for node in result.graph.node:
         if node.name.startswith(tuple(prefixes)):
             node.name = re.sub(r"__\d+$", "", node.name)  # the inliner's own suffix

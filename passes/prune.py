@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.constants import count_zeros
-from onnxsparse.errors import ParamError
+from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.facts import Layers, Totals, layers
 from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, Change, Skip, StepReport
@@ -24,6 +24,9 @@ from onnxsparse.pruning.scores import SCORES
 from onnxsparse.pruning.select import Choice
 
 DEFAULT_TARGET = 0.5
+
+MAX_MACS = 1 << 62
+"""Gains are summed in 64 bits."""
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -218,6 +221,8 @@ def default_cap(target: float) -> float:
 
 def require_sizes(facts: Layers, model: Model) -> None:
     """Raises ParamError where operations cannot be weighed because input sizes are open."""
+    if facts.totals.weight_macs > MAX_MACS:
+        raise ModelError(f"{model.name} has {facts.totals.weight_macs:.1e} operations at these sizes, which no device runs")
     unknown = [layer.node for layer in facts if layer.weights and layer.macs is None]
     if unknown and facts.binding.unbound:
         raise ParamError(

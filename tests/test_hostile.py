@@ -1,0 +1,142 @@
+"""Files made to hurt: a clear line or a correct result, never a traceback, a hang or a partial file."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.fuzz import MODELS, attempt, mutate
+from onnxsparse import cli
+from tests.commands import files
+from tests.graphs import chain, node, proto, value
+
+
+def cycle() -> onnx.ModelProto:
+    built = chain(3, 8, 4)
+    built.graph.node.extend([node("Add", "a y", "b"), node("Concat", "b b", "a", axis=0)])
+    return built
+
+
+def cycle_in_weights() -> onnx.ModelProto:
+    built = chain(3, 4)
+    built.graph.node.insert(0, node("Transpose", "q", "p"))
+    built.graph.node.insert(0, node("Identity", "p", "q"))
+    built.graph.node[2].input[1] = "q"
+    return built
+
+
+def twice_the_same_name() -> onnx.ModelProto:
+    built = chain(3, 8, 8, 4)
+    for at in built.graph.node:
+        at.name = "same"
+    return built
+
+
+def twice_the_same_value() -> onnx.ModelProto:
+    built = chain(3, 8, 8, 4)
+    built.graph.node[2].output[0] = built.graph.node[0].output[0]
+    return built
+
+
+def overflowing_dimensions() -> onnx.ModelProto:
+    built = chain(3, 4)
+    built.graph.initializer[0].dims[:] = [2**40, 2**40, 2**40, 3]
+    return built
+
+
+def negative_dimensions() -> onnx.ModelProto:
+    built = chain(3, 4)
+    built.graph.initializer[0].dims[0] = -4
+    return built
+
+
+def huge_input() -> onnx.ModelProto:
+    return proto([node("MatMul", "x w", "y")], {"x": f"{2**40}x{2**20}x8"}, ["y"], {"w": "8x8"})
+
+
+def huge_expansion() -> onnx.ModelProto:
+    shape = numpy_helper.from_array(np.array([2**40, 2**10], np.int64), "s")
+    built = proto([node("ConstantOfShape", "s", "big"), node("MatMul", "x w", "y")], {"x": "2x8"}, ["y"], {"w": "8x8"})
+    built.graph.initializer.append(shape)
+    return built
+
+
+def opset(version: int) -> Callable[[], onnx.ModelProto]:
+    def make() -> onnx.ModelProto:
+        built = chain(3, 4)
+        built.opset_import[0].version = version
+        return built
+
+    return make
+
+
+def no_such_opset_domain() -> onnx.ModelProto:
+    built = chain(3, 4)
+    built.graph.node[0].domain = "acme"
+    return built
+
+
+def endless_function() -> onnx.ModelProto:
+    body = [node("F", "a", "b", domain="local")]
+    function = helper.make_function("local", "F", ["a"], ["b"], body, [helper.make_opsetid("local", 1)])
+    graph = helper.make_graph([node("F", "x", "y", domain="local")], "g", [value("x", "4")], [value("y", "4")])
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    return helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=8)
+
+
+def wrong_type() -> onnx.ModelProto:
+    built = chain(3, 64)
+    built.graph.initializer[0].data_type = TensorProto.STRING
+    return built
+
+
+HOSTILE = [
+    cycle,
+    cycle_in_weights,
+    twice_the_same_name,
+    twice_the_same_value,
+    overflowing_dimensions,
+    negative_dimensions,
+    huge_input,
+    huge_expansion,
+    opset(0),
+    opset(2**31),
+    opset(-5),
+    no_such_opset_domain,
+    endless_function,
+    wrong_type,
+]
+NAMES = [getattr(make, "__name__", "") + str(i) for i, make in enumerate(HOSTILE)]
+
+
+@pytest.mark.parametrize("make", HOSTILE, ids=NAMES)
+@pytest.mark.parametrize("command", ["inspect", "prune", "annotate", "fold"])
+def test_a_hostile_model_ends_in_a_line_or_a_result(
+    make: Callable[[], onnx.ModelProto], command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    source.write_bytes(make().SerializeToString())
+    before = source.read_bytes()
+    arguments = [command, str(source)] + ([] if command == "inspect" else [str(target)])
+    code = cli.main(arguments)
+    err = capsys.readouterr().err
+    if code:
+        assert code in (1, 2)
+        assert err.count("\n") == 1
+        assert err.startswith("onnxsparse: ")
+        assert files(tmp_path) == ["in.onnx"]
+    assert source.read_bytes() == before
+
+
+def test_mutations_end_in_a_line_or_a_result(tmp_path: Path) -> None:
+    """A thousand; benchmarks/fuzz.py does a hundred thousand."""
+    originals = [build().SerializeToString() for build in MODELS]
+    for seed in range(1_000_000, 1_001_000):
+        path = tmp_path / "in.onnx"
+        path.write_bytes(mutate(originals[seed % len(originals)], random.Random(seed)))
+        ending = attempt(path, tmp_path / "out.onnx")
+        assert not ending.startswith("BUG"), f"seed {seed}: {ending}"
