@@ -78,7 +78,7 @@ def main() -> None:
         "# fold and fix-shapes on the zoo",
         "",
         f"Made by `benchmarks/zoo_fold.py`. {len(rows)} graphs. fold leaves the outputs of {same} the same (SQNR of random",
-        f"inputs at least {CLOSE_DB} dB, `inf` is bit for bit), in {median:.2f} s CPU in the median, {seconds[-1]:.2f} s at most.",
+        f"inputs at least {CLOSE_DB} dB, `inf` is bit for bit), in {median:.2f} s CPU (median), {seconds[-1]:.2f} s at most.",
         f"fix-shapes leaves those of {fixed} the same, bit for bit; for the others it says how close they are, or why not.",
         "",
         "| model | nodes | lowest SQNR dB | folded | fix-shapes |",
