@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,3 +135,16 @@ def test_every_function_is_short_and_every_file_too() -> None:
         for statement in ast.walk(ast.parse(text)):
             if isinstance(statement, ast.FunctionDef) and statement.end_lineno is not None:
                 assert statement.end_lineno - statement.lineno <= 55, f"{path}:{statement.name}"
+
+
+@pytest.mark.parametrize("results", ["speed.md", "large-models.md"])
+def test_the_readmes_tables_are_those_that_the_benchmarks_made(results: str) -> None:
+    rows = [line for line in (ROOT / "benchmarks" / "results" / results).read_text().splitlines() if line.startswith("|")]
+    assert rows
+    assert "\n".join(rows) in (ROOT / "README.md").read_text()
+
+
+def test_the_readmes_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (ROOT / target).exists(), f"{page.name}: {target}"
