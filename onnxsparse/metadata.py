@@ -12,8 +12,8 @@ from typing import Protocol
 
 import onnx
 
-from onnxsparse.facts import Layer, Layers, Totals, add_up
 from onnxsparse.graph import Graph
+from onnxsparse.layer import Layer, Layers, Totals, add_up
 
 MACS, NONZERO_MACS, PARAMS, SPARSITY, SPARSITY_OP = NODE_KEYS = ("macs", "nonzero_macs", "params", "sparsity", "sparsity_op")
 

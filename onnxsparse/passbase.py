@@ -7,7 +7,7 @@ from typing import IO, ClassVar, Protocol
 
 from pydantic import ConfigDict
 
-from onnxsparse.facts import Totals
+from onnxsparse.layer import Totals
 from onnxsparse.model import Model
 
 ArtifactWriter = Callable[[IO[bytes]], object]

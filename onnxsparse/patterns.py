@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from onnxsparse.errors import ParamError
-from onnxsparse.facts import Layer
+from onnxsparse.layer import Layer
 
 Match = Callable[[Layer], bool]
 

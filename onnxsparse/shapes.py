@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
 
 import onnx
 from onnx import TensorProto, shape_inference
@@ -12,14 +11,9 @@ from onnxsparse.dims import Binding, Shape
 from onnxsparse.graph import Graph
 from onnxsparse.ops import STANDARD_DOMAINS
 from onnxsparse.propagate import Known, Propagation, is_static
+from onnxsparse.protos import replace_all
 from onnxsparse.weights import Weights, bodies, body_scope, is_lifted
 from onnxsparse.wire import BULK_BYTES
-
-if TYPE_CHECKING:
-    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
-    from google.protobuf.message import Message
-
-MessageT = TypeVar("MessageT", bound="Message")
 
 
 @dataclass(frozen=True)
@@ -153,24 +147,13 @@ def take_bulk(graph: onnx.GraphProto, weights: Weights) -> list[tuple[str, Tenso
             kept_nodes.append(node)
     if taken:
         taken = [(name, copy_header(tensor)) for name, tensor in taken]
-        replace(graph.initializer, kept_initializers)
-        replace(graph.node, kept_nodes)
+        replace_all(graph.initializer, kept_initializers)
+        replace_all(graph.node, kept_nodes)
     return taken
 
 
 def copy_header(tensor: TensorProto) -> TensorProto:
     return TensorProto(dims=tensor.dims, data_type=tensor.data_type)
-
-
-def replace(field: "RepeatedCompositeFieldContainer[MessageT]", kept: list[MessageT]) -> None:
-    """Keep these of a repeated field's messages."""
-    copies = []
-    for item in kept:
-        twin = type(item)()
-        twin.CopyFrom(item)
-        copies.append(twin)
-    del field[:]
-    field.extend(copies)
 
 
 def is_bulk(tensor: TensorProto, weights: Weights) -> bool:
@@ -196,7 +179,7 @@ def take_recorded(graph: onnx.GraphProto, binding: Binding) -> Known:
     recorded = collect(graph)
     unknown = {o for node in graph.node if node.domain not in STANDARD_DOMAINS for o in node.output}
     kept = [value for value in graph.value_info if value.name in unknown]
-    replace(graph.value_info, kept)
+    replace_all(graph.value_info, kept)
     for output in graph.output:
         if output.name not in unknown:
             output.type.tensor_type.ClearField("shape")

@@ -1,8 +1,9 @@
 """A model as Netron is to show it: annotated, and with the costliest nodes findable by name."""
 
 from onnxsparse import metadata
-from onnxsparse.facts import Layer, Layers, layers
+from onnxsparse.facts import layers
 from onnxsparse.graph import Graph
+from onnxsparse.layer import Layer, Layers
 from onnxsparse.model import Model
 
 

@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 
 from onnxsparse.constants import count_zeros
 from onnxsparse.errors import ModelError, ParamError
-from onnxsparse.facts import Layers, Totals, layers
+from onnxsparse.facts import layers
+from onnxsparse.layer import Layers, Totals
 from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, Change, Skip, StepReport
 from onnxsparse.patterns import choose

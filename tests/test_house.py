@@ -20,13 +20,14 @@ PACKAGE = ROOT / "onnxsparse"
 # from the ground up; a module imports from its own floor or below
 FLOORS = [
     {"errors"},
-    {"wire", "files", "dims"},
+    {"wire", "files", "dims", "protos"},
     {"weights"},
     {"model", "graph", "functions"},
     {"bridge"},
     {"ops", "evaluate"},
     {"constants", "propagate", "assembly"},
     {"shapes"},
+    {"layer"},
     {"facts"},
     {"metadata", "patterns", "passbase", "runtime", "verify"},
     {"inputs", "pruning", "folding"},

@@ -12,6 +12,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxsparse.bridge.origins import BodyOrigin, NodeOrigin, Origins, StoredValues, TensorOrigin, held_back
 from onnxsparse.model import STANDARD_DOMAINS, Model
+from onnxsparse.protos import replace_all
 from onnxsparse.weights import Array
 
 FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
@@ -284,14 +285,3 @@ def all_nodes(graph: Any) -> Iterator[Any]:
         for value in node.attrs.values():
             if isinstance(value, gs.Graph):
                 yield from all_nodes(value)
-
-
-def replace_all(repeated: Any, items: list[Any]) -> None:
-    """Set a repeated field, whose present messages may be among the items."""
-    copies = []
-    for item in items:
-        twin = type(item)()
-        twin.CopyFrom(item)
-        copies.append(twin)
-    del repeated[:]
-    repeated.extend(copies)

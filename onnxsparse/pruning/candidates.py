@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from onnxsparse.constants import StoredWeight
 from onnxsparse.errors import ModelError
-from onnxsparse.facts import Layer, Layers, WeightUse
 from onnxsparse.graph import Graph
+from onnxsparse.layer import Layer, Layers, WeightUse
 from onnxsparse.model import Model
 from onnxsparse.passbase import Skip
 from onnxsparse.pruning.learnt import why_not_learnt

@@ -7,7 +7,7 @@ from platform import python_version
 
 from pydantic import TypeAdapter
 
-from onnxsparse.facts import Layer, Layers
+from onnxsparse.layer import Layer, Layers
 from onnxsparse.metadata import totals_json
 from onnxsparse.passbase import Pass, StepReport
 from onnxsparse.pipeline import RunReport

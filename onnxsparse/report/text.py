@@ -11,7 +11,7 @@ from rich.text import Text
 
 from onnxsparse.comparison import Comparison, OutputComparison
 from onnxsparse.dims import Binding
-from onnxsparse.facts import Layer, Layers, Totals
+from onnxsparse.layer import Layer, Layers, Totals
 from onnxsparse.metadata import format_count, format_share
 from onnxsparse.passbase import Change, Pass, Skip, StepReport
 from onnxsparse.pipeline import RunReport
