@@ -25,6 +25,7 @@ def make_app() -> App:
         default_parameter=Parameter(negative_iterable=(), consume_multiple=False),
     )
     app.command("onnxsparse.commands:inspect", name="inspect", help="Show what each layer of a model costs and how sparse it is.")
+    app.command("onnxsparse.commands:report", name="report", help="Predict what a model costs on a target, layer by layer.")
     app.command(
         "onnxsparse.commands:compare", name="compare", help="Run two models on the same inputs and show how far they are apart."
     )

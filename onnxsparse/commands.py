@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from onnxsparse.comparison import compare as compare_models
+from onnxsparse.deployment import deploy
 from onnxsparse.errors import ParamError
 from onnxsparse.facts import layers
 from onnxsparse.files import Staging, check_target
@@ -22,7 +23,8 @@ from onnxsparse.pipeline import Comparing, Pipeline, write
 from onnxsparse.recipe import load_recipe
 from onnxsparse.registry import find_pass, passes
 from onnxsparse.report import text
-from onnxsparse.report.records import layers_json, passes_json, run_json
+from onnxsparse.report.deployment_text import print_deployment
+from onnxsparse.report.records import deployment_json, layers_json, passes_json, run_json
 
 PRUNE_ADVICE = (
     "the file is as large as before and no faster on a CPU: zeros pay off on hardware that skips them (as the CV22) and under "
@@ -102,6 +104,45 @@ def inspect(
     text.print_layers(out, facts, loaded.name, top=top, sort=sort)
     if is_stale(loaded.proto):
         text.note(out, "the annotations in this file are older than its graph; annotate it again")
+
+
+def report(
+    model: Path,
+    /,
+    *,
+    target: str = "cv22",
+    bits: Literal[8, 16] = 8,
+    top: int | None = None,
+    sort: Literal["graph", "latency"] = "latency",
+    json_file: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
+    sizes: Sizes = Sizes(),
+) -> None:
+    """Predict what a model costs on a target, layer by layer, and what would make it cheaper.
+
+    Parameters
+    ----------
+    model
+        The ONNX model.
+    target
+        cv22, cv22-skiplimit, cv22-stream, or a TOML file of your own.
+    bits
+        Of activations and coefficients.
+    top
+        Show this many layers only.
+    sort
+        Order of the layers.
+    json_file
+        Write the report as JSON to this file; - for standard output, without the tables.
+    """
+    loaded = sizes.load(model)
+    found = deploy(loaded, target, bits)
+    content = json.dumps(deployment_json(found, loaded.name), indent=1, allow_nan=False)
+    if json_file == "-":
+        print(content)
+        return
+    if json_file is not None:
+        write_text(Path(json_file), content)
+    print_deployment(text.console(), found, loaded.name, top=top, sort=sort)
 
 
 def compare(

@@ -27,11 +27,7 @@ def layers(model: Model, *, count: bool = True) -> Layers:
 
     `count=False` leaves the weights unread: zeros are None.
     """
-    survey = Survey(model)
-    found = survey.graph_layers(Graph(survey.proto.graph), 1)
-    if count:
-        found = with_zeros(found, model)
-    return Layers(tuple(with_shares(found)), tuple(survey.unknown), tuple(survey.notes), model.binding)
+    return Survey(model).layers(count=count)
 
 
 def with_zeros(found: list[Layer], model: Model) -> list[Layer]:
@@ -52,15 +48,25 @@ def with_shares(found: list[Layer]) -> list[Layer]:
 class Survey:
     """One walk over a model's graphs, gathering layers, unknown ops and notes."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, every_shape: bool = False) -> None:
+        """`every_shape`: look hard for the shapes of all values, not only those that formulas need."""
+        self.model = model
         self.proto = inlined(model.proto)
         self.calls = [Graph(model.proto.graph).names[i] for i in find_calls(model.proto)]
         self.opsets = {o.domain: o.version for o in self.proto.opset_import}
         self.opsets[""] = model.opset()
         self.resolver = Resolver(model.weights, self.opsets)
-        self.shapes: Shapes = infer_shapes(self.proto, model.weights, model.binding, self._linear_values(Graph(self.proto.graph)))
+        graph = Graph(self.proto.graph)
+        wanted = (("", name) for name in graph.producers) if every_shape else self._linear_values(graph)
+        self.shapes: Shapes = infer_shapes(self.proto, model.weights, model.binding, wanted)
         self.unknown: list[UnknownNode] = []
         self.notes: list[str] = []
+
+    def layers(self, *, count: bool) -> Layers:
+        found = self.graph_layers(Graph(self.proto.graph), 1)
+        if count:
+            found = with_zeros(found, self.model)
+        return Layers(tuple(with_shares(found)), tuple(self.unknown), tuple(self.notes), self.model.binding)
 
     def spec(self, node: onnx.NodeProto) -> OpSpec | None:
         return find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
@@ -82,7 +88,7 @@ class Survey:
     def graph_layers(self, graph: Graph, times: int | None) -> list[Layer]:
         """The layers of one graph that runs `times` times (None: unknown)."""
         found: list[Layer] = []
-        constant = self._constant_values(graph)
+        constant = self.constant_values(graph)
         for index, node in enumerate(graph.proto.node):
             spec = self.spec(node)
             name = graph.names[index]
@@ -102,12 +108,12 @@ class Survey:
     def _within(self, layer: Layer) -> str:
         return next((call for call in self.calls if layer.node.startswith(f"{call}/")), layer.within)
 
-    def _constant_values(self, graph: Graph) -> set[str]:
+    def constant_values(self, graph: Graph) -> set[str]:
         """The values of a graph that no input of the model reaches."""
         found = set(graph.initializers)
         if graph.parent is not None:
             outer = graph.parent
-            found |= self._constant_values(outer)
+            found |= self.constant_values(outer)
         for node in graph.proto.node:
             spec = self.spec(node)
             if spec is not None and spec.body is None and not spec.random and all(i in found for i in node.input if i):

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "onnxsparse"
 # from the ground up; a module imports from its own floor or below
 FLOORS = [
     {"errors"},
-    {"wire", "files", "dims", "protos"},
+    {"wire", "files", "dims", "protos", "backends"},
     {"weights"},
     {"model", "graph", "functions"},
     {"bridge"},
@@ -29,6 +29,8 @@ FLOORS = [
     {"shapes"},
     {"layer"},
     {"facts"},
+    {"workload"},
+    {"deployment"},
     {"metadata", "patterns", "passbase", "runtime", "verify"},
     {"inputs", "pruning", "folding"},
     {"comparison"},
@@ -64,6 +66,13 @@ def floor(module: str) -> int:
 def test_imports_point_down(module: str, path: Path) -> None:
     for imported in imports(path):
         assert floor(imported) <= floor(module), f"{module} imports {imported}"
+
+
+def test_backends_never_see_onnx() -> None:
+    for path in (PACKAGE / "backends").glob("*.py"):
+        assert "import onnx\n" not in path.read_text()
+        for module in imports(path):
+            assert module.split(".")[0] in ("backends", "errors"), f"{path}: {module}"
 
 
 def test_ops_know_no_pass_and_the_core_no_concrete_pass() -> None:

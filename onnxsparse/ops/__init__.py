@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from onnxsparse.errors import ParamError
 from onnxsparse.model import STANDARD_DOMAINS
 from onnxsparse.ops import attention, control, convolution, elementwise, matmul, movement, quantization, recurrent, reduction
-from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, UnknownFact, View, WeightAxes, WeightSlot
+from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, UnknownFact, View, WeightAxes, WeightSlot, Work
 
 GROUP = "onnxsparse.ops"
 """Entry points of third parties: any name → `module:SPECS`, an iterable of OpSpec."""
@@ -57,6 +57,7 @@ __all__ = [
     "View",
     "WeightAxes",
     "WeightSlot",
+    "Work",
     "find",
     "table",
 ]

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.ops.spec import OpSpec, OpView, View, product
+from onnxsparse.ops.spec import OpSpec, OpView, View, Work, product
 
 MOVES = """
 CenterCropPad Compress Concat DepthToSpace GatherND ReverseSequence Slice SpaceToDepth Split
@@ -26,6 +26,8 @@ ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt Seq
 SequenceErase SequenceInsert SequenceLength SplitToSequence ImageDecoder RegexFullMatch StringConcat StringNormalizer
 StringSplit TfIdfVectorizer
 """.split()
+
+RESHAPES = "Reshape Flatten Squeeze Unsqueeze".split()
 
 MICROSOFT = """
 Pad GatherND ExpandDims Crop EmbedLayerNormalization RotaryEmbedding RemovePadding RestorePadding CropAndResize
@@ -57,19 +59,21 @@ def lost_axes(op: OpView, rank: int) -> None:
 
 
 SPECS = (
-    *(OpSpec(op_type=name, moves=True) for name in MOVES),
-    *(OpSpec(op_type=name, moves=True, index_at=1) for name in ("Gather", "GatherElements")),
+    *(OpSpec(op_type=name, moves=True, work=Work.MOVE) for name in MOVES),
+    *(OpSpec(op_type=name, moves=True, index_at=1, work=Work.MOVE) for name in ("Gather", "GatherElements")),
     # what these make may be far larger than what they are made from
-    *(OpSpec(op_type=name, moves=True, folds=False) for name in ("Expand", "Tile")),
-    *(OpSpec(op_type=name, folds=False) for name in (*SOURCES, "Pad", "Resize", "Upsample")),
-    *(OpSpec(op_type=name) for name in (*RESAMPLES, *CONTAINERS)),
+    *(OpSpec(op_type=name, moves=True, folds=False, work=Work.MOVE) for name in ("Expand", "Tile")),
+    *(OpSpec(op_type=name, folds=False, work=Work.FREE) for name in SOURCES),
+    *(OpSpec(op_type=name, folds=False, work=Work.MOVE) for name in ("Pad", "Resize", "Upsample")),
+    *(OpSpec(op_type=name) for name in RESAMPLES),
+    *(OpSpec(op_type=name, work=Work.FREE) for name in CONTAINERS),
     *(OpSpec(op_type=name, random=True) for name in RANDOM),
     *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
-    OpSpec(op_type="Shape", value=shape_value),
-    OpSpec(op_type="Size", value=size_value),
-    OpSpec(op_type="Identity", moves=True, view=View(), passes=lambda op: True),
-    OpSpec(op_type="Dropout", view=View()),
-    OpSpec(op_type="Dropout", since=7, view=View(), passes=is_inference_dropout),
-    OpSpec(op_type="Transpose", moves=True, view=View(axes=transpose_axes)),
-    *(OpSpec(op_type=name, moves=True, view=View(axes=lost_axes)) for name in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")),
+    OpSpec(op_type="Shape", value=shape_value, work=Work.FREE),
+    OpSpec(op_type="Size", value=size_value, work=Work.FREE),
+    OpSpec(op_type="Identity", moves=True, view=View(), passes=lambda op: True, work=Work.FREE),
+    OpSpec(op_type="Dropout", view=View(), work=Work.FREE),
+    OpSpec(op_type="Dropout", since=7, view=View(), passes=is_inference_dropout, work=Work.FREE),
+    OpSpec(op_type="Transpose", moves=True, view=View(axes=transpose_axes), work=Work.MOVE),
+    *(OpSpec(op_type=name, moves=True, view=View(axes=lost_axes), work=Work.FREE) for name in RESHAPES),
 )

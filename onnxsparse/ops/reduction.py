@@ -1,7 +1,7 @@
 """Ops that look over an axis: normalisation, pooling, reduction, search. None of them has weights or counts as MACs."""
 
 from onnxsparse.ops.folding import is_inference, normalisation
-from onnxsparse.ops.spec import Affine, OpSpec
+from onnxsparse.ops.spec import Affine, OpSpec, Work
 
 NORMALISATIONS = """
 GroupNormalization InstanceNormalization LRN LayerNormalization LpNormalization
@@ -29,7 +29,11 @@ SkipSimplifiedLayerNormalization QLinearAveragePool QLinearGlobalAveragePool QLi
 SPECS = (
     *(OpSpec(op_type=name) for name in (*NORMALISATIONS, *POOLING, *REDUCTIONS)),
     *(OpSpec(op_type=name, selects=inputs) for name, inputs in SEARCHES.items()),
-    OpSpec(op_type="BatchNormalization", affine=Affine(at=(1, 2, 3, 4), values=normalisation, when=is_inference)),
+    OpSpec(
+        op_type="BatchNormalization",
+        affine=Affine(at=(1, 2, 3, 4), values=normalisation, when=is_inference),
+        work=Work.ELEMENTWISE,
+    ),
     OpSpec(op_type="SimplifiedLayerNormalization"),
     *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
 )

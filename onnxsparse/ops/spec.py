@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from functools import cached_property
 
 import numpy as np
@@ -108,11 +109,25 @@ class Packing:
     block: int
 
 
+class Work(Enum):
+    """How an op without multiply-accumulates occupies a device."""
+
+    ELEMENTWISE = auto()
+    """Element by element: part of the op that makes its input, where nothing else feeds it."""
+    WINDOW = auto()
+    """Looks over an axis or a neighbourhood: reads its input and writes its output."""
+    MOVE = auto()
+    """Reads and writes, and computes nothing."""
+    FREE = auto()
+    """Another view of the same bytes, or nothing but sizes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpSpec:
     """All that is known of an op from version `since` of its domain on.
 
     `macs` None: the op multiplies and accumulates nothing (it costs 0 MACs).
+    `work`: what it costs a device beside multiply-accumulates.
     `view`: a constant that goes through it keeps its elements and where its zeros are.
     `moves`: its outputs are elements of its inputs, moved, left out or repeated.
     `random`: its output is no constant even without inputs.
@@ -131,6 +146,7 @@ class OpSpec:
     domain: str = ""
     since: int = 1
     macs: Callable[[OpView], int] | None = None
+    work: Work = Work.WINDOW
     weights: tuple[WeightSlot, ...] = ()
     view: "View | None" = None
     body: "Body | None" = None

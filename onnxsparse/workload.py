@@ -1,0 +1,200 @@
+"""A model as a device runs it: layers with what is fused into them, in order, and the activations between them."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import onnx
+
+from onnxsparse.backends.work import WorkItem
+from onnxsparse.facts import Survey
+from onnxsparse.graph import Graph
+from onnxsparse.layer import Layer, Layers, add_up
+from onnxsparse.model import Model
+from onnxsparse.ops import OpSpec, Work
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Work items in order, and the activations' sizes in elements (None: unknown)."""
+
+    items: tuple[WorkItem, ...]
+    layers: Layers
+    model_inputs: tuple[str, ...]
+    model_outputs: tuple[str, ...]
+    elements: dict[str, int | None]
+
+    def peak(self) -> tuple[int | None, tuple[str, ...]]:
+        """Elements held at the worst moment (inputs, outputs and live intermediates), and the intermediates at that moment."""
+        ends = {*self.model_inputs, *self.model_outputs}
+        held = [self.elements.get(name) for name in ends]
+        worst, tensors = 0, tuple[str, ...]()
+        for live in self._live(ends):
+            sizes = [self.elements.get(name) for name in live]
+            if None in sizes or None in held:
+                return None, ()
+            size = sum(s for s in sizes if s is not None)
+            if size > worst:
+                worst, tensors = size, tuple(live)
+        return sum(s for s in held if s is not None) + worst, tensors
+
+    def _live(self, ends: set[str]) -> Iterator[list[str]]:
+        """The intermediates alive while each item runs: made by it or before, and used by it or after."""
+        last = {name: i for i, item in enumerate(self.items) for name in item.inputs}
+        alive: dict[str, None] = {}
+        for i, item in enumerate(self.items):
+            alive |= dict.fromkeys(name for name in item.outputs if name not in ends)
+            yield list(alive)
+            alive = {name: None for name in alive if last.get(name, -1) > i}
+
+
+def workload(model: Model) -> Workload:
+    """What a device runs for one inference of `model`, at the input sizes of `model.binding`."""
+    return Scheduler(model).run()
+
+
+@dataclass
+class Group:
+    """A node and what is fused into it."""
+
+    nodes: list[int]
+    made: set[str] = field(default_factory=set)
+
+
+class Scheduler:
+    """Groups the nodes of the main graph into work items."""
+
+    def __init__(self, model: Model) -> None:
+        self.survey = Survey(model, every_shape=True)
+        self.layers = self.survey.layers(count=True)
+        self.graph = Graph(self.survey.proto.graph)
+        self.by_node: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            # a layer inside a body or function belongs to the node around it
+            self.by_node.setdefault(layer.node if layer.node in set(self.graph.names) else layer.within, []).append(layer)
+        self.sizes_only = self._sizes_only()
+        self.aliases: dict[str, str] = {}
+
+    def run(self) -> Workload:
+        groups = self._groups()
+        items = tuple(self._item(group) for group in groups)
+        proto = self.graph.proto
+        fed = tuple(v.name for v in proto.input if v.name not in self.graph.initializers)
+        outputs = tuple(self._source(v.name) for v in proto.output)
+        names = {*fed, *outputs, *(n for item in items for n in (*item.inputs, *item.outputs))}
+        return Workload(items, self.layers, fed, outputs, {name: self._elements(name) for name in names})
+
+    def _sizes_only(self) -> set[str]:
+        """Values that follow from constants and shapes: a compiler computes them, not the device."""
+        found = self.survey.constant_values(self.graph)
+        for node in self.graph.proto.node:
+            spec = self.survey.spec(node)
+            if spec is None or spec.body is not None or spec.random:
+                continue
+            if spec.value is not None or all(i in found for i in node.input if i):
+                found.update(o for o in node.output if o)
+        return found
+
+    def _groups(self) -> list[Group]:
+        groups: list[Group] = []
+        owner: dict[str, Group] = {}
+        for index, node in enumerate(self.graph.proto.node):
+            spec = self.survey.spec(node)
+            if all(o in self.sizes_only for o in node.output if o):
+                continue
+            inputs = self._activations(node)
+            if spec is not None and spec.work is Work.FREE and spec.macs is None:
+                self.aliases |= {o: inputs[0] for o in node.output[:1] if inputs}
+                continue
+            owners = {id(owner[name]): owner[name] for name in inputs if name in owner}
+            if len(owners) == 1 and all(name in owner for name in inputs) and self._fuses(spec, inputs):
+                group = next(iter(owners.values()))
+                group.nodes.append(index)
+            else:
+                group = Group([index])
+                groups.append(group)
+            group.made.update(o for o in node.output if o)
+            owner |= {o: group for o in node.output if o}
+        return groups
+
+    def _fuses(self, spec: OpSpec | None, inputs: list[str]) -> bool:
+        """Element by element; or moved on its way out, where nobody wants it as it was."""
+        if spec is None or spec.macs is not None:
+            return False
+        alone = len(inputs) == 1 and len(self._readers(inputs[0])) == 1
+        return spec.work is Work.ELEMENTWISE or (spec.work is Work.MOVE and alone)
+
+    def _readers(self, value: str) -> set[int]:
+        """The nodes that read a value under any of its names, but for those that only view it."""
+        found = {at for name in self._names_of(value) for at in self.graph.consumers.get(name, [])}
+        return {at for at in found if not self._is_free(at)}
+
+    def _activations(self, node: onnx.NodeProto) -> list[str]:
+        """The inputs that a device reads, views of the same bytes under one name."""
+        return list(dict.fromkeys(self._source(i) for i in node.input if i and i not in self.sizes_only))
+
+    def _source(self, name: str) -> str:
+        while name in self.aliases:
+            name = self.aliases[name]
+        return name
+
+    def _item(self, group: Group) -> WorkItem:
+        node = self.graph.proto.node[group.nodes[0]]
+        name = self.graph.names[group.nodes[0]]
+        spec = self.survey.spec(node)
+        found = self.by_node.get(name, [])
+        totals = add_up(found)
+        inputs = [i for at in group.nodes for i in self._activations(self.graph.proto.node[at]) if i not in group.made]
+        outputs = [value for value in sorted(group.made) if self._leaves(value, group)]
+        shares = [layer.weight_share for layer in found if layer.weight_share is not None]
+        return WorkItem(
+            node=name,
+            op_type=node.op_type,
+            fused=tuple(self.graph.names[at] for at in group.nodes[1:]),
+            macs=macs_of(spec, found),
+            weights=totals.weights,
+            nonzeros=totals.weights - (totals.zero_weights or 0),
+            weight_share=sum(shares) if shares else None,
+            inputs=tuple(dict.fromkeys(inputs)),
+            outputs=tuple(outputs),
+            input_elements=self._sum(dict.fromkeys(inputs)),
+            output_elements=self._sum(dict.fromkeys(outputs)),
+            output_channels=self._channels(node, found),
+        )
+
+    def _leaves(self, value: str, group: Group) -> bool:
+        """Whether somebody outside the group, or the caller, reads a value; one that nobody reads is not written."""
+        ends = {self._source(v.name) for v in self.graph.proto.output}
+        return value in ends or any(at not in group.nodes for at in self._readers(value))
+
+    def _names_of(self, value: str) -> list[str]:
+        return [value, *(name for name in self.aliases if self._source(name) == value)]
+
+    def _is_free(self, index: int) -> bool:
+        spec = self.survey.spec(self.graph.proto.node[index])
+        return spec is not None and spec.work is Work.FREE and spec.macs is None
+
+    def _sum(self, names: dict[str, None]) -> int | None:
+        sizes = [self._elements(name) for name in names]
+        return None if None in sizes else sum(s for s in sizes if s is not None)
+
+    def _elements(self, name: str) -> int | None:
+        shape = self.survey.shapes.get("", name)
+        return None if shape is None or None in shape else math.prod(d for d in shape if d is not None)
+
+    def _channels(self, node: onnx.NodeProto, found: list[Layer]) -> int:
+        """Output channels per group: the weight's outputs, in a grouped convolution those of one group."""
+        axes = found[0].weights[0].axes if found and found[0].weights else None
+        stored = found[0].weights[0].stored if axes is not None else None
+        if axes is None or stored is None or stored.axes is None:
+            return 0
+        size = self.survey.model.weights.shape(stored.name)[stored.axes[axes.output]]
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        return math.ceil(size / groups)
+
+
+def macs_of(spec: OpSpec | None, found: list[Layer]) -> int | None:
+    """0 for a known op without layers, None for an unknown one or where a layer's are unknown."""
+    if spec is None or any(layer.macs is None for layer in found):
+        return None
+    return sum(layer.macs or 0 for layer in found)
