@@ -62,8 +62,8 @@ def large_model() -> Model:
 def choose(model: Model, score: str) -> None:
     """What prune does to find its threshold: histograms, scores, selection."""
     items = [Elements(model.weights, StoredWeight(name, (0,)), WEIGHTS // TENSORS) for name in model.weights]
-    counts = [histogram(i) for i in items]
-    ranked = [Ranked(i, c, SCORES[score](c, 1.0), 1, i.size) for i, c in zip(items, counts, strict=True)]
+    histograms = [histogram(i) for i in items]
+    ranked = [Ranked(i, c, SCORES[score](c, 1.0), 1, i.size) for i, c in zip(items, histograms, strict=True)]
     select(ranked, int(0.7 * WEIGHTS))
 
 

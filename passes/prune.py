@@ -181,9 +181,9 @@ class Prune:
         weight = candidate.uses if self._by_operations else 1
         exponent = float(self._by_operations) if self.cost_exponent is None else self.cost_exponent
         items = make_items(model, candidate, pattern)
-        counts = finite_histogram(items, candidate.nodes[0])
-        score = SCORES[self.score](counts, max(candidate.uses, 1) ** exponent)
-        return Ranking(candidate, items, counts, score, weight)
+        found = finite_histogram(items, candidate.nodes[0])
+        score = SCORES[self.score](found, max(candidate.uses, 1) ** exponent)
+        return Ranking(candidate, items, found, score, weight)
 
     def _tell(self, rankings: Sequence[Ranking], plan: Plan, changes: Sequence[Change], kind: str, target: float) -> list[str]:
         if not changes:

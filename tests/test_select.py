@@ -45,7 +45,9 @@ def by_sorting(ranked: list[Ranked], need: int) -> list[np.ndarray]:
         assert isinstance(items, ArrayItems)
         sizes = np.ones(items.magnitudes.size, np.int64) if items.sizes is None else items.sizes
         bins = (items.magnitudes.astype(np.float32).view(np.uint32) >> 15).astype(np.intp)
-        scores = r.score(items.magnitudes.astype(np.float64), bins)
+        nonzero = items.magnitudes > 0
+        scores = np.zeros(nonzero.size)
+        scores[nonzero] = r.score(items.magnitudes[nonzero].astype(np.float64), bins[nonzero])
         left = r.limit
         for i in np.argsort(items.magnitudes, kind="stable"):
             if items.magnitudes[i] == 0:

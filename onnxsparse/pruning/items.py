@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from onnxsparse.constants import StoredWeight, flat_parts, flat_zeros, step_size, zero_value
 from onnxsparse.errors import ModelError
-from onnxsparse.pruning.select import FIRST_NOT_FINITE, Bits, Choice, Counts, histogram
+from onnxsparse.pruning.select import FIRST_NOT_FINITE, Bits, Choice, Counts, Histogram, histogram
 from onnxsparse.weights import Array, Weights
 
 MAGNITUDE = np.uint32(0x7FFFFFFF)
@@ -132,9 +132,9 @@ def keep_n_of_m(weights: Weights, stored: StoredWeight, axis: int, keep: int, gr
     return np.where(back, zeros, array)
 
 
-def finite_histogram(items: Elements | Blocks, node: str) -> Counts:
+def finite_histogram(items: Elements | Blocks, node: str) -> Histogram:
     """The items' histogram. Raises ModelError for a weight that is NaN or infinite."""
-    counts = histogram(items)
-    if counts[FIRST_NOT_FINITE:].any():
+    found = histogram(items)
+    if (found.bins >= FIRST_NOT_FINITE).any():
         raise ModelError(f"weight '{items.stored.name}' of node '{node}' has NaN or infinite elements; mend the model first")
-    return counts
+    return found

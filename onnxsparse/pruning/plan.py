@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnxsparse.errors import ParamError
 from onnxsparse.pruning.candidates import Candidate
 from onnxsparse.pruning.items import Blocks, Elements
-from onnxsparse.pruning.select import Choice, Counts, Ranked, Score, select
+from onnxsparse.pruning.select import Choice, Histogram, Ranked, Score, select
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Ranking:
 
     candidate: Candidate
     items: Elements | Blocks
-    counts: Counts
+    histogram: Histogram
     score: Score
     weight: int
 
@@ -26,7 +26,7 @@ class Ranking:
 
     def ranked(self, max_sparsity: float) -> Ranked:
         limit = math.floor(max_sparsity * self.candidate.elements) - self.candidate.zeros
-        return Ranked(self.items, self.counts, self.score, self.weight, max(0, min(limit, self.nonzeros)))
+        return Ranked(self.items, self.histogram, self.score, self.weight, max(0, min(limit, self.nonzeros)))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def plan_by_layer(rankings: Sequence[Ranking], targets: Sequence[float], max_spa
     for r, target in zip(rankings, targets, strict=True):
         need = math.ceil(target * r.candidate.elements) - r.candidate.zeros
         own = r.ranked(max_sparsity)
-        choices.append(select([Ranked(own.items, own.counts, own.score, 1, own.limit)], need)[0])
+        choices.append(select([Ranked(own.items, own.histogram, own.score, 1, own.limit)], need)[0])
     return Plan(tuple(choices), any(r.candidate.protected for r in rankings))
 
 

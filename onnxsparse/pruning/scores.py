@@ -5,30 +5,31 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.pruning.select import FIRST_NOT_FINITE, Counts, Score, bin_edges
+from onnxsparse.pruning.select import Histogram, Score, bin_edges
 
-MakeScore = Callable[[Counts, float], Score]
+MakeScore = Callable[[Histogram, float], Score]
 
 
-def l1(_counts: Counts, cost: float) -> Score:
+def l1(_histogram: Histogram, cost: float) -> Score:
     """The magnitude itself, over the cost: with cost 1, the paper's global L1."""
     return lambda magnitudes, _bins: magnitudes / cost
 
 
-def lamp(counts: Counts, cost: float) -> Score:
+def lamp(histogram: Histogram, cost: float) -> Score:
     """Layer-adaptive magnitude: a weight's square over the sum of squares of the tensor's weights at least as large.
 
     The sums are taken over the histogram's bins (a 256th of a magnitude wide). Source: Lee et al., Layer-adaptive sparsity
     for the magnitude-based pruning (ICLR 2021), doi 10.48550/arXiv.2010.07611.
     """
     edges = bin_edges()
-    middles = np.append((edges[:-2] + edges[1:-1]) / 2, edges[-2])
-    energy = counts[:FIRST_NOT_FINITE] * middles**2
+    lower, upper = edges[histogram.bins], edges[histogram.bins + 1]
+    middles = np.where(np.isfinite(upper), (lower + upper) / 2, lower)
+    energy = histogram.counts * middles**2
     remaining = np.maximum(np.cumsum(energy[::-1])[::-1], np.finfo(np.float64).tiny)
 
     def score(magnitudes: NDArray[np.float64], bins: NDArray[np.intp]) -> NDArray[np.float64]:
         squares: NDArray[np.float64] = np.minimum(magnitudes, np.finfo(np.float32).max) ** 2
-        scores: NDArray[np.float64] = squares / (remaining[bins] * cost)
+        scores: NDArray[np.float64] = squares / (remaining[np.searchsorted(histogram.bins, bins)] * cost)
         return scores
 
     return score

@@ -54,17 +54,25 @@ Score = Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """Nonzero elements in each bin that has any; the bins rise."""
+
+    bins: NDArray[np.intp]
+    counts: Counts
+
+
+@dataclass(frozen=True)
 class Ranked:
     """One tensor's items with their importance. `weight`: gain per element; `limit`: elements that may become zero."""
 
     items: Items
-    counts: Counts
+    histogram: Histogram
     score: Score
     weight: int
     limit: int
 
 
-def histogram(items: Items) -> Counts:
+def histogram(items: Items) -> Histogram:
     """Nonzero elements per bin of magnitudes, over the upper 16 bits of the 31 that a magnitude has."""
     counts = np.zeros(BINS, np.int64)
     for _, bits, sizes in items.chunks():
@@ -74,7 +82,8 @@ def histogram(items: Items) -> Counts:
         else:
             counts += np.bincount(bins, minlength=BINS)
             counts[0] -= bits.size - np.count_nonzero(bits)
-    return counts
+    used = np.flatnonzero(counts)
+    return Histogram(used, counts[used])
 
 
 def bin_edges() -> NDArray[np.float64]:
@@ -119,36 +128,31 @@ def find_brackets(ranked: Sequence[Ranked], need: int) -> list[Bracket]:
     """For every tensor the bins that may be cut by the common threshold, or by the tensor's own limit."""
     edges = bin_edges()
     lows, highs, most, least = [], [], [], []
-    cumulative: list[Counts] = []
-    used: list[NDArray[np.intp]] = []
     for r in ranked:
-        total = np.cumsum(r.counts)
-        cumulative.append(total)
-        # an empty first bin counts too: it holds the items that are zero already
-        bins = np.flatnonzero(r.counts)
-        used.append(bins)
+        bins, total = r.histogram.bins, np.cumsum(r.histogram.counts)
         lows.append(r.score(edges[bins], bins))
         highs.append(r.score(np.nextafter(edges[bins + 1], 0), bins))
-        most.append(np.diff(np.minimum(total[bins], r.limit), prepend=0) * r.weight)
+        most.append(np.diff(np.minimum(total, r.limit), prepend=0) * r.weight)
         # a block that the limit cuts through cannot go, so the bin of the limit may give nothing
-        least.append(np.where(total[bins] <= r.limit, r.counts[bins], 0) * r.weight)
+        least.append(np.where(total <= r.limit, r.histogram.counts, 0) * r.weight)
     low = threshold_score(lows, most, need)
     high = threshold_score(highs, least, need)
-    found = []
-    for i, r in enumerate(ranked):
-        bins = used[i]
-        limit_bin = int(np.searchsorted(cumulative[i], r.limit, side="right"))
-        first = min(first_bin(bins, highs[i] >= low), limit_bin)
-        end = min(first_bin(bins, lows[i] > high), limit_bin + 1)
-        below = int(cumulative[i][first - 1]) if first else 0
-        found.append(Bracket(first, max(end, first), below))
-    return found
+    return [bracket(r, beyond=a > high, reached=b >= low) for r, a, b in zip(ranked, lows, highs, strict=True)]
 
 
-def first_bin(bins: NDArray[np.intp], condition: NDArray[np.bool_]) -> int:
-    """The first bin for which the condition, false then true along the bins, is true."""
-    at = int(np.argmax(condition)) if condition.any() else len(bins)
-    return int(bins[at]) if at < len(bins) else FIRST_NOT_FINITE
+def bracket(ranked: Ranked, *, beyond: NDArray[np.bool_], reached: NDArray[np.bool_]) -> Bracket:
+    """From the first bin whose scores reach the threshold's range, or that the tensor's limit cuts, to the last one."""
+    bins, total = ranked.histogram.bins, np.cumsum(ranked.histogram.counts)
+    limit = int(np.searchsorted(total, ranked.limit, side="right"))
+    first = min(first_true(reached), limit)
+    end = max(min(first_true(beyond), limit + 1), first)
+    places = np.append(bins, FIRST_NOT_FINITE)
+    return Bracket(int(places[first]), int(places[min(end, len(bins))]), int(total[first - 1]) if first else 0)
+
+
+def first_true(condition: NDArray[np.bool_]) -> int:
+    """The first place at which a condition, false then true, is true; its length if nowhere."""
+    return int(np.argmax(condition)) if condition.any() else len(condition)
 
 
 def threshold_score(scores: list[NDArray[np.float64]], gains: list[Counts], need: int) -> float:
