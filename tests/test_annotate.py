@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from onnxsparse import Annotate, Model, Prune, Strip, layers
+from onnxsparse.deployment import deploy
 from onnxsparse.metadata import FINGERPRINT, LAYERS, NODE_KEYS, TOTALS, is_stale
 from tests.graphs import chain, model, node
 from tests.test_macs import if_model
@@ -106,6 +107,24 @@ def test_the_fingerprint_tells_a_changed_graph() -> None:
     assert not is_stale(done.proto)
     done.proto.graph.node[1].op_type = "Sigmoid"
     assert is_stale(done.proto)
+
+
+def test_predicted_costs_come_first_and_go_with_the_rest(tmp_path: Path) -> None:
+    built = pruned()
+    done = annotated(built, backend="cv22")
+    conv1 = done.proto.graph.node[2]
+    assert [e.key for e in conv1.metadata_props] == ["summary", "latency_ms", "bound", "advice", *NODE_KEYS]
+    assert props(conv1)["summary"] == "#2 · 0.02 ms · 33 % · overhead"
+    total = sum(float(props(n).get("latency_ms", 0)) for n in done.proto.graph.node)
+    assert total == pytest.approx(deploy(built).latency_ms, abs=1e-12)
+    assert annotated(done, backend="cv22").to_bytes() == done.to_bytes()
+    Strip().run(done)
+    assert done.to_bytes() == built.to_bytes()
+    report = Annotate(side_file=tmp_path / "a.json", backend="cv22").run(built)
+    out = io.BytesIO()
+    report.artifacts[tmp_path / "a.json"](out)
+    names = [m["name"] for m in json.loads(out.getvalue())["metrics"] if m["target"] == "conv1"]
+    assert names == ["summary", "bound", "advice", *NODE_KEYS]
 
 
 def test_annotated_models_pass_the_checker() -> None:
