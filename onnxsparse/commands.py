@@ -243,6 +243,7 @@ def view(
     /,
     *,
     heat: Annotated[bool, Parameter(negative="")] = False,
+    target: str = "cv22",
     port: int | None = None,
     browse: bool = True,
     sizes: Sizes = Sizes(),
@@ -254,7 +255,9 @@ def view(
     model
         The ONNX model.
     heat
-        Put rank and share of the MACs in front of the copy's node names, for Netron's search (type #1).
+        Put rank, bound and share of the latency in front of the copy's node names, for Netron's search (type #1).
+    target
+        Whose predicted cost to show: cv22, cv22-skiplimit, cv22-stream, or a TOML file of your own.
     port
         Serve at this port (default: any that is free).
     browse
@@ -266,7 +269,7 @@ def view(
         raise ParamError("view needs Netron: pip install 'onnxsparse[view]'") from None
     from onnxsparse.viewing import for_viewing
 
-    shown = for_viewing(sizes.load(model), heat=heat)
+    shown = for_viewing(sizes.load(model), heat=heat, target=target)
     with TemporaryDirectory(prefix="onnxsparse-view-") as folder:
         copy = Path(folder) / model.name
         shown.save(copy)

@@ -1,33 +1,34 @@
 """A model as Netron is to show it: annotated, and with the costliest nodes findable by name."""
 
 from onnxsparse import metadata
+from onnxsparse.deployment import Deployment, deploy
 from onnxsparse.facts import layers
 from onnxsparse.graph import Graph
-from onnxsparse.layer import Layer, Layers
 from onnxsparse.model import Model
 
 
-def for_viewing(model: Model, *, heat: bool) -> Model:
-    """An annotated copy. `heat` puts rank and share of the MACs in front of its node names, which Netron's search finds."""
+def for_viewing(model: Model, *, heat: bool, target: str) -> Model:
+    """A copy annotated with facts and with the predicted cost on `target`.
+
+    `heat` puts rank, bound and share of the latency in front of its node names, which Netron's search finds.
+    """
     shown = model.copy()
-    found = layers(model)
+    found = deploy(model, target)
     metadata.strip(shown.proto)
-    metadata.write(shown.proto, found)
+    metadata.write(shown.proto, layers(model), metadata.cost_entries(found))
     if heat:
         rename_by_cost(shown, found)
     return shown
 
 
-def rename_by_cost(shown: Model, found: Layers) -> None:
-    """`#1 12.3 % conv1` for the node with most MACs, and so on; nodes without MACs keep their names."""
-    ranked = sorted((layer for layer in found if layer.macs), key=cost, reverse=True)
-    total = sum(cost(layer) for layer in ranked)
-    labels = {layer.node: f"#{rank} {100 * cost(layer) / total:.1f} %" for rank, layer in enumerate(ranked, start=1)}
+def rename_by_cost(shown: Model, found: Deployment) -> None:
+    """`#1 io 12.3 % conv1` for the layer that takes longest, and so on; what is fused or free keeps its name."""
+    ranked = sorted(((r.item.node, r.cost) for r in found.rows if r.cost is not None), key=lambda row: -row[1].latency_ms)
+    labels = {
+        node: f"#{rank} {cost.bound.value} {100 * cost.latency_ms / found.latency_ms:.1f} %"
+        for rank, (node, cost) in enumerate(ranked, start=1)
+    }
     names = Graph(shown.proto.graph).names
     for name, node in zip(names, shown.proto.graph.node, strict=True):
         if name in labels:
             node.name = f"{labels[name]} {name}"
-
-
-def cost(layer: Layer) -> int:
-    return layer.macs or 0

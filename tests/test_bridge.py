@@ -18,6 +18,9 @@ from onnxsparse.verify import first_fault
 from tests.graphs import BOOL, FLOAT, chain, model, node, proto
 from tests.test_macs import if_model, loop_model
 
+# onnx divides by zero on purpose where it generates its cases
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
 
 @cache
 def test_data() -> list[tuple[str, onnx.ModelProto]]:

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from onnxsparse import Annotate, Model, Prune, load
-from onnxsparse.metadata import NODE_KEYS
+from onnxsparse.metadata import COST_KEYS, NODE_KEYS
 from onnxsparse.passbase import StepReport
 from onnxsparse.viewing import for_viewing
 from tests.graphs import node, proto
@@ -23,7 +23,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 # Netron takes window.eval away, which the driver needs
 KEEP_EVAL = "(() => { const kept = window.eval; Object.defineProperty(window, 'eval', {get: () => kept, set: () => {}}); })()"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
 def network() -> onnx.ModelProto:
@@ -81,14 +81,15 @@ def open_model(page: Page, address: str) -> None:
     page.wait_for_selector('[id="node-name-conv1"]')
 
 
+@needs_browser
 @pytest.mark.parametrize("name", ["conv1", "fc"])
 def test_a_click_shows_the_annotations(page: Page, served: str, pruned: Model, name: str) -> None:
     open_model(page, served)
     shown = click(page, name)
     assert "METADATA" in shown.upper()
-    Annotate().run(pruned)
+    Annotate(backend="cv22").run(pruned)
     written = next(n for n in pruned.proto.graph.node if n.name == name)
-    assert [e.key for e in written.metadata_props] == list(NODE_KEYS)
+    assert [e.key for e in written.metadata_props] == [*COST_KEYS, *NODE_KEYS]
     for entry in written.metadata_props:
         assert entry.value in shown, entry.key
 
@@ -101,6 +102,7 @@ def empty() -> Iterator[str]:
     netron.stop((host, port))
 
 
+@needs_browser
 def test_an_attachment_lays_metrics_over_the_untouched_model(page: Page, empty: str, pruned: Model, tmp_path: Path) -> None:
     side_file = tmp_path / "facts.json"
     report: StepReport = Annotate(side_file=side_file).run(pruned)
@@ -120,9 +122,9 @@ def test_an_attachment_lays_metrics_over_the_untouched_model(page: Page, empty: 
 
 
 def test_heat_ranks_nodes_by_name(pruned: Model) -> None:
-    shown = for_viewing(pruned, heat=True)
+    shown = for_viewing(pruned, heat=True, target="cv22")
     names = [n.name for n in shown.proto.graph.node]
-    assert names == ["#1 84.4 % conv1", "relu1", "flat", "#2 15.6 % fc"]
+    assert names == ["#2 overhead 49.9 % conv1", "relu1", "flat", "#1 overhead 50.1 % fc"]
     assert [n.name for n in pruned.proto.graph.node] == ["conv1", "relu1", "flat", "fc"]
 
 
