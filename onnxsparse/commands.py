@@ -16,6 +16,7 @@ from onnxsparse.errors import ParamError
 from onnxsparse.facts import layers
 from onnxsparse.files import Staging, check_target
 from onnxsparse.inputs import load_samples
+from onnxsparse.knee import curves, curves_csv, curves_json
 from onnxsparse.metadata import is_stale
 from onnxsparse.model import Model, load
 from onnxsparse.passbase import Pass, text_writer
@@ -23,7 +24,7 @@ from onnxsparse.pipeline import Comparing, Pipeline, write
 from onnxsparse.recipe import load_recipe
 from onnxsparse.registry import find_pass, passes
 from onnxsparse.report import text
-from onnxsparse.report.deployment_text import print_deployment
+from onnxsparse.report.deployment_text import print_curves, print_deployment
 from onnxsparse.report.records import deployment_json, layers_json, passes_json, run_json
 
 PRUNE_ADVICE = (
@@ -115,6 +116,8 @@ def report(
     top: int | None = None,
     sort: Literal["graph", "latency"] = "latency",
     json_file: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
+    curve: Annotated[bool, Parameter(negative="")] = False,
+    curve_csv: Path | None = None,
     sizes: Sizes = Sizes(),
 ) -> None:
     """Predict what a model costs on a target, layer by layer, and what would make it cheaper.
@@ -133,16 +136,26 @@ def report(
         Order of the layers.
     json_file
         Write the report as JSON to this file; - for standard output, without the tables.
+    curve
+        Also show latency over sparsity_op, for the model and for narrower ones, and up to where pruning pays.
+    curve_csv
+        Write that to this file (CSV).
     """
     loaded = sizes.load(model)
     found = deploy(loaded, target, bits)
-    content = json.dumps(deployment_json(found, loaded.name), indent=1, allow_nan=False)
+    drawn = curves(found.load, found.hardware, bits) if curve or curve_csv is not None else ()
+    content = json.dumps(deployment_json(found, loaded.name) | {"curve": curves_json(drawn)}, indent=1, allow_nan=False)
+    if curve_csv is not None:
+        write_text(curve_csv, curves_csv(drawn).rstrip())
     if json_file == "-":
         print(content)
         return
     if json_file is not None:
         write_text(Path(json_file), content)
-    print_deployment(text.console(), found, loaded.name, top=top, sort=sort)
+    out = text.console()
+    print_deployment(out, found, loaded.name, top=top, sort=sort)
+    if curve:
+        print_curves(out, drawn)
 
 
 def compare(

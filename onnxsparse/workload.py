@@ -159,6 +159,7 @@ class Scheduler:
             outputs=tuple(outputs),
             input_elements=self._sum(dict.fromkeys(inputs)),
             output_elements=self._sum(dict.fromkeys(outputs)),
+            depthwise=any(layer.depthwise for layer in found),
             output_channels=self._channels(node, found),
         )
 

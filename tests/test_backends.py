@@ -38,6 +38,7 @@ def item(**facts: object) -> WorkItem:
         "outputs": ("y",),
         "input_elements": 101_000,
         "output_elements": 202_000,
+        "depthwise": False,
         "output_channels": 80,
     }
     return WorkItem(**{**given, **facts})  # type: ignore[arg-type]  # facts come from the test

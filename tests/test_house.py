@@ -30,7 +30,7 @@ FLOORS = [
     {"layer"},
     {"facts"},
     {"workload"},
-    {"deployment"},
+    {"deployment", "knee"},
     {"metadata", "patterns", "passbase", "runtime", "verify"},
     {"inputs", "pruning", "folding"},
     {"comparison"},

@@ -21,5 +21,6 @@ class WorkItem:
     outputs: tuple[str, ...]
     input_elements: int | None
     output_elements: int | None
+    depthwise: bool
     output_channels: int
     """Per group; 0 where the op has none."""

@@ -1,11 +1,16 @@
 """The deployment report for a terminal."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
 from onnxsparse.deployment import Deployment, Row
+from onnxsparse.knee import SPARSITIES, Curve
 from onnxsparse.metadata import format_count
 from onnxsparse.report.text import name_some, note, print_assumed, share, table
+
+CURVE_COLUMNS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 def print_deployment(out: Console, found: Deployment, model: str, *, top: int | None, sort: str) -> None:
@@ -56,6 +61,17 @@ def print_rows(out: Console, found: Deployment, *, top: int | None, sort: str) -
     if len(shown) < len(ordered):
         rows.add_row(f"… {len(ordered) - len(shown)} more", *[""] * 9)
     out.print(rows)
+
+
+def print_curves(out: Console, found: Sequence[Curve]) -> None:
+    """Latency at a few sparsities for every variant and channel factor, and the knee."""
+    shown = [SPARSITIES.index(s) for s in CURVE_COLUMNS]
+    rows = table("latency ms over sparsity_op", "variant", "channels", *(f"{s:.0%}" for s in CURVE_COLUMNS), "knee")
+    for c in found:
+        knee = "none" if c.knee is None else f"{c.knee:.0%}"
+        rows.add_row(c.variant, f"{c.channel_factor:.0%}", *(f"{c.latency_ms[i]:.2f}" for i in shown), knee)
+    out.print(rows)
+    note(out, "past the knee, pruning on saves less than half of what it saved at first: cut channels there")
 
 
 def cells(row: Row) -> tuple[str, ...]:

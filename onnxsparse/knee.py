@@ -1,0 +1,126 @@
+"""The knee: up to where pruning single weights pays, and from where on cutting channels does.
+
+The chart of Best of both (doi 10.1145/3578356.3592583) for any model: predicted latency over sparsity_op, for the model as it is
+and with a share of the channels of every inner layer, under each variant of the target. Nothing is pruned for it: every layer is
+given the same density, and a narrower model's sizes are computed.
+"""
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from onnxsparse.backends.hardware import Hardware, load_hardware
+from onnxsparse.backends.layer_model import LayerModel
+from onnxsparse.backends.work import WorkItem
+from onnxsparse.workload import Workload
+
+SPARSITIES = (*(i / 20 for i in range(20)), 0.96, 0.97, 0.98)
+CHANNEL_FACTORS = (1.0, 0.8, 0.6, 0.5)
+KNEE_SLOPE = 0.5
+"""Past the knee, one more point of sparsity saves less than this share of what the first ones saved."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Latency at each of SPARSITIES. `knee`: where pruning on starts to pay less than half, None if nowhere."""
+
+    variant: str
+    channel_factor: float
+    latency_ms: tuple[float, ...]
+    knee: float | None
+
+
+@dataclass(frozen=True)
+class Width:
+    """Which of an item's sides a narrower model makes narrower."""
+
+    inputs: bool
+    outputs: bool
+
+
+def curves(load: Workload, hardware: Hardware, bits: int = 8) -> tuple[Curve, ...]:
+    """Every variant of the target × every channel factor."""
+    targets = [hardware, *(load_hardware(name) for name in hardware.variants)]
+    narrowed = {factor: narrow(load, factor) for factor in CHANNEL_FACTORS}
+    return tuple(curve(LayerModel(target, bits), items, factor) for target in targets for factor, items in narrowed.items())
+
+
+def curve(model: LayerModel, items: list[WorkItem], factor: float) -> Curve:
+    latencies = []
+    for sparsity in SPARSITIES:
+        costs = (model.cost(replace(item, nonzeros=round(item.weights * (1 - sparsity)))) for item in items)
+        latencies.append(sum(cost.latency_ms for cost in costs if cost is not None))
+    return Curve(model.hardware.name, factor, tuple(latencies), find_knee(latencies))
+
+
+def find_knee(latencies: list[float]) -> float | None:
+    points = list(zip(SPARSITIES, latencies, strict=True))
+    slopes = [(a[0], (a[1] - b[1]) / (b[0] - a[0])) for a, b in itertools.pairwise(points)]
+    return next((sparsity for sparsity, slope in slopes if slope < KNEE_SLOPE * slopes[0][1]), None)
+
+
+def narrow(load: Workload, factor: float) -> list[WorkItem]:
+    """The items of a model in which every inner activation has `factor` of its channels; inputs and outputs stay."""
+    widths = list(item_widths(load))
+    return [narrow_item(item, width, factor) for item, width in zip(load.items, widths, strict=True)]
+
+
+def item_widths(load: Workload) -> Iterator[Width]:
+    """An activation narrows if a layer with weights made it and one reads it, with others in between or not."""
+    made = narrowing(load, forward=True)
+    read = narrowing(load, forward=False)
+    inner = made & read
+    for item in load.items:
+        yield Width(any(name in inner for name in item.inputs), any(name in inner for name in item.outputs))
+
+
+def narrowing(load: Workload, *, forward: bool) -> set[str]:
+    """The activations behind (or before) a layer with weights."""
+    found: set[str] = set()
+    for item in load.items if forward else reversed(load.items):
+        near, far = (item.inputs, item.outputs) if forward else (item.outputs, item.inputs)
+        if item.weights or any(name in found for name in near):
+            found.update(far)
+    return found
+
+
+def narrow_item(item: WorkItem, width: Width, factor: float) -> WorkItem:
+    into, out = (factor if wide else 1.0 for wide in (width.inputs, width.outputs))
+    # a depthwise layer has as many filters as channels: its weights narrow once
+    weights = out if item.depthwise else into * out
+    return replace(
+        item,
+        macs=None if item.macs is None else round(item.macs * (weights if item.weights else into)),
+        weights=round(item.weights * weights),
+        nonzeros=round(item.nonzeros * weights),
+        input_elements=None if item.input_elements is None else round(item.input_elements * into),
+        output_elements=None if item.output_elements is None else round(item.output_elements * out),
+        output_channels=round(item.output_channels * (1.0 if item.depthwise else out)),
+    )
+
+
+def curves_json(found: tuple[Curve, ...]) -> list[dict[str, object]]:
+    return [
+        {
+            "variant": c.variant,
+            "channel_factor": c.channel_factor,
+            "sparsity_op": list(SPARSITIES),
+            "latency_ms": list(c.latency_ms),
+            "knee": c.knee,
+        }
+        for c in found
+    ]
+
+
+def curves_csv(found: tuple[Curve, ...]) -> str:
+    """One row per point."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["variant", "channel_factor", "sparsity_op", "latency_ms", "knee"])
+    for c in found:
+        writer.writerows(
+            [c.variant, c.channel_factor, s, ms, s == c.knee] for s, ms in zip(SPARSITIES, c.latency_ms, strict=True)
+        )
+    return out.getvalue()
