@@ -192,7 +192,10 @@ class Prune:
         if not plan.cut_protected or not cut or self.protect == "none":
             return []
         why = "every layer goes to the target" if self.scope == "layer" else "the target cannot be reached without them"
-        return [f"protected layers were pruned too, since {why}: " + ", ".join(f"{c.nodes[0]} ({c.protected})" for c in cut)]
+        return [
+            f"protected layers were pruned too, since {why}: "
+            + ", ".join(dict.fromkeys(f"{c.nodes[0]} ({c.protected})" for c in cut))
+        ]
 
     def _prune_groups(
         self, model: Model, candidates: Sequence[Candidate], pattern: GroupPattern

@@ -90,6 +90,24 @@ def test_protect_none_spares_nothing() -> None:
     assert not any("protected" in note for note in report.notes)
 
 
+def test_sizes_make_no_stem() -> None:
+    """The input's sizes reach every Reshape, its data only the first layer."""
+    nodes = [
+        node("MatMul", "x a", "h0"),
+        node("Shape", "x", "sizes"),
+        node("Reshape", "h0 sizes", "r0"),
+        node("MatMul", "r0 b", "h1"),
+        node("Reshape", "h1 sizes", "r1"),
+        node("MatMul", "r1 c", "h2"),
+        node("Shape", "h1", "late"),
+        node("Reshape", "h2 late", "y"),
+    ]
+    built = proto(nodes, {"x": "8x16"}, ["y"], {"a": "16x16", "b": "16x16", "c": "16x16"})
+    _, report = prune(built, sparsity_op=0.2)
+    spared = "spared, the target is reached without: "
+    assert reasons(report) == {"h0": f"{spared}stem", "h2": f"{spared}output layer"}
+
+
 def depthwise_net() -> onnx.ModelProto:
     weights = {"a": "16x3x3x3", "d": "16x1x3x3", "p": "32x16x1x1", "q": "32x32x1x1", "z": "8x32x1x1"}
     nodes = [

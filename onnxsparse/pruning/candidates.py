@@ -4,11 +4,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import onnx
+
 from onnxsparse.constants import StoredWeight
 from onnxsparse.errors import ModelError
 from onnxsparse.graph import Graph
 from onnxsparse.layer import Layer, Layers, WeightUse
 from onnxsparse.model import Model
+from onnxsparse.ops import find
 from onnxsparse.passbase import Skip
 from onnxsparse.pruning.learnt import why_not_learnt
 from onnxsparse.weights import Weights
@@ -96,8 +99,9 @@ def protection(model: Model, layers: Layers) -> dict[str, str]:
     graph = Graph(model.proto.graph)
     weighted = {layer.within for layer in layers if layer.weights}
     initializers = graph.initializers
-    stem = reach(graph, [v.name for v in graph.proto.input if v.name not in initializers], weighted, forward=True)
-    last = reach(graph, [v.name for v in graph.proto.output], weighted, forward=False)
+    opaque = {name for name, node in zip(graph.names, graph.proto.node, strict=True) if gives_sizes(model, node)}
+    stem = reach(graph, [v.name for v in graph.proto.input if v.name not in initializers], weighted, opaque, forward=True)
+    last = reach(graph, [v.name for v in graph.proto.output], weighted, opaque, forward=False)
     found: dict[str, str] = {}
     for layer in layers:
         reasons = [text for nodes, text in ((stem, "stem"), (last, "output layer")) if layer.within in nodes]
@@ -108,8 +112,14 @@ def protection(model: Model, layers: Layers) -> dict[str, str]:
     return found
 
 
-def reach(graph: Graph, values: list[str], stops: set[str], *, forward: bool) -> set[str]:
-    """The `stops` that are met first from `values`, along the graph or against it."""
+def gives_sizes(model: Model, node: onnx.NodeProto) -> bool:
+    """Whether only sizes come out: what they reach, data does not."""
+    spec = find(node.domain, node.op_type, model.opset(node.domain))
+    return spec is not None and spec.value is not None
+
+
+def reach(graph: Graph, values: list[str], stops: set[str], opaque: set[str], *, forward: bool) -> set[str]:
+    """The `stops` that are met first from `values`, along the graph or against it, not through `opaque` nodes."""
     met: set[str] = set()
     seen: set[str] = set()
     pending = list(values)
@@ -122,7 +132,7 @@ def reach(graph: Graph, values: list[str], stops: set[str], *, forward: bool) ->
         for index in found:
             if graph.names[index] in stops:
                 met.add(graph.names[index])
-            else:
+            elif graph.names[index] not in opaque:
                 node = graph.proto.node[index]
                 pending += [name for name in (node.output if forward else node.input) if name]
     return met
