@@ -92,7 +92,7 @@ class Prune:
         return StepReport(
             self.name,
             changes=changes,
-            skipped=skipped,
+            skipped=list(dict.fromkeys(skipped)),  # a recurrent layer has two weights and one reason
             notes=(*self._remarks(), *notes),
             before=before,
             after=after,
