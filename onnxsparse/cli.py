@@ -25,21 +25,30 @@ def make_app() -> App:
         default_parameter=Parameter(negative_iterable=(), consume_multiple=False),
     )
     app.command("onnxsparse.commands:inspect", name="inspect", help="Show what each layer of a model costs and how sparse it is.")
-    app.command("onnxsparse.commands:report", name="report", help="Predict what a model costs on a target, layer by layer.")
+    app.command(
+        "onnxsparse.report_commands:report", name="report", help="Predict what a model costs on a target, layer by layer."
+    )
     app.command(
         "onnxsparse.commands:compare", name="compare", help="Run two models on the same inputs and show how far they are apart."
     )
     app.command("onnxsparse.commands:view", name="view", help="Open an annotated temporary copy of a model in Netron.")
     app.command("onnxsparse.commands:run", name="run", help="Run the passes of a recipe (YAML) one after the other.")
     app.command("onnxsparse.commands:show_passes", name="passes", help="Show the passes there are, and the options of each.")
+    app.command(
+        "onnxsparse.report_commands:calibrate_backend",
+        name="calibrate-backend",
+        help="Fit a target's numbers to measurements of your own.",
+    )
     for name, entry in passes().items():
+        if name == "report":  # its command compares models and prints tables
+            continue
         app.command(f"onnxsparse.commands:{name}", name=name, help=entry.summary)
     return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 for a model that cannot be used, 2 for a wrong option, 130 interrupted."""
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    tokens = join_hyphens(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens
     try:
         result = make_app()(
@@ -56,6 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return result if isinstance(result, int) else 0
+
+
+def join_hyphens(arguments: Sequence[str]) -> list[str]:
+    """`--json -` as `--json=-`: a hyphen alone stands for standard output, and is no option."""
+    tokens: list[str] = []
+    for argument in arguments:
+        if argument == "-" and tokens and tokens[-1].startswith("--"):
+            tokens[-1] += "=-"
+        else:
+            tokens.append(argument)
+    return tokens
 
 
 def fail(message: str, exit_code: int, debug: bool) -> int:

@@ -11,12 +11,10 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from onnxsparse.comparison import compare as compare_models
-from onnxsparse.deployment import deploy
 from onnxsparse.errors import ParamError
 from onnxsparse.facts import layers
 from onnxsparse.files import Staging, check_target
 from onnxsparse.inputs import load_samples
-from onnxsparse.knee import curves, curves_csv, curves_json
 from onnxsparse.metadata import is_stale
 from onnxsparse.model import Model, load
 from onnxsparse.passbase import Pass, text_writer
@@ -24,8 +22,7 @@ from onnxsparse.pipeline import Comparing, Pipeline, write
 from onnxsparse.recipe import load_recipe
 from onnxsparse.registry import find_pass, passes
 from onnxsparse.report import text
-from onnxsparse.report.deployment_text import print_curves, print_deployment
-from onnxsparse.report.records import deployment_json, layers_json, passes_json, run_json
+from onnxsparse.report.records import layers_json, passes_json, run_json
 
 PRUNE_ADVICE = (
     "the file is as large as before and no faster on a CPU: zeros pay off on hardware that skips them (as the CV22) and under "
@@ -75,7 +72,7 @@ def inspect(
     *,
     top: int | None = None,
     sort: Literal["graph", "macs", "weights", "sparsity", "sparsity_op"] = "graph",
-    json_file: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
+    json_file: Annotated[str | None, Parameter(name="--json")] = None,
     sizes: Sizes = Sizes(),
 ) -> None:
     """Show what each layer of a model costs and how sparse it is.
@@ -107,57 +104,6 @@ def inspect(
         text.note(out, "the annotations in this file are older than its graph; annotate it again")
 
 
-def report(
-    model: Path,
-    /,
-    *,
-    target: str = "cv22",
-    bits: Literal[8, 16] = 8,
-    top: int | None = None,
-    sort: Literal["graph", "latency"] = "latency",
-    json_file: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
-    curve: Annotated[bool, Parameter(negative="")] = False,
-    curve_csv: Path | None = None,
-    sizes: Sizes = Sizes(),
-) -> None:
-    """Predict what a model costs on a target, layer by layer, and what would make it cheaper.
-
-    Parameters
-    ----------
-    model
-        The ONNX model.
-    target
-        cv22, cv22-skiplimit, cv22-stream, or a TOML file of your own.
-    bits
-        Of activations and coefficients.
-    top
-        Show this many layers only.
-    sort
-        Order of the layers.
-    json_file
-        Write the report as JSON to this file; - for standard output, without the tables.
-    curve
-        Also show latency over sparsity_op, for the model and for narrower ones, and up to where pruning pays.
-    curve_csv
-        Write that to this file (CSV).
-    """
-    loaded = sizes.load(model)
-    found = deploy(loaded, target, bits)
-    drawn = curves(found.load, found.hardware, bits) if curve or curve_csv is not None else ()
-    content = json.dumps(deployment_json(found, loaded.name) | {"curve": curves_json(drawn)}, indent=1, allow_nan=False)
-    if curve_csv is not None:
-        write_text(curve_csv, curves_csv(drawn).rstrip())
-    if json_file == "-":
-        print(content)
-        return
-    if json_file is not None:
-        write_text(Path(json_file), content)
-    out = text.console()
-    print_deployment(out, found, loaded.name, top=top, sort=sort)
-    if curve:
-        print_curves(out, drawn)
-
-
 def compare(
     first: Path,
     second: Path,
@@ -165,7 +111,7 @@ def compare(
     *,
     min_sqnr: float | None = None,
     seed: int = 0,
-    json_file: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None,
+    json_file: Annotated[str | None, Parameter(name="--json")] = None,
     running: Running = Running(),
     sizes: Sizes = Sizes(),
 ) -> int:
@@ -233,7 +179,7 @@ def run(
     run_passes("run", found.passes, Job(model, output, both, saving, running))
 
 
-def show_passes(*, json_file: Annotated[str | None, Parameter(name="--json", allow_leading_hyphen=True)] = None) -> None:
+def show_passes(*, json_file: Annotated[str | None, Parameter(name="--json")] = None) -> None:
     """Show the passes there are, and the options of each.
 
     Parameters

@@ -1,126 +1,179 @@
 """The first question: what will this model cost there, and what would make it cheaper?"""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from onnxsparse.backends.advice import Advice, advise
-from onnxsparse.backends.hardware import Hardware, Number, load_hardware, number_names
-from onnxsparse.backends.layer_model import MB, LayerCost, LayerModel
+from onnxsparse.backends.base import EIGHT_BIT, MB, Bound, CostBackend, LayerCost, Precision
+from onnxsparse.backends.layer_model import FileBackend
 from onnxsparse.backends.work import WorkItem
 from onnxsparse.model import Model
+from onnxsparse.tail import Tail, find_tail
+from onnxsparse.targets import Backend, MeasuringBackend, find_backend
+from onnxsparse.uncertainty import Narrowing, Span, best_measurement, spans
 from onnxsparse.workload import Workload, workload
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer of the device. `cost` None: not known, and not in the totals."""
+    """One layer of the device. `cost` None: not in the totals, for `reason`."""
 
     item: WorkItem
     cost: LayerCost | None
-    advice: Advice | None
+    advice: Advice | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
-class Span:
-    """How far one number of the target, within its range, moves the model's latency."""
+class Operation:
+    """A model at work: `streams` in turn, each at `fps` frames per second. `busy`: share of the time."""
 
-    number: str
-    low_ms: float
-    high_ms: float
-
-    @property
-    def width_ms(self) -> float:
-        return abs(self.high_ms - self.low_ms)
+    fps: float
+    streams: int
+    dram_mb_per_s: float
+    busy: float
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A model on a target. `variants`: latency on targets that explain the same measurements, this one included."""
+    """A model on a target. `variants`: latency on targets that explain the same measurements, this one included.
 
-    hardware: Hardware
+    `other_ms`: measured time that belongs to no layer. `narrowing`: the layer whose measurement would tell most.
+    """
+
+    backend: Backend
+    precision: Precision
     load: Workload
     rows: tuple[Row, ...]
     variants: dict[str, float]
-    spans: tuple[Span, ...]
-    bits: int
+    spans: tuple[Span, ...] = ()
+    narrowing: Narrowing | None = None
+    tail: Tail | None = None
+    other_ms: float = 0.0
 
     @property
     def latency_ms(self) -> float:
         """Of the layers whose cost is known."""
-        return total_ms(row.cost for row in self.rows)
+        return sum(cost.latency_ms for cost in self.costs) + self.other_ms
+
+    @property
+    def costs(self) -> list[LayerCost]:
+        return [row.cost for row in self.rows if row.cost is not None]
 
     @property
     def fps(self) -> float | None:
         return 1000 / self.latency_ms if self.latency_ms else None
 
     @property
-    def unknown(self) -> tuple[str, ...]:
+    def fps_budget(self) -> float | None:
+        """What the target's file asks for."""
+        return self.backend.hardware.fps_budget if isinstance(self.backend, FileBackend) else None
+
+    @property
+    def unknown(self) -> tuple[Row, ...]:
         """Layers whose cost is not known."""
-        return tuple(row.item.node for row in self.rows if row.cost is None)
+        return tuple(row for row in self.rows if row.cost is None)
 
     @property
     def mem_p_mb(self) -> float:
         """Encoded coefficients, in 10⁶ bytes."""
-        return sum(row.cost.coefficient_bytes for row in self.rows if row.cost is not None) / MB
+        return sum(cost.coefficient_bytes for cost in self.costs) / MB
 
     @property
     def mem_a_mb(self) -> float | None:
         """Inputs, outputs and the most intermediates alive at a time, in 10⁶ bytes."""
         elements, _ = self.load.peak()
-        return None if elements is None else elements * self.bits / 8 / MB
+        return None if elements is None else elements * self.precision.activation_bits / 8 / MB
 
     @property
     def dram_mb(self) -> float:
         """Bytes to and from DRAM per inference, in 10⁶."""
-        known = [row.cost for row in self.rows if row.cost is not None]
-        return sum(c.coefficient_bytes + c.input_bytes * c.passes + c.output_bytes for c in known) / MB
+        return sum(cost.dram_bytes for cost in self.costs) / MB
+
+    @property
+    def padded_layers(self) -> int:
+        """Layers whose channels do not fill the target's alignment."""
+        return sum(cost.padded_channels > 0 for cost in self.costs)
+
+    def at(self, fps: float, streams: int = 1) -> Operation:
+        """What `streams` cameras of `fps` frames per second ask for."""
+        frames = fps * streams
+        return Operation(fps, streams, self.dram_mb * frames, self.latency_ms * frames / 1000)
 
     def time_by_bound(self) -> dict[str, float]:
         """Milliseconds spent in layers of each bound."""
         found: dict[str, float] = {}
-        for row in self.rows:
-            if row.cost is not None:
-                found[row.cost.bound.value] = found.get(row.cost.bound.value, 0.0) + row.cost.latency_ms
+        for cost in self.costs:
+            found[cost.bound.value] = found.get(cost.bound.value, 0.0) + cost.latency_ms
         return found
 
 
-def deploy(model: Model, target: str | Path = "cv22", bits: int = 8) -> Deployment:
-    """The predicted cost of `model` on a shipped target or a TOML file. Activations and coefficients take `bits` each."""
-    hardware = load_hardware(target)
+def deploy(model: Model, target: str | Path = "cv22", precision: Precision = EIGHT_BIT) -> Deployment:
+    """The predicted cost of `model` on a target: one that comes with the package, a TOML file, or a third party's.
+
+    Raises ParamError for a target that there is not, BackendError where one that measures cannot run the model.
+    """
+    return deploy_on(model, find_backend(target, precision), precision)
+
+
+def deploy_on(model: Model, backend: Backend, precision: Precision = EIGHT_BIT) -> Deployment:
+    """The cost of `model` on a backend of one's own."""
     load = workload(model)
-    layer_model = LayerModel(hardware, bits)
-    rows = tuple(make_row(layer_model, item) for item in load.items)
-    others = [hardware, *(load_hardware(name) for name in hardware.variants)]
-    variants = {h.name: latency_ms(LayerModel(h, bits), load) for h in others}
-    return Deployment(hardware, load, rows, variants, tuple(spans(layer_model, load)), bits)
+    tail = find_tail(load, precision)
+    if is_measuring(backend):
+        return measured(model, backend, load, tail, precision)
+    assert is_predicting(backend)
+    rows = tuple(predicted_row(backend, item) for item in load.items)
+    if not isinstance(backend, FileBackend):
+        return Deployment(backend, precision, load, rows, {backend.name: total_ms(backend, load)}, tail=tail)
+    variants = {b.name: total_ms(b, load) for b in backend.variants()}
+    found = tuple(spans(backend, load))
+    return Deployment(backend, precision, load, rows, variants, found, best_measurement(backend, load), tail)
 
 
-def make_row(model: LayerModel, item: WorkItem) -> Row:
-    cost = model.cost(item)
-    return Row(item, cost, None if cost is None else advise(model, item, cost))
+def is_measuring(backend: Backend) -> TypeGuard[MeasuringBackend]:
+    return hasattr(backend, "measure")
 
 
-def latency_ms(model: LayerModel, load: Workload) -> float:
-    return total_ms(model.cost(item) for item in load.items)
+def is_predicting(backend: Backend) -> TypeGuard[CostBackend]:
+    return hasattr(backend, "cost")
 
 
-def total_ms(costs: Iterator[LayerCost | None]) -> float:
+def measured(model: Model, backend: MeasuringBackend, load: Workload, tail: Tail | None, precision: Precision) -> Deployment:
+    found = backend.measure(model, load)
+    rows = tuple(measured_row(item, found.latency_ms.get(item.node, 0.0), precision) for item in load.items)
+    total = sum(found.latency_ms.values()) + found.other_ms
+    return Deployment(backend, precision, load, rows, {backend.name: total}, tail=tail, other_ms=found.other_ms)
+
+
+def measured_row(item: WorkItem, ms: float, precision: Precision) -> Row:
+    """The bytes are those that the work item has; where the time went is not told apart."""
+    inputs, outputs = (-(-(e or 0) * precision.activation_bits // 8) for e in (item.input_elements, item.output_elements))
+    coefficients = item.weights * precision.coefficient_bits // 8
+    sizes = (coefficients, inputs, outputs, 1, coefficients + inputs + outputs)
+    return Row(item, LayerCost(ms, None, None, None, Bound.MEASURED, *sizes))
+
+
+def predicted_row(backend: CostBackend, item: WorkItem) -> Row:
+    cost = backend.cost(item)
+    return Row(item, None, None, why_unknown(item)) if cost is None else Row(item, cost, advise(backend, item, cost))
+
+
+def why_unknown(item: WorkItem) -> str:
+    if item.on_host:
+        return "needs a host"
+    if item.macs is None:
+        return "unknown op, or open sizes"
+    if item.input_elements is None or item.output_elements is None:
+        return "open sizes"
+    return "not among the target's supported ops"
+
+
+def total_ms(backend: CostBackend, load: Workload) -> float:
+    return total(backend.cost(item) for item in load.items)
+
+
+def total(costs: Iterable[LayerCost | None]) -> float:
     return sum(cost.latency_ms for cost in costs if cost is not None)
-
-
-def spans(model: LayerModel, load: Workload) -> Iterator[Span]:
-    """The model's latency at the low and the high end of every number's range, widest first."""
-    found = []
-    for name in number_names():
-        number: Number = getattr(model.hardware.numbers, name)
-        if number.low < number.high:
-            ends = (latency_ms(with_number(model, name, value), load) for value in (number.low, number.high))
-            found.append(Span(name, *ends))
-    yield from sorted(found, key=lambda span: -span.width_ms)
-
-
-def with_number(model: LayerModel, name: str, value: float) -> LayerModel:
-    numbers = model.hardware.numbers
-    changed = replace(numbers, **{name: replace(getattr(numbers, name), value=value)})
-    return LayerModel(replace(model.hardware, numbers=changed), model.bits)

@@ -11,9 +11,11 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from onnxsparse.backends.hardware import Hardware, load_hardware
-from onnxsparse.backends.layer_model import LayerModel
+from onnxsparse.backends.base import CostBackend
+from onnxsparse.backends.layer_model import FileBackend
 from onnxsparse.backends.work import WorkItem
+from onnxsparse.errors import ParamError
+from onnxsparse.targets import Backend
 from onnxsparse.workload import Workload
 
 SPARSITIES = (*(i / 20 for i in range(20)), 0.96, 0.97, 0.98)
@@ -40,19 +42,20 @@ class Width:
     outputs: bool
 
 
-def curves(load: Workload, hardware: Hardware, bits: int = 8) -> tuple[Curve, ...]:
-    """Every variant of the target × every channel factor."""
-    targets = [hardware, *(load_hardware(name) for name in hardware.variants)]
+def curves(load: Workload, backend: Backend) -> tuple[Curve, ...]:
+    """Every variant of the target × every channel factor. Raises ParamError for a backend that does not predict."""
+    if not isinstance(backend, FileBackend):
+        raise ParamError(f"{backend.name} does not predict from a file's numbers, so it has no curve; name another target")
     narrowed = {factor: narrow(load, factor) for factor in CHANNEL_FACTORS}
-    return tuple(curve(LayerModel(target, bits), items, factor) for target in targets for factor, items in narrowed.items())
+    return tuple(curve(target, items, factor) for target in backend.variants() for factor, items in narrowed.items())
 
 
-def curve(model: LayerModel, items: list[WorkItem], factor: float) -> Curve:
+def curve(model: CostBackend, items: list[WorkItem], factor: float) -> Curve:
     latencies = []
     for sparsity in SPARSITIES:
         costs = (model.cost(replace(item, nonzeros=round(item.weights * (1 - sparsity)))) for item in items)
         latencies.append(sum(cost.latency_ms for cost in costs if cost is not None))
-    return Curve(model.hardware.name, factor, tuple(latencies), find_knee(latencies))
+    return Curve(model.name, factor, tuple(latencies), find_knee(latencies))
 
 
 def find_knee(latencies: list[float]) -> float | None:

@@ -42,6 +42,10 @@ BUILT_IN = {
         "onnxsparse.passes.annotate:Annotate",
         "Write each node's MACs, sparsity and share of sparsity_op into its metadata, where Netron shows them.",
     ),
+    "report": Entry(
+        "onnxsparse.passes.report:Report",
+        "Predict what the model costs on a target, and write the report to files; the model stays as it is.",
+    ),
     "strip": Entry("onnxsparse.passes.strip:Strip", "Take the annotations of `annotate` off the model; other metadata stays."),
 }
 

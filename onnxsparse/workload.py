@@ -1,13 +1,13 @@
 """A model as a device runs it: layers with what is fused into them, in order, and the activations between them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import onnx
 
 from onnxsparse.backends.work import WorkItem
-from onnxsparse.facts import Survey
+from onnxsparse.facts import Survey, evaluate
 from onnxsparse.graph import Graph
 from onnxsparse.layer import Layer, Layers, add_up
 from onnxsparse.model import Model
@@ -27,16 +27,23 @@ class Workload:
     def peak(self) -> tuple[int | None, tuple[str, ...]]:
         """Elements held at the worst moment (inputs, outputs and live intermediates), and the intermediates at that moment."""
         ends = {*self.model_inputs, *self.model_outputs}
-        held = [self.elements.get(name) for name in ends]
-        worst, tensors = 0, tuple[str, ...]()
-        for live in self._live(ends):
-            sizes = [self.elements.get(name) for name in live]
-            if None in sizes or None in held:
-                return None, ()
-            size = sum(s for s in sizes if s is not None)
-            if size > worst:
-                worst, tensors = size, tuple(live)
-        return sum(s for s in held if s is not None) + worst, tensors
+        live = list(self._live(ends))
+        sizes = [self._size(names) for names in live]
+        fixed = self._size(ends)
+        if fixed is None or None in sizes:
+            return None, ()
+        known = [size for size in sizes if size is not None]
+        worst = max(range(len(known)), key=known.__getitem__, default=None)
+        return (fixed, ()) if worst is None else (fixed + known[worst], tuple(live[worst]))
+
+    def timeline(self) -> list[int | None]:
+        """Elements held while each item runs: inputs, outputs and live intermediates; None where a size is unknown."""
+        ends = {*self.model_inputs, *self.model_outputs}
+        return [self._size({*ends, *live}) for live in self._live(ends)]
+
+    def _size(self, names: Iterable[str]) -> int | None:
+        sizes = [self.elements.get(name) for name in names]
+        return None if None in sizes else sum(s for s in sizes if s is not None)
 
     def _live(self, ends: set[str]) -> Iterator[list[str]]:
         """The intermediates alive while each item runs: made by it or before, and used by it or after."""
@@ -74,9 +81,11 @@ class Scheduler:
             self.by_node.setdefault(layer.node if layer.node in set(self.graph.names) else layer.within, []).append(layer)
         self.sizes_only = self._sizes_only()
         self.aliases: dict[str, str] = {}
+        self.made: set[str] = set()
 
     def run(self) -> Workload:
         groups = self._groups()
+        self.made = {name for group in groups for name in group.made}
         items = tuple(self._item(group) for group in groups)
         proto = self.graph.proto
         fed = tuple(v.name for v in proto.input if v.name not in self.graph.initializers)
@@ -107,8 +116,8 @@ class Scheduler:
                 self.aliases |= {o: inputs[0] for o in node.output[:1] if inputs}
                 continue
             owners = {id(owner[name]): owner[name] for name in inputs if name in owner}
-            if len(owners) == 1 and all(name in owner for name in inputs) and self._fuses(spec, inputs):
-                group = next(iter(owners.values()))
+            group = next(iter(owners.values()), None) if len(owners) == 1 else None
+            if group is not None and all(name in owner for name in inputs) and self._fuses(group, spec, inputs):
                 group.nodes.append(index)
             else:
                 group = Group([index])
@@ -117,12 +126,16 @@ class Scheduler:
             owner |= {o: group for o in node.output if o}
         return groups
 
-    def _fuses(self, spec: OpSpec | None, inputs: list[str]) -> bool:
-        """Element by element; or moved on its way out, where nobody wants it as it was."""
-        if spec is None or spec.macs is not None:
+    def _fuses(self, group: Group, spec: OpSpec | None, inputs: list[str]) -> bool:
+        """Element by element; or moved on its way out, where nobody wants it as it was. What a host makes stays apart."""
+        if spec is None or spec.macs is not None or self._on_host(group):
             return False
         alone = len(inputs) == 1 and len(self._readers(inputs[0])) == 1
         return spec.work is Work.ELEMENTWISE or (spec.work is Work.MOVE and alone)
+
+    def _on_host(self, group: Group) -> bool:
+        specs = (self.survey.spec(self.graph.proto.node[at]) for at in group.nodes)
+        return any(spec is not None and spec.work is Work.HOST for spec in specs)
 
     def _readers(self, value: str) -> set[int]:
         """The nodes that read a value under any of its names, but for those that only view it."""
@@ -144,8 +157,10 @@ class Scheduler:
         spec = self.survey.spec(node)
         found = self.by_node.get(name, [])
         totals = add_up(found)
+        channels, groups = self._channels(node, found)
         inputs = [i for at in group.nodes for i in self._activations(self.graph.proto.node[at]) if i not in group.made]
         outputs = [value for value in sorted(group.made) if self._leaves(value, group)]
+        in_place = len(group.nodes) == 1 and self._is_in_place(node, spec, inputs)
         shares = [layer.weight_share for layer in found if layer.weight_share is not None]
         return WorkItem(
             node=name,
@@ -157,10 +172,21 @@ class Scheduler:
             weight_share=sum(shares) if shares else None,
             inputs=tuple(dict.fromkeys(inputs)),
             outputs=tuple(outputs),
-            input_elements=self._sum(dict.fromkeys(inputs)),
-            output_elements=self._sum(dict.fromkeys(outputs)),
+            input_elements=0 if in_place else self._sum(dict.fromkeys(inputs)),
+            output_elements=0 if in_place else self._sum(dict.fromkeys(outputs)),
             depthwise=any(layer.depthwise for layer in found),
-            output_channels=self._channels(node, found),
+            output_channels=math.ceil(channels / groups),
+            groups=groups,
+            op_types=tuple(self.graph.proto.node[at].op_type for at in group.nodes),
+            on_host=self._on_host(group),
+        )
+
+    def _is_in_place(self, node: onnx.NodeProto, spec: OpSpec | None, inputs: list[str]) -> bool:
+        """Whether what an item reads was made where its output is to be: nothing moves."""
+        if spec is None or spec.in_place is None or not set(inputs) <= self.made:
+            return False
+        return all(len(self._readers(i)) == 1 for i in inputs) and bool(
+            evaluate(spec.in_place, self.survey.view(self.graph, node), 1)
         )
 
     def _leaves(self, value: str, group: Group) -> bool:
@@ -183,15 +209,14 @@ class Scheduler:
         shape = self.survey.shapes.get("", name)
         return None if shape is None or None in shape else math.prod(d for d in shape if d is not None)
 
-    def _channels(self, node: onnx.NodeProto, found: list[Layer]) -> int:
-        """Output channels per group: the weight's outputs, in a grouped convolution those of one group."""
+    def _channels(self, node: onnx.NodeProto, found: list[Layer]) -> tuple[int, int]:
+        """The weight's outputs, and in how many groups of them the op works."""
         axes = found[0].weights[0].axes if found and found[0].weights else None
         stored = found[0].weights[0].stored if axes is not None else None
         if axes is None or stored is None or stored.axes is None:
-            return 0
+            return 0, 1
         size = self.survey.model.weights.shape(stored.name)[stored.axes[axes.output]]
-        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-        return math.ceil(size / groups)
+        return size, next((a.i for a in node.attribute if a.name == "group"), 1)
 
 
 def macs_of(spec: OpSpec | None, found: list[Layer]) -> int | None:

@@ -13,8 +13,9 @@ from onnx import helper
 
 from onnxsparse import Model, ParamError, Prune, layers
 from onnxsparse.backends.advice import advise
+from onnxsparse.backends.base import Bound, Precision
 from onnxsparse.backends.hardware import load_hardware, names
-from onnxsparse.backends.layer_model import Bound, LayerModel
+from onnxsparse.backends.layer_model import LayerModel
 from onnxsparse.backends.work import WorkItem
 from onnxsparse.deployment import deploy
 from onnxsparse.workload import workload
@@ -78,7 +79,7 @@ class TestTheLayerModel:
         assert CV22.cost(item(**{missing: None})) is None
 
     def test_sixteen_bits_double_the_bytes(self) -> None:
-        eight, sixteen = CV22.cost(item()), LayerModel(load_hardware("cv22"), 16).cost(item())
+        eight, sixteen = CV22.cost(item()), LayerModel(load_hardware("cv22"), Precision(16, 16)).cost(item())
         assert eight is not None
         assert sixteen is not None
         assert sixteen.input_bytes == 2 * eight.input_bytes
@@ -104,7 +105,7 @@ def test_pruning_never_costs_and_no_layer_is_faster_than_its_parts(work: WorkIte
     assert cost is not None
     assert pruned is not None
     assert pruned.latency_ms <= cost.latency_ms
-    assert cost.latency_ms >= max(cost.compute_ms, cost.io_ms)
+    assert cost.latency_ms >= max(cost.compute_ms or 0, cost.io_ms or 0)
     assert cost.passes >= 1
 
 
@@ -133,8 +134,7 @@ class TestCalibration:
         found = deploy(pruned_detector(widths, target))
         assert found.latency_ms == pytest.approx(latency_ms, rel=0.01)
         assert found.variants["cv22-skiplimit"] == pytest.approx(latency_ms, rel=0.01)
-        # the issue of who reads what twice: this variant misses small by 13.4 %, of which 1.4 are the detector's tail
-        assert found.variants["cv22-stream"] == pytest.approx(latency_ms, rel=0.14)
+        assert found.variants["cv22-stream"] == pytest.approx(latency_ms, rel=0.13)
         assert found.mem_p_mb == pytest.approx(mem_p_mb, rel=0.01)
         assert found.mem_a_mb == pytest.approx(mem_a_mb, rel=0.01)
 
@@ -190,7 +190,7 @@ def test_an_unknown_op_is_listed_and_left_out() -> None:
     info = [value("h", "4x8")]
     nodes = [node("MatMul", "x w", "a"), node("Mystery", "a", "h", name="magic", domain="acme"), node("MatMul", "h w", "y")]
     found = deploy(model(nodes, {"x": "4x8"}, ["y"], {"w": "8x8"}, domains={"acme": 1}, value_info=info))
-    assert found.unknown == ("magic",)
+    assert [row.item.node for row in found.unknown] == ["magic"]
     assert found.latency_ms == pytest.approx(sum(r.cost.latency_ms for r in found.rows if r.cost is not None))
 
 

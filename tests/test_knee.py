@@ -44,7 +44,7 @@ def test_the_knee_is_where_the_slope_halves() -> None:
 def test_half_the_channels_then_pruned_beats_pruning_alone() -> None:
     """The paper's finding: 5 % of the operations either way, faster with half the channels."""
     load = workload(Model.from_proto(build(SMALL)))
-    found = {c.channel_factor: c for c in curves(load, deploy(Model.from_proto(build(SMALL))).hardware) if c.variant == "cv22"}
+    found = {c.channel_factor: c for c in curves(load, deploy(Model.from_proto(build(SMALL))).backend) if c.variant == "cv22"}
     alone = found[1.0].latency_ms[SPARSITIES.index(0.95)]
     both = found[0.5].latency_ms[SPARSITIES.index(0.8)]  # a quarter of the operations, a fifth of those kept
     assert both < alone
@@ -55,7 +55,7 @@ def test_small_at_80_is_twice_as_fast_as_large_at_95() -> None:
     latency = {}
     for name, widths, sparsity in (("small", SMALL, 0.8), ("large", LARGE, 0.95)):
         built = Model.from_proto(build(widths))
-        first = curves(workload(built), deploy(built).hardware)[0]
+        first = curves(workload(built), deploy(built).backend)[0]
         latency[name] = first.latency_ms[SPARSITIES.index(sparsity)]
     assert 2 * latency["small"] < latency["large"]
 
@@ -71,7 +71,7 @@ def test_the_command_shows_and_writes_the_curve(run: Run, source: Path, tmp_path
 @pytest.mark.parametrize("factor", CHANNEL_FACTORS)
 def test_a_narrower_model_is_never_slower(factor: float) -> None:
     load = workload(Model.from_proto(build(SMALL)))
-    first, *others = curves(load, deploy(Model.from_proto(build(SMALL))).hardware)
+    first, *others = curves(load, deploy(Model.from_proto(build(SMALL))).backend)
     for c in others:
         if c.variant == first.variant and c.channel_factor == factor:
             assert all(a <= b for a, b in zip(c.latency_ms, first.latency_ms, strict=True))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from onnxsparse.backends.layer_model import LayerCost, LayerModel
+from onnxsparse.backends.base import CostBackend, LayerCost
 from onnxsparse.backends.work import WorkItem
 
 STEP = 0.1
@@ -26,7 +26,7 @@ class Advice:
         return self.action if self.gain_ms is None else f"{self.action}: {self.gain_ms:.3f} ms per 10 %"
 
 
-def advise(model: LayerModel, item: WorkItem, cost: LayerCost) -> Advice | None:
+def advise(model: CostBackend, item: WorkItem, cost: LayerCost) -> Advice | None:
     """None for a layer without weights, which neither pruning nor a channel cut of its own can change."""
     if not item.weights:
         return None
@@ -35,9 +35,9 @@ def advise(model: LayerModel, item: WorkItem, cost: LayerCost) -> Advice | None:
     gain = cost.latency_ms - pruned.latency_ms if pruned is not None else 0.0
     if gain > WORTH * cost.latency_ms:
         return Advice("prune on", gain)
-    activations = cost.input_bytes * cost.passes + cost.output_bytes
-    if max(cost.compute_ms, cost.io_ms) > cost.overhead_ms and (
-        activations > cost.coefficient_bytes or cost.compute_ms > cost.io_ms
-    ):
+    if cost.compute_ms is None or cost.io_ms is None or cost.overhead_ms is None:
+        return None
+    computes = cost.compute_ms > cost.io_ms
+    if max(cost.compute_ms, cost.io_ms) > cost.overhead_ms and (computes or cost.dram_bytes > 2 * cost.coefficient_bytes):
         return Advice("cut channels")
     return Advice("nothing left")

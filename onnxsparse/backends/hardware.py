@@ -1,12 +1,12 @@
 """Targets as files: every number with its range, its status and its source, read into typed objects."""
 
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.errors import ParamError
@@ -34,38 +34,82 @@ class Number:
         return self
 
 
+def from_plain(given: object) -> object:
+    """A bare number stands for one without a range."""
+    plain = isinstance(given, int | float) and not isinstance(given, bool)
+    return {"value": given, "low": given, "high": given, "status": "datasheet", "source": "given as it is"} if plain else given
+
+
+Figure = Annotated[Number, BeforeValidator(from_plain)]
+
+
+def exactly(value: float) -> Number:
+    return Number(value=value, low=value, high=value, status="assumed", source="not given")
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Numbers:
     """The parameters of the layer model in docs/backends.md, with units in their names."""
 
-    rate_gmac_per_s: Number
+    rate_gmac_per_s: Figure
     """Multiply-accumulates per second, skipped ones not counted."""
-    bandwidth_gb_per_s: Number
+    bandwidth_gb_per_s: Figure
     """Bytes to and from DRAM per second."""
-    overhead_us: Number
+    overhead_us: Figure
     """Per layer, added to the larger of compute and I/O."""
-    output_group_channels: Number
+    output_group_channels: Figure
     """Output channels made in one pass over an input that does not fit on chip; 0: the input is read once."""
-    on_chip_mb: Number
+    on_chip_mb: Figure
     """An input up to this size is read once."""
-    skip_limit: Number
+    skip_limit: Figure
     """How many zero weights for one other are skipped at no cost; 0: any number."""
-    bytes_per_nonzero: Number
+    bytes_per_nonzero: Figure
     """Of an encoded coefficient that is not zero."""
-    bits_per_weight: Number
+    bits_per_weight: Figure
     """Of the encoding, for every coefficient, zero or not."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class RooflineNumbers:
+    """The parameters of the roofline, with units in their names."""
+
+    peak_gmac_per_s: Figure
+    """Multiply-accumulates per second of the whole array."""
+    bandwidth_gb_per_s: Figure
+    """Bytes to and from DRAM per second."""
+    on_chip_mb: Figure = exactly(0)
+    """Inputs and outputs of a layer up to this size never leave the chip."""
+    channel_alignment: Figure = exactly(1)
+    """Output channels are computed in groups of this many, the last one filled up."""
+    skip_limit: Figure = exactly(1)
+    """How many zero weights for one other are skipped at no cost; 1: none is, 0: any number."""
+    overhead_us: Figure = exactly(0)
+    """Per layer, added to the larger of compute and I/O."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Hardware:
-    """A target. `fidelity` is what every report says first; `variants` are other files that explain the same measurements."""
+    """A target. `fidelity` is what every report says first; `variants` are other files that explain the same measurements.
+
+    `supported_ops` empty: all that the toolkit knows. `fps_budget`: what the user's product must reach.
+    """
 
     format: Literal[1]
+    kind: Literal["layer-model", "roofline"] = "layer-model"
     name: str
-    description: str
-    fidelity: tuple[str, ...]
+    description: str = ""
+    fidelity: tuple[str, ...] = ()
     numbers: Numbers
     variants: tuple[str, ...] = ()
+    supported_ops: tuple[str, ...] = ()
+    fps_budget: Annotated[float, Field(gt=0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RooflineHardware(Hardware):
+    """A target of which no more is known than its peaks."""
+
+    numbers: RooflineNumbers  # type: ignore[assignment]  # a file's kind says which numbers it has
 
 
 def names() -> list[str]:
@@ -73,8 +117,8 @@ def names() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in files("onnxsparse.backends").iterdir() if p.name.endswith(".toml"))
 
 
-def load_hardware(target: str | Path) -> Hardware:
-    """A shipped target by name, or a TOML file. Raises ParamError that names the place in the file."""
+def load_hardware(target: str | Path, also: tuple[str, ...] = ()) -> Hardware:
+    """A shipped target by name, or a TOML file. Raises ParamError that says where. `also`: other names to offer."""
     shipped = str(target) in names()
     try:
         if shipped:
@@ -84,11 +128,12 @@ def load_hardware(target: str | Path) -> Hardware:
         content = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ParamError(f"no target '{target}': it is none of {', '.join(names())}, nor a file ({reason})") from None
+        raise ParamError(f"no target '{target}': it is none of {', '.join((*names(), *also))}, nor a file ({reason})") from None
     except tomllib.TOMLDecodeError as error:
         raise ParamError(f"{target} is not TOML: {error}") from None
     try:
-        found: Hardware = TypeAdapter(Hardware).validate_python(content)
+        kind = RooflineHardware if content.get("kind") == "roofline" else Hardware
+        found: Hardware = TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -96,5 +141,13 @@ def load_hardware(target: str | Path) -> Hardware:
     return found
 
 
-def number_names() -> list[str]:
-    return [field.name for field in fields(Numbers)]
+def numbers_of(hardware: Hardware) -> dict[str, Number]:
+    """Every number of a target by name."""
+    return {field.name: getattr(hardware.numbers, field.name) for field in fields(hardware.numbers)}
+
+
+def with_value(hardware: Hardware, name: str, value: float) -> Hardware:
+    """The same target, one number different; its range is widened where it has to be."""
+    number = getattr(hardware.numbers, name)
+    changed = replace(number, value=value, low=min(value, number.low), high=max(value, number.high))
+    return replace(hardware, numbers=replace(hardware.numbers, **{name: changed}))

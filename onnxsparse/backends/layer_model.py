@@ -8,75 +8,140 @@ passes    = ceil(output channels / groups / group size) for an input that does n
 
 import math
 from dataclasses import dataclass
-from enum import Enum
 
-from onnxsparse.backends.hardware import Hardware
+from onnxsparse.backends.base import EIGHT_BIT, MB, Bound, LayerCost, Precision
+from onnxsparse.backends.hardware import Hardware, Number, RooflineNumbers, load_hardware, numbers_of, with_value
 from onnxsparse.backends.work import WorkItem
 
-MB = 10**6
-
-
-class Bound(Enum):
-    """What a layer's time is spent on."""
-
-    COMPUTE = "compute"
-    IO = "io"
-    SKIP_LIMIT = "skip-limit"
-    OVERHEAD = "overhead"
-
 
 @dataclass(frozen=True)
-class LayerCost:
-    """A layer's predicted cost on one target."""
-
-    compute_ms: float
-    io_ms: float
-    overhead_ms: float
-    bound: Bound
-    coefficient_bytes: int
-    input_bytes: int
-    output_bytes: int
-    passes: int
-
-    @property
-    def latency_ms(self) -> float:
-        return max(self.compute_ms, self.io_ms) + self.overhead_ms
-
-
-@dataclass(frozen=True)
-class LayerModel:
-    """The layer model with one target's numbers. Activations and dense coefficients take `bits` each."""
+class FileBackend:
+    """A target described by a file."""
 
     hardware: Hardware
-    bits: int = 8
+    precision: Precision = EIGHT_BIT
+
+    @property
+    def name(self) -> str:
+        return self.hardware.name
+
+    @property
+    def description(self) -> str:
+        return self.hardware.description
+
+    @property
+    def fidelity(self) -> tuple[str, ...]:
+        return self.hardware.fidelity
+
+    def variants(self) -> "list[FileBackend]":
+        """This target and those that explain the same measurements."""
+        return [self, *(make_backend(load_hardware(name), self.precision) for name in self.hardware.variants)]
+
+    def ranges(self) -> dict[str, Number]:
+        """The numbers that are not known exactly."""
+        return {name: number for name, number in numbers_of(self.hardware).items() if number.low < number.high}
+
+    def with_value(self, name: str, value: float) -> "FileBackend":
+        return make_backend(with_value(self.hardware, name, value), self.precision)
 
     def cost(self, work: WorkItem) -> LayerCost | None:
-        """The cost of a layer, None where its operations or sizes are unknown."""
-        if work.macs is None or work.input_elements is None or work.output_elements is None:
+        """The cost of a layer, None where its operations or sizes are unknown, or the target cannot run it."""
+        if work.macs is None or work.input_elements is None or work.output_elements is None or work.on_host:
             return None
+        supported = self.hardware.supported_ops
+        if supported and not set(work.op_types) <= set(supported):
+            return None
+        return self.layer_cost(work, work.macs, *(self.activation_bytes(e) for e in (work.input_elements, work.output_elements)))
+
+    def roof(self) -> tuple[float, float]:
+        """The most GMAC/s there are, and GB/s."""
+        raise NotImplementedError
+
+    def activation_bytes(self, elements: int) -> int:
+        return math.ceil(elements * self.precision.activation_bits / 8)
+
+    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
+        raise NotImplementedError
+
+
+class LayerModel(FileBackend):
+    """The layer model with one target's numbers."""
+
+    def roof(self) -> tuple[float, float]:
+        return self.hardware.numbers.rate_gmac_per_s.value, self.hardware.numbers.bandwidth_gb_per_s.value
+
+    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
         numbers = self.hardware.numbers
-        density = work.nonzeros / work.weights if work.weights else 1.0
-        limit = numbers.skip_limit.value
-        used = max(density, 1 / limit) if limit and work.weights else density
-        compute_ms = work.macs * used / (numbers.rate_gmac_per_s.value * 1e6)
+        used, limited = skipping(work, numbers.skip_limit.value)
+        compute_ms = macs * used / (numbers.rate_gmac_per_s.value * 1e6)
         coefficients = self.coefficient_bytes(work.weights, work.nonzeros)
-        inputs, outputs = (math.ceil(e * self.bits / 8) for e in (work.input_elements, work.output_elements))
-        passes = self.passes(work, inputs)
-        io_ms = (coefficients + inputs * passes + outputs) / (numbers.bandwidth_gb_per_s.value * 1e6)
-        overhead_ms = numbers.overhead_us.value / 1000
-        bound = find_bound(compute_ms, io_ms, overhead_ms, limited=used > density)
-        return LayerCost(compute_ms, io_ms, overhead_ms, bound, coefficients, inputs, outputs, passes)
+        passes = self.passes(work, input_bytes)
+        moved = coefficients + input_bytes * passes + output_bytes
+        io_ms = moved / (numbers.bandwidth_gb_per_s.value * 1e6)
+        # nothing to compute and nothing to move: nothing to start
+        overhead_ms = numbers.overhead_us.value / 1000 if macs or moved else 0.0
+        bound = find_bound(compute_ms, io_ms, overhead_ms, limited=limited)
+        latency_ms = max(compute_ms, io_ms) + overhead_ms
+        sizes = (coefficients, input_bytes, output_bytes, passes, moved)
+        return LayerCost(latency_ms, compute_ms, io_ms, overhead_ms, bound, *sizes)
 
     def coefficient_bytes(self, weights: int, nonzeros: int) -> int:
         """Encoded, or dense where that is smaller."""
         numbers = self.hardware.numbers
-        encoded = numbers.bytes_per_nonzero.value * nonzeros * self.bits / 8 + numbers.bits_per_weight.value / 8 * weights
-        return math.ceil(min(weights * self.bits / 8, encoded))
+        bits = self.precision.coefficient_bits
+        encoded = numbers.bytes_per_nonzero.value * nonzeros * bits / 8 + numbers.bits_per_weight.value / 8 * weights
+        return math.ceil(min(weights * bits / 8, encoded))
 
     def passes(self, work: WorkItem, input_bytes: int) -> int:
         group = self.hardware.numbers.output_group_channels.value
         fits = input_bytes <= self.hardware.numbers.on_chip_mb.value * MB
         return 1 if fits or not group or not work.output_channels else math.ceil(work.output_channels / group)
+
+
+class Roofline(FileBackend):
+    """Peak and bandwidth, and what is lost to alignment.
+
+    t = max(padded MACs · max(density, 1 / skip limit) / peak, bytes / bandwidth) + overhead. Inputs and outputs up to the
+    on-chip size move nothing; coefficients are read once, dense.
+    """
+
+    @property
+    def numbers(self) -> RooflineNumbers:
+        assert isinstance(self.hardware.numbers, RooflineNumbers)
+        return self.hardware.numbers
+
+    def roof(self) -> tuple[float, float]:
+        return self.numbers.peak_gmac_per_s.value, self.numbers.bandwidth_gb_per_s.value
+
+    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
+        numbers = self.numbers
+        used, limited = skipping(work, numbers.skip_limit.value)
+        alignment = max(1, round(numbers.channel_alignment.value))
+        padded = -work.output_channels % alignment
+        filled = 1 + padded / work.output_channels if work.output_channels else 1.0
+        compute_ms = macs * used * filled / (numbers.peak_gmac_per_s.value * 1e6)
+        coefficients = math.ceil(work.weights * self.precision.coefficient_bits / 8)
+        on_chip = numbers.on_chip_mb.value * MB
+        passes = int(input_bytes > on_chip)
+        moved = coefficients + input_bytes * passes + (output_bytes if output_bytes > on_chip else 0)
+        io_ms = moved / (numbers.bandwidth_gb_per_s.value * 1e6)
+        overhead_ms = numbers.overhead_us.value / 1000
+        bound = find_bound(compute_ms, io_ms, overhead_ms, limited=limited)
+        latency_ms = max(compute_ms, io_ms) + overhead_ms
+        sizes = (coefficients, input_bytes, output_bytes, passes, moved, padded * work.groups)
+        return LayerCost(latency_ms, compute_ms, io_ms, overhead_ms, bound, *sizes)
+
+
+def make_backend(hardware: Hardware, precision: Precision = EIGHT_BIT) -> FileBackend:
+    """The model that a target's file asks for."""
+    return Roofline(hardware, precision) if hardware.kind == "roofline" else LayerModel(hardware, precision)
+
+
+def skipping(work: WorkItem, limit: float) -> tuple[float, bool]:
+    """The share of the multiply-accumulates that takes time, and whether the limit keeps it from being less."""
+    density = work.nonzeros / work.weights if work.weights else 1.0
+    used = max(density, 1 / limit) if limit and work.weights else density
+    return used, used > density
 
 
 def find_bound(compute_ms: float, io_ms: float, overhead_ms: float, *, limited: bool) -> Bound:

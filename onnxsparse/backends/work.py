@@ -24,3 +24,8 @@ class WorkItem:
     depthwise: bool
     output_channels: int
     """Per group; 0 where the op has none."""
+    groups: int = 1
+    op_types: tuple[str, ...] = ()
+    """Of the node and what is fused into it."""
+    on_host: bool = False
+    """Whether what it does depends on values: no accelerator runs it."""

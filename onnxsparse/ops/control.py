@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import onnx
 
-from onnxsparse.ops.spec import Body, OpSpec, OpView, UnknownFact
+from onnxsparse.ops.spec import Body, OpSpec, OpView, UnknownFact, Work
 
 
 def loop_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
@@ -44,6 +44,6 @@ def scan_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
 
 SPECS = (
     OpSpec(op_type="If", body=Body(branches=True)),
-    OpSpec(op_type="Loop", body=Body(trips=loop_trips)),
-    OpSpec(op_type="Scan", since=9, body=Body(trips=scan_trips)),
+    OpSpec(op_type="Loop", body=Body(trips=loop_trips), work=Work.HOST),
+    OpSpec(op_type="Scan", since=9, body=Body(trips=scan_trips), work=Work.HOST),
 )

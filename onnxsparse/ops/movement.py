@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from onnxsparse.ops.spec import OpSpec, OpView, View, Work, product
 
 MOVES = """
-CenterCropPad Compress Concat DepthToSpace GatherND ReverseSequence Slice SpaceToDepth Split
+CenterCropPad DepthToSpace GatherND ReverseSequence Slice SpaceToDepth Split
 """.split()
 
 RESAMPLES = """
@@ -50,6 +50,13 @@ def is_inference_dropout(op: OpView) -> bool:
     return not any(op.node.output[1:]) and not op.has_input(2)
 
 
+def is_contiguous(op: OpView) -> bool:
+    """Whether what is joined lies behind one another in memory: no axis before the joined one has a size."""
+    output = op.output()
+    axis = op.required("axis") % len(output)
+    return product(output[:axis]) == 1
+
+
 def transpose_axes(op: OpView, rank: int) -> tuple[int, ...]:
     return op.numbers("perm", tuple(reversed(range(rank))))
 
@@ -60,13 +67,15 @@ def lost_axes(op: OpView, rank: int) -> None:
 
 SPECS = (
     *(OpSpec(op_type=name, moves=True, work=Work.MOVE) for name in MOVES),
+    OpSpec(op_type="Concat", moves=True, work=Work.MOVE, in_place=is_contiguous),
+    OpSpec(op_type="Compress", moves=True, work=Work.HOST),
     *(OpSpec(op_type=name, moves=True, index_at=1, work=Work.MOVE) for name in ("Gather", "GatherElements")),
     # what these make may be far larger than what they are made from
     *(OpSpec(op_type=name, moves=True, folds=False, work=Work.MOVE) for name in ("Expand", "Tile")),
     *(OpSpec(op_type=name, folds=False, work=Work.FREE) for name in SOURCES),
     *(OpSpec(op_type=name, folds=False, work=Work.MOVE) for name in ("Pad", "Resize", "Upsample")),
     *(OpSpec(op_type=name) for name in RESAMPLES),
-    *(OpSpec(op_type=name, work=Work.FREE) for name in CONTAINERS),
+    *(OpSpec(op_type=name, work=Work.HOST) for name in CONTAINERS),
     *(OpSpec(op_type=name, random=True) for name in RANDOM),
     *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
     OpSpec(op_type="Shape", value=shape_value, work=Work.FREE),

@@ -28,7 +28,7 @@ SkipSimplifiedLayerNormalization QLinearAveragePool QLinearGlobalAveragePool QLi
 
 SPECS = (
     *(OpSpec(op_type=name) for name in (*NORMALISATIONS, *POOLING, *REDUCTIONS)),
-    *(OpSpec(op_type=name, selects=inputs) for name, inputs in SEARCHES.items()),
+    *(OpSpec(op_type=name, selects=inputs, work=Work.HOST) for name, inputs in SEARCHES.items()),
     OpSpec(
         op_type="BatchNormalization",
         affine=Affine(at=(1, 2, 3, 4), values=normalisation, when=is_inference),

@@ -120,6 +120,8 @@ class Work(Enum):
     """Reads and writes, and computes nothing."""
     FREE = auto()
     """Another view of the same bytes, or nothing but sizes."""
+    HOST = auto()
+    """What it does, or how much it makes, depends on values: no accelerator runs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,7 @@ class OpSpec:
 
     `macs` None: the op multiplies and accumulates nothing (it costs 0 MACs).
     `work`: what it costs a device beside multiply-accumulates.
+    `in_place`: its inputs, if nothing else reads them, can be made where its output is to be.
     `view`: a constant that goes through it keeps its elements and where its zeros are.
     `moves`: its outputs are elements of its inputs, moved, left out or repeated.
     `random`: its output is no constant even without inputs.
@@ -163,6 +166,7 @@ class OpSpec:
     compares: bool = False
     value: Callable[[OpView], NDArray[np.generic]] | None = None
     depthwise: Callable[[OpView], bool] | None = None
+    in_place: Callable[[OpView], bool] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

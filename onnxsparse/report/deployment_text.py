@@ -1,54 +1,104 @@
 """The deployment report for a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from rich.console import Console
 from rich.text import Text
 
-from onnxsparse.deployment import Deployment, Row
+from onnxsparse.backends.hardware import numbers_of
+from onnxsparse.deployment import Deployment, Operation, Row
+from onnxsparse.deployment_report.records import totals
+from onnxsparse.deployment_report.tables import comparison_rows, format_total, layer_comparison_rows, milliseconds
+from onnxsparse.fitting import Fit
 from onnxsparse.knee import SPARSITIES, Curve
-from onnxsparse.metadata import format_count
-from onnxsparse.report.text import name_some, note, print_assumed, share, table
+from onnxsparse.report.text import grouped, name_some, note, print_assumed, table
+from onnxsparse.tail import Tail
 
 CURVE_COLUMNS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 def print_deployment(out: Console, found: Deployment, model: str, *, top: int | None, sort: str) -> None:
     """Fidelity first, then totals, then layers."""
-    out.print(Text(f"{model} on {found.hardware.name}: {found.hardware.description}", style="bold"), soft_wrap=True)
-    for text in found.hardware.fidelity:
+    out.print(Text(f"{model} on {found.backend.name}: {found.backend.description}", style="bold"), soft_wrap=True)
+    for text in (*found.backend.fidelity, *uncertainty(found)):
         note(out, text)
-    low, high = min(found.variants.values()), max(found.variants.values())
-    if len(found.variants) > 1:
-        note(out, f"latency range over variants that explain the same measurements: {low:.2f} to {high:.2f} ms")
-    if found.spans:
-        widest = found.spans[0]
-        ends = sorted((widest.low_ms, widest.high_ms))
-        note(out, f"the number that moves the result most: {widest.number}, {ends[0]:.2f} to {ends[1]:.2f} ms over its range")
     print_totals(out, found)
     print_rows(out, found, top=top, sort=sort)
-    if found.unknown:
-        note(out, f"cost unknown and not in the total: {name_some(found.unknown)}")
+    for reason, nodes in grouped((row.reason or "", row.item.node) for row in found.unknown):
+        note(out, f"cost unknown and not in the total: {name_some(nodes)} ({reason})")
+    if found.tail is not None:
+        print_tail(out, found.tail)
+    if found.padded_layers:
+        note(out, f"{found.padded_layers} layers have channels that do not fill the target's alignment, computed and thrown away")
     print_assumed(out, found.load.layers.binding)
 
 
-def print_totals(out: Console, found: Deployment) -> None:
-    totals = found.load.layers.totals
-    rows = table("", "total", "latency ms", "fps", "MACs", "nonzero", "sparsity_op", "mem_p MB", "mem_a MB", "DRAM MB")
-    rows.add_row(
-        "",
-        f"{found.latency_ms:.2f}",
-        "" if found.fps is None else f"{found.fps:.1f}",
-        "?" if totals.macs is None else format_count(totals.macs),
-        "?" if totals.nonzero_macs is None else format_count(totals.nonzero_macs),
-        share(totals.sparsity_op),
-        f"{found.mem_p_mb:.2f}",
-        "?" if found.mem_a_mb is None else f"{found.mem_a_mb:.2f}",
-        f"{found.dram_mb:.1f}",
+def uncertainty(found: Deployment) -> Iterator[str]:
+    """How far the result moves with what is not known, and what to measure."""
+    low, high = min(found.variants.values()), max(found.variants.values())
+    if len(found.variants) > 1:
+        yield f"latency range over variants that explain the same measurements: {low:.2f} to {high:.2f} ms"
+    if found.spans:
+        widest = found.spans[0]
+        ends = sorted((widest.low_ms, widest.high_ms))
+        yield f"the number that moves the result most: {widest.number}, {ends[0]:.2f} to {ends[1]:.2f} ms over its range"
+    if found.narrowing is not None:
+        told = found.narrowing
+        widths = f"from {told.before_ms:.2f} to {told.after_ms:.2f} ms wide"
+        yield f"the measurement that would narrow it most: {told.node} alone, all numbers together {widths}"
+
+
+def print_tail(out: Console, tail: Tail) -> None:
+    crossing = name_some([c.node or f"input {c.tensor}" for c in tail.crossings])
+    size = "an unknown number of bytes" if tail.bytes is None else f"{tail.bytes} bytes"
+    note(out, f"{len(tail.nodes)} nodes need a host, because of {name_some(tail.causes)}")
+    note(out, f"cut the graph behind {crossing}: {size} cross per frame")
+
+
+def print_operation(out: Console, operation: Operation) -> None:
+    many = (
+        f"{operation.streams} streams in turn at {operation.fps:g} fps each"
+        if operation.streams > 1
+        else f"at {operation.fps:g} fps"
     )
+    keeps_up = "" if operation.busy <= 1 else ": it does not keep up"
+    note(
+        out,
+        f"{many}: {operation.dram_mb_per_s:.1f} MB/s of DRAM traffic, busy {100 * operation.busy:.1f} % of the time{keeps_up}",
+    )
+
+
+def print_comparison_of(out: Console, found: Sequence[tuple[str, Deployment]], *, top: int | None) -> None:
+    """Several models: totals in columns with differences to the first, and layers of the same name."""
+    backend = found[0][1].backend
+    out.print(Text(f"on {backend.name}: {backend.description}", style="bold"), soft_wrap=True)
+    for text in backend.fidelity:
+        note(out, text)
+    names = [name for name, _ in found]
+    rows = table("", "total", *names)
+    for cells_of_total in comparison_rows(found):
+        rows.add_row(*cells_of_total)
+    out.print(rows)
+    layers = table("", "layer, ms", *names)
+    for cells_of_layer in islice(layer_comparison_rows(found), top):
+        layers.add_row(*map(Text, cells_of_layer))
+    out.print(layers)
+
+
+def print_totals(out: Console, found: Deployment) -> None:
+    shown = ("latency_ms", "fps", "macs", "nonzero_macs", "sparsity_op", "mem_p_mb", "mem_a_mb", "dram_mb")
+    known = totals(found)
+    rows = table("", "total", "latency ms", "fps", "MACs", "nonzero", "sparsity_op", "mem_p MB", "mem_a MB", "DRAM MB")
+    rows.add_row("", *(format_total(name, known[name]) for name in shown))
     out.print(rows)
     spent = sorted(found.time_by_bound().items(), key=lambda entry: -entry[1])
     note(out, "time by bound: " + ", ".join(f"{bound} {ms:.2f} ms" for bound, ms in spent))
+    if found.other_ms:
+        note(out, f"{found.other_ms:.2f} ms of it belong to no layer by name")
+    _, peak = found.load.peak()
+    if peak:
+        note(out, f"mem_a is largest with {name_some(peak)}")
 
 
 def print_rows(out: Console, found: Deployment, *, top: int | None, sort: str) -> None:
@@ -76,9 +126,31 @@ def print_curves(out: Console, found: Sequence[Curve]) -> None:
 
 def cells(row: Row) -> tuple[str, ...]:
     if row.cost is None:
-        return ("?",) * 3 + ("unknown", "", "", "", "")
+        return ("?",) * 3 + ("unknown", "", "", "", row.reason or "")
     cost, item = row.cost, row.item
     density = f"{item.nonzeros / item.weights:.1%}" if item.weights else ""
     coefficients = f"{cost.coefficient_bytes / 1000:.1f}" if item.weights else ""
-    times = (f"{cost.latency_ms:.3f}", f"{cost.compute_ms:.3f}", f"{cost.io_ms:.3f}")
+    times = (f"{cost.latency_ms:.3f}", milliseconds(cost.compute_ms), milliseconds(cost.io_ms))
     return (*times, cost.bound.value, density, coefficients, str(cost.passes), "" if row.advice is None else str(row.advice))
+
+
+def print_fit(out: Console, found: Fit) -> None:
+    """Numbers before and after, residuals, leave-one-out error, and what the data cannot tell."""
+    rows = table("", "number", "before", "after", "range")
+    for name, value in found.values.items():
+        before = numbers_of(found.start)[name]
+        rows.add_row(name, f"{before.value:.4g}", f"{value:.4g}", f"{before.low:g} to {before.high:g}")
+    out.print(rows)
+    measured = table("", "model", "measured ms", "fitted ms", "error", "left out, error")
+    for i, row in enumerate(found.rows):
+        fitted = found.fitted_ms[i]
+        left_out = "" if found.left_out_ms is None else f"{100 * (found.left_out_ms[i] / row.latency_ms - 1):+.1f} %"
+        error = f"{100 * (fitted / row.latency_ms - 1):+.1f} %"
+        measured.add_row(Text(row.name), f"{row.latency_ms:.2f}", f"{fitted:.2f}", error, left_out)
+    out.print(measured)
+    if found.left_out_ms is None:
+        note(out, "fewer than three rows: nothing could be left out to check the fit")
+    else:
+        note(out, f"leave-one-out error: {100 * found.left_out_error:.1f} % (mean of absolute values)")
+    for text in found.warnings:
+        note(out, text)

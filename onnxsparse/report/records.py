@@ -7,7 +7,6 @@ from platform import python_version
 
 from pydantic import TypeAdapter
 
-from onnxsparse.deployment import Deployment, Row
 from onnxsparse.layer import Layer, Layers
 from onnxsparse.metadata import totals_json
 from onnxsparse.passbase import Pass, StepReport
@@ -87,63 +86,3 @@ def step_json(step: StepReport) -> dict[str, object]:
 def passes_json(classes: Sequence[type[Pass]]) -> list[dict[str, object]]:
     """Every pass with the JSON schema of its options."""
     return [{"name": c.name, "help": cleandoc(c.__doc__ or ""), "options": TypeAdapter(c).json_schema()} for c in classes]
-
-
-def deployment_json(found: Deployment, model: str) -> dict[str, object]:
-    """The deployment report. Times are predictions; `fidelity` says how far to trust them."""
-    totals = found.load.layers.totals
-    _, peak = found.load.peak()
-    return {
-        "schema": SCHEMA,
-        "model": model,
-        "target": found.hardware.name,
-        "fidelity": list(found.hardware.fidelity),
-        "totals": {
-            "latency_ms": found.latency_ms,
-            "latency_ms_low": min(found.variants.values()),
-            "latency_ms_high": max(found.variants.values()),
-            "fps": found.fps,
-            "macs": totals.macs,
-            "nonzero_macs": totals.nonzero_macs,
-            "sparsity": totals.sparsity,
-            "sparsity_op": totals.sparsity_op,
-            "mem_p_mb": found.mem_p_mb,
-            "mem_a_mb": found.mem_a_mb,
-            "mem_a_tensors": list(peak),
-            "dram_mb": found.dram_mb,
-            "time_by_bound_ms": found.time_by_bound(),
-        },
-        "variants_ms": found.variants,
-        "sensitivity": [{"number": s.number, "low_ms": s.low_ms, "high_ms": s.high_ms} for s in found.spans],
-        "layers": [row_json(row) for row in found.rows],
-        "unknown": list(found.unknown),
-        "assumed": list(found.load.layers.binding.assumed),
-    }
-
-
-def row_json(row: Row) -> dict[str, object]:
-    item, cost = row.item, row.cost
-    facts: dict[str, object] = {
-        "node": item.node,
-        "op_type": item.op_type,
-        "fused": list(item.fused),
-        "macs": item.macs,
-        "weights": item.weights,
-        "nonzeros": item.nonzeros,
-        "density": item.nonzeros / item.weights if item.weights else None,
-        "sparsity_op": item.weight_share,
-    }
-    if cost is None:
-        return facts | {"latency_ms": None, "advice": None}
-    return facts | {
-        "latency_ms": cost.latency_ms,
-        "compute_ms": cost.compute_ms,
-        "io_ms": cost.io_ms,
-        "overhead_ms": cost.overhead_ms,
-        "bound": cost.bound.value,
-        "coefficient_bytes": cost.coefficient_bytes,
-        "input_bytes": cost.input_bytes,
-        "output_bytes": cost.output_bytes,
-        "passes": cost.passes,
-        "advice": None if row.advice is None else str(row.advice),
-    }

@@ -1,0 +1,1 @@
+"""The deployment report for machines, spreadsheets, wikis and browsers."""

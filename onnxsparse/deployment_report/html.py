@@ -1,0 +1,76 @@
+"""The deployment report as one HTML file that needs nothing else: no network, no other file."""
+
+import json
+from functools import cache
+from importlib.resources import files
+
+from onnxsparse.deployment import Deployment, Operation
+from onnxsparse.deployment_report.figures import figures
+from onnxsparse.deployment_report.records import deployment_json, totals
+from onnxsparse.deployment_report.tables import format_total
+from onnxsparse.knee import Curve
+
+TITLES = {
+    "latency_ms": "latency, ms",
+    "fps": "frames per second",
+    "macs": "MACs",
+    "nonzero_macs": "nonzero MACs",
+    "sparsity_op": "sparsity_op",
+    "mem_p_mb": "coefficients, MB",
+    "mem_a_mb": "activations, MB",
+    "dram_mb": "DRAM per frame, MB",
+}
+COLUMNS = (
+    "node",
+    "op_type",
+    "latency_ms",
+    "compute_ms",
+    "io_ms",
+    "bound",
+    "density",
+    "macs",
+    "coefficient_bytes",
+    "passes",
+    "advice",
+)
+
+
+def html(found: Deployment, model: str, curves: tuple[Curve, ...], operation: Operation | None = None) -> str:
+    """The page. Figures are drawn by Vega-Lite, whose source is part of it."""
+    from jinja2 import Environment
+
+    known = totals(found)
+    tiles = [(name, title, format_total(name, known[name])) for name, title in TITLES.items()]
+    record = deployment_json(found, model, curves, operation)
+    page = Environment(autoescape=True).from_string(resource("page.html"))
+    return page.render(
+        model=model,
+        found=found,
+        tiles=tiles,
+        record=record,
+        operation=operation,
+        columns=COLUMNS,
+        style=resource("page.css"),
+        script=script(),
+        payload=embed_json({"figures": figures(found, curves), "layers": record["layers"], "columns": COLUMNS}),
+        low=min(found.variants.values()),
+        high=max(found.variants.values()),
+    )
+
+
+def embed_json(content: object) -> str:
+    """JSON that cannot end the script element that it stands in."""
+    return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+
+
+@cache
+def script() -> str:
+    """The page's own script, with the drawing library bundled in."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle(resource("page.js"))
+    return bundle.replace("</script", "<\\/script")
+
+
+def resource(name: str) -> str:
+    return files("onnxsparse.deployment_report").joinpath(name).read_text(encoding="utf-8")

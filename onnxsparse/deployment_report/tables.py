@@ -1,0 +1,93 @@
+"""The deployment report as CSV and Markdown."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+from onnxsparse.deployment import Deployment, Row
+from onnxsparse.deployment_report.records import difference, row_json, totals
+from onnxsparse.metadata import format_count, format_share
+
+COLUMNS = (
+    "node op_type macs nonzero_macs weights density sparsity_op latency_ms compute_ms io_ms overhead_ms bound coefficient_bytes "
+    "input_bytes output_bytes passes dram_bytes padded_channels advice"
+).split()
+
+
+def layers_csv(found: Deployment) -> str:
+    """One row per layer; what is unknown is empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in found.rows:
+        facts = row_json(row)
+        writer.writerow(["" if facts.get(column) is None else facts[column] for column in COLUMNS])
+    return out.getvalue()
+
+
+def format_total(name: str, value: float | None) -> str:
+    """For people: counts and shares with their units, the rest with three digits behind the point."""
+    if value is None:
+        return "?"
+    if name.endswith("macs"):
+        return format_count(round(value)) if value >= 0 else f"-{format_count(round(-value))}"
+    return format_share(value) if name.startswith("sparsity") else f"{value:.3f}"
+
+
+def markdown(found: Deployment, model: str) -> str:
+    """Fidelity, totals, layers by latency, advice and all."""
+    lines = [f"# {model} on {found.backend.name}", "", *(f"- {line}" for line in found.backend.fidelity), ""]
+    lines += rows_of(("total", ""), ((name, format_total(name, value)) for name, value in totals(found).items()))
+    if found.tail is not None:
+        crossing = ", ".join(f"`{c.node or c.tensor}`" for c in found.tail.crossings)
+        lines += ["", f"{len(found.tail.nodes)} nodes need a host; cut the graph behind {crossing}."]
+    lines += ["", "## Layers, slowest first", ""]
+    header = ("layer", "op", "ms", "compute", "I/O", "bound", "density", "advice")
+    slowest = sorted(found.rows, key=lambda row: -(row.cost.latency_ms if row.cost else 0))
+    lines += rows_of(header, (layer_cells(row) for row in slowest))
+    return "\n".join(lines) + "\n"
+
+
+def layer_cells(row: Row) -> tuple[str, ...]:
+    item, cost = row.item, row.cost
+    density = format_share(item.nonzeros / item.weights) if item.weights else ""
+    if cost is None:
+        return (f"`{item.node}`", item.op_type, "?", "", "", row.reason or "", density, "")
+    times = (f"{cost.latency_ms:.3f}", milliseconds(cost.compute_ms), milliseconds(cost.io_ms))
+    return (f"`{item.node}`", item.op_type, *times, cost.bound.value, density, str(row.advice or ""))
+
+
+def milliseconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def comparison_rows(found: Sequence[tuple[str, Deployment]]) -> Iterator[tuple[str, ...]]:
+    """A row per total: its name, the first model's value, then every other one's with the difference to the first's."""
+    columns = [totals(deployment) for _, deployment in found]
+    for name, first in columns[0].items():
+        others = []
+        for column in columns[1:]:
+            moved = difference(column[name], first)
+            sign = "" if moved is None or moved < 0 else "+"
+            others.append(format_total(name, column[name]) + ("" if moved is None else f" ({sign}{format_total(name, moved)})"))
+        yield (name, format_total(name, first), *others)
+
+
+def layer_comparison_rows(found: Sequence[tuple[str, Deployment]]) -> Iterator[tuple[str, ...]]:
+    """A row per layer that has the same name in some of the models: milliseconds in each, the largest change first."""
+    columns = [{row.item.node: row.cost.latency_ms for row in d.rows if row.cost is not None} for _, d in found]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    change = {name: max(c.get(name, 0.0) for c in columns) - min(c.get(name, 0.0) for c in columns) for name in names}
+    for name in sorted(names, key=lambda n: -change[n]):
+        yield (name, *(milliseconds(column.get(name)) for column in columns))
+
+
+def comparison_markdown(found: Sequence[tuple[str, Deployment]]) -> str:
+    names = [name for name, _ in found]
+    lines = [*rows_of(("total", *names), comparison_rows(found)), ""]
+    lines += rows_of(("layer, ms", *names), layer_comparison_rows(found))
+    return "\n".join(lines) + "\n"
+
+
+def rows_of(header: Sequence[str], rows: Iterator[tuple[str, ...]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]

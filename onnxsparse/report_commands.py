@@ -1,0 +1,152 @@
+"""The commands about cost: the report, and a target fitted to measurements."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from onnxsparse.backends.hardware import load_hardware
+from onnxsparse.commands import Sizes
+from onnxsparse.deployment import Deployment, deploy_on
+from onnxsparse.deployment_report.outputs import contents
+from onnxsparse.deployment_report.records import comparison_json, deployment_json, exceeded
+from onnxsparse.deployment_report.tables import comparison_markdown
+from onnxsparse.errors import ParamError
+from onnxsparse.files import Staging
+from onnxsparse.fitting import Measured, calibrated_toml, default_free, fit, read_measurements
+from onnxsparse.knee import curves
+from onnxsparse.passbase import text_writer
+from onnxsparse.passes.report import Report
+from onnxsparse.report import text
+from onnxsparse.report.deployment_text import print_comparison_of, print_curves, print_deployment, print_fit, print_operation
+from onnxsparse.targets import find_backend
+from onnxsparse.workload import workload
+
+
+def report(
+    *models: Path,
+    options: Annotated[Report, Parameter(name="*")] = Report(),
+    top: int | None = None,
+    sort: Literal["graph", "latency"] = "latency",
+    curve: Annotated[bool, Parameter(negative="")] = False,
+    sizes: Sizes = Sizes(),
+) -> int:
+    """Predict what a model costs on a target, layer by layer, and what would make it cheaper; or compare several models.
+
+    Parameters
+    ----------
+    models
+        The ONNX model; with several, the others are compared with the first.
+    top
+        Show this many layers only.
+    sort
+        Order of the layers.
+    curve
+        Also show latency over sparsity_op, for the model and for narrower ones, and up to where pruning pays.
+    """
+    if not models:
+        raise ParamError("report: name a model, as in 'onnxsparse report model.onnx'")
+    if top is not None and top < 0:
+        raise ParamError("--top is a number of layers, 0 or more")
+    loaded = [sizes.load(path) for path in models]
+    backend = find_backend(options.backend, options.precision)
+    found = [(model.name, deploy_on(model, backend, options.precision)) for model in loaded]
+    if len(found) > 1:
+        return report_several(found, options, top=top)
+    return report_one(*found[0], options, Shown(top, sort, curve))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What of a report to print."""
+
+    top: int | None
+    sort: str
+    curve: bool
+
+
+def report_one(name: str, found: Deployment, options: Report, shown: Shown) -> int:
+    drawn = curves(found.load, found.backend) if shown.curve or options.curve_csv is not None else ()
+    operation = options.operation(found)
+    to_stdout = options.json == Path("-")
+    files = replace(options.files, json=None) if to_stdout else options.files
+    write_texts(contents(files, found, name, operation, drawn))
+    if to_stdout:
+        print(json.dumps(deployment_json(found, name, drawn, operation), indent=1, allow_nan=False))
+    else:
+        out = text.console()
+        print_deployment(out, found, name, top=shown.top, sort=shown.sort)
+        if operation is not None:
+            print_operation(out, operation)
+        if shown.curve:
+            print_curves(out, drawn)
+    return tell_exceeded(name, found, options)
+
+
+def report_several(found: Sequence[tuple[str, Deployment]], options: Report, *, top: int | None) -> int:
+    others = replace(options.files, json=None, markdown=None)
+    if others:
+        raise ParamError("report: csv, html, svg and curve files are of one model; name one, or use --json or --markdown")
+    content = f"{json.dumps(comparison_json(found), indent=1, allow_nan=False)}\n"
+    if options.markdown is not None:
+        write_texts([(options.markdown, comparison_markdown(found))])
+    if options.json == Path("-"):
+        print(content, end="")
+    else:
+        if options.json is not None:
+            write_texts([(options.json, content)])
+        print_comparison_of(text.console(), found, top=top)
+    return max(tell_exceeded(name, deployment, options) for name, deployment in found)
+
+
+def tell_exceeded(name: str, found: Deployment, options: Report) -> int:
+    """1 if a limit of --fail-if is exceeded."""
+    reasons = exceeded(found, options.fail_if)
+    if reasons:
+        print(f"onnxsparse: report: {name}: {'; '.join(reasons)}", file=sys.stderr)
+    return int(bool(reasons))
+
+
+def write_texts(files: Iterable[tuple[Path, str]]) -> None:
+    """All of them or none."""
+    with Staging() as staging:
+        for path, content in files:
+            staging.write(path, text_writer(content))
+
+
+def calibrate_backend(
+    measurements: Path,
+    /,
+    *,
+    out: Path,
+    backend: str = "cv22",
+    free: tuple[str, ...] = (),
+    name: str | None = None,
+    sizes: Sizes = Sizes(),
+) -> None:
+    """Fit a target's numbers to measurements of your own.
+
+    Parameters
+    ----------
+    measurements
+        A CSV file with the columns model (a file, seen from where the CSV is) and latency_ms.
+    out
+        The target to write (TOML), for --backend.
+    backend
+        The target to start from; its numbers' ranges bound the fit.
+    free
+        A number to fit (default: rate, bandwidth and overhead).
+    name
+        Of the target that is written (default: the file's).
+    """
+    hardware = load_hardware(backend)
+    rows = [Measured(label, workload(sizes.load(path)), ms) for label, path, ms in read_measurements(measurements)]
+    fitted = fit(hardware, rows, free or default_free(hardware))
+    write_texts([(out, calibrated_toml(fitted, measurements.name, name or out.stem))])
+    shown = text.console()
+    print_fit(shown, fitted)
+    text.note(shown, f"wrote {out}; use it with --backend {out}")

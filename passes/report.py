@@ -1,0 +1,75 @@
+"""The deployment report as a step of a pipeline."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from onnxsparse.backends.base import Precision
+from onnxsparse.deployment import Deployment, Operation, deploy
+from onnxsparse.deployment_report.outputs import ReportFiles, contents
+from onnxsparse.deployment_report.records import exceeded
+from onnxsparse.errors import ParamError, PassError
+from onnxsparse.model import Model
+from onnxsparse.passbase import OPTIONS, StepReport, text_writer
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class Report:
+    """Predict what the model costs on a target, and write the report to files; the model stays as it is."""
+
+    name: ClassVar[str] = "report"
+    changes_outputs: ClassVar[bool] = False
+
+    backend: str = "cv22"
+    """Target: cv22, cv22-skiplimit, cv22-stream, roofline, onnxruntime-cpu, a TOML file, or another package's."""
+    activation_bits: Literal[8, 16] = 8
+    """Of activations."""
+    coefficient_bits: Literal[8, 16] = 8
+    """Of coefficients."""
+    fps: Annotated[float, Field(gt=0)] | None = None
+    """Frames per second of each stream, for DRAM traffic and how busy the device is (default: the target's budget)."""
+    streams: Annotated[int, Field(ge=1)] = 1
+    """Streams in turn on one device."""
+    json: Path | None = None
+    """Write the report as JSON to this file."""
+    csv: Path | None = None
+    """Write one row per layer to this file."""
+    markdown: Path | None = None
+    """Write the report as Markdown to this file."""
+    html: Path | None = None
+    """Write the report as one HTML file that opens offline."""
+    svg: Path | None = None
+    """Write the figures as SVG into this folder."""
+    curve_csv: Path | None = None
+    """Write latency over sparsity and channels to this file (CSV)."""
+    fail_if: tuple[str, ...] = ()
+    """Fail if a total exceeds a limit: 'latency_ms>35'."""
+
+    @property
+    def files(self) -> ReportFiles:
+        paths = {name: getattr(self, name) for name in ("json", "csv", "markdown", "html", "svg", "curve_csv")}
+        return ReportFiles(**paths)
+
+    @property
+    def precision(self) -> Precision:
+        return Precision(self.activation_bits, self.coefficient_bits)
+
+    def operation(self, found: Deployment) -> Operation | None:
+        """At the rate asked for, else at the target's budget, else None."""
+        fps = self.fps or found.fps_budget
+        return None if fps is None else found.at(fps, self.streams)
+
+    def run(self, model: Model) -> StepReport:
+        if not self.files and not self.fail_if:
+            raise ParamError("report: name a file to write (json, csv, markdown, html, svg, curve_csv) or a limit (fail_if)")
+        found = deploy(model, self.backend, self.precision)
+        reasons = exceeded(found, self.fail_if)
+        if reasons:
+            raise PassError(f"report: {'; '.join(reasons)}")
+        totals = found.load.layers.totals
+        report = StepReport(self.name, notes=[f"{found.latency_ms:.2f} ms on {found.backend.name}"], before=totals, after=totals)
+        made = contents(self.files, found, model.name, self.operation(found))
+        return replace(report, artifacts={path: text_writer(text) for path, text in made})
