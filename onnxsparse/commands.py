@@ -287,18 +287,20 @@ def run_passes(command: str, steps: Sequence[Pass], job: Job) -> None:
     with text.console(stderr=True).status(command) as status:
         report = Pipeline(steps).run(model, comparing, lambda step: status.update(f"{command}: {step}"))
     made = [path for step in report.steps for path in step.artifacts]
-    if job.target is None and not made:
+    dry = any(step.dry for step in report.steps)
+    if job.target is None and not made and not dry:
         raise ParamError(f"{command}: name the file to write, as in 'onnxsparse {command} {job.source} out.onnx'")
     records = []
     if job.saving.record is not None:
         content = json.dumps(run_json(report, steps, model.name), indent=1, allow_nan=False)
         records.append((job.saving.record, f"{content}\n"))
-    write(model, job.target, report, records)
+    target = None if dry else job.target
+    write(model, target, report, records)
     out = text.console()
     text.print_run(out, report, model.binding)
     if any(step.pass_name == "prune" and step.changes for step in report.steps):
         text.note(out, PRUNE_ADVICE)
-    for path in filter(None, [*made, job.saving.record, job.target]):
+    for path in filter(None, [*made, job.saving.record, target]):
         text.note(out, f"wrote {path}")
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.backends.base import EIGHT_BIT
-from onnxsparse.backends.hardware import Hardware, numbers_of, with_value
-from onnxsparse.backends.layer_model import make_backend
+from onnxsparse.backends.hardware import numbers_of
+from onnxsparse.backends.layer_model import FileBackend
 from onnxsparse.errors import ParamError
 from onnxsparse.uncertainty import layer_times
 from onnxsparse.workload import Workload
@@ -44,7 +43,7 @@ class Measured:
 class Fit:
     """What was fitted. `left_out_ms`: each row as predicted by a fit to the others; None below three rows."""
 
-    start: Hardware
+    start: FileBackend
     values: dict[str, float]
     rows: tuple[Measured, ...]
     fitted_ms: tuple[float, ...]
@@ -58,11 +57,8 @@ class Fit:
         return float(np.mean([abs(ms / row.latency_ms - 1) for ms, row in zip(self.left_out_ms, self.rows, strict=True)]))
 
     @property
-    def hardware(self) -> Hardware:
-        found = self.start
-        for name, value in self.values.items():
-            found = with_value(found, name, value)
-        return found
+    def backend(self) -> FileBackend:
+        return with_values(self.start, self.values)
 
 
 def read_measurements(path: Path) -> Iterator[tuple[str, Path, float]]:
@@ -84,45 +80,51 @@ def read_measurements(path: Path) -> Iterator[tuple[str, Path, float]]:
         yield row["model"], path.parent / row["model"], latency_ms
 
 
-def default_free(hardware: Hardware) -> tuple[str, ...]:
-    return tuple(name for name, number in numbers_of(hardware).items() if name in SMOOTH and number.low < number.high)
+def default_free(start: FileBackend) -> tuple[str, ...]:
+    return tuple(name for name in start.ranges() if name in SMOOTH)
 
 
-def fit(hardware: Hardware, rows: Sequence[Measured], free: Sequence[str]) -> Fit:
+def with_values(backend: FileBackend, values: dict[str, float]) -> FileBackend:
+    for name, value in values.items():
+        backend = backend.with_value(name, float(value))
+    return backend
+
+
+def fit(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> Fit:
     """Fit the numbers `free` to `rows`. Raises ParamError for fewer rows than numbers, or a number without a range."""
-    numbers = numbers_of(hardware)
+    numbers = numbers_of(start.hardware)
     for name in free:
         if name not in numbers:
-            raise ParamError(f"--free {name}: {hardware.name} has {', '.join(numbers)}")
+            raise ParamError(f"--free {name}: {start.name} has {', '.join(numbers)}")
         if not numbers[name].low < numbers[name].high:
-            raise ParamError(f"--free {name}: {hardware.name} gives it no range; set low and high in its file")
+            raise ParamError(f"--free {name}: {start.name} gives it no range; set low and high in its file")
     if not free:
-        raise ParamError(f"{hardware.name} has no number with a range to fit in; set low and high in its file")
+        raise ParamError(f"{start.name} has no number with a range to fit in; set low and high in its file")
     if len(rows) < len(free):
         raise ParamError(
             f"{len(rows)} measurements cannot determine {len(free)} numbers ({', '.join(free)}); measure more models, or name "
             "fewer with --free"
         )
-    values = solve(hardware, rows, free)
-    fitted = predict(hardware, rows, dict(zip(free, values, strict=True)))
+    values = solve(start, rows, free)
+    fitted = predict(start, rows, dict(zip(free, values, strict=True)))
     left_out = None
     if len(rows) >= max(3, len(free) + 1):
-        left_out = tuple(left_out_ms(hardware, rows, free, i) for i in range(len(rows)))
-    found = Fit(hardware, dict(zip(free, map(float, values), strict=True)), tuple(rows), tuple(fitted), left_out, ())
+        left_out = tuple(left_out_ms(start, rows, free, i) for i in range(len(rows)))
+    found = Fit(start, dict(zip(free, map(float, values), strict=True)), tuple(rows), tuple(fitted), left_out, ())
     return replace(found, warnings=tuple(warnings(found)))
 
 
-def solve(hardware: Hardware, rows: Sequence[Measured], free: Sequence[str]) -> Vector:
+def solve(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> Vector:
     """The numbers with the least squared relative errors, from several starts since the larger of two is not smooth."""
     from scipy.optimize import least_squares
 
-    numbers = numbers_of(hardware)
+    numbers = numbers_of(start.hardware)
     low, high = (np.array([getattr(numbers[name], end) for name in free]) for end in ("low", "high"))
     measured = np.array([row.latency_ms for row in rows])
 
     def errors(shares: Vector) -> Vector:
         values = dict(zip(free, low + shares * (high - low), strict=True))
-        relative: Vector = predict(hardware, rows, values) / measured - 1
+        relative: Vector = predict(start, rows, values) / measured - 1
         return relative
 
     now = (np.array([numbers[name].value for name in free]) - low) / (high - low)
@@ -133,22 +135,20 @@ def solve(hardware: Hardware, rows: Sequence[Measured], free: Sequence[str]) -> 
     return values
 
 
-def predict(hardware: Hardware, rows: Sequence[Measured], values: dict[str, float]) -> Vector:
+def predict(start: FileBackend, rows: Sequence[Measured], values: dict[str, float]) -> Vector:
     """Milliseconds per row."""
-    for name, value in values.items():
-        hardware = with_value(hardware, name, float(value))
-    backend = make_backend(hardware, EIGHT_BIT)
+    backend = with_values(start, values)
     return np.array([sum(layer_times(backend, row.load.items)) for row in rows])
 
 
-def left_out_ms(hardware: Hardware, rows: Sequence[Measured], free: Sequence[str], left_out: int) -> float:
-    values = solve(hardware, [row for i, row in enumerate(rows) if i != left_out], free)
-    return float(predict(hardware, [rows[left_out]], dict(zip(free, values, strict=True)))[0])
+def left_out_ms(start: FileBackend, rows: Sequence[Measured], free: Sequence[str], left_out: int) -> float:
+    values = solve(start, [row for i, row in enumerate(rows) if i != left_out], free)
+    return float(predict(start, [rows[left_out]], dict(zip(free, values, strict=True)))[0])
 
 
 def warnings(found: Fit) -> Iterator[str]:
     """Numbers at the end of their range, without effect, or that the measurements cannot tell apart."""
-    numbers = numbers_of(found.start)
+    numbers = numbers_of(found.start.hardware)
     effects = {name: effect(found, name) for name in found.values}
     for name, value in found.values.items():
         number = numbers[name]
@@ -165,8 +165,8 @@ def warnings(found: Fit) -> Iterator[str]:
 
 def effect(found: Fit, name: str) -> Vector:
     """By which share each row moves from the low to the high end of a number's range, the others as fitted."""
-    number = numbers_of(found.start)[name]
-    ends = [predict(found.hardware, found.rows, {name: value}) for value in (number.low, number.high)]
+    number = numbers_of(found.start.hardware)[name]
+    ends = [predict(found.backend, found.rows, {name: value}) for value in (number.low, number.high)]
     shares: Vector = (ends[1] - ends[0]) / np.array(found.fitted_ms)
     return shares
 
@@ -180,7 +180,7 @@ def calibrated_toml(found: Fit, source: str, name: str) -> str:
     import tomli_w
 
     checked = "" if found.left_out_ms is None else f", leave-one-out error {100 * found.left_out_error:.1f} %"
-    content = asdict(found.hardware)
+    content = asdict(found.backend.hardware)
     for number in found.values:
         content["numbers"][number] |= {"status": "calibrated", "source": f"fit to {len(found.rows)} rows of {source}"}
     fidelity = (f"calibrated on {len(found.rows)} measurements of {source}{checked}", *found.start.fidelity[1:])

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from onnxsparse import metadata
 from onnxsparse.errors import BackendError
 from onnxsparse.model import Model
 from onnxsparse.ops import OpSpec, OpView, find
@@ -166,6 +167,23 @@ class Computed:
 
     values: Array
     sources: dict[str, int]
+
+
+def fold_all_constants(model: Model) -> int:
+    """Replace what is computed from constants alone, everywhere; returns how many values that were."""
+    folding = Folding(model)
+    with model.edit() as edited:
+        for graph in bodies(edited):
+            fold_constants(folding, graph)
+    remember(folding)
+    return sum(folding.notes.values())
+
+
+def remember(folding: Folding) -> None:
+    """Say in the model's metadata which tensor each new one was made from."""
+    weights = folding.model.weights
+    made = {new: old for new, old in folding.names.items() if new in weights and new != old}
+    metadata.remember_names(folding.model.proto, made)
 
 
 def fold_constants(folding: Folding, graph: Any) -> None:

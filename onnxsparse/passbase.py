@@ -46,6 +46,15 @@ OPTIONS = ConfigDict(use_attribute_docstrings=True, extra="forbid", arbitrary_ty
 
 
 @dataclass(frozen=True)
+class TextTable:
+    """Something to show people, the first column left-aligned."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class StepReport:
     """What one pass did to one model.
 
@@ -61,6 +70,9 @@ class StepReport:
     before: Totals | None = None
     after: Totals | None = None
     artifacts: dict[Path, ArtifactWriter] = field(default_factory=dict)
+    tables: Sequence[TextTable] = ()
+    dry: bool = False
+    """Whether it only looked: nothing is to be written but its artifacts."""
     rewrote: bool = False
     """Whether more than weights was changed."""
     seconds: float | None = None

@@ -26,6 +26,10 @@ class Entry:
 
 BUILT_IN = {
     "prune": Entry("onnxsparse.passes.prune:Prune", "Zero the weights that matter least until the target is reached."),
+    "prune-channels": Entry(
+        "onnxsparse.passes.prune_channels:PruneChannels",
+        "Cut whole channels out of the model, every shape rewritten, and prove in onnxruntime that nothing else has changed.",
+    ),
     "apply-masks": Entry(
         "onnxsparse.passes.apply_masks:ApplyMasks",
         "Zero the weights that the masks of an earlier `prune --masks` leave out, found by name and shape.",

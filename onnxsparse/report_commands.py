@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
+from onnxsparse.backends.base import Precision
 from onnxsparse.backends.hardware import load_hardware
+from onnxsparse.backends.layer_model import make_backend
 from onnxsparse.commands import Sizes
 from onnxsparse.deployment import Deployment, deploy_on
 from onnxsparse.deployment_report.outputs import contents
@@ -126,6 +129,8 @@ def calibrate_backend(
     backend: str = "cv22",
     free: tuple[str, ...] = (),
     name: str | None = None,
+    activation_bits: Annotated[int, Parameter(validator=Number(gt=0))] = 8,
+    coefficient_bits: Annotated[int, Parameter(validator=Number(gt=0))] = 8,
     sizes: Sizes = Sizes(),
 ) -> None:
     """Fit a target's numbers to measurements of your own.
@@ -140,12 +145,16 @@ def calibrate_backend(
         The target to start from; its numbers' ranges bound the fit.
     free
         A number to fit (default: rate, bandwidth and overhead).
+    activation_bits
+        Of the models as they were measured.
+    coefficient_bits
+        Of the models as they were measured.
     name
         Of the target that is written (default: the file's).
     """
-    hardware = load_hardware(backend)
+    start = make_backend(load_hardware(backend), Precision(activation_bits, coefficient_bits))
     rows = [Measured(label, workload(sizes.load(path)), ms) for label, path, ms in read_measurements(measurements)]
-    fitted = fit(hardware, rows, free or default_free(hardware))
+    fitted = fit(start, rows, free or default_free(start))
     write_texts([(out, calibrated_toml(fitted, measurements.name, name or out.stem))])
     shown = text.console()
     print_fit(shown, fitted)

@@ -39,14 +39,26 @@ class Runner:
         return {name: as_array(value) for name, value in zip(self.outputs, values, strict=True)}
 
 
-def runner(model: Model, *, custom_ops: Sequence[Path] = (), also: Sequence[str] = ()) -> Runner:
-    """`model` in an onnxruntime CPU session, with the tensors `also` as further outputs.
+def runner(
+    model: Model,
+    *,
+    custom_ops: Sequence[Path] = (),
+    also: Sequence[str] = (),
+    optimize: bool = True,
+    level: str = "ORT_ENABLE_ALL",
+) -> Runner:
+    """`model` in an onnxruntime CPU session, with the tensors `also` as further outputs; `optimize=False` runs it as it is
+    written,
+    `level` otherwise names how far onnxruntime may change it.
 
     Raises BackendError where onnxruntime refuses the model, as it does for ops that it does not know.
     """
     import onnxruntime
 
-    return start(model, onnxruntime.SessionOptions(), custom_ops, also)
+    options = onnxruntime.SessionOptions()
+    wanted = level if optimize else "ORT_DISABLE_ALL"
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, wanted)
+    return start(model, options, custom_ops, also)
 
 
 def profiled_runner(model: Model, profile: Path) -> Runner:

@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from onnxsparse import metadata
 from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, StepReport
 
@@ -27,7 +26,7 @@ class Fold:
 
     def run(self, model: Model) -> StepReport:
         # graphsurgeon takes a while to import, and no other pass needs it
-        from onnxsparse.folding import Folding, bodies, fold_affine, fold_constants, remove_passing
+        from onnxsparse.folding import Folding, bodies, fold_affine, fold_constants, remember, remove_passing
 
         folding = Folding(model)
         with model.edit() as graph:
@@ -37,8 +36,6 @@ class Fold:
                     fold_constants(folding, body)
                 if self.batch_norm:
                     fold_affine(folding, body)
-        metadata.remember_names(
-            model.proto, {new: old for new, old in folding.names.items() if new in model.weights and new != old}
-        )
+        remember(folding)
         notes = [f"{count} × {what}" for what, count in folding.notes.items()]
         return StepReport(self.name, notes=notes or ["nothing to fold"], rewrote=bool(notes))

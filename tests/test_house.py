@@ -34,6 +34,7 @@ FLOORS = [
     {"deployment", "knee", "fitting"},
     {"metadata", "patterns", "passbase", "runtime", "verify"},
     {"inputs", "pruning", "folding", "deployment_report"},
+    {"channels"},
     {"measuring"},
     {"comparison"},
     {"pipeline", "passes", "registry"},

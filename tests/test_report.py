@@ -165,7 +165,7 @@ class TestFitting:
     @settings(max_examples=10, deadline=None)
     @given(st.floats(235, 315), st.floats(8.6, 11.9), st.floats(6, 48))
     def test_known_numbers_are_recovered(self, rate: float, bandwidth: float, overhead: float) -> None:
-        start = load_hardware("cv22")
+        start = make_backend(load_hardware("cv22"))
         truth = {"rate_gmac_per_s": rate, "bandwidth_gb_per_s": bandwidth, "overhead_us": overhead}
         found = fit(start, rows_of(truth), tuple(truth))
         for name, value in truth.items():
@@ -176,7 +176,7 @@ class TestFitting:
 
     def test_numbers_that_move_together_are_named(self) -> None:
         """Layers that are all compute-bound say nothing of the bandwidth, and little of a small overhead."""
-        start = load_hardware("cv22")
+        start = make_backend(load_hardware("cv22"))
         heavy = Model.from_proto(chain(64, 512, 512))
         rows = [Measured(str(i), workload(heavy), 1.0) for i in range(3)]
         found = fit(start, rows, ("rate_gmac_per_s", "on_chip_mb"))

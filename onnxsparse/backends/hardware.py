@@ -141,6 +141,12 @@ def load_hardware(target: str | Path, also: tuple[str, ...] = ()) -> Hardware:
     return found
 
 
+def alignment_of(target: str | Path, otherwise: int) -> int:
+    """In how many output channels at a time a target computes, where its file says so."""
+    numbers = load_hardware(target).numbers
+    return round(numbers.channel_alignment.value) if isinstance(numbers, RooflineNumbers) else otherwise
+
+
 def numbers_of(hardware: Hardware) -> dict[str, Number]:
     """Every number of a target by name."""
     return {field.name: getattr(hardware.numbers, field.name) for field in fields(hardware.numbers)}

@@ -6,13 +6,24 @@ from importlib.metadata import entry_points
 
 from onnxsparse.errors import ParamError
 from onnxsparse.model import STANDARD_DOMAINS
-from onnxsparse.ops import attention, control, convolution, elementwise, matmul, movement, quantization, recurrent, reduction
+from onnxsparse.ops import (
+    attention,
+    control,
+    convolution,
+    elementwise,
+    matmul,
+    movement,
+    quantization,
+    recurrent,
+    reduction,
+    slicing,
+)
 from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, UnknownFact, View, WeightAxes, WeightSlot, Work
 
 GROUP = "onnxsparse.ops"
 """Entry points of third parties: any name → `module:SPECS`, an iterable of OpSpec."""
 
-FAMILIES = (attention, control, convolution, elementwise, matmul, movement, quantization, recurrent, reduction)
+FAMILIES = (attention, control, convolution, elementwise, matmul, movement, quantization, recurrent, reduction, slicing)
 
 
 @cache

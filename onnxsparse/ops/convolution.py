@@ -6,7 +6,10 @@ DeformConv; onnxruntime's ContribOperators for the com.microsoft ones.
 
 from functools import partial
 
+from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.folding import scale_conv, scale_conv_transpose
+from onnxsparse.ops.labels import Labels
+from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import Absorb, OpSpec, OpView, WeightAxes, WeightSlot, product
 
 
@@ -47,6 +50,81 @@ def is_depthwise_transpose(op: OpView) -> bool:
     return op.number("group", 1) == op.input(1)[0] > 1
 
 
+def couple_conv(c: Coupling, weight: int = 1, per_output: tuple[int, ...] = (2,)) -> None:
+    """X: N × C × positions; W: M × C/group × kernel; bias and scales per output channel."""
+    x, groups = c.axes(0), c.op.number("group", 1)
+    for labels in (*x[2:], *c.axes(weight)[2:]):
+        c.freeze(labels, "is convolved over")
+    made = c.produce(weight, 0)
+    if groups == 1:
+        c.contract((0, 1), (weight, 1))
+    else:
+        couple_groups(c, weight, groups, made)
+    for at in per_output:
+        if c.op.has_input(at) and len(c.axes(at)) == 1:
+            c.follow(at, 0, made)
+    c.emit((x[0], made, *(None for _ in x[2:])))
+
+
+def couple_groups(c: Coupling, weight: int, groups: int, made: Labels | None) -> None:
+    """Whole groups go together with their inputs and outputs; or, in every group, the same inputs or outputs."""
+    outputs, inputs = c.op.input(weight)[0] // groups, c.op.input(weight)[1]
+    of_input = factor(c, c.axes(0)[1], (groups, inputs))
+    of_output = factor(c, made, (groups, outputs))
+    c.unite(of_input[0], of_output[0])
+    if inputs > 1:
+        c.unite(of_input[1], c.axes(weight)[1])
+        c.contracted += [(0, 1), (weight, 1)]
+        c.roles[weight, 1] = Role.CONSUMES
+
+
+def factor(c: Coupling, labels: Labels | None, sizes: tuple[int, ...]) -> tuple[Labels | None, ...]:
+    """The factors of an axis, which is one of them where the others are 1."""
+    if labels is None:
+        return (None,) * len(sizes)
+    if sorted(sizes)[-2:-1] in ([], [1]):
+        return tuple(labels if size > 1 else None for size in sizes)
+    return c.space.split(labels, sizes, c.name)
+
+
+def couple_conv_transpose(c: Coupling) -> None:
+    """X: N × C × positions; W: C × M/group × kernel."""
+    x, w, groups = c.axes(0), c.axes(1), c.op.number("group", 1)
+    for labels in (*x[2:], *w[2:]):
+        c.freeze(labels, "is convolved over")
+    if groups == 1:
+        c.contract((0, 1), (1, 0))
+        made = c.produce(1, 1)
+    else:
+        c.unite(x[1], w[0])
+        c.roles[1, 0] = Role.CONSUMES
+        within, (channels, outputs) = w[1], c.op.input(1)[:2]
+        group = factor(c, w[0], (groups, channels // groups))[0]
+        made = c.space.fresh(groups * outputs)
+        both = factor(c, made, (groups, outputs))
+        c.unite(both[0], group)
+        if outputs > 1:
+            c.unite(both[1], within)
+        if channels > groups:
+            c.contracted += [(0, 1), (1, 0)]
+    c.follow(2, 0, made)
+    c.emit((x[0], made, *(None for _ in x[2:])))
+
+
+def refit_conv(r: Refit, weight: int = 1) -> None:
+    """Groups that are left."""
+    if r.old.number("group", 1) > 1:
+        r.set("group", r.new.input(0)[1] // r.new.input(weight)[1])
+
+
+def refit_conv_transpose(r: Refit) -> None:
+    if r.old.number("group", 1) > 1:
+        r.set("group", r.new.output()[1] // r.new.input(1)[1])
+
+
+QLINEAR: Couple = partial(couple_conv, weight=3, per_output=(4, 5, 8))
+INTEGER: Couple = partial(couple_conv, per_output=(3,))
+
 KERNEL = WeightSlot(at=1, axes=conv_axes)
 
 SPECS = (
@@ -56,6 +134,8 @@ SPECS = (
         weights=(KERNEL,),
         depthwise=is_depthwise,
         absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv),
+        couple=couple_conv,
+        refit=refit_conv,
     ),
     OpSpec(
         op_type="ConvTranspose",
@@ -63,6 +143,8 @@ SPECS = (
         weights=(WeightSlot(at=1, axes=conv_transpose_axes),),
         depthwise=is_depthwise_transpose,
         absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv_transpose),
+        couple=couple_conv_transpose,
+        refit=refit_conv_transpose,
     ),
     OpSpec(op_type="DeformConv", since=19, macs=conv_macs, weights=(KERNEL,), depthwise=is_depthwise),
     OpSpec(
@@ -71,6 +153,8 @@ SPECS = (
         macs=conv_macs,
         weights=(WeightSlot(at=1, axes=conv_axes, zero_point=3),),
         depthwise=is_depthwise,
+        couple=INTEGER,
+        refit=refit_conv,
     ),
     OpSpec(
         op_type="QLinearConv",
@@ -78,6 +162,8 @@ SPECS = (
         macs=partial(conv_macs, weight=3),
         weights=(WeightSlot(at=3, axes=conv_axes, zero_point=5, scale=4),),
         depthwise=partial(is_depthwise, weight=3),
+        couple=QLINEAR,
+        refit=partial(refit_conv, weight=3),
     ),
     OpSpec(
         op_type="QLinearConv",
@@ -86,5 +172,14 @@ SPECS = (
         weights=(WeightSlot(at=3, axes=conv_axes, zero_point=5, scale=4),),
         depthwise=partial(is_depthwise, weight=3),
     ),
-    OpSpec(op_type="FusedConv", domain="com.microsoft", like="Conv", macs=conv_macs, weights=(KERNEL,), depthwise=is_depthwise),
+    OpSpec(
+        op_type="FusedConv",
+        domain="com.microsoft",
+        like="Conv",
+        macs=conv_macs,
+        weights=(KERNEL,),
+        depthwise=is_depthwise,
+        couple=couple_conv,
+        refit=refit_conv,
+    ),
 )

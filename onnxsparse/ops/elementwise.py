@@ -1,13 +1,15 @@
 """Arithmetic, comparison, activation: one output element per input position, no multiply-accumulate."""
 
+from functools import partial
+
+from onnxsparse.ops.coupling import Couple, Coupling, couple_broadcast, couple_over_axis, couple_over_rest, couple_same
+from onnxsparse.ops.masking import mask_softmax
 from onnxsparse.ops.spec import OpSpec, View, Work, same_shape
 
 ARITHMETIC = """
-Abs Add Ceil Clip CumProd CumSum Div Exp Floor Log Max Mean Min Mod Mul Neg Pow Reciprocal Round Sign Sqrt Sub Sum
-Acos Acosh Asin Asinh Atan Atanh Cos Cosh Sin Sinh Tan Tanh Erf Det
+Abs Add Ceil Clip Div Exp Floor Log Max Mean Min Mod Mul Neg Pow Reciprocal Round Sign Sqrt Sub Sum
+Acos Acosh Asin Asinh Atan Atanh Cos Cosh Sin Sinh Tan Tanh Erf
 """.split()
-
-OVER_AN_AXIS = "Hardmax LogSoftmax Softmax".split()
 
 LOGIC = """
 And BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or
@@ -19,20 +21,46 @@ Celu Elu Gelu HardSigmoid HardSwish LeakyRelu Mish PRelu Relu Selu Shrink Sigmoi
 """.split()
 
 MICROSOFT = """
-BiasGelu BiasSoftmax FastGelu Gelu QuickGelu QLinearLeakyRelu QLinearSigmoid QLinearSoftmax
+BiasGelu FastGelu Gelu QuickGelu
 """.split()
 
 MICROSOFT_BROADCAST = """
-BiasAdd BiasDropout BiasSplitGelu QLinearAdd QLinearConcat QLinearMul QLinearWhere
+BiasAdd BiasSoftmax QLinearLeakyRelu QLinearSigmoid QLinearSoftmax BiasDropout BiasSplitGelu QLinearAdd QLinearConcat QLinearMul
+QLinearWhere
 """.split()
 
+OVER_THE_REST = ("Hardmax", "LogSoftmax", "Softmax")
+"""Before version 13 these flatten everything from their axis on."""
+
+
+def couple_cumulative(c: Coupling) -> None:
+    """What is summed up along an axis cannot be cut along it: later elements hold earlier ones."""
+    axes = c.axes(0)
+    axis = c.constant(1)
+    for i, labels in enumerate(axes):
+        if axis is None or i == int(axis.reshape(-1)[0]) % len(axes):
+            c.freeze(labels, f"{c.op.node.op_type} runs along it")
+    c.emit(axes)
+
+
+def softmax(op_type: str) -> tuple[OpSpec, OpSpec]:
+    over_rest: Couple = partial(couple_over_rest, what=op_type)
+    over_axis: Couple = partial(couple_over_axis, what=op_type)
+    mask = None if op_type == "Hardmax" else mask_softmax
+    return OpSpec(op_type=op_type, couple=over_rest), OpSpec(op_type=op_type, since=13, couple=over_axis, masked=mask)
+
+
 SPECS = (
-    *(OpSpec(op_type=name, work=Work.ELEMENTWISE) for name in (*ARITHMETIC, *LOGIC, *ACTIVATIONS)),
-    *(OpSpec(op_type=name, domain="com.microsoft", shape=same_shape, work=Work.ELEMENTWISE) for name in MICROSOFT),
+    *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_broadcast) for name in (*ARITHMETIC, *LOGIC, *ACTIVATIONS)),
+    *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_cumulative) for name in ("CumSum", "CumProd")),
+    *(
+        OpSpec(op_type=name, domain="com.microsoft", shape=same_shape, work=Work.ELEMENTWISE, couple=couple_broadcast)
+        for name in MICROSOFT
+    ),
     *(OpSpec(op_type=name, domain="com.microsoft", work=Work.ELEMENTWISE) for name in MICROSOFT_BROADCAST),
-    *(OpSpec(op_type=name) for name in OVER_AN_AXIS),
-    OpSpec(op_type="Equal", compares=True, work=Work.ELEMENTWISE),
-    OpSpec(op_type="Cast", view=View(), work=Work.ELEMENTWISE),
-    OpSpec(op_type="CastLike", since=15, view=View(), work=Work.ELEMENTWISE),
+    *(spec for name in OVER_THE_REST for spec in softmax(name)),
+    OpSpec(op_type="Equal", compares=True, work=Work.ELEMENTWISE, couple=couple_broadcast),
+    OpSpec(op_type="Cast", view=View(), work=Work.ELEMENTWISE, couple=couple_same),
+    OpSpec(op_type="CastLike", since=15, view=View(), work=Work.ELEMENTWISE, couple=couple_same),
     OpSpec(op_type="BitCast", work=Work.FREE),
 )

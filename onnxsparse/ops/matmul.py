@@ -11,7 +11,9 @@ from functools import partial
 
 import numpy as np
 
+from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.folding import plain_gemm, scale_gemm
+from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Packing, Size, UnknownFact, WeightAxes, WeightSlot, product
 
 
@@ -139,6 +141,66 @@ def nbits_axes(op: OpView) -> WeightAxes:
     return WeightAxes(output=0, input=1)
 
 
+def couple_matmul(c: Coupling, a: int = 0, b: int = 1, per_column: tuple[int, ...] = ()) -> None:
+    """numpy.matmul: the last axis of A meets the last but one of B, batch axes broadcast."""
+    left, right = c.axes(a), c.axes(b)
+    c.contract((a, len(left) - 1), (b, max(len(right) - 2, 0)))
+    rows = [left[-2]] if len(left) > 1 else []
+    columns = [c.produce(b, len(right) - 1)] if len(right) > 1 else []
+    for at in per_column:
+        if c.op.has_input(at) and len(c.axes(at)) == 1 and columns:
+            c.follow(at, 0, columns[0])
+    c.emit([*batch_axes(c, a, b), *rows, *columns])
+
+
+def batch_axes(c: Coupling, a: int, b: int) -> list[Labels | None]:
+    """All axes but the last two, aligned at their right ends; one of size 1 broadcasts."""
+    sides = [list(zip(c.op.input(at), c.axes(at), strict=True))[:-2] for at in (a, b)]
+    aligned = ([side[-back] for side in sides if len(side) >= back] for back in range(max(map(len, sides)), 0, -1))
+    return [c.unite(*(labels for size, labels in there if size != 1)) for there in aligned]
+
+
+def couple_gemm(c: Coupling, a: int = 0, b: int = 1, bias: int = 2, per_column: tuple[int, ...] = ()) -> None:
+    """M × K by K × N, either transposed; the bias broadcasts to M × N."""
+    flip_a, flip_b = c.op.number("transA", 0), c.op.number("transB", 0)
+    c.contract((a, 0 if flip_a else 1), (b, 1 if flip_b else 0))
+    rows = c.axes(a)[1 if flip_a else 0]
+    columns = c.produce(b, 0 if flip_b else 1)
+    if c.op.has_input(bias):
+        axes = c.axes(bias)
+        if axes:
+            c.follow(bias, -1, columns)
+        if len(axes) > 1:
+            c.follow(bias, -2, rows)
+    for at in per_column:
+        if c.op.has_input(at) and len(c.axes(at)) == 1:
+            c.follow(at, 0, columns)
+    c.emit((rows, columns))
+
+
+def couple_einsum(c: Coupling) -> None:
+    """Axes of one letter go together; a letter that the output lacks is summed over."""
+    terms, output, _ = einsum_labels(c.op)
+    found: dict[str, Labels | None] = {}
+    for letter in {letter for term in terms for letter in term}:
+        places = [(at, i) for at, term in enumerate(terms) for i, other in enumerate(term) if other == letter]
+        there = [c.axes(at)[i] for at, i in places if c.op.input(at)[i] != 1]
+        found[letter] = c.unite(*there)
+        if len({at for at, _ in places}) < len(places):
+            c.freeze(found[letter], "is a diagonal")
+        if letter not in output:
+            c.contracted += places
+            c.roles |= dict.fromkeys(places, Role.CONSUMES)
+        elif len(places) == 1:
+            c.roles[places[0]] = Role.PRODUCES
+    c.emit([found.get(letter) for letter in output])
+
+
+QLINEAR_MATMUL: Couple = partial(couple_matmul, b=3, per_column=(4, 5))
+INTEGER_MATMUL: Couple = partial(couple_matmul, per_column=(3,))
+FLOAT_MATMUL: Couple = partial(couple_matmul, per_column=(3, 5, 6))
+QGEMM: Couple = partial(couple_gemm, b=3, bias=6, per_column=(4, 5))
+
 AxesOf = Callable[[OpView], WeightAxes]
 FUSED_LEFT: AxesOf = partial(fused_axes, at=0)
 FUSED_RIGHT: AxesOf = partial(fused_axes, at=1)
@@ -148,27 +210,31 @@ BOTH_SIDES = (WeightSlot(at=1, axes=right_axes), WeightSlot(at=0, axes=left_axes
 GEMM_SIDES = (WeightSlot(at=1, axes=gemm_right_axes), WeightSlot(at=0, axes=gemm_left_axes))
 
 SPECS = (
-    OpSpec(op_type="MatMul", macs=matmul_macs, weights=BOTH_SIDES),
+    OpSpec(op_type="MatMul", macs=matmul_macs, weights=BOTH_SIDES, couple=couple_matmul),
     OpSpec(
         op_type="Gemm",
         macs=gemm_macs,
         weights=GEMM_SIDES,
         absorb=Absorb(weight_at=1, bias_at=2, scale=scale_gemm, when=plain_gemm),
+        couple=couple_gemm,
     ),
     OpSpec(
         op_type="Einsum",
         since=12,
         macs=einsum_macs,
+        couple=couple_einsum,
         weights=tuple(WeightSlot(at=at, axes=partial(einsum_axes, at=at)) for at in (1, 0, 2, 3)),
     ),
     OpSpec(
         op_type="MatMulInteger",
+        couple=INTEGER_MATMUL,
         since=10,
         macs=matmul_macs,
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=3), WeightSlot(at=0, axes=left_axes, zero_point=2)),
     ),
     OpSpec(
         op_type="QLinearMatMul",
+        couple=QLINEAR_MATMUL,
         since=10,
         macs=matmul_macs,
         weights=(
@@ -178,6 +244,7 @@ SPECS = (
     ),
     OpSpec(
         op_type="MatMulIntegerToFloat",
+        couple=FLOAT_MATMUL,
         domain="com.microsoft",
         macs=matmul_macs,
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=5, scale=3),),
@@ -190,11 +257,12 @@ SPECS = (
     ),
     OpSpec(
         op_type="QGemm",
+        couple=QGEMM,
         domain="com.microsoft",
         macs=gemm_macs,
         weights=(WeightSlot(at=3, axes=gemm_right_axes, zero_point=5, scale=4),),
     ),
-    OpSpec(op_type="FusedGemm", domain="com.microsoft", like="Gemm", macs=gemm_macs, weights=GEMM_SIDES),
+    OpSpec(op_type="FusedGemm", domain="com.microsoft", like="Gemm", macs=gemm_macs, weights=GEMM_SIDES, couple=couple_gemm),
     OpSpec(
         op_type="FusedMatMul",
         domain="com.microsoft",

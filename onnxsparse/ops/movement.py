@@ -3,18 +3,22 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.ops.coupling import Coupling, couple_same
+from onnxsparse.ops.labels import Axes, Labels
+from onnxsparse.ops.refit import Refit, refit_reshape, refit_sizes
+from onnxsparse.ops.reshaping import couple_reshape
 from onnxsparse.ops.spec import OpSpec, OpView, View, Work, product
 
 MOVES = """
-CenterCropPad DepthToSpace GatherND ReverseSequence Slice SpaceToDepth Split
+CenterCropPad ReverseSequence
 """.split()
 
 RESAMPLES = """
-AffineGrid Col2Im GridSample RotaryEmbedding ScatterElements Scatter ScatterND TensorScatter Trilu
+AffineGrid Col2Im GridSample RotaryEmbedding TensorScatter Trilu
 """.split()
 
 SOURCES = """
-BlackmanWindow Constant ConstantOfShape EyeLike HammingWindow HannWindow MelWeightMatrix OneHot Range
+BlackmanWindow Constant EyeLike HammingWindow HannWindow MelWeightMatrix OneHot Range
 """.split()
 
 RANDOM = """
@@ -26,8 +30,6 @@ ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt Seq
 SequenceErase SequenceInsert SequenceLength SplitToSequence ImageDecoder RegexFullMatch StringConcat StringNormalizer
 StringSplit TfIdfVectorizer
 """.split()
-
-RESHAPES = "Reshape Flatten Squeeze Unsqueeze".split()
 
 MICROSOFT = """
 Pad GatherND ExpandDims Crop EmbedLayerNormalization RotaryEmbedding RemovePadding RestorePadding CropAndResize
@@ -50,13 +52,6 @@ def is_inference_dropout(op: OpView) -> bool:
     return not any(op.node.output[1:]) and not op.has_input(2)
 
 
-def is_contiguous(op: OpView) -> bool:
-    """Whether what is joined lies behind one another in memory: no axis before the joined one has a size."""
-    output = op.output()
-    axis = op.required("axis") % len(output)
-    return product(output[:axis]) == 1
-
-
 def transpose_axes(op: OpView, rank: int) -> tuple[int, ...]:
     return op.numbers("perm", tuple(reversed(range(rank))))
 
@@ -65,24 +60,176 @@ def lost_axes(op: OpView, rank: int) -> None:
     """Elements stay, axes do not."""
 
 
+def couple_transpose(c: Coupling) -> None:
+    axes = c.axes(0)
+    c.emit([axes[i] for i in c.op.numbers("perm", tuple(reversed(range(len(axes)))))])
+
+
+def couple_pad(c: Coupling) -> None:
+    """New elements may go like others; along a mirrored or repeated axis nothing may."""
+    axes = list(c.axes(0))
+    before, after = pad_sizes(c)
+    for i, labels in enumerate(axes):
+        if labels is None or (not before[i] and not after[i]):
+            continue
+        if c.op.text("mode", "constant") != "constant" or before[i] < 0 or after[i] < 0:
+            c.freeze(labels, "is padded with copies, or cropped")
+            axes[i] = None
+        else:
+            axes[i] = np.concatenate([c.space.fresh(before[i]), labels, c.space.fresh(after[i])])
+    c.emit(axes)
+
+
+def pad_sizes(c: Coupling) -> tuple[list[int], list[int]]:
+    """Elements before and after each axis."""
+    rank = len(c.axes(0))
+    given = c.op.numbers("pads") or c.vector(1)
+    at = [axis % rank for axis in c.vector(3)] if c.op.has_input(3) else list(range(rank))
+    before, after = [0] * rank, [0] * rank
+    for i, axis in enumerate(at):
+        before[axis], after[axis] = given[i], given[i + len(at)]
+    return before, after
+
+
+def refit_pad(r: Refit) -> None:
+    """As many new elements on either side as are left of them."""
+    rank = len(r.old.input(0))
+    given = list(r.old.numbers("pads"))
+    values = r.constant(1) if not given else None
+    if values is not None:
+        given = values.reshape(-1).tolist()
+    named = r.constant(3) if r.old.has_input(3) else None
+    at = list(range(rank)) if named is None else [int(axis) % rank for axis in named.reshape(-1)]
+    changed = list(given)
+    for i, axis in enumerate(at):
+        kept = r.kept_output(0, axis)
+        if kept is not None and (given[i] or given[i + len(at)]):
+            changed[i] = int(np.count_nonzero(kept < given[i]))
+            changed[i + len(at)] = int(np.count_nonzero(kept >= given[i] + r.old.input(0)[axis]))
+    if changed == given:
+        return
+    if values is None:
+        r.set("pads", changed)
+    else:
+        r.replace(1, np.array(changed, np.int64))
+
+
+def couple_expand(c: Coupling) -> None:
+    """Axes of size 1 are repeated; what they become may be cut like any other."""
+    before, after = c.op.input(0), c.op.output()
+    found: list[Labels | None] = []
+    for back in range(len(after), 0, -1):
+        there = back <= len(before) and before[-back] != 1
+        found.append(c.axes(0)[-back] if there else c.space.fresh(after[-back]))
+    c.emit(found)
+
+
+def couple_tile(c: Coupling) -> None:
+    repeats = [after // max(before, 1) for before, after in zip(c.op.input(0), c.op.output(), strict=True)]
+    found: list[Labels | None] = []
+    for labels, size, times in zip(c.axes(0), c.op.input(0), repeats, strict=True):
+        # an axis of size 1 that is repeated is cut by repeating it less
+        found.append(np.tile(labels, times) if labels is not None else c.space.fresh(times) if size == 1 < times else None)
+    c.emit(found)
+
+
+def refit_tile(r: Refit) -> None:
+    before = [o // max(i, 1) for i, o in zip(r.old.input(0), r.old.output(), strict=True)]
+    after = [o // max(i, 1) for i, o in zip(r.new.input(0), r.new.output(), strict=True)]
+    if before != after:
+        r.rescale(1, before, after)
+
+
+def couple_resize(c: Coupling) -> None:
+    """Axes that keep their size are channels; along the others there is interpolation."""
+    found: list[Labels | None] = []
+    for labels, before, after in zip(c.axes(0), c.op.input(0), c.op.output(), strict=True):
+        if before != after:
+            c.freeze(labels, "is resized")
+        found.append(labels if before == after else None)
+    c.emit(found)
+
+
+def refit_resize(r: Refit) -> None:
+    """Sizes, where they are given; scales of 1 stay."""
+    if r.old.has_input(3) and "axes" not in r.old.attributes:
+        refit_sizes(3)(r)
+    elif r.old.has_input(3):
+        rank = len(r.old.input(0))
+        at = [axis % rank for axis in r.old.numbers("axes")]
+        before, after = ([view.output()[axis] for axis in at] for view in (r.old, r.new))
+        if before != after:
+            r.rescale(3, before, after)
+
+
+def couple_depth_to_space(c: Coupling) -> None:
+    """Channels are b × b × C (DCR) or C × b × b (CRD): all blocks of a channel go together."""
+    axes, block = c.axes(0), c.op.required("blocksize")
+    labels = axes[1]
+    found = None
+    if labels is not None:
+        crd = c.op.text("mode", "DCR") == "CRD"
+        table = labels.reshape(-1, block * block) if crd else labels.reshape(block * block, -1).T
+        found = table[:, 0]
+        for column in table.T[1:]:
+            c.space.unite(found, column)
+    spread(c, axes, found)
+
+
+def couple_space_to_depth(c: Coupling) -> None:
+    """The other way round: b × b × C."""
+    axes, block = c.axes(0), c.op.required("blocksize")
+    spread(c, axes, None if axes[1] is None else np.tile(axes[1], block * block))
+
+
+def spread(c: Coupling, axes: Axes, channels: Labels | None) -> None:
+    for labels in axes[2:]:
+        c.freeze(labels, f"{c.op.node.op_type} moves it")
+    c.emit((axes[0], channels, None, None))
+
+
+def couple_filled(c: Coupling) -> None:
+    """Any axis of it may be cut, as what it meets asks."""
+    c.emit([c.space.fresh(size) for size in c.op.output()])
+
+
+def couple_nothing(c: Coupling) -> None:
+    """What it makes has no channels: sizes, indices, random numbers."""
+
+
+def refit_shape(r: Refit) -> None:
+    """Shape arithmetic goes on with the sizes from before; who uses them in the end is told the new ones."""
+    window = slice(r.old.number("start", 0), r.old.attributes["end"].i if "end" in r.old.attributes else None)
+    before, after = r.old.input(0)[window], r.new.input(0)[window]
+    if before != after:
+        r.restore_output(before, after)
+
+
 SPECS = (
     *(OpSpec(op_type=name, moves=True, work=Work.MOVE) for name in MOVES),
-    OpSpec(op_type="Concat", moves=True, work=Work.MOVE, in_place=is_contiguous),
-    OpSpec(op_type="Compress", moves=True, work=Work.HOST),
-    *(OpSpec(op_type=name, moves=True, index_at=1, work=Work.MOVE) for name in ("Gather", "GatherElements")),
+    OpSpec(op_type="DepthToSpace", moves=True, work=Work.MOVE, couple=couple_depth_to_space),
+    OpSpec(op_type="SpaceToDepth", moves=True, work=Work.MOVE, couple=couple_space_to_depth),
     # what these make may be far larger than what they are made from
-    *(OpSpec(op_type=name, moves=True, folds=False, work=Work.MOVE) for name in ("Expand", "Tile")),
-    *(OpSpec(op_type=name, folds=False, work=Work.FREE) for name in SOURCES),
-    *(OpSpec(op_type=name, folds=False, work=Work.MOVE) for name in ("Pad", "Resize", "Upsample")),
+    OpSpec(op_type="Expand", moves=True, folds=False, work=Work.MOVE, couple=couple_expand, refit=refit_sizes(1)),
+    OpSpec(op_type="Tile", moves=True, folds=False, work=Work.MOVE, couple=couple_tile, refit=refit_tile),
+    *(OpSpec(op_type=name, folds=False, work=Work.FREE, couple=couple_nothing) for name in SOURCES),
+    OpSpec(op_type="ConstantOfShape", folds=False, work=Work.FREE, couple=couple_filled, refit=refit_sizes(0)),
+    OpSpec(op_type="Pad", folds=False, work=Work.MOVE, couple=couple_pad, refit=refit_pad),
+    OpSpec(op_type="Resize", folds=False, work=Work.MOVE, couple=couple_resize, refit=refit_resize),
+    OpSpec(op_type="Upsample", folds=False, work=Work.MOVE, couple=couple_resize),
     *(OpSpec(op_type=name) for name in RESAMPLES),
     *(OpSpec(op_type=name, work=Work.HOST) for name in CONTAINERS),
     *(OpSpec(op_type=name, random=True) for name in RANDOM),
     *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
-    OpSpec(op_type="Shape", value=shape_value, work=Work.FREE),
+    OpSpec(op_type="Shape", value=shape_value, work=Work.FREE, couple=couple_nothing, refit=refit_shape),
     OpSpec(op_type="Size", value=size_value, work=Work.FREE),
-    OpSpec(op_type="Identity", moves=True, view=View(), passes=lambda op: True, work=Work.FREE),
-    OpSpec(op_type="Dropout", view=View(), work=Work.FREE),
-    OpSpec(op_type="Dropout", since=7, view=View(), passes=is_inference_dropout, work=Work.FREE),
-    OpSpec(op_type="Transpose", moves=True, view=View(axes=transpose_axes), work=Work.MOVE),
-    *(OpSpec(op_type=name, moves=True, view=View(axes=lost_axes), work=Work.FREE) for name in RESHAPES),
+    OpSpec(op_type="Identity", moves=True, view=View(), passes=lambda op: True, work=Work.FREE, couple=couple_same),
+    OpSpec(op_type="Dropout", view=View(), work=Work.FREE, couple=couple_same),
+    OpSpec(op_type="Dropout", since=7, view=View(), passes=is_inference_dropout, work=Work.FREE, couple=couple_same),
+    OpSpec(op_type="Transpose", moves=True, view=View(axes=transpose_axes), work=Work.MOVE, couple=couple_transpose),
+    OpSpec(op_type="Reshape", moves=True, view=View(axes=lost_axes), work=Work.FREE, couple=couple_reshape, refit=refit_reshape),
+    *(
+        OpSpec(op_type=name, moves=True, view=View(axes=lost_axes), work=Work.FREE, couple=couple_reshape)
+        for name in ("Flatten", "Squeeze", "Unsqueeze")
+    ),
 )

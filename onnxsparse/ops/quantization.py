@@ -1,15 +1,48 @@
 """Quantize and dequantize: a constant that goes through keeps its elements; its zeros are where the zero point is."""
 
+from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.spec import OpSpec, View, Work
 
 DEQUANTIZE = View(scale=1, zero_point=2)
 
+
+def couple_scaled(c: Coupling) -> None:
+    """One scale for all, or one per index of an axis; blocks of an axis are not cut."""
+    axes = c.axes(0)
+    for at in (1, 2):
+        parameters = c.axes(at)
+        if len(parameters) == 1 and axes:
+            c.follow(at, 0, axes[c.op.number("axis", 1) % len(axes)])
+        elif parameters:
+            c.freeze_all(at, "holds the scales of blocks")
+            c.freeze_all(0, "is quantized in blocks")
+    c.emit(axes)
+
+
+def couple_dynamic(c: Coupling) -> None:
+    """One scale that follows from all elements."""
+    c.freeze_all(0, "is quantized by a range over all of it")
+    c.emit(c.axes(0))
+
+
 SPECS = (
-    OpSpec(op_type="DequantizeLinear", since=10, view=DEQUANTIZE, folds=False, work=Work.ELEMENTWISE),
-    OpSpec(op_type="DequantizeLinear", domain="com.microsoft", view=DEQUANTIZE, folds=False, work=Work.ELEMENTWISE),
+    *(
+        OpSpec(
+            op_type="DequantizeLinear",
+            domain=d,
+            since=s,
+            view=DEQUANTIZE,
+            folds=False,
+            work=Work.ELEMENTWISE,
+            couple=couple_scaled,
+        )
+        for d, s in (("", 10), ("com.microsoft", 1))
+    ),
     # folding would leave the integers without their quantizer, or the quantizer without its float weight
     # a float weight that is quantized in the graph, as in QAT models, has its zeros where the float ones are
-    OpSpec(op_type="QuantizeLinear", since=10, view=View(), folds=False, work=Work.ELEMENTWISE),
-    OpSpec(op_type="QuantizeLinear", domain="com.microsoft", view=View(), folds=False, work=Work.ELEMENTWISE),
-    OpSpec(op_type="DynamicQuantizeLinear", since=11),
+    *(
+        OpSpec(op_type="QuantizeLinear", domain=d, since=s, view=View(), folds=False, work=Work.ELEMENTWISE, couple=couple_scaled)
+        for d, s in (("", 10), ("com.microsoft", 1))
+    ),
+    OpSpec(op_type="DynamicQuantizeLinear", since=11, couple=couple_dynamic),
 )

@@ -7,6 +7,10 @@ RNN, GRU and LSTM.
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+
+from onnxsparse.ops.coupling import Coupling, Role
+from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import OpSpec, OpView, WeightAxes, WeightSlot, product
 
 
@@ -38,8 +42,41 @@ def quantized_slot(at: int, scale: int, zero_point: int) -> WeightSlot:
     return WeightSlot(at=at, axes=lambda op: WeightAxes(output=2, input=1), macs=macs, scale=scale, zero_point=zero_point)
 
 
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def couple_recurrent(c: Coupling) -> None:
+    """One label per hidden unit, for all gates and both directions. X: steps × batch × input (or batch first); W: d ×
+    gates·hidden × input; R: d × gates·hidden × hidden; B: d × 2·gates·hidden; states: d × batch × hidden; P: d × 3·hidden; Y:
+    steps × d × batch × hidden (batch first: batch × steps × d × hidden).
+    """
+    gates = GATES[c.op.node.op_type]
+    unit = c.space.fresh(c.op.input(2)[2])
+    c.contract((0, 2), (1, 2))
+    for at, axis, times in ((1, 1, gates), (2, 1, gates), (2, 2, 1), (3, 1, 2 * gates), (7, 1, 3)):
+        if c.op.has_input(at):
+            c.unite(c.axes(at)[axis], np.tile(unit, times))
+    c.roles |= {(1, 1): Role.PRODUCES, (2, 1): Role.PRODUCES, (2, 2): Role.CONSUMES}
+    c.contracted.append((2, 2))
+    for at in (5, 6):
+        if c.op.has_input(at):
+            c.unite(c.axes(at)[-1], unit)
+    for at in range(len(c.op.node.output)):
+        shape = c.op.outputs[at] if at < len(c.op.outputs) else None
+        if shape is not None:
+            c.emit((*(None for _ in shape[:-1]), unit), at)
+
+
+def refit_recurrent(r: Refit) -> None:
+    """The hidden size is an attribute."""
+    r.set("hidden_size", r.new.input(2)[2])
+
+
 SPECS = (
-    *(OpSpec(op_type=name, macs=recurrent_macs, weights=(slot(1), slot(2))) for name in ("LSTM", "GRU", "RNN")),
+    *(
+        OpSpec(op_type=name, macs=recurrent_macs, weights=(slot(1), slot(2)), couple=couple_recurrent, refit=refit_recurrent)
+        for name in GATES
+    ),
     OpSpec(
         op_type="DynamicQuantizeLSTM",
         domain="com.microsoft",

@@ -1,20 +1,19 @@
 """Ops that look over an axis: normalisation, pooling, reduction, search. None of them has weights or counts as MACs."""
 
+from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.folding import is_inference, normalisation
+from onnxsparse.ops.labels import Axes
+from onnxsparse.ops.masking import mask_group_norm, mask_instance_norm, mask_layer_norm, mask_reduction, reduced_axes
+from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import Affine, OpSpec, Work
 
-NORMALISATIONS = """
-GroupNormalization InstanceNormalization LRN LayerNormalization LpNormalization
-MeanVarianceNormalization RMSNormalization
-""".split()
-
 POOLING = """
-AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool MaxRoiPool MaxUnpool RoiAlign
+AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool MaxUnpool
 """.split()
 
 REDUCTIONS = """
-ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-ReduceSumSquare NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss
+ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare
 """.split()
 
 SEARCHES = {"NonMaxSuppression": (0, 1), "NonZero": (), "TopK": (0,), "Unique": ()}
@@ -26,14 +25,151 @@ GroupNorm SkipGroupNorm LayerNormalization SimplifiedLayerNormalization SkipLaye
 SkipSimplifiedLayerNormalization QLinearAveragePool QLinearGlobalAveragePool QLinearReduceMean Unique NhwcMaxPool
 """.split()
 
+EXACT = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")
+"""Sums: a channel of zeros adds nothing."""
+
+
+def couple_per_channel(c: Coupling) -> None:
+    """Parameters of one element per channel (axis 1)."""
+    axes = c.axes(0)
+    for at in range(1, len(c.op.node.input)):
+        if c.op.has_input(at):
+            c.follow(at, 0, axes[1] if len(axes) > 1 else None)
+    c.emit(axes)
+
+
+def couple_batch_norm(c: Coupling) -> None:
+    """As above; in training mode with statistics of its own, over everything but the channels."""
+    if c.op.number("training_mode", 0):
+        for axis, labels in enumerate(c.axes(0)):
+            if axis != 1:
+                c.freeze(labels, "BatchNormalization in training mode looks over it")
+    couple_per_channel(c)
+    for at in range(1, len(c.op.node.output)):
+        c.emit((c.axes(0)[1],), at)
+
+
+def couple_instance(c: Coupling) -> None:
+    """As above, with statistics over what lies behind the channels."""
+    for labels in c.axes(0)[2:]:
+        c.crosses(labels, c.op.node.op_type)
+    couple_per_channel(c)
+
+
+def couple_layer_norm(c: Coupling) -> None:
+    """Statistics over the axes from `axis` on; scale and bias align at the right end."""
+    axes = c.axes(0)
+    first = c.op.number("axis", -1) % len(axes)
+    for labels in axes[first:]:
+        c.crosses(labels, c.op.node.op_type)
+    for at in range(1, len(c.op.node.input)):
+        parameters = c.axes(at)
+        for back in range(1, len(parameters) + 1):
+            c.follow(at, -back, axes[-back])
+    c.emit(axes)
+    for at in range(1, len(c.op.node.output)):
+        c.emit((*axes[:first], *(None for _ in axes[first:])), at)
+
+
+def couple_group_norm(c: Coupling) -> None:
+    """Whole groups can go; a part of each changes its statistics. Scale and bias are per group before version 21."""
+    axes = c.axes(0)
+    groups = c.op.required("num_groups")
+    channels = c.op.input(0)[1]
+    if axes[1] is not None:
+        group, within = (*c.space.split(axes[1], (groups, channels // groups), c.name),)
+        c.crosses(within, "GroupNormalization")
+        for at in (1, 2):
+            c.follow(at, 0, group if c.op.input(at)[0] == groups else axes[1])
+    for labels in axes[2:]:
+        c.crosses(labels, "GroupNormalization")
+    c.emit(axes)
+
+
+def refit_group_norm(r: Refit) -> None:
+    """Groups that are left; cut inside, a group is as many channels smaller."""
+    groups, old, new = r.old.required("num_groups"), r.old.input(0)[1], r.new.input(0)[1]
+    per_group = r.old.input(1)[0] == groups
+    if per_group:
+        r.set("num_groups", r.new.input(1)[0])
+        return
+    kept = r.kept_input(0, 1)
+    if kept is not None:
+        r.set("num_groups", len(set((kept // (old // groups)).tolist())) if new else groups)
+
+
+def couple_along(c: Coupling) -> None:
+    """Looks over an axis in a way that nothing can make up for."""
+    axes = c.axes(0)
+    c.freeze(axes[c.op.number("axis", 1) % len(axes)], f"{c.op.node.op_type} looks over it")
+    c.emit(axes)
+
+
+def couple_pool(c: Coupling) -> None:
+    """Channel by channel; positions are not cut."""
+    axes = c.axes(0)
+    for labels in axes[2:]:
+        c.freeze(labels, f"{c.op.node.op_type} looks over it")
+    for at in range(len(c.op.node.output)):
+        c.emit((*axes[:2], *(None for _ in axes[2:])), at)
+
+
+def couple_reduction(c: Coupling) -> None:
+    """Sums are exact with zeros; means and extremes look over the axis."""
+    axes, reduced = c.axes(0), reduced_axes(c.op, c.constant)
+    for axis in sorted(reduced):
+        if c.op.node.op_type in EXACT:
+            c.contracted.append((0, axis))
+        elif c.op.node.op_type in MASKABLE:
+            c.crosses(axes[axis], c.op.node.op_type)
+        else:
+            c.freeze(axes[axis], f"{c.op.node.op_type} looks over it")
+    emit_reduced(c, axes, reduced, c.op.number("keepdims", 1))
+
+
+def couple_search(c: Coupling) -> None:
+    """ArgMax, ArgMin and TopK: positions along an axis, which stays."""
+    axes = c.axes(0)
+    axis = c.op.number("axis", -1 if c.op.node.op_type == "TopK" else 0) % len(axes)
+    c.freeze(axes[axis], f"{c.op.node.op_type} looks over it")
+    if c.op.node.op_type == "TopK":
+        for at in (0, 1):
+            c.emit((*axes[:axis], None, *axes[axis + 1 :]), at)
+        return
+    emit_reduced(c, axes, {axis}, c.op.number("keepdims", 1))
+
+
+def emit_reduced(c: Coupling, axes: Axes, reduced: set[int], keep: int) -> None:
+    c.emit([None if i in reduced else labels for i, labels in enumerate(axes) if keep or i not in reduced])
+
+
+MASKABLE = ("ReduceMax", "ReduceMean", "ReduceMin")
+"""Those that the reference of a cut can compute over the channels that are left."""
+
+FREEZING = ("LRN", "LpNormalization", "MeanVarianceNormalization")
+
+
 SPECS = (
-    *(OpSpec(op_type=name) for name in (*NORMALISATIONS, *POOLING, *REDUCTIONS)),
-    *(OpSpec(op_type=name, selects=inputs, work=Work.HOST) for name, inputs in SEARCHES.items()),
+    OpSpec(op_type="GroupNormalization", couple=couple_group_norm, refit=refit_group_norm, masked=mask_group_norm),
+    OpSpec(op_type="InstanceNormalization", couple=couple_instance, masked=mask_instance_norm),
+    *(OpSpec(op_type=name, couple=couple_along) for name in FREEZING),
+    *(
+        OpSpec(op_type=name, couple=couple_layer_norm, masked=mask_layer_norm)
+        for name in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+    ),
+    *(OpSpec(op_type=name, couple=couple_pool) for name in POOLING),
+    *(OpSpec(op_type=name) for name in ("MaxRoiPool", "RoiAlign", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")),
+    *(OpSpec(op_type=name, couple=couple_reduction, masked=mask_reduction if name in MASKABLE else None) for name in REDUCTIONS),
+    *(OpSpec(op_type=name, couple=couple_search) for name in ("ArgMax", "ArgMin")),
+    *(
+        OpSpec(op_type=name, selects=inputs, work=Work.HOST, couple=couple_search if name == "TopK" else None)
+        for name, inputs in SEARCHES.items()
+    ),
     OpSpec(
         op_type="BatchNormalization",
         affine=Affine(at=(1, 2, 3, 4), values=normalisation, when=is_inference),
         work=Work.ELEMENTWISE,
+        couple=couple_batch_norm,
     ),
-    OpSpec(op_type="SimplifiedLayerNormalization"),
     *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
 )

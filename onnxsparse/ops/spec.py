@@ -5,11 +5,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
+
+if TYPE_CHECKING:
+    from onnxsparse.ops.coupling import Coupling
+    from onnxsparse.ops.masking import Masking
+    from onnxsparse.ops.refit import Refit
 
 Size = tuple[int, ...]
 
@@ -131,6 +137,8 @@ class OpSpec:
     `macs` None: the op multiplies and accumulates nothing (it costs 0 MACs).
     `work`: what it costs a device beside multiply-accumulates.
     `in_place`: its inputs, if nothing else reads them, can be made where its output is to be.
+    `couple`: which axes of its inputs and outputs are cut together; None: none of them is. `refit`: what to fix on the node then.
+    `masked`: how the reference of a cut computes it with channels left out, where that is more than zeros in a sum.
     `view`: a constant that goes through it keeps its elements and where its zeros are.
     `moves`: its outputs are elements of its inputs, moved, left out or repeated.
     `random`: its output is no constant even without inputs.
@@ -167,6 +175,9 @@ class OpSpec:
     value: Callable[[OpView], NDArray[np.generic]] | None = None
     depthwise: Callable[[OpView], bool] | None = None
     in_place: Callable[[OpView], bool] | None = None
+    couple: "Callable[[Coupling], None] | None" = None
+    refit: "Callable[[Refit], None] | None" = None
+    masked: "Callable[[Masking], None] | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)

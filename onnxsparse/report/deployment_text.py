@@ -138,7 +138,7 @@ def print_fit(out: Console, found: Fit) -> None:
     """Numbers before and after, residuals, leave-one-out error, and what the data cannot tell."""
     rows = table("", "number", "before", "after", "range")
     for name, value in found.values.items():
-        before = numbers_of(found.start)[name]
+        before = numbers_of(found.start.hardware)[name]
         rows.add_row(name, f"{before.value:.4g}", f"{value:.4g}", f"{before.low:g} to {before.high:g}")
     out.print(rows)
     measured = table("", "model", "measured ms", "fitted ms", "error", "left out, error")

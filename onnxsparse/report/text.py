@@ -135,6 +135,11 @@ def print_run(out: Console, report: RunReport, binding: Binding) -> None:
 
 def print_step(out: Console, step: StepReport) -> None:
     print_changes(out, step.pass_name, step.changes)
+    for shown in step.tables:
+        rows = table(shown.title, *shown.columns)
+        for row in shown.rows:
+            rows.add_row(*map(Text, row))
+        out.print(rows)
     print_skipped(out, step.skipped)
     if step.before is not None and step.after is not None:
         rows = table("", step.pass_name, "weights", "zeros", "sparsity", "MACs", "nonzero MACs", "sparsity_op")

@@ -1,0 +1,1 @@
+"""Whole channels: which axes move together, which of them to cut, the cut, and its proof."""

@@ -1,0 +1,279 @@
+"""The cut itself: the same indexing for every tensor, and what each op needs fixed on its node."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxsparse.channels.discovery import Values, stored
+from onnxsparse.channels.groups import Removed, Solution
+from onnxsparse.graph import captured
+from onnxsparse.model import Model
+from onnxsparse.ops.refit import Refit, Value
+from onnxsparse.protos import replace_all
+from onnxsparse.weights import Array
+
+
+@dataclass(frozen=True)
+class TensorCut:
+    """What was removed along one axis of a tensor, for one of its uses."""
+
+    tensor: str
+    axis: int
+    removed: tuple[int, ...]
+    role: str
+    size: int
+
+
+@dataclass
+class CutResult:
+    """What a cut did. `copied`: tensors that one user needed differently from another."""
+
+    cuts: tuple[TensorCut, ...]
+    copied: tuple[str, ...]
+    touched: tuple[int, ...]
+
+
+def apply_cut(model: Model, solution: Solution, removed: Removed) -> CutResult:
+    """Cut `model`, which is the one that `solution` was found on or has the same graph."""
+    return Cutter(model, solution, removed).run()
+
+
+@dataclass
+class Cutter:
+    """Collects what changes, then writes it: new versions of constants, nodes around nodes, recorded shapes."""
+
+    model: Model
+    solution: Solution
+    removed: Removed
+    versions: dict[tuple[int, int], Array] = field(default_factory=dict)
+    before: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
+    behind: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
+    made: dict[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.nodes = list(self.model.proto.graph.node)
+        self.values = Values(self.solution.found)
+        graph = self.model.proto.graph
+        self.names = {name for node in graph.node for name in (*node.input, *node.output, node.name)}
+        self.names |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+
+    def run(self) -> CutResult:
+        cuts = self._cut_constants()
+        touched = tuple(index for index in range(len(self.nodes)) if self._refit(index))
+        copied = self._write_constants()
+        self._write_nodes()
+        self._record_shapes()
+        return CutResult(cuts, copied, touched)
+
+    def _cut_constants(self) -> tuple[TensorCut, ...]:
+        found: dict[TensorCut, None] = {}
+        for use in self.solution.found.uses:
+            kept = {a: k for a, labels in enumerate(use.axes) if (k := self.solution.kept(labels, self.removed)) is not None}
+            if not kept:
+                continue
+            array = self.model.weights[use.tensor]
+            for axis, indices in kept.items():
+                gone = np.setdiff1d(np.arange(array.shape[axis]), indices)
+                role = use.roles[axis].value if axis in use.roles else "per_channel"
+                found[TensorCut(use.tensor, axis, tuple(gone.tolist()), role, array.shape[axis])] = None
+            for axis, indices in kept.items():
+                array = np.take(array, indices, axis)
+            self.versions[use.node, use.at] = array
+        return tuple(found)
+
+    def _refit(self, index: int) -> bool:
+        """Whether anything that a node reads or makes was cut."""
+        solution, node = self.solution, self.nodes[index]
+        old, new = solution.found.view(index), solution.new_view(index, self.removed)
+        if (old.inputs, old.outputs) == (new.inputs, new.outputs):
+            return False
+        spec = solution.found.spec(index)
+        if spec is not None and spec.refit is not None:
+            spec.refit(
+                Refit(
+                    node,
+                    old,
+                    new,
+                    kept_input=lambda at, axis: self._kept(solution.axes_at(index, at), axis),
+                    kept_output=lambda at, axis: self._kept(solution.found.axes.get(node.output[at]), axis),
+                    constant=lambda at: self.values.get(node.input[at]) if at < len(node.input) else None,
+                    replace=lambda at, value: self._replace(index, at, value),
+                    rescale=lambda at, a, b: self._rescale(index, at, a, b),
+                    restore_output=lambda a, b: self._restore_output(index, a, b),
+                )
+            )
+        return True
+
+    def _kept(self, axes: Any, axis: int) -> Any:
+        return None if axes is None or axis >= len(axes) else self.solution.kept(axes[axis], self.removed)
+
+    def _replace(self, index: int, at: int, value: Value) -> None:
+        """Give an input a constant value; one that is not there yet is added."""
+        node = self.nodes[index]
+        while len(node.input) <= at:
+            node.input.append("")
+        known = self.values.get(node.input[at])
+        value = value if known is None else value.astype(known.dtype)  # a node's vectors of sizes have one type
+        if stored(self.solution.found, node.input[at]) is not None:
+            self.versions[index, at] = value
+        else:
+            node.input[at] = self._constant(f"{node.output[0]}_sizes", value)
+
+    def _rescale(self, index: int, at: int, old: Sequence[int], new: Sequence[int]) -> None:
+        node = self.nodes[index]
+        name = node.input[at]
+        values = self.values.get(name)
+        flat = None if values is None else values.reshape(-1)
+        # −1 is worked out, 0 copied, and 1 in an Expand is whatever comes in: only a size that is written down changes
+        changed = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b and (flat is None or int(flat[i]) == a)]
+        if not changed:
+            return
+        if stored(self.solution.found, name) is not None and flat is not None:
+            self.versions[index, at] = np.array([new[i] if i in changed else int(v) for i, v in enumerate(flat)], flat.dtype)
+            return
+        node.input[at] = self._scaled(index, name, old, new, changed, self.before)
+
+    def _scaled(
+        self,
+        index: int,
+        name: str,
+        old: Sequence[int],
+        new: Sequence[int],
+        changed: Sequence[int],
+        where: dict[int, list[onnx.NodeProto]],
+        result: str | None = None,
+    ) -> str:
+        """Nodes that multiply a vector of sizes by new / old."""
+        factors = np.array([new[i] if i in changed else 1 for i in range(len(new))], np.int64)
+        divisors = np.array([old[i] if i in changed else 1 for i in range(len(old))], np.int64)
+        product, found = self._fresh(f"{name}_product"), result or self._fresh(f"{name}_cut")
+        where.setdefault(index, []).extend(
+            [
+                helper.make_node("Mul", [name, self._constant(f"{name}_factors", factors)], [product], name=product),
+                helper.make_node(
+                    "Div", [product, self._constant(f"{name}_divisors", divisors)], [found], name=self._fresh(f"{found}_sizes")
+                ),
+            ]
+        )
+        return found
+
+    def _restore_output(self, index: int, old: Sequence[int], new: Sequence[int]) -> None:
+        """What a Shape says goes on as it was, unless nobody looks at what has changed."""
+        node = self.nodes[index]
+        changed = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
+        if self._only_others_read(node.output[0], set(changed)):
+            return
+        name = node.output[0]
+        node.output[0] = self._fresh(f"{name}_after")
+        self._scaled(index, node.output[0], new, old, changed, self.behind, result=name)
+
+    def _only_others_read(self, name: str, changed: set[int]) -> bool:
+        """Whether every user picks single elements that did not change."""
+        graph = self.solution.found.graph
+        users = graph.consumers.get(name, [])
+        for user in users:
+            node = self.nodes[user]
+            picks = self.values.get(node.input[1]) if len(node.input) == 2 and node.input[0] == name else None
+            spec = self.solution.found.spec(user)
+            if picks is None or spec is None or spec.index_at != 1 or changed & set(picks.reshape(-1).tolist()):
+                return False
+        return bool(users) and name not in {o.name for o in graph.proto.output}
+
+    def _fresh(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self.names:
+            name, number = f"{wanted}_{number}", number + 1
+        self.names.add(name)
+        return name
+
+    def _constant(self, wanted: str, value: Array) -> str:
+        name = self._fresh(wanted)
+        self.made[name] = np.asarray(value)
+        return name
+
+    def _write_constants(self) -> tuple[str, ...]:
+        """A tensor that all its users want alike is replaced; else those that want another get a copy."""
+        wanted: dict[str, dict[tuple[int, int], Array | None]] = {}
+        for index, node in enumerate(self.nodes):
+            for at, name in enumerate(node.input):
+                tensor = stored(self.solution.found, name)
+                if tensor is not None:
+                    wanted.setdefault(tensor, {})[index, at] = self.versions.get((index, at))
+            for at, name in enumerate(captured(node)):
+                tensor = stored(self.solution.found, name)
+                if tensor is not None:
+                    wanted.setdefault(tensor, {})[index, -1 - at] = None
+        outputs = {o.name for o in self.model.proto.graph.output}
+        copied = []
+        for tensor, users in wanted.items():
+            versions = list(users.values())
+            first = versions[0]
+            if all(v is None for v in versions):
+                continue
+            if first is not None and tensor not in outputs and all(v is not None and same(v, first) for v in versions):
+                self._assign(tensor, first)
+                continue
+            copied.append(tensor)
+            self._copy(tensor, {place: v for place, v in users.items() if v is not None})
+        self._add_initializers()
+        return tuple(copied)
+
+    def _copy(self, tensor: str, users: dict[tuple[int, int], Array]) -> None:
+        names: list[tuple[Array, str]] = []
+        for (index, at), version in users.items():
+            name = next((n for v, n in names if same(v, version)), None)
+            if name is None:
+                name = self._constant(f"{tensor}_cut", version)
+                names.append((version, name))
+            self.nodes[index].input[at] = name
+
+    def _assign(self, tensor: str, value: Array) -> None:
+        self.model.weights[tensor] = np.asarray(value, order="C")
+        graph = self.model.proto.graph
+        for declared in (*graph.input, *graph.value_info):  # IR version 3 lists initializers there, some exporters here
+            if declared.name == tensor:
+                set_dims(declared, value.shape)
+
+    def _add_initializers(self) -> None:
+        graph = self.model.proto.graph
+        for name, value in self.made.items():
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            graph.initializer.append(TensorProto(name=name, dims=value.shape, data_type=kind, raw_data=b""))
+            if self.model.proto.ir_version < 4:
+                graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
+        self.model.weights.refresh()
+        for name, value in self.made.items():
+            self.model.weights[name] = np.asarray(value, order="C")
+
+    def _write_nodes(self) -> None:
+        if not self.before and not self.behind:
+            return
+        ordered = [n for i, node in enumerate(self.nodes) for n in (*self.before.get(i, []), node, *self.behind.get(i, []))]
+        replace_all(self.model.proto.graph.node, ordered)
+        self.model.weights.refresh()
+
+    def _record_shapes(self) -> None:
+        for value in self.model.proto.graph.value_info:
+            axes = self.solution.found.axes.get(value.name)
+            dims = value.type.tensor_type.shape.dim
+            if axes is None or len(axes) != len(dims):
+                continue
+            for dim, labels in zip(dims, axes, strict=True):
+                kept = self.solution.kept(labels, self.removed)
+                if kept is not None:
+                    dim.dim_value = kept.size
+
+
+def same(a: Array, b: Array) -> bool:
+    return a is b or (a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
+
+
+def set_dims(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
+    dims = value.type.tensor_type.shape
+    del dims.dim[:]
+    for size in shape:
+        dims.dim.add().dim_value = size

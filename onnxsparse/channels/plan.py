@@ -1,0 +1,86 @@
+"""A cut as a file: what was cut where, so that it can be made again here or in a training framework."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from onnxsparse.channels.cut import CutResult, TensorCut
+from onnxsparse.channels.groups import Group, Solution
+from onnxsparse.channels.proof import Proof
+from onnxsparse.errors import ParamError
+from onnxsparse.model import Model
+from onnxsparse.ops.labels import Labels
+
+SCHEMA = 1
+
+
+def plan_json(model: str, solution: Solution, chosen: Labels, result: CutResult, proof: Proof | None) -> dict[str, object]:
+    """Groups, cuts per tensor, what stays and why, and the proof. Described in docs/json.md."""
+    return {
+        "schema": SCHEMA,
+        "model": model,
+        "groups": [group_json(solution, group, chosen) for group in solution.groups],
+        "cuts": [
+            {"tensor": c.tensor, "axis": c.axis, "removed": list(c.removed), "role": c.role, "size": c.size} for c in result.cuts
+        ],
+        "copied": list(result.copied),
+        "frozen": [asdict(frozen) for frozen in solution.frozen()],
+        "proof": None if proof is None else asdict(proof) | {"holds": proof.holds, "sensitive": proof.sensitive},
+    }
+
+
+def group_json(solution: Solution, group: Group, chosen: Labels) -> dict[str, object]:
+    return {
+        "name": group.name,
+        "channels": int(group.classes.size),
+        "width": group.width,
+        "cut": int(np.isin(group.classes, chosen).sum()),
+        "macs_at_stake": macs_at_stake(solution, group),
+        "members": [{"node": m.node, "tensor": m.tensor, "axis": m.axis, "role": m.role.value} for m in group.members],
+    }
+
+
+def macs_at_stake(solution: Solution, group: Group) -> int:
+    """What all of a group's channels but one cost, the other groups whole."""
+    nothing = solution.removal(np.zeros(0, np.int64))
+    return solution.macs(nothing) - solution.macs(solution.removal(group.classes[1:]))
+
+
+def read_cuts(path: Path) -> list[TensorCut]:
+    """The cuts of a plan. Raises ParamError for a file that is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [read_cut(entry) for entry in content["cuts"]]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParamError(f"cannot read the plan {path}: {getattr(error, 'strerror', None) or error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ParamError(f"{path} is no plan of prune-channels --json: {error}") from None
+
+
+def read_cut(entry: Mapping[str, object]) -> TensorCut:
+    removed, size = entry["removed"], entry["size"]
+    if not isinstance(removed, list) or not all(isinstance(i, int) for i in removed) or not isinstance(size, int):
+        raise ValueError("'removed' is a list of indices, 'size' a number")
+    return TensorCut(str(entry["tensor"]), int(str(entry["axis"])), tuple(removed), str(entry["role"]), size)
+
+
+def classes_of(cuts: Sequence[TensorCut], model: Model, solution: Solution, source: Path) -> Labels:
+    """The channels that a plan cuts from this model. Raises ParamError where it does not fit."""
+    chosen: list[Labels] = []
+    by_tensor = {(use.tensor, axis): labels for use in solution.found.uses for axis, labels in enumerate(use.axes)}
+    for cut in cuts:
+        if cut.tensor not in model.weights:
+            raise ParamError(f"{source}: {model.name} has no tensor '{cut.tensor}'")
+        labels = by_tensor.get((cut.tensor, cut.axis))
+        if labels is None or labels.size != cut.size or max(cut.removed, default=0) >= labels.size:
+            raise ParamError(f"{source}: axis {cut.axis} of '{cut.tensor}' has not {cut.size} channels in {model.name}")
+        chosen.append(solution.classes.root[labels[list(cut.removed)]])
+    found = np.unique(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
+    if solution.classes.frozen[found].any():
+        raise ParamError(
+            f"{source}: it cuts channels that cannot be cut from {model.name}; see --plan (or was it made with --cut-norms?)"
+        )
+    return found

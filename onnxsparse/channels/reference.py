@@ -1,0 +1,152 @@
+"""The reference that a cut is held against: the original, with the removed channels left out where they are consumed.
+
+It shares nothing with the cutter but the labels: no tensor becomes smaller, no shape changes. Where an op sums over a cut axis,
+the removed indices are zero in its weights, or in the activation where there are no weights; where it averages or normalises over
+one, it is written out over what is left (`ops.masking`).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxsparse.channels.discovery import Values, stored
+from onnxsparse.channels.groups import Removed, Solution
+from onnxsparse.model import Model
+from onnxsparse.ops.masking import Masking
+from onnxsparse.protos import replace_all
+from onnxsparse.weights import Array
+
+
+def masked_reference(model: Model, solution: Solution, removed: Removed) -> Model:
+    """A copy of `model`, on whose graph `solution` was found."""
+    return Reference(model.copy(), solution, removed).build()
+
+
+@dataclass
+class Reference:
+    model: Model
+    solution: Solution
+    removed: Removed
+    made: dict[str, Array] = field(default_factory=dict)
+    ordered: list[onnx.NodeProto] = field(default_factory=list)
+
+    def build(self) -> Model:
+        graph = self.model.proto.graph
+        self.types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info)}
+        self.values = Values(self.solution.found)
+        for index, node in enumerate(list(graph.node)):
+            self._sum(index, node)
+            if not self._look_over(index, node):
+                self.ordered.append(node)
+        replace_all(graph.node, self.ordered)
+        for name, value in self.made.items():
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            graph.initializer.append(TensorProto(name=name, dims=value.shape, data_type=kind, raw_data=b""))
+            if self.model.proto.ir_version < 4:
+                graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
+        self.model.weights.refresh()
+        for name, value in self.made.items():
+            self.model.weights[name] = value
+        return self.model
+
+    def _gone(self, index: int, at: int, axis: int) -> Any:
+        axes = self.solution.axes_at(index, at)
+        labels = None if axes is None or axis >= len(axes) else axes[axis]
+        return None if labels is None or not self.removed[labels].any() else self.removed[labels]
+
+    def _sum(self, index: int, node: onnx.NodeProto) -> None:
+        """Zeros in the weights of a sum; in the activations only where it has none."""
+        pairs = [
+            (at, axis) for at, axis in self.solution.found.contracted.get(index, []) if self._gone(index, at, axis) is not None
+        ]
+        weights = [at for at, _ in pairs if stored(self.solution.found, node.input[at]) is not None]
+        for at in dict.fromkeys(weights or [at for at, _ in pairs]):
+            axes = [axis for other, axis in pairs if other == at]
+            node.input[at] = self._zeroed_weight(index, at, axes) if weights else self._zeroed_value(index, at, axes)
+
+    def _zeroed_weight(self, index: int, at: int, axes: list[int]) -> str:
+        node = self.solution.found.graph.proto.node[index]
+        tensor = stored(self.solution.found, node.input[at])
+        assert tensor is not None
+        array = np.array(self.model.weights[tensor])
+        zero = self._zero_point(index, at, array)
+        for axis in axes:
+            place = [slice(None)] * array.ndim
+            place[axis] = self._gone(index, at, axis)
+            array[tuple(place)] = np.broadcast_to(zero, array.shape)[tuple(place)]
+        return self._constant(f"{node.output[0]}_masked{at}", array)
+
+    def _zero_point(self, index: int, at: int, array: Array) -> Array:
+        """What stands for zero in a weight: 0, or an integer of the op's own, one for all or one per output."""
+        spec, op = self.solution.found.spec(index), self.solution.found.view(index)
+        slot = next((s for s in spec.weights if s.at == at), None) if spec is not None else None
+        if slot is None or slot.zero_point is None or not op.has_input(slot.zero_point):
+            return np.zeros((), array.dtype)
+        point = self.values.get(op.node.input[slot.zero_point])
+        assert point is not None, "a weight's zero point is not constant"
+        if point.size == 1:
+            return point.reshape(())
+        shape = [1] * array.ndim
+        shape[slot.axes(op).output] = point.size
+        return point.reshape(shape)
+
+    def _zeroed_value(self, index: int, at: int, axes: list[int]) -> str:
+        node = self.solution.found.graph.proto.node[index]
+        mask = np.ones(1, np.bool_)
+        rank = len(self.solution.axes_at(index, at) or ())
+        for axis in axes:
+            gone = self._gone(index, at, axis)
+            shape = [1] * rank
+            shape[axis] = gone.size
+            mask = mask & ~gone.reshape(shape)
+        return self._add("Mul", [node.input[at], self._constant("mask", mask.astype(np.float32))])
+
+    def _look_over(self, index: int, node: onnx.NodeProto) -> bool:
+        """Whether the node was written out over what is left."""
+        spec = self.solution.found.spec(index)
+        if spec is None or spec.masked is None:
+            return False
+        finished: list[str] = []
+
+        def again(first: str) -> str:
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.input[0] = first
+            copy.output[0] = self._name()
+            copy.name = copy.output[0]
+            self.ordered.append(copy)
+            return copy.output[0]
+
+        spec.masked(
+            Masking(
+                self.solution.found.view(index),
+                keep=lambda at, axis: None if (gone := self._gone(index, at, axis)) is None else ~gone,
+                value=lambda at: self.values.get(node.input[at]),
+                add=self._add,
+                constant=lambda value: self._constant("masking", value),
+                again=again,
+                finish=finished.append,
+            )
+        )
+        if finished:
+            self.ordered.append(helper.make_node("Identity", finished, [node.output[0]], name=self._name()))
+        return bool(finished)
+
+    def _add(self, op_type: str, inputs: list[str], **attributes: Any) -> str:
+        if op_type == "ReduceSum" and self.model.opset() < 13:
+            axes = self.made[inputs[1]].tolist()
+            inputs, attributes = inputs[:1], {**attributes, "axes": axes}
+        name = self._name()
+        self.ordered.append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
+        return name
+
+    def _name(self) -> str:
+        return f"onnxsparse_reference_{len(self.ordered)}"
+
+    def _constant(self, wanted: str, value: Array) -> str:
+        name = f"onnxsparse_{wanted}_{len(self.made)}"
+        self.made[name] = np.asarray(value, order="C")
+        return name

@@ -1,0 +1,106 @@
+"""What channels do on data: their mean and mean magnitude, one sample at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxsparse.channels.groups import Removed, Solution
+from onnxsparse.model import Model
+from onnxsparse.ops.labels import Labels
+from onnxsparse.runtime import Feeds, runner
+from onnxsparse.weights import Array
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ChannelMeans:
+    """Of one value along one axis."""
+
+    axis: int
+    mean: Vector
+    magnitude: Vector
+
+
+def channel_means(model: Model, solution: Solution, feeds: tuple[Feeds, ...]) -> dict[str, ChannelMeans]:
+    """Of every float activation with one labelled axis; the samples pass one by one, so that memory does not grow with them."""
+    wanted = dict(labelled_values(solution))
+    if not wanted:
+        return {}
+    running = runner(model, also=list(wanted))
+    sums: dict[str, tuple[Vector, Vector]] = {}
+    for feed in feeds:
+        values = running.run(feed)
+        for name, axis in wanted.items():
+            if values[name].dtype.kind == "f":
+                old = sums.get(name, (0.0, 0.0))
+                sums[name] = (old[0] + average(values[name], axis), old[1] + average(np.abs(values[name]), axis))
+    count = len(feeds)
+    return {name: ChannelMeans(wanted[name], mean / count, size / count) for name, (mean, size) in sums.items()}
+
+
+def average(value: Array, axis: int) -> Vector:
+    found: Vector = value.mean(tuple(i for i in range(value.ndim) if i != axis), dtype=np.float64)
+    return found
+
+
+def labelled_values(solution: Solution) -> Iterator[tuple[str, int]]:
+    """Inputs of linear ops along the axis that they sum over."""
+    graph = solution.found.graph.proto
+    for index, pairs in solution.found.contracted.items():
+        for at, axis in pairs:
+            name = graph.node[index].input[at]
+            if (index, at) not in solution.uses and solution.axes_at(index, at) is not None:
+                yield name, axis
+
+
+def compensate(cut: Model, original: Model, solution: Solution, removed: Removed, means: dict[str, ChannelMeans]) -> int:
+    """Fold the expected value of removed channels into the bias of the convolutions and Gemms that read them; returns how
+    many.
+    """
+    nodes = {node.output[0]: node for node in cut.proto.graph.node if node.output}
+    done = 0
+    for index, node in enumerate(solution.found.graph.proto.node):
+        shift = bias_shift(original, solution, removed, means, index)
+        spec = solution.found.spec(index)
+        if shift is None or spec is None or spec.absorb is None:
+            continue
+        target = nodes[node.output[0]]
+        at = spec.absorb.bias_at
+        if at >= len(target.input) or not target.input[at] or target.input[at] not in cut.weights:
+            continue
+        users = sum(target.input[at] in n.input for n in cut.proto.graph.node)
+        bias = cut.weights[target.input[at]]
+        if users == 1 and bias.shape == shift.shape:
+            cut.weights[target.input[at]] = (np.asarray(bias, np.float64) + shift).astype(bias.dtype)
+            done += 1
+    return done
+
+
+def bias_shift(
+    original: Model, solution: Solution, removed: Removed, means: dict[str, ChannelMeans], index: int
+) -> Vector | None:
+    """Σ over removed inputs of weight × expected value, for the outputs that are kept; None where it does not apply.
+
+    Exact for a Gemm and inside a convolution; at its padded border a part of the kernel sees zeros instead.
+    """
+    spec, op = solution.found.spec(index), solution.found.view(index)
+    if spec is None or spec.absorb is None or op.number("group", 1) != 1:
+        return None
+    use = solution.uses.get((index, spec.absorb.weight_at))
+    known = means.get(op.node.input[0])
+    slot = next((s for s in spec.weights if s.at == spec.absorb.weight_at), None)
+    if use is None or known is None or slot is None:
+        return None
+    axes = slot.axes(op)
+    labels: Labels | None = use.axes[axes.input]
+    if labels is None or labels.size != known.mean.size or not removed[labels].any():
+        return None
+    weight = np.asarray(original.weights[use.tensor], np.float64)
+    matrix = np.moveaxis(weight, (axes.output, axes.input), (0, 1))
+    summed = matrix.reshape(*matrix.shape[:2], -1).sum(2)
+    shift: Vector = summed[:, removed[labels]] @ known.mean[removed[labels]]
+    kept = solution.kept(use.axes[axes.output], removed)
+    return shift if kept is None else shift[kept]

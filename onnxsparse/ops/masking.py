@@ -1,0 +1,169 @@
+"""How the reference of a cut looks over an axis with channels left out: the same op over the channels that are kept.
+
+In a sum a channel of zeros adds nothing, and the reference needs no more than zeros. A mean, an extreme or a normalisation
+does; what it is then is written out here, in standard ops, apart from how the cut model gets there.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxsparse.ops.spec import OpView, UnknownFact
+
+FAR = 1e30
+"""Larger than any activation, and still a float32."""
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass
+class Masking:
+    """One node of the reference. `keep(at, axis)`: which indices are left, None where all are; `value(at)`: of a constant input;
+    `add` makes a node and returns its output; `again` makes the node itself again with another first input; `finish` says
+    which value takes its output's place.
+    """
+
+    op: OpView
+    keep: Callable[[int, int], Mask | None]
+    value: Callable[[int], NDArray[np.generic] | None]
+    add: Callable[..., str]
+    constant: Callable[[NDArray[np.float32] | NDArray[np.int64]], str]
+    again: Callable[[str], str]
+    finish: Callable[[str], None]
+
+    @property
+    def x(self) -> str:
+        return self.op.node.input[0]
+
+    def mask(self, axes: Sequence[int]) -> Mask:
+        """Over the input's rank, of size 1 where no axis of `axes` is; whether an element is left."""
+        rank = len(self.op.input(0))
+        found = np.ones([1] * rank, np.bool_)
+        for axis in axes:
+            kept = self.keep(0, axis)
+            if kept is not None:
+                shape = [1] * rank
+                shape[axis] = kept.size
+                found = found & kept.reshape(shape)
+        return found
+
+    def numbers(self, values: NDArray[np.generic] | float) -> str:
+        return self.constant(np.asarray(values, np.float32))
+
+    def mean(self, value: str, axes: Sequence[int], mask: Mask) -> str:
+        """Over the elements that are left, axes kept."""
+        zeroed = self.add("Mul", [value, self.numbers(mask)])
+        summed = self.sum(zeroed, axes)
+        shape = [size if i in axes else mask.shape[i] for i, size in enumerate(self.op.input(0))]
+        count = np.maximum(np.broadcast_to(mask, shape).sum(tuple(axes), keepdims=True), 1)
+        return self.add("Div", [summed, self.numbers(count)])
+
+    def sum(self, value: str, axes: Sequence[int]) -> str:
+        return self.add("ReduceSum", [value, self.constant(np.array(axes, np.int64))], keepdims=1)
+
+
+def reduced_axes(op: OpView, value: Callable[[int], NDArray[np.generic] | None]) -> set[int]:
+    """Of a reduction: an attribute or an input, all of them if there is none."""
+    rank = len(op.input(0))
+    given: Sequence[int] = op.numbers("axes")
+    if not given and op.has_input(1):
+        values = value(1)
+        if values is None:
+            raise UnknownFact("axes")
+        given = values.reshape(-1).tolist()
+    if not given:
+        return set() if op.number("noop_with_empty_axes", 0) else set(range(rank))
+    return {axis % rank for axis in given}
+
+
+def mask_softmax(m: Masking) -> None:
+    """What is left out counts as nothing."""
+    axis = m.op.number("axis", -1) % len(m.op.input(0))
+    if m.mask([axis]).all():
+        return
+    m.finish(m.again(m.add("Add", [m.x, m.numbers(np.where(m.mask([axis]), 0.0, -FAR))])))
+
+
+def mask_reduction(m: Masking) -> None:
+    """A mean over what is left; an extreme that what is left out cannot be."""
+    kind = m.op.node.op_type
+    mask = m.mask(sorted(reduced_axes(m.op, m.value)))
+    if mask.all():
+        return
+    if kind == "ReduceMean":
+        share = mask.mean()  # the op divides by all
+        m.finish(m.add("Div", [m.again(m.add("Mul", [m.x, m.numbers(mask)])), m.numbers(float(share))]))
+        return
+    away = -FAR if kind == "ReduceMax" else FAR
+    m.finish(m.again(m.add("Add", [m.x, m.numbers(np.where(mask, 0.0, away))])))
+
+
+def mask_layer_norm(m: Masking) -> None:
+    """(x − mean) / sqrt(variance + ε) · scale + bias; no mean in the RMS ones."""
+    rank = len(m.op.input(0))
+    axes = list(range(m.op.number("axis", -1) % rank, rank))
+    if m.mask(axes).all():
+        return
+    centred = m.op.node.op_type == "LayerNormalization"
+    normalised = standardise(m, m.x, axes, m.mask(axes), centred=centred)
+    m.finish(scale_and_shift(m, normalised))
+
+
+def mask_instance_norm(m: Masking) -> None:
+    """As above, over what lies behind the channels; scale and bias along the channels."""
+    rank = len(m.op.input(0))
+    axes = list(range(2, rank))
+    if m.mask(axes).all():
+        return
+    normalised = standardise(m, m.x, axes, m.mask(axes), centred=True)
+    m.finish(scale_and_shift(m, normalised, along_channels=True))
+
+
+def mask_group_norm(m: Masking) -> None:
+    """As above, over a group's channels and positions."""
+    batch, channels, *rest = m.op.input(0)
+    groups = m.op.required("num_groups")
+    kept = m.keep(0, 1)
+    if kept is None:
+        return
+    mask = kept
+    shape = (batch, groups, channels // groups, *rest)
+    grouped = m.add("Reshape", [m.x, m.constant(np.array(shape, np.int64))])
+    mask = mask.reshape(1, groups, channels // groups, *(1 for _ in rest))
+    axes = list(range(2, len(shape)))
+    normalised = standardise(regrouped(m, shape), grouped, axes, mask, centred=True)
+    flat = m.add("Reshape", [normalised, m.constant(np.array(m.op.input(0), np.int64))])
+    m.finish(scale_and_shift(m, flat, along_channels=True, repeat=channels // groups if m.op.input(1)[0] == groups else 1))
+
+
+def regrouped(m: Masking, shape: Sequence[int]) -> Masking:
+    """The same node, its input seen in another shape."""
+    return Masking(
+        OpView(m.op.node, (tuple(shape), *m.op.inputs[1:]), m.op.outputs), m.keep, m.value, m.add, m.constant, m.again, m.finish
+    )
+
+
+def standardise(m: Masking, value: str, axes: Sequence[int], mask: Mask, *, centred: bool) -> str:
+    if centred:
+        value = m.add("Sub", [value, m.mean(value, axes, mask)])
+    variance = m.mean(m.add("Mul", [value, value]), axes, mask)
+    epsilon = m.op.attributes["epsilon"].f if "epsilon" in m.op.attributes else 1e-5
+    return m.add("Div", [value, m.add("Sqrt", [m.add("Add", [variance, m.numbers(epsilon)])])])
+
+
+def scale_and_shift(m: Masking, value: str, *, along_channels: bool = False, repeat: int = 1) -> str:
+    """By inputs 1 and 2, where they are there."""
+    rank = len(m.op.input(0))
+    for at, op_type in ((1, "Mul"), (2, "Add")):
+        if not m.op.has_input(at):
+            continue
+        parameter = m.op.node.input[at]
+        if along_channels:
+            column = m.add("Reshape", [parameter, m.constant(np.array([-1, 1], np.int64))])
+            if repeat > 1:
+                column = m.add("Tile", [column, m.constant(np.array([1, repeat], np.int64))])
+            parameter = m.add("Reshape", [column, m.constant(np.array([-1, *(1 for _ in range(rank - 2))], np.int64))])
+        value = m.add(op_type, [value, parameter])
+    return value

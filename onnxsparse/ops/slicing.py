@@ -1,0 +1,230 @@
+"""Ops that cut, join and index: which elements of their inputs their outputs are."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxsparse.ops.coupling import Coupling
+from onnxsparse.ops.labels import Labels
+from onnxsparse.ops.refit import Refit, positions
+from onnxsparse.ops.spec import OpSpec, OpView, UnknownFact, Work, product
+
+
+def is_contiguous(op: OpView) -> bool:
+    """Whether what is joined lies behind one another in memory: no axis before the joined one has a size."""
+    output = op.output()
+    axis = op.required("axis") % len(output)
+    return product(output[:axis]) == 1
+
+
+def couple_concat(c: Coupling) -> None:
+    """Along its axis the inputs lie behind one another; elsewhere they go together."""
+    ats = [at for at in range(len(c.op.node.input)) if c.op.has_input(at)]
+    rank = len(c.axes(ats[0]))
+    along = c.op.required("axis") % max(rank, 1)
+    found = [c.unite(*(c.axes(at)[i] for at in ats)) if i != along else None for i in range(rank)]
+    parts = [c.axes(at)[along] for at in ats]
+    if any(part is not None for part in parts):
+        found[along] = np.concatenate([staying(c, part, c.op.input(at)[along]) for at, part in zip(ats, parts, strict=True)])
+    c.emit(found)
+
+
+def staying(c: Coupling, labels: Labels | None, size: int) -> Labels:
+    """Labels for an axis that cannot be cut beside ones that can."""
+    if labels is None:
+        labels = c.space.fresh(size)
+        c.freeze(labels, "cannot be cut")
+    return labels
+
+
+def couple_split(c: Coupling) -> None:
+    """The opposite of Concat."""
+    axes = c.axes(0)
+    along = c.op.number("axis", 0) % len(axes)
+    start = 0
+    for at in range(len(c.op.node.output)):
+        size = c.op.output(at)[along]
+        labels = axes[along]
+        c.emit((*axes[:along], None if labels is None else labels[start : start + size], *axes[along + 1 :]), at)
+        start += size
+
+
+def refit_split(r: Refit) -> None:
+    """Sizes written out: parts of one size may have become parts of different sizes."""
+    along = r.old.number("axis", 0) % len(r.old.input(0))
+    before, after = ([view.output(at)[along] for at in range(len(r.node.output))] for view in (r.old, r.new))
+    if before == after:
+        return
+    if r.old.has_input(1):
+        r.rescale(1, before, after)
+    elif "split" in r.old.attributes:
+        r.set("split", after)
+    else:
+        write_split_sizes(r, after)
+
+
+def write_split_sizes(r: Refit, sizes: list[int]) -> None:
+    """For a Split that divided evenly."""
+    del_names = [a for a in r.node.attribute if a.name != "num_outputs"]
+    if len(del_names) < len(r.node.attribute):
+        kept = [type(a).FromString(a.SerializeToString()) for a in del_names]
+        del r.node.attribute[:]
+        r.node.attribute.extend(kept)
+    r.replace(1, np.array(sizes, np.int64))
+
+
+def refit_old_split(r: Refit) -> None:
+    """Before version 13 the sizes are an attribute."""
+    along = r.old.number("axis", 0) % len(r.old.input(0))
+    before, after = ([view.output(at)[along] for at in range(len(r.node.output))] for view in (r.old, r.new))
+    if before != after:
+        r.set("split", after)
+
+
+def slices(c: Coupling) -> dict[int, slice]:
+    """Axis → what a Slice takes of it. Raises UnknownFact where that is computed from more than sizes."""
+    rank = len(c.axes(0))
+    old = "starts" in c.op.attributes
+    starts, ends = ((c.op.numbers(n) if old else c.vector(at)) for n, at in (("starts", 1), ("ends", 2)))
+    default = tuple(range(len(starts)))
+    axes = c.op.numbers("axes", default) if old else (c.vector(3) if c.op.has_input(3) else default)
+    steps = c.vector(4) if not old and c.op.has_input(4) else (1,) * len(starts)
+    found = {}
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        # a slice that goes backwards to the very start ends before index 0, which Python writes as None
+        size = c.op.input(0)[axis % rank]
+        found[axis % rank] = slice(start, None if step < 0 and end < -size else end, step)
+    return found
+
+
+def couple_slice(c: Coupling) -> None:
+    axes = list(c.axes(0))
+    try:
+        for axis, taken in slices(c).items():
+            labels = axes[axis]
+            axes[axis] = None if labels is None else labels[taken]
+    except UnknownFact:
+        c.freeze_all(0, "is sliced by computed bounds")
+        axes = [None] * len(axes)
+    c.emit(axes)
+
+
+def refit_slice(r: Refit) -> None:
+    """Along an axis that was cut: from the first to behind the last of the kept elements that it took, in the same direction."""
+    old = "starts" in r.old.attributes
+    rank = len(r.old.input(0))
+    starts, ends = (list(bounds_of(r, name, at)) for name, at in (("starts", 1), ("ends", 2)))
+    axes = r.old.numbers("axes") if old else (bounds_of(r, "axes", 3) if r.old.has_input(3) else ())
+    steps = bounds_of(r, "steps", 4) if not old and r.old.has_input(4) else (1,) * len(starts)
+    changed = False
+    for i, axis in enumerate(axes or range(len(starts))):
+        kept = r.kept_input(0, axis % rank)
+        if kept is None:
+            continue
+        changed = True
+        size = r.old.input(0)[axis % rank]
+        end = None if steps[i] < 0 and ends[i] < -size else ends[i]
+        taken = np.flatnonzero(np.isin(kept, np.arange(size)[starts[i] : end : steps[i]]))
+        starts[i], ends[i] = new_bounds(taken, steps[i], r.new.input(0)[axis % rank])
+    if changed and old:
+        r.set("starts", starts)
+        r.set("ends", ends)
+    elif changed:
+        r.replace(1, np.array(starts, np.int64))
+        r.replace(2, np.array(ends, np.int64))
+
+
+def bounds_of(r: Refit, name: str, at: int) -> tuple[int, ...]:
+    if name in r.old.attributes:
+        return r.old.numbers(name)
+    values = r.constant(at)
+    assert values is not None, "a cut went through a slice whose bounds are not known"
+    return tuple(values.reshape(-1).tolist())
+
+
+def new_bounds(taken: NDArray[np.intp], step: int, size: int) -> tuple[int, int]:
+    """Where a slice starts and ends that takes these positions, which lie behind one another."""
+    if not taken.size:
+        return 0, 0
+    first, last = int(taken[0]), int(taken[-1])
+    return (first, last + 1) if step > 0 else (last, first - 1 if first else -size - 1)
+
+
+def couple_gather(c: Coupling) -> None:
+    """Constant indices pick labels; a single index, or a computed one, keeps the axis as it is."""
+    axes = c.axes(0)
+    along = c.op.number("axis", 0) % len(axes)
+    picked = c.op.inputs[1]
+    if picked is None:
+        raise UnknownFact("indices")
+    indices = c.constant(1)
+    labels = axes[along]
+    made: list[Labels | None] = [None] * len(picked)
+    if labels is not None and indices is not None and indices.ndim == 1 and indices.size > 1:
+        made = [labels[indices]]
+    else:
+        c.freeze(labels, "is looked up by index")
+        for at, own in enumerate(c.axes(1)):
+            made[at] = own
+            c.freeze(own, "holds indices")
+    c.emit((*axes[:along], *made, *axes[along + 1 :]))
+
+
+def refit_gather(r: Refit) -> None:
+    """Indices among those that are left."""
+    along = r.old.number("axis", 0) % len(r.old.input(0))
+    kept, made = r.kept_input(0, along), r.kept_output(0, along)
+    indices = r.constant(1)
+    if kept is None or indices is None or indices.ndim != 1:
+        return
+    wanted = indices % r.old.input(0)[along]
+    r.replace(1, positions(kept, wanted if made is None else wanted[made]).astype(indices.dtype))
+
+
+def couple_gather_elements(c: Coupling) -> None:
+    """Indices of the output's shape: they are cut with it, but along the axis that they point into nothing is."""
+    axes, indices = c.axes(0), c.axes(1)
+    along = c.op.number("axis", 0) % len(axes)
+    c.freeze(axes[along], "is looked up by index")
+    c.freeze(indices[along], "holds indices")
+    c.emit([c.unite(a, b) if i != along else None for i, (a, b) in enumerate(zip(axes, indices, strict=True))])
+
+
+def couple_scatter(c: Coupling) -> None:
+    """ScatterND: what an index tuple points to, and the updates' last axes, go together; what it points along stays."""
+    data, indices, updates = (c.axes(at) for at in (0, 1, 2))
+    depth = c.op.input(1)[-1]
+    for labels in (*data[:depth], *indices, *updates[: len(indices) - 1]):
+        c.freeze(labels, "is written to by index")
+    tails = zip(data[depth:], updates[len(indices) - 1 :], strict=True)
+    c.emit((*data[:depth], *(c.unite(a, b) for a, b in tails)))
+
+
+def couple_gather_nd(c: Coupling) -> None:
+    data, indices = c.axes(0), c.axes(1)
+    depth = c.op.input(1)[-1] + c.op.number("batch_dims", 0)
+    for labels in (*data[:depth], *indices):
+        c.freeze(labels, "is looked up by index")
+    c.emit((*(None for _ in indices[:-1]), *data[depth:]))
+
+
+def couple_scatter_elements(c: Coupling) -> None:
+    """Indices and updates of one shape: along the axis nothing is cut."""
+    data, indices, updates = (c.axes(at) for at in (0, 1, 2))
+    along = c.op.number("axis", 0) % len(data)
+    for axes in (data, indices, updates):
+        c.freeze(axes[along], "is written to by index")
+    c.emit([labels if i == along else c.unite(labels, indices[i], updates[i]) for i, labels in enumerate(data)])
+
+
+SPECS = (
+    OpSpec(op_type="GatherND", moves=True, work=Work.MOVE, couple=couple_gather_nd),
+    OpSpec(op_type="Slice", moves=True, work=Work.MOVE, couple=couple_slice, refit=refit_slice),
+    OpSpec(op_type="Split", moves=True, work=Work.MOVE, couple=couple_split, refit=refit_old_split),
+    OpSpec(op_type="Split", since=13, moves=True, work=Work.MOVE, couple=couple_split, refit=refit_split),
+    OpSpec(op_type="Concat", moves=True, work=Work.MOVE, in_place=is_contiguous, couple=couple_concat),
+    OpSpec(op_type="Compress", moves=True, work=Work.HOST),
+    OpSpec(op_type="Gather", moves=True, index_at=1, work=Work.MOVE, couple=couple_gather, refit=refit_gather),
+    OpSpec(op_type="GatherElements", moves=True, index_at=1, work=Work.MOVE, couple=couple_gather_elements),
+    OpSpec(op_type="ScatterND", couple=couple_scatter),
+    *(OpSpec(op_type=name, couple=couple_scatter_elements) for name in ("ScatterElements", "Scatter")),
+)

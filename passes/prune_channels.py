@@ -1,0 +1,218 @@
+"""Cutting whole channels: fewer of them, smaller tensors, the same interface."""
+
+import json as json_format
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from onnxsparse.backends.hardware import alignment_of
+from onnxsparse.channels.cut import CutResult, apply_cut
+from onnxsparse.channels.groups import Group, Solution, solve
+from onnxsparse.channels.importance import Scores, activation_importance, weight_importance
+from onnxsparse.channels.plan import classes_of, macs_at_stake, plan_json, read_cuts
+from onnxsparse.channels.proof import Proof, prove
+from onnxsparse.channels.selection import Choice, choose_channels, choose_for_macs
+from onnxsparse.channels.statistics import ChannelMeans, channel_means, compensate
+from onnxsparse.errors import BackendError, ParamError, PassError
+from onnxsparse.facts import layers
+from onnxsparse.folding import fold_all_constants
+from onnxsparse.inputs import load_samples
+from onnxsparse.layer import Layers
+from onnxsparse.metadata import format_count
+from onnxsparse.model import Model
+from onnxsparse.ops.labels import Labels
+from onnxsparse.passbase import OPTIONS, ArtifactWriter, Skip, StepReport, TextTable, text_writer
+from onnxsparse.patterns import choose
+
+DEFAULT_RATIO = 0.5
+DEFAULT_ROUNDING = 8
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class PruneChannels:
+    """Cut whole channels out of the model, every shape rewritten, and prove in onnxruntime that nothing else has changed.
+
+    What is left computes what the original computes with the removed channels left out. Inputs and outputs stay as they are.
+    """
+
+    name: ClassVar[str] = "prune-channels"
+    changes_outputs: ClassVar[bool] = True
+
+    ratio: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """Share of every group's channels to cut (default 0.5)."""
+    macs: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """Instead: cut until at most this share of the multiply-accumulates is left."""
+    sparsity_op: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """Instead: cut until this share of the operations is gone; the same as --macs with 1 less it."""
+    importance: Literal["l1", "l2", "bn-scale", "activation"] = "l1"
+    """What makes a channel matter: its weights, its BatchNormalization's scale, or how strongly it is lit on --calibration."""
+    scope: Literal["group", "all"] = "group"
+    """Cut the same share of every group, or the least important channels of all."""
+    round_to: Annotated[int | None, Field(ge=1)] = None
+    """Leave a multiple of this many channels (default: what --backend is aligned to, else 8)."""
+    backend: str | None = None
+    """A target (name or TOML file) whose channel alignment to round to."""
+    min_channels: Annotated[int, Field(ge=1)] = 1
+    """Leave at least this many channels of every group."""
+    max_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Cut at most this share of any one group."""
+    cut_norms: bool = False
+    """Also cut along axes that a normalisation, Softmax, mean or extreme looks over, which then looks over what is left."""
+    only: tuple[str, ...] = ()
+    """Cut what these layers make alone: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
+    exclude: tuple[str, ...] = ()
+    """Leave what these layers make alone; patterns as in --only."""
+    calibration: Path | None = None
+    """Inputs (npz, or a folder of npy and npz) on which to fold the expected value of removed channels into biases."""
+    plan: bool = False
+    """Only show the groups, what could be cut, and what cannot and why."""
+    from_plan: Path | None = None
+    """Make the cut of a file that --json wrote, on this model or on a fine-tuned one."""
+    json: Path | None = None
+    """Write groups and cuts, tensor by tensor, to this file."""
+    verify: bool = True
+    """Prove the cut in onnxruntime before anything is written."""
+
+    def run(self, model: Model) -> StepReport:
+        if sum(given is not None for given in (self.ratio, self.macs, self.sparsity_op, self.from_plan)) > 1:
+            raise ParamError("prune-channels: give one of --ratio, --macs, --sparsity-op and --from-plan")
+        if self.importance == "activation" and self.calibration is None:
+            raise ParamError("prune-channels: --importance activation needs --calibration")
+        facts = layers(model)
+        notes = []
+        if any(layer.computed_weight for layer in facts):
+            notes.append(f"{fold_all_constants(model)} values that are computed from constants were folded first")
+        solution = solve(model, cut_norms=self.cut_norms)
+        groups = self._groups(facts, solution, model)
+        original = model.copy()
+        means = self._means(original, solution)
+        chosen = self._choose(model, solution, groups, means)
+        skipped = [Skip(f.node, f"{f.channels} of {f.of} outputs stay: {f.reason}") for f in solution.frozen()]
+        report = StepReport(self.name, skipped=skipped, notes=notes, before=facts.totals, after=facts.totals)
+        if self.plan:
+            # what would be cut is worked out on the copy, and the model stays
+            result = apply_cut(original, solution, solution.removal(chosen))
+            report = replace(report, tables=(groups_table(solution, chosen),), dry=True)
+            return replace(report, artifacts=self._plan_file(model, solution, chosen, result, None))
+        if not chosen.size:
+            return replace(report, notes=[*notes, f"nothing was cut: {self._why_nothing(solution, groups)}"])
+        result = apply_cut(model, solution, solution.removal(chosen))
+        proof = self._prove(original, solution, chosen, model) if self.verify else None
+        notes += list(told(solution, chosen, result, proof))
+        if means is not None:
+            folded = compensate(model, original, solution, solution.removal(chosen), means)
+            notes.append(f"the expected value of removed channels was folded into {folded} biases")
+        after = layers(model).totals
+        artifacts = self._plan_file(model, solution, chosen, result, proof)
+        return replace(report, notes=notes, after=after, rewrote=True, artifacts=artifacts)
+
+    def _groups(self, facts: Layers, solution: Solution, model: Model) -> list[Group]:
+        """Those that --only and --exclude leave."""
+        chosen = choose(facts, self.only, "prune-channels: --only", model.name) if self.only else None
+        excluded = choose(facts, self.exclude, "prune-channels: --exclude", model.name)
+        found = []
+        for group in solution.groups:
+            makers = {m.node for m in group.members if m.role.value == "produces"} | {group.name}
+            if (chosen is None or makers & chosen) and not makers & excluded:
+                found.append(group)
+        return found
+
+    def _means(self, original: Model, solution: Solution) -> dict[str, ChannelMeans] | None:
+        if self.calibration is None:
+            return None
+        return channel_means(original, solution, load_samples(self.calibration, original).feeds)
+
+    def _choose(self, model: Model, solution: Solution, groups: list[Group], means: dict[str, ChannelMeans] | None) -> Labels:
+        if self.from_plan is not None:
+            return classes_of(read_cuts(self.from_plan), model, solution, self.from_plan)
+        scores = self._scores(model, solution, means)
+        rounding = self.round_to or (DEFAULT_ROUNDING if self.backend is None else alignment_of(self.backend, DEFAULT_ROUNDING))
+        choice = Choice(self.ratio or DEFAULT_RATIO, self.scope == "all", rounding, self.min_channels, self.max_share)
+        share = self.macs if self.sparsity_op is None else 1 - self.sparsity_op
+        if share is None:
+            return choose_channels(groups, scores, choice)
+        before = solution.macs(solution.removal(np.zeros(0, np.int64)))
+        chosen = choose_for_macs(solution, groups, scores, choice, round(share * before))
+        left = solution.macs(solution.removal(chosen))
+        if left > share * before:
+            raise ParamError(
+                f"prune-channels: at most {1 - left / before:.1%} of the operations of {model.name} can be cut; see --plan"
+            )
+        return chosen
+
+    def _scores(self, model: Model, solution: Solution, means: dict[str, ChannelMeans] | None) -> Scores:
+        if self.importance != "activation":
+            return weight_importance(model, solution, self.importance)
+        assert means is not None
+        return activation_importance(weight_importance(model, solution, "l1"), solution, means)
+
+    def _why_nothing(self, solution: Solution, groups: list[Group]) -> str:
+        if not solution.groups:
+            return "no channels can be cut; the reasons are listed per layer"
+        if not groups:
+            return "--only and --exclude leave nothing"
+        smallest = max(int(group.classes.size) * group.width for group in groups)
+        return f"no group is left smaller by rounding to --round-to (the largest has {smallest} channels)"
+
+    def _prove(self, original: Model, solution: Solution, chosen: Labels, cut: Model) -> Proof:
+        try:
+            proof = prove(original, solution, chosen, cut)
+        except (BackendError, ParamError) as error:
+            raise PassError(f"prune-channels: the cut cannot be proven ({error}); --no-verify writes it unproven") from None
+        if not proof.holds:
+            where = "" if proof.worst_node is None else f", {proof.worst_node.node} by {proof.worst_node.error:.1e}"
+            off = f"off by {proof.output_error:.1e}{where}"
+            raise PassError(f"prune-channels: the cut model is not the original with channels left out: {off}")
+        return proof
+
+    def _plan_file(
+        self, model: Model, solution: Solution, chosen: Labels, result: CutResult, proof: Proof | None
+    ) -> dict[Path, ArtifactWriter]:
+        if self.json is None:
+            return {}
+        content = plan_json(model.name, solution, chosen, result, proof)
+        return {self.json: text_writer(f"{json_format.dumps(content, indent=1)}\n")}
+
+
+def told(solution: Solution, chosen: Labels, result: CutResult, proof: Proof | None) -> list[str]:
+    """What a person wants to know of a cut."""
+    groups = sum(bool(np.isin(group.classes, chosen).any()) for group in solution.groups)
+    notes = [f"{chosen.size} channels of {groups} groups were cut from {len({c.tensor for c in result.cuts})} tensors"]
+    if result.copied:
+        some = ", ".join(result.copied[:3]) + ("…" if len(result.copied) > 3 else "")
+        notes.append(f"{len(result.copied)} tensors were copied, since their users are cut differently: {some}")
+    if proof is None:
+        notes.append("the cut was not proven (--no-verify)")
+        return notes
+    worst = 0.0 if proof.worst_node is None else proof.worst_node.error
+    notes.append(
+        f"proven in onnxruntime: outputs equal the original's without those channels to {proof.output_error:.1e}, "
+        f"each of {proof.nodes} nodes alone to {worst:.1e}"
+    )
+    if not proof.sensitive:
+        notes.append(
+            f"but other channels would have moved the outputs by {proof.moved:.1e} only, so that equal outputs prove little"
+        )
+    elif proof.rescaled:
+        notes.append("the weights had to be rescaled for the proof: as they are, no choice of channels moves the outputs")
+    return notes
+
+
+def groups_table(solution: Solution, chosen: Labels) -> TextTable:
+    """One row per group."""
+    rows = [
+        (
+            group.name,
+            str(group.classes.size),
+            str(group.width),
+            str(int(np.isin(group.classes, chosen).sum())),
+            format_count(macs_at_stake(solution, group)),
+            str(len(group.members)),
+        )
+        for group in solution.groups
+    ]
+    return TextTable("groups", ("group", "channels", "width", "to cut", "MACs at stake", "tensors"), tuple(rows))

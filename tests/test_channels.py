@@ -1,0 +1,734 @@
+"""Cutting channels: a table of what each op couples, the proof and that it can fail, selection, plans, and random graphs."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from onnxsparse import Model, load
+from onnxsparse.channels.cut import Cutter, apply_cut
+from onnxsparse.channels.groups import kept_channels, solve
+from onnxsparse.channels.importance import weight_importance
+from onnxsparse.channels.proof import Proof, prove
+from onnxsparse.channels.selection import Choice, choose_channels
+from onnxsparse.runtime import runner
+from tests.commands import Run, files
+from tests.graphs import FLOAT, chain, model, node, value, weight
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def halve(built: Model, *, cut_norms: bool = False, seed: int | None = None) -> tuple[Model, Proof]:
+    """Half of every group is cut: the channels that matter least, or (with a seed) any."""
+    solution = solve(built, cut_norms=cut_norms)
+    scores = weight_importance(built, solution, "l1")
+    if seed is not None:
+        scores = np.random.default_rng(seed).random(scores.size)
+    chosen = choose_channels(solution.groups, scores, Choice(0.5, round_to=1))
+    smaller = built.copy()
+    apply_cut(smaller, solution, solution.removal(chosen))
+    return smaller, prove(built, solution, chosen, smaller)
+
+
+def shapes(built: Model, *names: str) -> Shapes:
+    return {name: built.weights.shape(name) for name in names}
+
+
+def sound(smaller: Model, proof: Proof) -> None:
+    """The proof holds and could have failed; the file is valid, and inference agrees with every recorded shape."""
+    assert proof.holds, proof
+    assert proof.sensitive, proof
+    assert proof.nodes
+    onnx.checker.check_model(onnx.load_from_string(smaller.to_bytes()), full_check=True)
+
+
+def between(op: onnx.NodeProto, *more: onnx.NodeProto, weights: Mapping[str, Any] | None = None, **options: Any) -> Model:
+    """x → Conv a (16 channels) → `op`, which reads a and makes b → Conv y (4 channels): `more` may stand in between."""
+    head, tail = node("Conv", "x first", "a"), node("Conv", "b last", "y")
+    held = {"first": "16x3x1x1", "last": "4x16x1x1", **(weights or {})}
+    return model([head, op, *more, tail], {"x": "2x3x8x8"}, ["y"], held, **options)
+
+
+HALF: Shapes = {"first": (8, 3, 1, 1), "last": (4, 8, 1, 1)}
+ints = np.array
+
+ROWS: dict[str, tuple[Model, Mapping[str, tuple[int, ...]]]] = {
+    "Relu": (between(node("Relu", "a", "b")), HALF),
+    "BatchNormalization": (
+        between(node("BatchNormalization", "a s s s v", "b"), weights={"s": "16", "v": np.ones(16, np.float32)}),
+        {**HALF, "s": (8,), "v": (8,)},
+    ),
+    "InstanceNormalization": (between(node("InstanceNormalization", "a s s", "b"), weights={"s": "16"}), {**HALF, "s": (8,)}),
+    "PRelu": (between(node("PRelu", "a s", "b"), weights={"s": "16x1x1"}), {**HALF, "s": (8, 1, 1)}),
+    "Add a bias": (between(node("Add", "a s", "b"), weights={"s": "1x16x1x1"}), {**HALF, "s": (1, 8, 1, 1)}),
+    "Mul by a map over positions": (between(node("Mul", "a s", "b"), weights={"s": "8x8"}), {**HALF, "s": (8, 8)}),
+    "Where": (
+        between(node("Where", "c a s", "b"), weights={"c": np.ones((1, 16, 1, 1), np.bool_), "s": "16x1x1"}),
+        {**HALF, "c": (1, 8, 1, 1), "s": (8, 1, 1)},
+    ),
+    "Clip": (between(node("Clip", "a _ s", "b"), weights={"s": np.float32(0.5)}), HALF),
+    "a residual": (
+        between(node("Conv", "a w", "c"), node("Add", "a c", "b"), weights={"w": "16x16x1x1"}),
+        {**HALF, "w": (8, 8, 1, 1)},
+    ),
+    "depthwise": (
+        between(node("Conv", "a w", "b", group=16, pads=[1] * 4), weights={"w": "16x1x3x3"}),
+        {**HALF, "w": (8, 1, 3, 3)},
+    ),
+    "a depthwise multiplier": (
+        between(node("Conv", "a w", "c", group=16), node("Conv", "c v", "b"), weights={"w": "32x1x1x1", "v": "16x32x1x1"}),
+        {"w": (16, 1, 1, 1)},
+    ),
+    "grouped": (
+        between(node("Conv", "a w", "c", group=4), node("Conv", "c v", "b"), weights={"w": "16x4x1x1", "v": "16x16x1x1"}),
+        {"first": (8, 3, 1, 1), "v": (8, 8, 1, 1)},
+    ),
+    "ConvTranspose": (
+        between(node("ConvTranspose", "a w s", "b", kernel_shape=[1, 1]), weights={"w": "16x16x1x1", "s": "16"}),
+        {**HALF, "w": (8, 8, 1, 1), "s": (8,)},
+    ),
+    "a grouped ConvTranspose": (
+        between(node("ConvTranspose", "a w", "b", group=4, kernel_shape=[1, 1]), weights={"w": "16x4x1x1"}),
+        {"first": (8, 3, 1, 1), "last": (4, 8, 1, 1)},
+    ),
+    "Concat": (
+        between(node("Conv", "x w", "c"), node("Concat", "a c", "b", axis=1), weights={"w": "6x3x1x1", "last": "4x22x1x1"}),
+        {"first": (8, 3, 1, 1), "w": (3, 3, 1, 1), "last": (4, 11, 1, 1)},
+    ),
+    "Split": (
+        between(node("Split", "a", "c d", axis=1), node("Mul", "c d", "b"), weights={"last": "4x8x1x1"}),
+        {"first": (8, 3, 1, 1), "last": (4, 4, 1, 1)},
+    ),
+    "Split with sizes": (
+        between(node("Split", "a z", "c d", axis=1), node("Concat", "d c", "b", axis=1), weights={"z": ints([4, 12])}),
+        {**HALF, "z": (2,)},
+    ),
+    "Split before version 13": (
+        between(node("Split", "a", "c d", axis=1, split=[4, 12]), node("Concat", "d c", "b", axis=1), opset=11),
+        HALF,
+    ),
+    "Slice": (
+        between(
+            node("Slice", "a s e z", "b"),
+            weights={"s": ints([2]), "e": ints([14]), "z": ints([1]), "last": "4x12x1x1"},
+        ),
+        {"last": (4, 6, 1, 1)},
+    ),
+    "Slice backwards": (
+        between(
+            node("Slice", "a s e z t", "b"),
+            weights={"s": ints([-1]), "e": ints([-(2**63) + 1]), "z": ints([1]), "t": ints([-1])},
+        ),
+        HALF,
+    ),
+    "Gather by constants": (
+        between(node("Gather", "a i", "b", axis=1), weights={"i": np.random.default_rng(3).permutation(16)}),
+        {**HALF, "i": (8,)},
+    ),
+    "Pad with channels": (
+        between(node("Pad", "a p", "b"), weights={"p": ints([0, 2, 0, 0, 0, 4, 0, 0]), "last": "4x22x1x1"}),
+        {"first": (8, 3, 1, 1)},
+    ),
+    "Pad positions": (between(node("Pad", "a p", "b"), weights={"p": ints([0, 0, 1, 1, 0, 0, 1, 1])}), HALF),
+    "Transpose": (
+        between(
+            node("Transpose", "a", "c", perm=[0, 2, 3, 1]),
+            node("MatMul", "c w", "d"),
+            node("Transpose", "d", "b", perm=[0, 3, 1, 2]),
+            weights={"w": "16x16"},
+        ),
+        {**HALF, "w": (8, 8)},
+    ),
+    "a channel shuffle": (
+        between(
+            node("Reshape", "a s", "c"),
+            node("Transpose", "c", "d", perm=[0, 2, 1, 3, 4]),
+            node("Reshape", "d t", "b"),
+            weights={"s": ints([2, 4, 4, 8, 8]), "t": ints([2, 16, 8, 8])},
+        ),
+        HALF,
+    ),
+    "Flatten": (
+        model(
+            [node("Conv", "x first", "a"), node("Flatten", "a", "b"), node("Gemm", "b last s", "y", transB=1)],
+            {"x": "2x3x4x4"},
+            ["y"],
+            {"first": "8x3x1x1", "last": "5x128", "s": "5"},
+        ),
+        {"first": (4, 3, 1, 1), "last": (5, 64)},
+    ),
+    "squeeze and excitation": (
+        between(
+            node("GlobalAveragePool", "a", "p"),
+            node("Conv", "p w", "q"),
+            node("Conv", "q v", "r"),
+            node("Mul", "a r", "b"),
+            weights={"w": "4x16x1x1", "v": "16x4x1x1"},
+        ),
+        {**HALF, "w": (2, 8, 1, 1), "v": (8, 2, 1, 1)},
+    ),
+    "MaxPool": (between(node("MaxPool", "a", "b", kernel_shape=[2, 2])), HALF),
+    "Resize by scales": (between(node("Resize", "a _ s", "b"), weights={"s": np.array([1, 1, 2, 2], np.float32)}), HALF),
+    "Resize by sizes": (between(node("Resize", "a _ _ s", "b"), weights={"s": ints([2, 16, 4, 4])}), HALF),
+    "Expand": (
+        between(node("GlobalAveragePool", "a", "p"), node("Expand", "p s", "b"), weights={"s": ints([2, 16, 3, 3])}),
+        {**HALF, "s": (4,)},
+    ),
+    "Tile": (between(node("Tile", "a t", "b"), weights={"t": ints([1, 2, 1, 1]), "last": "4x32x1x1"}), {"last": (4, 16, 1, 1)}),
+    "DepthToSpace": (
+        between(node("DepthToSpace", "a", "b", blocksize=2), weights={"last": "4x4x1x1"}),
+        {"first": (8, 3, 1, 1), "last": (4, 2, 1, 1)},
+    ),
+    "DepthToSpace CRD": (
+        between(node("DepthToSpace", "a", "b", blocksize=2, mode="CRD"), weights={"last": "4x4x1x1"}),
+        {"first": (8, 3, 1, 1), "last": (4, 2, 1, 1)},
+    ),
+    "SpaceToDepth": (between(node("SpaceToDepth", "a", "b", blocksize=2), weights={"last": "4x64x1x1"}), {"last": (4, 32, 1, 1)}),
+    "ReduceSum over channels": (
+        between(node("ReduceSum", "a z", "b"), weights={"z": ints([1]), "last": "4x1x1x1"}),
+        {"first": (8, 3, 1, 1)},
+    ),
+    "ReduceMean over positions": (between(node("ReduceMean", "a", "b", axes=[2, 3])), HALF),
+    "Einsum": (
+        between(node("Einsum", "a w", "b", equation="nchw,dc->ndhw"), weights={"w": "16x16"}),
+        {**HALF, "w": (8, 8)},
+    ),
+    "ScatterND along the batch": (
+        between(
+            node("ScatterND", "a i u", "b"),
+            weights={"i": ints([[1]]), "u": "1x16x8x8"},
+        ),
+        {**HALF, "u": (1, 8, 8, 8)},
+    ),
+    "Dropout": (between(node("Dropout", "a", "b")), HALF),
+    "Cast": (between(node("Cast", "a", "c", to=onnx.TensorProto.DOUBLE), node("Cast", "c", "b", to=FLOAT)), HALF),
+    "GroupNormalization by whole groups": (
+        between(
+            node("GroupNormalization", "a s s", "b", num_groups=4),
+            weights={"s": "16"},
+            opset=21,
+            ir_version=10,
+        ),
+        {**HALF, "s": (8,)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_op_couples_what_it_must(name: str) -> None:
+    """Every axis that has to go with another went, and the outputs are those of the original without the channels."""
+    built, expected = ROWS[name]
+    if name.startswith("GroupNormalization"):  # onnx's inference stops there
+        built.proto.graph.output[0].CopyFrom(value("y", "2x4x8x8"))
+    smaller, proof = halve(built)
+    assert shapes(smaller, *expected) == expected
+    sound(smaller, proof)
+
+
+def lstm(op: str, gates: int, directions: int) -> Model:
+    """Two layers of a recurrent network, 6 units each, between an input of 5 and a MatMul to 3."""
+    way = "bidirectional" if directions == 2 else "forward"
+    nodes = [
+        node(op, "x w r b", "h", direction=way, hidden_size=6),
+        node("Transpose", "h", "t", perm=[0, 2, 1, 3]),
+        node("Reshape", "t s", "u"),
+        node("MatMul", "u out", "y"),
+    ]
+    weights: dict[str, Any] = {
+        "w": weight(f"{directions}x{gates * 6}x5", 1),
+        "r": weight(f"{directions}x{gates * 6}x6", 2),
+        "b": weight(f"{directions}x{gates * 12}", 3),
+        "s": ints([0, 0, -1]),
+        "out": weight(f"{directions * 6}x3", 4),
+    }
+    return model(nodes, {"x": "4x2x5"}, ["y"], weights)
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_hidden_units_go_through_all_gates_and_both_directions(op: str, gates: int, directions: int) -> None:
+    smaller, proof = halve(lstm(op, gates, directions))
+    assert shapes(smaller, "w", "r", "b", "out") == {
+        "w": (directions, gates * 3, 5),
+        "r": (directions, gates * 3, 3),
+        "b": (directions, gates * 6),
+        "out": (directions * 3, 3),
+    }
+    sound(smaller, proof)
+
+
+def attention(heads: int = 4, kv_heads: int = 4, size: int = 6) -> Model:
+    """Tokens 2x5x8 → Q, K, V by MatMul, split into heads, Softmax(QKᵀ)V, back and projected."""
+    q, kv = heads * size, kv_heads * size
+    repeat = heads // kv_heads
+    nodes = [node("MatMul", "x wq", "q"), node("MatMul", "x wk", "k"), node("MatMul", "x wv", "v")]
+    for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+        nodes += [node("Reshape", f"{name} s{name}", f"{name}r"), node("Transpose", f"{name}r", f"{name}h", perm=[0, 2, 1, 3])]
+        if count < heads:
+            nodes += [node("Unsqueeze", f"{name}h two", f"{name}u"), node("Expand", f"{name}u e", f"{name}e")]
+            nodes += [node("Reshape", f"{name}e g", f"{name}g")]
+    last = "g" if repeat > 1 else "h"
+    nodes += [
+        node("Transpose", f"k{last}", "kt", perm=[0, 1, 3, 2]),
+        node("MatMul", "qh kt", "scores"),
+        node("Softmax", "scores", "p", axis=-1),
+        node("MatMul", f"p v{last}", "o"),
+        node("Transpose", "o", "ot", perm=[0, 2, 1, 3]),
+        node("Reshape", "ot so", "of"),
+        node("MatMul", "of wo", "y"),
+    ]
+    weights: dict[str, Any] = {
+        "wq": weight(f"8x{q}", 1),
+        "wk": weight(f"8x{kv}", 2),
+        "wv": weight(f"8x{kv}", 3),
+        "wo": weight(f"{q}x8", 4),
+        "sq": ints([0, 0, heads, size]),
+        "sk": ints([0, 0, kv_heads, size]),
+        "sv": ints([0, 0, kv_heads, -1]),
+        "so": ints([0, 0, q]),
+        "two": ints([2]),
+        "e": ints([2, kv_heads, repeat, 5, size]),
+        "g": ints([2, heads, 5, size]),
+    }
+    return model(nodes, {"x": "2x5x8"}, ["y"], weights)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_attention_is_cut_by_heads_or_within_them(kv_heads: int) -> None:
+    """Half of Q and K within the heads, half of V's; or half of the heads: either way a half."""
+    smaller, proof = halve(attention(kv_heads=kv_heads))
+    assert shapes(smaller, "wq", "wk", "wv", "wo") == {
+        "wq": (8, 12),
+        "wk": (8, 3 * kv_heads),
+        "wv": (8, 3 * kv_heads),
+        "wo": (12, 8),
+    }
+    sound(smaller, proof)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+def test_live_shape_arithmetic_is_told_the_old_sizes(opset: int) -> None:
+    """Flatten written as Shape → Gather → Concat → Reshape, and a target from the channels' own size; at two batch sizes."""
+    nodes = [
+        node("Conv", "x w", "a"),
+        node("Shape", "a", "s"),
+        node("Gather", "s zero", "n", axis=0),
+        node("Gather", "s one", "c", axis=0),
+        node("Concat", "n c minus", "t", axis=0),
+        node("Reshape", "a t", "b"),
+        node("Transpose", "b", "d", perm=[0, 2, 1]),
+        node("MatMul", "d v", "y"),
+    ]
+    weights: dict[str, Any] = {"w": "8x3x1x1", "v": "8x5", "zero": ints([0]), "one": ints([1]), "minus": ints([-1])}
+    built = model(nodes, {"x": "Nx3x4x4"}, ["y"], weights, opset=opset)
+    built.proto.graph.output[0].CopyFrom(value("y", "Nx16x5"))
+    smaller, proof = halve(built)
+    assert shapes(smaller, "w", "v") == {"w": (4, 3, 1, 1), "v": (4, 5)}
+    sound(smaller, proof)
+    for batch in (1, 3):
+        made = runner(smaller).run({"x": weight(f"{batch}x3x4x4")})
+        assert made["y"].shape == (batch, 16, 5)
+
+
+def norms() -> Model:
+    nodes = [
+        node("MatMul", "x w", "a"),
+        node("LayerNormalization", "a s b", "n"),
+        node("ReduceMean", "n", "m", axes=[-1]),
+        node("Sub", "n m", "d"),
+        node("Softmax", "d", "p", axis=-1),
+        node("MatMul", "p v", "y"),
+    ]
+    return model(nodes, {"x": "2x5x8"}, ["y"], {"w": "8x12", "s": "12", "b": "12", "v": "12x4"})
+
+
+def test_axes_that_a_norm_looks_over_stay_unless_asked() -> None:
+    solution = solve(norms())
+    assert not solution.groups
+    assert "LayerNormalization looks over it (n)" in {f.reason for f in solution.frozen()}
+
+
+def test_norms_over_what_is_left() -> None:
+    smaller, proof = halve(norms(), cut_norms=True)
+    assert shapes(smaller, "w", "s", "b", "v") == {"w": (8, 6), "s": (6,), "b": (6,), "v": (6, 4)}
+    sound(smaller, proof)
+
+
+@pytest.mark.parametrize(
+    ("op", "reason"),
+    [
+        (node("LRN", "a", "b", size=3), "LRN looks over it"),
+        (node("Mystery", "a", "b", domain="acme"), "no rule for Mystery"),
+        (node("TopK", "a k", "b i", axis=1), "TopK looks over it"),
+    ],
+)
+def test_what_cannot_be_cut_says_why(op: onnx.NodeProto, reason: str) -> None:
+    built = between(op, weights={"k": ints([16])}, domains={"acme": 1})
+    frozen = {f.node: f.reason for f in solve(built).frozen()}
+    assert frozen["a"].startswith(reason)
+    assert frozen.get("y", "is an output of the model (y)") == "is an output of the model (y)"
+
+
+def test_a_value_that_a_branch_uses_stays() -> None:
+    body = onnx.helper.make_graph([node("Relu", "a", "r")], "body", [], [onnx.ValueInfoProto(name="r")])
+    op = node("If", "c", "b", then_branch=body, else_branch=body)
+    built = between(op, weights={"c": np.array(True)})
+    assert any("is used by a body of b" in f.reason or "no rule for If" in f.reason for f in solve(built).frozen())
+
+
+def shared(same_selection: bool) -> Model:
+    """One weight read by two convolutions; in the second case one of them stands behind a Slice, so that the inputs differ."""
+    nodes = [
+        node("Conv", "x w0", "a"),
+        node("Conv", "a w1", "b"),
+        node("Mul", "b gain", "c") if same_selection else node("Add", "b gain", "c"),
+        node("Add", "a c", "d"),
+        node("Mul", "d gain", "e"),
+        node("Conv", "e last", "y"),
+    ]
+    return model(nodes, {"x": "1x3x6x6"}, ["y"], {"w0": "8x3x1x1", "w1": "8x8x1x1", "gain": "8x1x1", "last": "4x8x1x1"})
+
+
+def test_a_shared_tensor_is_cut_once_where_its_users_agree() -> None:
+    smaller, proof = halve(shared(same_selection=True))
+    assert shapes(smaller, "gain") == {"gain": (4, 1, 1)}
+    assert [t.name for t in smaller.proto.graph.initializer] == ["w0", "w1", "gain", "last"]
+    sound(smaller, proof)
+
+
+def test_a_shared_tensor_is_copied_where_they_do_not() -> None:
+    nodes = [
+        node("Conv", "x w0", "a"),
+        node("Mul", "a gain", "b"),
+        node("Conv", "b w1", "c"),
+        node("Mul", "c gain", "d"),
+        node("Conv", "d last", "y"),
+    ]
+    built = model(nodes, {"x": "1x3x6x6"}, ["y"], {"w0": "8x3x1x1", "w1": "8x8x1x1", "gain": "8x1x1", "last": "4x8x1x1"})
+    smaller, proof = halve(built, seed=1)
+    assert {t.name for t in smaller.proto.graph.initializer} == {"w0", "w1", "gain", "last", "gain_cut", "gain_cut_1"} - {
+        "gain"
+    } | {t.name for t in smaller.proto.graph.initializer if t.name == "gain"}
+    sound(smaller, proof)
+
+
+def quantized() -> Model:
+    """A QDQ model: int8 weights per output channel, activations per tensor."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("QuantizeLinear", "x sx zx", "xq"),
+        node("DequantizeLinear", "xq sx zx", "xd"),
+        node("DequantizeLinear", "wq sw zw", "w", axis=0),
+        node("Conv", "xd w bias", "a"),
+        node("QuantizeLinear", "a sx zx", "aq"),
+        node("DequantizeLinear", "aq sx zx", "ad"),
+        node("DequantizeLinear", "vq sv zv", "v"),
+        node("Conv", "ad v", "y"),
+    ]
+    weights: dict[str, Any] = {
+        "sx": np.float32(0.05),
+        "zx": np.int8(0),
+        "wq": rng.integers(-127, 127, (16, 3, 3, 3), np.int8),
+        "sw": rng.random(16, np.float32) / 50 + 0.01,
+        "zw": np.zeros(16, np.int8),
+        "bias": "16",
+        "vq": rng.integers(-127, 127, (4, 16, 1, 1), np.int8),
+        "sv": np.float32(0.02),
+        "zv": np.int8(3),
+    }
+    return model(nodes, {"x": "1x3x8x8"}, ["y"], weights)
+
+
+def test_quantized_models_are_cut_with_their_scales() -> None:
+    smaller, proof = halve(quantized())
+    assert shapes(smaller, "wq", "sw", "zw", "vq") == {"wq": (8, 3, 3, 3), "sw": (8,), "zw": (8,), "vq": (4, 8, 1, 1)}
+    sound(smaller, proof)
+
+
+class TestTheProof:
+    """It has to fail where the cut is wrong."""
+
+    def test_a_wrong_bias_is_found(self) -> None:
+        built = Model.from_proto(chain(3, 8, 8, 4))
+        solution = solve(built)
+        chosen = choose_channels(solution.groups, weight_importance(built, solution, "l1"), Choice(0.5, round_to=1))
+        smaller = built.copy()
+        apply_cut(smaller, solution, solution.removal(chosen))
+        assert prove(built, solution, chosen, smaller).holds
+        bias = np.array(smaller.weights["conv0.bias"])
+        smaller.weights["conv0.bias"] = bias[::-1].copy()
+        broken = prove(built, solution, chosen, smaller)
+        assert not broken.holds
+        assert broken.worst_node is not None
+        assert broken.worst_node.node == "conv0"
+
+    def test_other_channels_than_chosen_are_found(self) -> None:
+        built = Model.from_proto(chain(3, 8, 8, 4))
+        solution = solve(built)
+        first, second = (np.concatenate([g.classes[part] for g in solution.groups]) for part in (slice(4), slice(4, None)))
+        smaller = built.copy()
+        apply_cut(smaller, solution, solution.removal(first))
+        assert not prove(built, solution, second, smaller).holds
+
+    def test_a_model_whose_outputs_say_nothing_is_run_again_with_other_weights(self) -> None:
+        """A head of zeros: every selection gives the same outputs."""
+        built = Model.from_proto(chain(3, 8, 8, 4))
+        built.weights["conv2.weight"] = np.zeros((4, 8, 3, 3), np.float32)
+        _, proof = halve(built)
+        assert proof.rescaled
+        assert proof.holds
+        assert proof.sensitive
+
+    def test_a_cut_that_does_not_hold_is_refused(
+        self, run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write = Cutter._write_constants
+
+        def in_disorder(cutter: Cutter) -> tuple[str, ...]:
+            cutter.versions = {place: array[::-1] if array.ndim == 1 else array for place, array in cutter.versions.items()}
+            return write(cutter)
+
+        monkeypatch.setattr(Cutter, "_write_constants", in_disorder)
+        before = files(tmp_path)
+        message = run.fails(1, "prune-channels", source, tmp_path / "out.onnx", "--round-to", "1")
+        assert "is not the original with channels left out" in message
+        assert files(tmp_path) == before
+
+
+class TestTheCommand:
+    def test_cuts_and_says_so(self, run: Run, source: Path, tmp_path: Path) -> None:
+        assert run("prune-channels", source, tmp_path / "out.onnx", "--round-to", "1") == 0
+        assert "12 channels of 2 groups were cut" in run.out
+        assert "proven in onnxruntime" in run.out
+        found = load(tmp_path / "out.onnx")
+        assert shapes(found, "conv0.weight", "conv1.weight", "conv2.weight") == {
+            "conv0.weight": (4, 3, 3, 3),
+            "conv1.weight": (8, 4, 3, 3),
+            "conv2.weight": (4, 8, 3, 3),
+        }
+        original = load(source)
+        assert list(found.proto.graph.input) == list(original.proto.graph.input)
+        assert list(found.proto.graph.output) == list(original.proto.graph.output)
+
+    def test_the_plan_is_only_shown(self, run: Run, source: Path, tmp_path: Path) -> None:
+        before = files(tmp_path)
+        assert run("prune-channels", source, "--plan", "--round-to", "1") == 0
+        assert "conv0" in run.out
+        assert "is an output of the model (y)" in run.out
+        assert files(tmp_path) == before
+
+    def test_a_plan_makes_the_same_cut_again(self, run: Run, source: Path, tmp_path: Path) -> None:
+        first = ("prune-channels", source, tmp_path / "a.onnx", "--round-to", "1", "--json", tmp_path / "plan.json")
+        assert run(*first) == 0
+        plan = json.loads((tmp_path / "plan.json").read_text())
+        assert {(c["tensor"], c["axis"], c["role"], len(c["removed"])) for c in plan["cuts"]} == {
+            ("conv0.weight", 0, "produces", 4),
+            ("conv0.bias", 0, "per_channel", 4),
+            ("conv1.weight", 1, "consumes", 4),
+            ("conv1.weight", 0, "produces", 8),
+            ("conv1.bias", 0, "per_channel", 8),
+            ("conv2.weight", 1, "consumes", 8),
+        }
+        assert run("prune-channels", source, tmp_path / "b.onnx", "--from-plan", tmp_path / "plan.json") == 0
+        assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+        onnx.save(chain(3, 12, 16, 4), tmp_path / "other.onnx")
+        arguments = ("prune-channels", tmp_path / "other.onnx", tmp_path / "c.onnx", "--from-plan", tmp_path / "plan.json")
+        assert "axis 0 of 'conv0.weight' has not 8 channels" in run.fails(2, *arguments)
+
+    def test_to_a_share_of_the_macs(self, run: Run, source: Path, tmp_path: Path) -> None:
+        assert run("prune-channels", source, tmp_path / "out.onnx", "--macs", "0.4", "--round-to", "1", "--scope", "all") == 0
+        assert run("inspect", tmp_path / "out.onnx", "--json", "-") == 0
+        left = json.loads(run.out)["totals"]["macs"]
+        assert run("inspect", source, "--json", "-") == 0
+        assert 0.3 < left / json.loads(run.out)["totals"]["macs"] <= 0.4
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--ratio", "1.5"), "--ratio: Input should be less than 1"),
+            (("--ratio", "0.5", "--macs", "0.5"), "give one of --ratio, --macs"),
+            (("--only", "nothing"), "matches no layer"),
+            (("--macs", "0.0001"), "of the operations of in.onnx can be cut"),
+            (("--importance", "activation"), "needs --calibration"),
+            (("--from-plan", "none.json"), "cannot read the plan none.json"),
+        ],
+    )
+    def test_wrong_options_are_one_line(
+        self, run: Run, source: Path, tmp_path: Path, options: tuple[str, ...], message: str
+    ) -> None:
+        before = files(tmp_path)
+        assert message in run.fails(2, "prune-channels", source, tmp_path / "out.onnx", *options)
+        assert files(tmp_path) == before
+
+    def test_nothing_to_cut_says_why(self, run: Run, source: Path, tmp_path: Path) -> None:
+        assert run("prune-channels", source, tmp_path / "out.onnx", "--round-to", "64") == 0
+        assert "no group is left smaller by rounding to --round-to (the largest has 16 channels)" in run.out
+
+    def test_the_targets_alignment_is_kept(self, run: Run, tmp_path: Path) -> None:
+        onnx.save(chain(3, 40, 40, 4), tmp_path / "in.onnx")
+        assert run("prune-channels", tmp_path / "in.onnx", tmp_path / "out.onnx", "--backend", "roofline") == 0
+        assert load(tmp_path / "out.onnx").weights.shape("conv0.weight")[0] == 32
+
+    def test_expected_values_go_into_biases(self, run: Run, tmp_path: Path) -> None:
+        """A channel that is always 3 is worth as much in the bias: nothing is lost by cutting it."""
+        onnx.save(chain(3, 4, 4, kernel=1), tmp_path / "in.onnx")
+        built = load(tmp_path / "in.onnx")
+        first, bias = np.array(built.weights["conv0.weight"]), np.array(built.weights["conv0.bias"])
+        first[1:3], bias[1:3] = 0, 3
+        built.weights["conv0.weight"], built.weights["conv0.bias"] = first, bias
+        built.save(tmp_path / "in.onnx")
+        np.savez(tmp_path / "data.npz", x=weight("4x3x8x8"))
+        common = ("prune-channels", tmp_path / "in.onnx", tmp_path / "out.onnx", "--round-to", "1")
+        plan = {"cuts": [cut_of("conv0.weight", 0), cut_of("conv0.bias", 0), cut_of("conv1.weight", 1)]}
+        (tmp_path / "plan.json").write_text(json.dumps(plan))
+        arguments = (*common, "--from-plan", tmp_path / "plan.json", "--calibration", tmp_path / "data.npz")
+        assert run(*arguments) == 0
+        assert "folded into 1 biases" in run.out
+        assert run("compare", tmp_path / "in.onnx", tmp_path / "out.onnx", "--min-sqnr", "100") == 0
+
+    def test_in_a_recipe_with_the_others(self, run: Run, source: Path, tmp_path: Path) -> None:
+        steps = ["prune-channels: {round_to: 1}", "prune: {sparsity_op: 0.5}", "annotate", f"report: {{json: {tmp_path}/r.json}}"]
+        (tmp_path / "r.yaml").write_text("passes:\n" + "".join(f"  - {step}\n" for step in steps))
+        assert run("run", tmp_path / "r.yaml", source, tmp_path / "out.onnx") == 0
+        found = json.loads((tmp_path / "r.json").read_text())["totals"]
+        assert found["sparsity_op"] == pytest.approx(0.5, abs=0.01)
+
+
+def cut_of(tensor: str, axis: int) -> dict[str, object]:
+    return {"tensor": tensor, "axis": axis, "removed": [1, 2], "role": "produces", "size": 4}
+
+
+@pytest.mark.parametrize(
+    ("count", "ratio", "round_to", "width", "kept"),
+    [
+        (64, 0.5, 8, 1, 32),
+        (20, 0.5, 8, 1, 16),
+        (10, 0.5, 8, 1, 8),
+        (6, 0.5, 8, 1, 6),
+        (7, 0.5, 1, 1, 4),
+        (12, 0.5, 8, 64, 6),
+        (3, 0.9, 1, 1, 1),
+    ],
+)
+def test_what_rounding_leaves(count: int, ratio: float, round_to: int, width: int, kept: int) -> None:
+    assert kept_channels(count, ratio, round_to, width) == kept
+
+
+class Sketch:
+    """A graph in the making, all of whose values are 1 × channels × 5 × 5."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.draw = draw
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, Any] = {}
+        self.values: dict[str, int] = {"x": 4}
+
+    def conv(self, source: str, out: int, group: int = 1) -> str:
+        """With a weight of its own, or one that is there already."""
+        name = f"n{len(self.nodes)}"
+        shape = (out, self.values[source] // group, 1, 1)
+        reusable = [w for w, v in self.weights.items() if v.shape == shape] if group == 1 else []
+        held = self.draw(st.sampled_from([*reusable, ""])) if reusable else ""
+        if not held:
+            held = f"{name}.weight"
+            self.weights[held] = weight("x".join(map(str, shape)), len(self.nodes)) / np.sqrt(np.float32(shape[1]))
+        self.nodes.append(node("Conv", f"{source} {held}", name, group=group))
+        self.values[name] = out
+        return name
+
+    def add(self, op: str, inputs: str, channels: int, outputs: int = 1, **attributes: Any) -> str:
+        names = [f"n{len(self.nodes)}" + (f"_{i}" if i else "") for i in range(outputs)]
+        self.nodes.append(node(op, inputs, " ".join(names), **attributes))
+        self.values.update(dict.fromkeys(names, channels))
+        return names[0]
+
+    def any_value(self, channels: int | None = None, but: str = "x") -> str | None:
+        fits = [v for v, size in self.values.items() if v not in ("x", but) and channels in (None, size)]
+        return self.draw(st.sampled_from(fits)) if fits else None
+
+    def shuffle(self, source: str) -> None:
+        channels = self.values[source]
+        split, merged = np.array([1, 4, channels // 4, 5, 5]), np.array([1, channels, 5, 5])
+        self.weights |= {f"s{channels}": split, f"t{channels}": merged}
+        first = self.add("Reshape", f"{source} s{channels}", 0)
+        second = self.add("Transpose", first, 0, perm=[0, 2, 1, 3, 4])
+        del self.values[first], self.values[second]
+        self.add("Reshape", f"{second} t{channels}", channels)
+
+    def slice(self, source: str) -> None:
+        channels = self.values[source]
+        self.weights |= {"from2": np.array([2]), "one": np.array([1]), f"to{channels}": np.array([channels - 1])}
+        self.add("Slice", f"{source} from2 to{channels} one", channels - 3)
+
+    def grow(self, kind: str, source: str) -> None:
+        """One more node, where the channels allow it."""
+        channels = self.values[source]
+        partner = self.any_value(channels if kind == "Add" else None, but=source)
+        if kind in ("Relu", "Sigmoid"):
+            self.add(kind, source, channels)
+        elif kind == "Conv":
+            self.conv(source, self.draw(st.sampled_from([8, 12, 16])))
+        elif kind == "depthwise":
+            self.conv(source, channels, group=channels)
+        elif kind in ("Add", "Concat") and partner is not None:
+            joined = channels if kind == "Add" else channels + self.values[partner]
+            self.add(kind, f"{source} {partner}", joined, **({} if kind == "Add" else {"axis": 1}))
+        elif kind in ("grouped", "shuffle", "Split", "Slice") and channels % 4 == 0 and channels > 4:
+            self.divide(kind, source)
+
+    def divide(self, kind: str, source: str) -> None:
+        if kind == "grouped":
+            self.conv(source, 8, group=4)
+        elif kind == "shuffle":
+            self.shuffle(source)
+        elif kind == "Slice":
+            self.slice(source)
+        else:
+            self.add("Split", source, self.values[source] // 2, outputs=2, axis=1)
+
+    def finish(self) -> Model:
+        ends = [name for name in self.values if name != "x" and not any(name in n.input for n in self.nodes)]
+        total, *others = [self.conv(name, 4) for name in ends]
+        for name in others:
+            total = self.add("Add", f"{total} {name}", 4)
+        self.nodes.append(node("Identity", total, "y"))
+        return model(self.nodes, {"x": "1x4x5x5"}, ["y"], self.weights)
+
+
+KINDS = ["Conv", "grouped", "Relu", "Sigmoid", "Add", "Concat", "Split", "shuffle", "Slice", "depthwise"]
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Model:
+    """Convolutions with branches, residuals, concats, splits, shuffles, groups and shared weights."""
+    sketch = Sketch(draw)
+    sketch.conv("x", draw(st.sampled_from([8, 12, 16])))
+    for _ in range(draw(st.integers(2, 7))):
+        source = sketch.any_value()
+        assert source is not None
+        sketch.grow(draw(st.sampled_from(KINDS)), source)
+    return sketch.finish()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(graphs(), st.integers(0, 1000))
+def test_any_cut_of_any_graph_is_proven(built: Model, seed: int) -> None:
+    smaller, proof = halve(built, seed=seed)
+    assert proof.holds, proof
+    onnx.checker.check_model(onnx.load_from_string(smaller.to_bytes()), full_check=True)
+    assert [o.SerializeToString() for o in smaller.proto.graph.output] == [
+        o.SerializeToString() for o in built.proto.graph.output
+    ]
+
+
+def test_a_weight_that_no_conv_reads_alone() -> None:
+    """The copy of a tensor has its name, and nobody else's tensor changes."""
+    built = Model.from_proto(chain(3, 8, 4))
+    smaller, _ = halve(built)
+    assert set(smaller.weights) == set(built.weights)
