@@ -312,6 +312,36 @@ def test_attention_is_cut_by_heads_or_within_them(kv_heads: int) -> None:
     sound(smaller, proof)
 
 
+def fused(op: str, heads: int = 4, kv_heads: int = 4, size: int = 6) -> Model:
+    """The same attention with its products in one node."""
+    q, kv = heads * size, kv_heads * size
+    weights: dict[str, Any] = {"wo": weight(f"{q}x8", 4)}
+    if op == "projecting":
+        weights |= {"w": weight(f"8x{3 * q}", 1), "b": weight(f"{3 * q}", 2)}
+        nodes = [node("Attention", "x w b", "o", domain="com.microsoft", num_heads=heads)]
+    else:
+        weights |= {"wq": weight(f"8x{q}", 1), "wk": weight(f"8x{kv}", 2), "wv": weight(f"8x{kv}", 3), "b": weight(f"{3 * q}", 5)}
+        nodes = [node("MatMul", f"x w{name}", name) for name in ("q", "k", "v")]
+        if op == "multi-head":
+            nodes.append(node("MultiHeadAttention", "q k v b", "o", domain="com.microsoft", num_heads=heads))
+        else:
+            nodes.append(node("Attention", "q k v", "o", q_num_heads=heads, kv_num_heads=kv_heads))
+    nodes.append(node("MatMul", "o wo", "y"))
+    built = model(nodes, {"x": "2x5x8"}, ["y"], weights, opset=23, ir_version=10, domains={"com.microsoft": 1})
+    built.proto.graph.output[0].CopyFrom(value("y", "2x5x8"))
+    return built
+
+
+@pytest.mark.parametrize(("op", "kv_heads"), [("standard", 4), ("standard", 2), ("multi-head", 4), ("projecting", 4)])
+def test_fused_attention_is_cut_with_its_heads_and_scale(op: str, kv_heads: int) -> None:
+    smaller, proof = halve(fused(op, kv_heads=kv_heads))
+    if op == "projecting":
+        assert shapes(smaller, "w", "b", "wo") == {"w": (8, 36), "b": (36,), "wo": (12, 8)}
+    else:
+        assert shapes(smaller, "wq", "wk", "wo") == {"wq": (8, 12), "wk": (8, 3 * kv_heads), "wo": (12, 8)}
+    sound(smaller, proof)
+
+
 @pytest.mark.parametrize("opset", [11, 13, 18])
 def test_live_shape_arithmetic_is_told_the_old_sizes(opset: int) -> None:
     """Flatten written as Shape → Gather → Concat → Reshape, and a target from the channels' own size; at two batch sizes."""

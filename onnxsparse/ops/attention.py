@@ -4,6 +4,15 @@ Masks and windows are not exploited: every query meets every key. Source: the ON
 onnxruntime's ContribOperators for Attention and MultiHeadAttention.
 """
 
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxsparse.ops.coupling import Coupling, Role
+from onnxsparse.ops.labels import Labels
+from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import OpSpec, OpView, UnknownFact, WeightAxes, WeightSlot, product
 
 
@@ -69,12 +78,152 @@ def projection_axes(op: OpView) -> WeightAxes:
     return WeightAxes(output=1, input=0)
 
 
+@dataclass(frozen=True)
+class Heads:
+    """How Q, K and V are laid out: query heads, key and value heads, sizes of a head of Q and K, and of V."""
+
+    query: int
+    key: int
+    size: int
+    value_size: int
+
+
+def couple_heads(c: Coupling, q: Labels | None, k: Labels | None, v: Labels | None, heads: Heads) -> Labels | None:
+    """The output's hidden axis. Whole heads go through all of Q, K and V, several query heads with the key head that they
+    share; or, in every head, the same elements of Q and K, or of V.
+    """
+    shared = heads.query // heads.key
+    q_head, q_group, q_size = c.factor(q, (heads.key, shared, heads.size))
+    k_head, k_size = c.factor(k, (heads.key, heads.size))
+    v_head, v_size = c.factor(v, (heads.key, heads.value_size))
+    c.freeze(q_group, "shares a key head")
+    head = c.unite(*(h for h, n in ((q_head, heads.key), (k_head, heads.key), (v_head, heads.key)) if n > 1))
+    if heads.size > 1:
+        c.unite(q_size, k_size)
+    return c.space.merge((head, q_group, v_size), (heads.key, shared, heads.value_size), c.name)
+
+
+def couple_attention(c: Coupling) -> None:
+    """N × heads × length × size, or N × length × heads·size with the heads as attributes. A mask over heads, or a past, is not
+    cut.
+    """
+    q, k, v = (c.axes(at) for at in (0, 1, 2))
+    if any(c.op.has_input(at) for at in (4, 5)):
+        raise UnknownFact("past")
+    c.freeze_all(3, "masks attention")
+    if len(q) == 4:
+        c.freeze(k[2], "Softmax looks over it")
+        c.freeze(v[2], "Softmax looks over it")
+        shared = c.op.input(0)[1] // c.op.input(1)[1]
+        head, group = c.factor(q[1], (c.op.input(1)[1], shared))
+        c.freeze(group, "shares a key head")
+        c.unite(*(axis for axis in (head, k[1], v[1]) if c.op.input(1)[1] > 1))
+        c.contract((0, 3), (1, 3))
+        c.emit((q[0], q[1], q[2], v[3]))
+        return
+    query, key = c.op.required("q_num_heads"), c.op.required("kv_num_heads")
+    heads = Heads(query, key, c.op.input(0)[2] // query, c.op.input(2)[2] // key)
+    hidden = couple_heads(c, q[2], k[2], v[2], heads)
+    c.contracted += [(0, 2), (1, 2)]
+    c.emit((q[0], q[1], hidden))
+
+
+def couple_multi_head(c: Coupling) -> None:
+    """As above, three-dimensional, with as many key as query heads and one bias for all three."""
+    if not c.op.has_input(2) or len(c.axes(0)) != 3 or len(c.axes(1)) != 3 or any(c.op.has_input(at) for at in (6, 7)):
+        raise UnknownFact("layout")
+    q, k, v = (c.axes(at) for at in (0, 1, 2))
+    count = c.op.required("num_heads")
+    hidden = couple_heads(c, q[2], k[2], v[2], Heads(count, count, c.op.input(0)[2] // count, c.op.input(2)[2] // count))
+    c.contracted += [(0, 2), (1, 2)]
+    couple_packed(c, 3, 0, (q[2], k[2], v[2]))
+    for at in (4, 5):
+        if c.op.has_input(at):
+            c.freeze_all(at, "masks attention")
+    c.emit((q[0], q[1], hidden))
+
+
+def couple_packed(c: Coupling, at: int, axis: int, parts: tuple[Labels | None, ...]) -> None:
+    """An axis that holds Q's, K's and V's behind one another."""
+    if not c.op.has_input(at):
+        return
+    if any(part is None for part in parts):
+        c.freeze(c.axes(at)[axis], "meets an axis that cannot be cut")
+        for part in parts:
+            c.freeze(part, "meets an axis that cannot be cut")
+        return
+    c.unite(c.axes(at)[axis], np.concatenate([part for part in parts if part is not None]))
+
+
+def couple_projecting(c: Coupling) -> None:
+    """X · W gives Q, K and V; the weight's outputs, and the bias, are theirs behind one another."""
+    if c.op.has_input(4):
+        raise UnknownFact("past")
+    c.contract((0, 2), (1, 0))
+    c.roles[1, 1] = Role.PRODUCES
+    sizes = projected_sizes(c.op)
+    q, k, v = (c.space.fresh(size) for size in sizes)
+    couple_packed(c, 1, 1, (q, k, v))
+    couple_packed(c, 2, 0, (q, k, v))
+    # the products over Q and K happen inside: there a removed column is zeros
+    c.contracted += [(1, 1), (2, 0)] if c.op.has_input(2) else [(1, 1)]
+    count = c.op.required("num_heads")
+    hidden = couple_heads(c, q, k, v, Heads(count, count, sizes[0] // count, sizes[2] // count))
+    c.emit((c.axes(0)[0], c.axes(0)[1], hidden))
+
+
+def refit_heads(r: Refit, names: tuple[str, ...], query: tuple[int, int], start: int = 0) -> None:
+    """Heads that are left, and the scale that goes with the size that a head had, which is the default no more."""
+    at, axis = query
+    count = r.old.required(names[0])
+    hidden = r.old.input(at)[axis] if not start else projected_sizes(r.old)[0]
+    size = hidden // count
+    kept = r.kept_input(at, axis)
+    kept = None if kept is None else kept[kept < hidden]
+    if kept is None:
+        return
+    left = len(set((kept // size).tolist()))
+    for name in names:
+        r.set(name, r.old.required(name) * left // count)
+    keep_scale(r, size, kept.size // max(left, 1))
+
+
+def keep_scale(r: Refit, before: int, after: int) -> None:
+    """Written out: the default is one over the root of a head's size."""
+    given = r.old.attributes["scale"].f if "scale" in r.old.attributes else 0.0
+    if before != after and not given:
+        r.set("scale", 1 / math.sqrt(before))
+
+
+def refit_attention(r: Refit) -> None:
+    if len(r.old.input(0)) == 4:
+        keep_scale(r, r.old.input(0)[3], r.new.input(0)[3])
+    else:
+        refit_heads(r, ("q_num_heads", "kv_num_heads"), (0, 2))
+
+
+def refit_multi_head(r: Refit) -> None:
+    refit_heads(r, ("num_heads",), (0, 2))
+
+
+def refit_projecting(r: Refit) -> None:
+    """The sizes of Q, K and V are written out, since they may differ now."""
+    borders = np.cumsum((0, *projected_sizes(r.old)))
+    kept = r.kept_input(1, 1)
+    refit_heads(r, ("num_heads",), (1, 1), start=1)
+    if kept is not None:
+        ends = [int(((kept >= low) & (kept < high)).sum()) for low, high in itertools.pairwise(borders)]
+        r.set("qkv_hidden_sizes", ends)
+
+
 SPECS = (
-    OpSpec(op_type="Attention", since=23, macs=attention_macs),
+    OpSpec(op_type="Attention", since=23, macs=attention_macs, couple=couple_attention, refit=refit_attention),
     OpSpec(
         op_type="Attention",
         domain="com.microsoft",
         macs=projecting_attention_macs,
+        couple=couple_projecting,
+        refit=refit_projecting,
         weights=(WeightSlot(at=1, axes=projection_axes, macs=projection_macs),),
     ),
     OpSpec(
@@ -83,5 +232,11 @@ SPECS = (
         macs=lambda op: projection_macs(op) + 2 * product(op.input(0)[:2]) * op.input(0)[1] * (op.input(1)[1] // 3),
         weights=(WeightSlot(at=1, axes=projection_axes, macs=projection_macs, scale=4, zero_point=7),),
     ),
-    OpSpec(op_type="MultiHeadAttention", domain="com.microsoft", macs=multi_head_macs),
+    OpSpec(
+        op_type="MultiHeadAttention",
+        domain="com.microsoft",
+        macs=multi_head_macs,
+        couple=couple_multi_head,
+        refit=refit_multi_head,
+    ),
 )

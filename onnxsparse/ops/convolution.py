@@ -69,22 +69,13 @@ def couple_conv(c: Coupling, weight: int = 1, per_output: tuple[int, ...] = (2,)
 def couple_groups(c: Coupling, weight: int, groups: int, made: Labels | None) -> None:
     """Whole groups go together with their inputs and outputs; or, in every group, the same inputs or outputs."""
     outputs, inputs = c.op.input(weight)[0] // groups, c.op.input(weight)[1]
-    of_input = factor(c, c.axes(0)[1], (groups, inputs))
-    of_output = factor(c, made, (groups, outputs))
+    of_input = c.factor(c.axes(0)[1], (groups, inputs))
+    of_output = c.factor(made, (groups, outputs))
     c.unite(of_input[0], of_output[0])
     if inputs > 1:
         c.unite(of_input[1], c.axes(weight)[1])
         c.contracted += [(0, 1), (weight, 1)]
         c.roles[weight, 1] = Role.CONSUMES
-
-
-def factor(c: Coupling, labels: Labels | None, sizes: tuple[int, ...]) -> tuple[Labels | None, ...]:
-    """The factors of an axis, which is one of them where the others are 1."""
-    if labels is None:
-        return (None,) * len(sizes)
-    if sorted(sizes)[-2:-1] in ([], [1]):
-        return tuple(labels if size > 1 else None for size in sizes)
-    return c.space.split(labels, sizes, c.name)
 
 
 def couple_conv_transpose(c: Coupling) -> None:
@@ -99,9 +90,9 @@ def couple_conv_transpose(c: Coupling) -> None:
         c.unite(x[1], w[0])
         c.roles[1, 0] = Role.CONSUMES
         within, (channels, outputs) = w[1], c.op.input(1)[:2]
-        group = factor(c, w[0], (groups, channels // groups))[0]
+        group = c.factor(w[0], (groups, channels // groups))[0]
         made = c.space.fresh(groups * outputs)
-        both = factor(c, made, (groups, outputs))
+        both = c.factor(made, (groups, outputs))
         c.unite(both[0], group)
         if outputs > 1:
             c.unite(both[1], within)

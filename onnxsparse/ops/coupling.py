@@ -73,7 +73,7 @@ class Coupling:
             self.space.freeze(labels, reason, self.name)
 
     def freeze_all(self, at: int, reason: str) -> None:
-        for labels in self.inputs[at] or ():
+        for labels in (self.inputs[at] if at < len(self.inputs) else None) or ():
             self.freeze(labels, reason)
 
     def unite(self, *many: Labels | None) -> Labels | None:
@@ -100,6 +100,14 @@ class Coupling:
             there = [(s[-back], a[-back]) for s, a in zip(shapes, axes, strict=True) if len(s) >= back]
             found.append(self.unite(*(labels for size, labels in there if size != 1)))
         return found
+
+    def factor(self, labels: Labels | None, sizes: tuple[int, ...]) -> tuple[Labels | None, ...]:
+        """The factors of an axis, which is itself one of them where the others are 1."""
+        if labels is None:
+            return (None,) * len(sizes)
+        if sum(size > 1 for size in sizes) <= 1:
+            return tuple(labels if size > 1 else None for size in sizes)
+        return self.space.split(labels, sizes, self.name)
 
     def contract(self, a: tuple[int, int], b: tuple[int, int]) -> None:
         """Two inputs' axes are multiplied index by index and summed."""
