@@ -3,7 +3,8 @@
     python -m venv PEERS && PEERS/bin/pip install onnxsim==0.8.1 onnxruntime
     python benchmarks/channels_peers.py onnxsim --zoo ZOO --python PEERS/bin/python --out onnxsim.json
     python benchmarks/channels_peers.py torch --script build_zoo.py --python ZOO_VENV/bin/python --out torch.json
-    python benchmarks/channels_peers.py table onnxsim.json torch.json
+    python benchmarks/channels_peers.py ours --zoo ZOO --out ours.json
+    python benchmarks/channels_peers.py table ours.json onnxsim.json torch.json
 
 ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs). build_zoo.py holds
 `registry()` and `build(name)`, and ZOO_VENV what they import and torch-pruning. Every model has a process of its own, one at a
@@ -102,6 +103,31 @@ def prune_onnx(source: str, target: str) -> dict[str, object]:
     seconds = time.perf_counter() - start
     changed = list(stored_shapes(simplified.graph)) != list(stored_shapes(pruned.graph))
     return {"worked": True, "changed": changed, "seconds": seconds}
+
+
+def our_rows(zoo: Path, cut_norms: bool) -> Iterator[Row]:
+    """onnxsparse on every graph of the folder, as the others: no rounding, and the proof left to zoo_channels.py."""
+    for entry in sorted(json.loads((zoo / "manifest.json").read_text()), key=lambda entry: str(entry["file"])):
+        shapes = json.dumps(entry["run_shapes"])
+        with tempfile.TemporaryDirectory() as folder:
+            source, target = str(zoo / entry["file"]), str(Path(folder) / "pruned.onnx")
+            row = ask(Path(sys.executable), ONNXSIM_LIMIT_S, "_prune-ours", source, target, shapes, str(int(cut_norms)))
+            if "fault" not in row:
+                row |= ask(Path(sys.executable), ONNXSIM_LIMIT_S, "_judge-onnx", source, target, shapes)
+        yield Row(entry["file"], **row)
+
+
+def prune_ours(source: str, target: str, given: str, cut_norms: str) -> dict[str, object]:
+    """In the project's interpreter: load, cut, write."""
+    from onnxsparse import Pipeline, load
+    from onnxsparse.passes.prune_channels import PruneChannels
+
+    start = time.perf_counter()
+    model = load(source).bind([f"{n}={'x'.join(map(str, s))}" for n, s in json.loads(given).items() if s])
+    step = PruneChannels(ratio=RATIO, round_to=1, cut_norms=bool(int(cut_norms)), verify=False)
+    report = Pipeline([step]).run(model)
+    model.save(target)
+    return {"worked": True, "changed": report.steps[0].rewrote, "seconds": time.perf_counter() - start}
 
 
 def stored_shapes(graph: onnx.GraphProto) -> Iterator[tuple[int, ...]]:
@@ -301,6 +327,7 @@ def names_torch(script: str) -> dict[str, object]:
 
 CHILDREN: Mapping[str, Callable[..., dict[str, object]]] = {
     "_prune-onnx": prune_onnx,
+    "_prune-ours": prune_ours,
     "_judge-onnx": judge_onnx,
     "_names-torch": names_torch,
     "_prune-torch": prune_torch,
@@ -322,8 +349,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     onnxsim, torch, shown = (commands.add_parser(name) for name in ("onnxsim", "torch", "table"))
-    onnxsim.add_argument("--zoo", type=Path, default=Path("/work/zoo_build/zoo"))
-    torch.add_argument("--script", type=Path, default=Path("/work/shared/zoo/build_zoo.py"))
+    ours = commands.add_parser("ours")
+    for part in (onnxsim, ours):
+        part.add_argument("--zoo", type=Path, required=True)
+    ours.add_argument("--cut-norms", action="store_true")
+    ours.add_argument("--out", type=Path, required=True)
+    torch.add_argument("--script", type=Path, required=True)
     for part in (onnxsim, torch):
         part.add_argument("--python", type=Path, required=True, help="an interpreter that has the peer")
         part.add_argument("--out", type=Path, required=True)
@@ -331,6 +362,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "onnxsim":
         collect(onnxsim_rows(options.zoo, options.python), options.out)
+    elif options.command == "ours":
+        collect(our_rows(options.zoo, options.cut_norms), options.out)
     elif options.command == "torch":
         collect(torch_rows(options.script, options.python), options.out)
     else:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 from onnx import TensorProto, shape_inference
@@ -12,7 +12,7 @@ from onnxsparse.graph import Graph
 from onnxsparse.ops import STANDARD_DOMAINS
 from onnxsparse.propagate import Known, Propagation, is_static
 from onnxsparse.protos import replace_all
-from onnxsparse.weights import Weights, bodies, body_scope, is_lifted
+from onnxsparse.weights import Array, Weights, bodies, body_scope, is_lifted
 from onnxsparse.wire import BULK_BYTES
 
 
@@ -20,11 +20,13 @@ from onnxsparse.wire import BULK_BYTES
 class Shapes:
     """What is known of each value: (scope, name) → shape. A scope is a body's path, empty for the main graph.
 
-    `dead`: scopes of branches that never run.
+    `dead`: scopes of branches that never run. `values`: of the main graph's small values that shape arithmetic computed on the
+    way.
     """
 
     known: Known
     dead: frozenset[str] = frozenset()
+    values: dict[str, Array] = field(default_factory=dict)
 
     def get(self, scope: str, name: str) -> Shape | None:
         """The shape of `name` as seen from `scope`; None if even its rank is unknown."""
@@ -50,14 +52,17 @@ def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, wan
     shapes = collect(inferred.graph)
     wanted = list(wanted)
     dead: set[str] = set()
+    values: dict[str, Array] = {}
     if has_gaps(shapes, wanted) or any(scope for scope, _ in wanted):
         propagation = Propagation(inferred, shapes, element_types(inferred.graph))
         propagation.run(Graph(inferred.graph))
         dead = propagation.dead
+        made = {name for node in inferred.graph.node for name in node.output}
+        values = {name: value for name, value in propagation.values.items() if name in made}
     if has_gaps(shapes, wanted) and any(o.domain not in STANDARD_DOMAINS for o in proto.opset_import):
         fill(shapes, collect(run_symbolic(inferred).graph))
     fill(shapes, recorded)
-    return Shapes(shapes, frozenset(dead))
+    return Shapes(shapes, frozenset(dead), values)
 
 
 def has_gaps(shapes: Known, wanted: list[tuple[str, str]]) -> bool:

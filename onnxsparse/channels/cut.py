@@ -1,6 +1,6 @@
 """The cut itself: the same indexing for every tensor, and what each op needs fixed on its node."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,8 @@ class Cutter:
                     kept_output=lambda at, axis: self._kept(solution.found.axes.get(node.output[at]), axis),
                     constant=lambda at: self.values.get(node.input[at]) if at < len(node.input) else None,
                     replace=lambda at, value: self._replace(index, at, value),
-                    rescale=lambda at, a, b: self._rescale(index, at, a, b),
+                    patch=lambda at, values: self._patch(index, at, values),
+                    rescale=lambda at, a, b, fill={}: self._rescale(index, at, a, b, fill),
                     restore_output=lambda a, b: self._restore_output(index, a, b),
                 )
             )
@@ -123,19 +124,49 @@ class Cutter:
         else:
             node.input[at] = self._constant(f"{node.output[0]}_sizes", value)
 
-    def _rescale(self, index: int, at: int, old: Sequence[int], new: Sequence[int]) -> None:
+    def _rescale(self, index: int, at: int, old: Sequence[int], new: Sequence[int], fill: Mapping[int, int]) -> None:
         node = self.nodes[index]
         name = node.input[at]
         values = self.values.get(name)
         flat = None if values is None else values.reshape(-1)
         # −1 is worked out, 0 copied, and 1 in an Expand is whatever comes in: only a size that is written down changes
         changed = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b and (flat is None or int(flat[i]) == a)]
-        if not changed:
+        if not changed and not fill:
             return
         if stored(self.solution.found, name) is not None and flat is not None:
-            self.versions[index, at] = np.array([new[i] if i in changed else int(v) for i, v in enumerate(flat)], flat.dtype)
+            written = [fill.get(i, new[i] if i in changed else int(v)) for i, v in enumerate(flat)]
+            self.versions[index, at] = np.array(written, flat.dtype)
             return
         node.input[at] = self._scaled(index, name, old, new, changed, self.before)
+        if fill:
+            self._overwrite(index, at, dict(fill), len(new), np.dtype(np.int64))
+
+    def _patch(self, index: int, at: int, values: Mapping[int, int]) -> None:
+        """Other elements for a vector of integers; what is computed of it goes on being computed."""
+        name = self.nodes[index].input[at]
+        known = self.values.get(name)
+        assert known is not None, "a cut went through an op whose integers are not known"
+        flat = known.reshape(-1)
+        if stored(self.solution.found, name) is not None:
+            written = [values.get(i, int(v)) for i, v in enumerate(flat)]
+            self.versions[index, at] = np.array(written, flat.dtype).reshape(known.shape)
+        else:
+            self._overwrite(index, at, values, flat.size, flat.dtype)
+
+    def _overwrite(self, index: int, at: int, values: Mapping[int, int], size: int, dtype: np.dtype[Any]) -> None:
+        """Nodes that replace elements of a computed vector: zero them, add the new ones."""
+        node = self.nodes[index]
+        name = node.input[at]
+        kept = self._constant(f"{name}_kept", np.array([i not in values for i in range(size)], dtype))
+        added = self._constant(f"{name}_added", np.array([values.get(i, 0) for i in range(size)], dtype))
+        zeroed, total = self._fresh(f"{name}_zeroed"), self._fresh(f"{name}_patched")
+        self.before.setdefault(index, []).extend(
+            [
+                helper.make_node("Mul", [name, kept], [zeroed], name=zeroed),
+                helper.make_node("Add", [zeroed, added], [total], name=total),
+            ]
+        )
+        node.input[at] = total
 
     def _scaled(
         self,

@@ -75,7 +75,7 @@ class Values:
 
     def __init__(self, found: Discovery) -> None:
         self.found = found
-        self.known: dict[str, Array | None] = {}
+        self.known: dict[str, Array | None] = {**found.survey.shapes.values}
 
     def get(self, name: str) -> Array | None:
         if name not in self.known:

@@ -20,13 +20,17 @@ from onnxsparse.channels.reference import masked_reference
 from onnxsparse.errors import BackendError
 from onnxsparse.inputs import seeded_samples
 from onnxsparse.model import Model
+from onnxsparse.ops import OpSpec, OpView, UnknownFact
 from onnxsparse.ops.labels import Labels
+from onnxsparse.ops.spec import product
 from onnxsparse.runtime import Feeds, runner
 from onnxsparse.weights import Array
 
 MAX_OUTPUT_ERROR = 1e-5
 MAX_NODE_ERROR = 5e-6
 """Of an output's largest value, in float32."""
+
+EPSILON = float(np.finfo(np.float32).eps)
 
 SENSITIVE = 1e-2
 """Masking other channels must move an output by this share, or its agreement proves nothing."""
@@ -187,7 +191,15 @@ def node_errors(
             else:
                 single[name] = value
         outputs = {o: compressed(solution, removed, o, wanted[o]) for o in node.output if o in wanted}
-        yield NodeError(found.graph.names[index], run_node(cut, node, single, constants, outputs))
+        yield NodeError(found.graph.names[index], run_node(cut, node, single, constants, outputs, terms_of(spec, new)))
+
+
+def terms_of(spec: OpSpec, op: OpView) -> int:
+    """How many products an output element sums."""
+    try:
+        return 1 if spec.macs is None else spec.macs(op) // max(product(op.output()), 1)
+    except (UnknownFact, IndexError, ValueError):
+        return 1
 
 
 def is_constant(maker: onnx.NodeProto | None) -> bool:
@@ -207,9 +219,9 @@ def compressed(solution: Solution, removed: Removed, name: str, value: Array | N
 
 
 def run_node(
-    cut: Model, node: onnx.NodeProto, feeds: Feeds, constants: dict[str, Array], wanted: dict[str, Array | None]
+    cut: Model, node: onnx.NodeProto, feeds: Feeds, constants: dict[str, Array], wanted: dict[str, Array | None], terms: int
 ) -> float:
-    """The largest error of a node's outputs."""
+    """The largest error of a node's outputs, each of which sums `terms` products."""
     inputs = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in feeds.items()]
     outputs = [onnx.ValueInfoProto(name=name) for name in wanted]
     initial = [onnx.numpy_helper.from_array(np.asarray(v, order="C"), n) for n, v in constants.items()]
@@ -219,12 +231,16 @@ def run_node(
         made = runner(Model.from_proto(proto), optimize=False).run(feeds)
     except BackendError as error:
         raise BackendError(f"the cut node {node.name or node.output[0]} does not run: {error}") from None
-    error_found = max((relative_error(made[name], value) for name, value in wanted.items() if value is not None), default=0.0)
-    return error_found / cancellation(proto, feeds, wanted) if MAX_NODE_ERROR < error_found < 1e-3 else error_found
+    worst = max((relative_error(made[name], value) for name, value in wanted.items() if value is not None), default=0.0)
+    return worst / leeway(proto, feeds, wanted, terms) if MAX_NODE_ERROR < worst < 1e-3 else worst
 
 
-def cancellation(proto: onnx.ModelProto, feeds: Feeds, wanted: dict[str, Array | None]) -> float:
-    """How much larger a node's terms are than their sum: what it makes of magnitudes, over what it makes. At least 1."""
+def leeway(proto: onnx.ModelProto, feeds: Feeds, wanted: dict[str, Array | None], terms: int) -> float:
+    """By how much more than usual a node may be off, at least 1.
+
+    Where terms cancel, an error is held against their size: what the node makes of magnitudes, over what it makes. Where all
+    have one sign, rounding does not even out, and a sum may be off by half a unit in the last place per term.
+    """
     loud = onnx.ModelProto()
     loud.CopyFrom(proto)
     for tensor in loud.graph.initializer:
@@ -234,7 +250,8 @@ def cancellation(proto: onnx.ModelProto, feeds: Feeds, wanted: dict[str, Array |
     magnitudes = {name: np.abs(value) if value.dtype.kind == "f" else value for name, value in feeds.items()}
     made = runner(Model.from_proto(loud), optimize=False).run(magnitudes)
     shares = [float(np.abs(made[n]).max()) / float(np.abs(v).max() or 1) for n, v in wanted.items() if v is not None and v.size]
-    return max(1.0, *shares)
+    one_sign = max(shares, default=1.0) < 1 + 1e-6
+    return max(1.0, terms * EPSILON / 2 / MAX_NODE_ERROR if one_sign else 1.0, *shares)
 
 
 def rescaled(model: Model, solution: Solution) -> Model:

@@ -115,22 +115,21 @@ def refit_slice(r: Refit) -> None:
     starts, ends = (list(bounds_of(r, name, at)) for name, at in (("starts", 1), ("ends", 2)))
     axes = r.old.numbers("axes") if old else (bounds_of(r, "axes", 3) if r.old.has_input(3) else ())
     steps = bounds_of(r, "steps", 4) if not old and r.old.has_input(4) else (1,) * len(starts)
-    changed = False
+    new_starts, new_ends = dict[int, int](), dict[int, int]()
     for i, axis in enumerate(axes or range(len(starts))):
         kept = r.kept_input(0, axis % rank)
         if kept is None:
             continue
-        changed = True
         size = r.old.input(0)[axis % rank]
         end = None if steps[i] < 0 and ends[i] < -size else ends[i]
         taken = np.flatnonzero(np.isin(kept, np.arange(size)[starts[i] : end : steps[i]]))
-        starts[i], ends[i] = new_bounds(taken, steps[i], r.new.input(0)[axis % rank])
-    if changed and old:
-        r.set("starts", starts)
-        r.set("ends", ends)
-    elif changed:
-        r.replace(1, np.array(starts, np.int64))
-        r.replace(2, np.array(ends, np.int64))
+        new_starts[i], new_ends[i] = new_bounds(taken, steps[i], r.new.input(0)[axis % rank])
+    if new_starts and old:
+        r.set("starts", [new_starts.get(i, start) for i, start in enumerate(starts)])
+        r.set("ends", [new_ends.get(i, end) for i, end in enumerate(ends)])
+    elif new_starts:
+        r.patch(1, new_starts)
+        r.patch(2, new_ends)
 
 
 def bounds_of(r: Refit, name: str, at: int) -> tuple[int, ...]:
