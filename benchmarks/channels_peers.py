@@ -296,11 +296,20 @@ def failures(name: str, rows: list[Row]) -> list[str]:
     return [f"Failures of {name}:", "", *lines, ""] if lines else [f"No failures of {name}.", ""]
 
 
+PREFACE = f"""# Whole channels, side by side
+
+Made by `benchmarks/channels_peers.py` at ratio {RATIO}: `ours`, `onnxsim` and `torch`, then `table`. onnxsparse and onnxsim on the same
+graphs, without rounding; Torch-Pruning, without hints for single architectures, on the modules that the graphs come from. Seconds are
+wall time from load to written file (Torch-Pruning: building the pruner and the step), each model in a process of its own, imports left
+out; the proof is not in it. MACs kept: the median of those that run and were changed. "runs" means outputs of the right shapes; what
+they hold is checked for onnxsparse alone, in zoo-channels.md.
+"""
+
+
 def table(paths: list[Path]) -> str:
     results = {path.stem: [Row(**row) for row in json.loads(path.read_text())] for path in paths}
-    lines = [
-        f"Whole channels at ratio {RATIO}. MACs kept: the median of those that run and were changed.",
-        "",
+    lines = [PREFACE]
+    lines += [
         "| peer | tried | worked | changed | runs | runs and changed | MACs kept | median s | max s |",
         "|---|---|---|---|---|---|---|---|---|",
         *(summary(name, rows) for name, rows in results.items()),

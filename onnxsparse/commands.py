@@ -202,7 +202,7 @@ def view(
     /,
     *,
     heat: Annotated[bool, Parameter(negative="")] = False,
-    target: str = "cv22",
+    backend: str = "cv22",
     port: int | None = None,
     browse: bool = True,
     sizes: Sizes = Sizes(),
@@ -215,7 +215,7 @@ def view(
         The ONNX model.
     heat
         Put rank, bound and share of the latency in front of the copy's node names, for Netron's search (type #1).
-    target
+    backend
         Whose predicted cost to show: cv22, cv22-skiplimit, cv22-stream, or a TOML file of your own.
     port
         Serve at this port (default: any that is free).
@@ -228,7 +228,7 @@ def view(
         raise ParamError("view needs Netron: pip install 'onnxsparse[view]'") from None
     from onnxsparse.viewing import for_viewing
 
-    shown = for_viewing(sizes.load(model), heat=heat, target=target)
+    shown = for_viewing(sizes.load(model), heat=heat, target=backend)
     with TemporaryDirectory(prefix="onnxsparse-view-") as folder:
         copy = Path(folder) / model.name
         shown.save(copy)
