@@ -298,11 +298,12 @@ def failures(name: str, rows: list[Row]) -> list[str]:
 
 PREFACE = f"""# Whole channels, side by side
 
-Made by `benchmarks/channels_peers.py` at ratio {RATIO}: `ours`, `onnxsim` and `torch`, then `table`. onnxsparse and onnxsim on the same
-graphs, without rounding; Torch-Pruning, without hints for single architectures, on the modules that the graphs come from. Seconds are
-wall time from load to written file (Torch-Pruning: building the pruner and the step), each model in a process of its own, imports left
-out; the proof is not in it. MACs kept: the median of those that run and were changed. "runs" means outputs of the right shapes; what
-they hold is checked for onnxsparse alone, in zoo-channels.md.
+Made by `benchmarks/channels_peers.py` at ratio {RATIO}: `ours`, `onnxsim` and `torch`, then `table`. onnxsparse and
+onnxsim on the same graphs, without rounding; Torch-Pruning, without hints for single architectures, on the modules
+that the graphs come from. Seconds are wall time from load to written file (Torch-Pruning: building the pruner and the
+step), each model in a process of its own, imports left out; the proof is not in it. MACs kept: the median of those
+that run and were changed. "runs" means outputs of the right shapes; what they hold is checked for onnxsparse alone,
+in zoo-channels.md.
 """
 
 
