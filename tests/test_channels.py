@@ -521,7 +521,8 @@ class TestTheProof:
         write = Cutter._write_constants
 
         def in_disorder(cutter: Cutter) -> tuple[str, ...]:
-            cutter.versions = {place: array[::-1] if array.ndim == 1 else array for place, array in cutter.versions.items()}
+            taken = {place: cutter._taken(version) for place, version in cutter.versions.items()}
+            cutter.versions = {place: array[::-1] if array.ndim == 1 else array for place, array in taken.items()}
             return write(cutter)
 
         monkeypatch.setattr(Cutter, "_write_constants", in_disorder)

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxsparse.channels.discovery import Values, stored
-from onnxsparse.channels.groups import Removed, Solution
+from onnxsparse.channels.groups import Kept, Removed, Solution
 from onnxsparse.graph import captured
 from onnxsparse.model import Model
 from onnxsparse.ops.refit import Refit, Value
@@ -26,6 +26,31 @@ class TensorCut:
     removed: tuple[int, ...]
     role: str
     size: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is left of a tensor: per axis that is cut, the indices. Taken only when it is written, so that memory holds one at a
+    time.
+    """
+
+    tensor: str
+    kept: tuple[tuple[int, bytes], ...]
+
+    @classmethod
+    def of(cls, tensor: str, kept: Mapping[int, Kept]) -> "Part":
+        return cls(tensor, tuple((axis, indices.tobytes()) for axis, indices in kept.items()))
+
+    def take(self, model: Model) -> Array:
+        array = model.weights[self.tensor]
+        for axis, indices in self.kept:
+            array = np.take(array, np.frombuffer(indices, np.intp), axis)
+        model.weights.release(self.tensor)
+        return array
+
+
+Version = Array | Part
+"""What a user of a constant wants instead of it."""
 
 
 @dataclass
@@ -49,10 +74,10 @@ class Cutter:
     model: Model
     solution: Solution
     removed: Removed
-    versions: dict[tuple[int, int], Array] = field(default_factory=dict)
+    versions: dict[tuple[int, int], Version] = field(default_factory=dict)
     before: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
     behind: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
-    made: dict[str, Array] = field(default_factory=dict)
+    made: dict[str, Version] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.nodes = list(self.model.proto.graph.node)
@@ -75,14 +100,12 @@ class Cutter:
             kept = {a: k for a, labels in enumerate(use.axes) if (k := self.solution.kept(labels, self.removed)) is not None}
             if not kept:
                 continue
-            array = self.model.weights[use.tensor]
+            shape = self.model.weights.shape(use.tensor)
             for axis, indices in kept.items():
-                gone = np.setdiff1d(np.arange(array.shape[axis]), indices)
+                gone = np.setdiff1d(np.arange(shape[axis]), indices)
                 role = use.roles[axis].value if axis in use.roles else "per_channel"
-                found[TensorCut(use.tensor, axis, tuple(gone.tolist()), role, array.shape[axis])] = None
-            for axis, indices in kept.items():
-                array = np.take(array, indices, axis)
-            self.versions[use.node, use.at] = array
+                found[TensorCut(use.tensor, axis, tuple(gone.tolist()), role, shape[axis])] = None
+            self.versions[use.node, use.at] = Part.of(use.tensor, kept)
         return tuple(found)
 
     def _refit(self, index: int) -> bool:
@@ -221,14 +244,14 @@ class Cutter:
         self.names.add(name)
         return name
 
-    def _constant(self, wanted: str, value: Array) -> str:
+    def _constant(self, wanted: str, value: Version) -> str:
         name = self._fresh(wanted)
-        self.made[name] = np.asarray(value)
+        self.made[name] = value
         return name
 
     def _write_constants(self) -> tuple[str, ...]:
         """A tensor that all its users want alike is replaced; else those that want another get a copy."""
-        wanted: dict[str, dict[tuple[int, int], Array | None]] = {}
+        wanted: dict[str, dict[tuple[int, int], Version | None]] = {}
         for index, node in enumerate(self.nodes):
             for at, name in enumerate(node.input):
                 tensor = stored(self.solution.found, name)
@@ -239,22 +262,27 @@ class Cutter:
                 if tensor is not None:
                     wanted.setdefault(tensor, {})[index, -1 - at] = None
         outputs = {o.name for o in self.model.proto.graph.output}
-        copied = []
+        copied, replaced = [], {}
         for tensor, users in wanted.items():
             versions = list(users.values())
             first = versions[0]
             if all(v is None for v in versions):
                 continue
             if first is not None and tensor not in outputs and all(v is not None and same(v, first) for v in versions):
-                self._assign(tensor, first)
+                replaced[tensor] = first
                 continue
             copied.append(tensor)
             self._copy(tensor, {place: v for place, v in users.items() if v is not None})
         self._add_initializers()
+        for tensor, version in replaced.items():
+            self._assign(tensor, self._taken(version))
         return tuple(copied)
 
-    def _copy(self, tensor: str, users: dict[tuple[int, int], Array]) -> None:
-        names: list[tuple[Array, str]] = []
+    def _taken(self, version: Version) -> Array:
+        return version.take(self.model) if isinstance(version, Part) else version
+
+    def _copy(self, tensor: str, users: dict[tuple[int, int], Version]) -> None:
+        names: list[tuple[Version, str]] = []
         for (index, at), version in users.items():
             name = next((n for v, n in names if same(v, version)), None)
             if name is None:
@@ -271,13 +299,14 @@ class Cutter:
 
     def _add_initializers(self) -> None:
         graph = self.model.proto.graph
-        for name, value in self.made.items():
+        made = {name: self._taken(version) for name, version in self.made.items()}
+        for name, value in made.items():
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
             graph.initializer.append(TensorProto(name=name, dims=value.shape, data_type=kind, raw_data=b""))
             if self.model.proto.ir_version < 4:
                 graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
         self.model.weights.refresh()
-        for name, value in self.made.items():
+        for name, value in made.items():
             self.model.weights[name] = np.asarray(value, order="C")
 
     def _write_nodes(self) -> None:
@@ -299,7 +328,9 @@ class Cutter:
                     dim.dim_value = kept.size
 
 
-def same(a: Array, b: Array) -> bool:
+def same(a: Version, b: Version) -> bool:
+    if isinstance(a, Part) or isinstance(b, Part):
+        return a == b if isinstance(a, Part) and isinstance(b, Part) else False
     return a is b or (a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
 
 

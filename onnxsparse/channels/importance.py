@@ -52,6 +52,7 @@ def weight_importance(model: Model, solution: Solution, measure: str) -> Scores:
             if values.dtype.kind not in "fV" and values.dtype != np.int8:
                 continue
             slices = norm(np.asarray(values, np.float32), tuple(i for i in range(values.ndim) if i != axis))
+            model.weights.release(use.tensor)
             mean = slices.mean()
             if mean > 0:
                 np.add.at(total, solution.classes.root[labels], slices / mean)
