@@ -50,6 +50,11 @@ class Graph:
     def initializers(self) -> dict[str, onnx.TensorProto]:
         return {t.name: t for t in self.proto.initializer}
 
+    @cached_property
+    def defined(self) -> frozenset[str]:
+        """The values that are this graph's own."""
+        return frozenset((*self.producers, *self.initializers, *(value.name for value in self.proto.input)))
+
     def producer(self, name: str) -> "tuple[Graph, int] | None":
         """The graph and index of the node that makes `name`, here or in a graph around this one."""
         graph: Graph | None = self

@@ -1,6 +1,7 @@
 """Cutting whole channels: fewer of them, smaller tensors, the same interface."""
 
 import json as json_format
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -99,7 +100,7 @@ class PruneChannels:
             report = replace(report, tables=(groups_table(solution, chosen),), dry=True)
             return replace(report, artifacts=self._plan_file(model, solution, chosen, result, None))
         if not chosen.size:
-            return replace(report, notes=[*notes, f"nothing was cut: {self._why_nothing(solution, groups)}"])
+            raise ParamError(f"prune-channels: nothing can be cut from {model.name}: {self._why_nothing(solution, groups)}")
         result = apply_cut(model, solution, solution.removal(chosen))
         proof = self._prove(original, solution, chosen, model) if self.verify else None
         notes += list(told(solution, chosen, result, proof))
@@ -152,11 +153,13 @@ class PruneChannels:
 
     def _why_nothing(self, solution: Solution, groups: list[Group]) -> str:
         if not solution.groups:
-            return "no channels can be cut; the reasons are listed per layer"
+            reasons = Counter(f.reason.split(" (")[0] for f in solution.frozen()) or Counter(solution.found.stopped.values())
+            why = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3)) or "it has no layers with weights"
+            return f"all channels have to stay ({why}); see --plan"
         if not groups:
             return "--only and --exclude leave nothing"
-        smallest = max(int(group.classes.size) * group.width for group in groups)
-        return f"no group is left smaller by rounding to --round-to (the largest has {smallest} channels)"
+        largest = max(int(group.classes.size) * group.width for group in groups)
+        return f"no group gets smaller when it is rounded to --round-to (the largest has {largest} channels); see --plan"
 
     def _prove(self, original: Model, solution: Solution, chosen: Labels, cut: Model) -> Proof:
         try:

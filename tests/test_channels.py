@@ -19,7 +19,7 @@ from onnxsparse.channels.proof import Proof, prove
 from onnxsparse.channels.selection import Choice, choose_channels
 from onnxsparse.runtime import runner
 from tests.commands import Run, files
-from tests.graphs import FLOAT, chain, model, node, value, weight
+from tests.graphs import FLOAT, INT64, chain, model, node, proto, value, weight
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -405,11 +405,64 @@ def test_what_cannot_be_cut_says_why(op: onnx.NodeProto, reason: str) -> None:
     assert frozen.get("y", "is an output of the model (y)") == "is an output of the model (y)"
 
 
-def test_a_value_that_a_branch_uses_stays() -> None:
-    body = onnx.helper.make_graph([node("Relu", "a", "r")], "body", [], [onnx.ValueInfoProto(name="r")])
-    op = node("If", "c", "b", then_branch=body, else_branch=body)
-    built = between(op, weights={"c": np.array(True)})
-    assert any("is used by a body of b" in f.reason or "no rule for If" in f.reason for f in solve(built).frozen())
+def branch(*nodes: onnx.NodeProto, inputs: tuple[onnx.ValueInfoProto, ...] = (), outputs: str = "r") -> onnx.GraphProto:
+    """A body; what it makes has 2x16x8x8 elements."""
+    made = [value(name, "2x16x8x8") if name != "k" else value(name, "", onnx.TensorProto.BOOL) for name in outputs.split()]
+    return onnx.helper.make_graph(list(nodes), "body", inputs, made)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_branches_are_cut_with_what_they_read_and_make(taken: bool) -> None:
+    """Both read the same outer value; one has a convolution of its own, whose weight is the main graph's."""
+    then = branch(node("Conv", "a w", "t"), node("Add", "t a", "r"))
+    other = branch(node("Mul", "a s", "r"))
+    op = node("If", "c", "b", then_branch=then, else_branch=other)
+    built = between(op, weights={"c": np.array(taken), "w": "16x16x1x1", "s": "16x1x1"})
+    smaller, proof = halve(built)
+    assert shapes(smaller, "first", "w", "s", "last") == {**HALF, "w": (8, 8, 1, 1), "s": (8, 1, 1)}
+    sound(smaller, proof)
+
+
+def test_what_a_loop_carries_is_cut_all_the_way_round() -> None:
+    count, going = value("i", "", INT64), value("g", "", onnx.TensorProto.BOOL)
+    body = branch(
+        node("Identity", "g", "k"),
+        node("Conv", "state w", "t"),
+        node("Add", "t a", "r"),
+        inputs=(count, going, value("state", "2x16x8x8")),
+        outputs="k r",
+    )
+    built = between(node("Loop", "n _ a", "b", body=body), weights={"n": np.int64(3), "w": "16x16x1x1"})
+    built.proto.graph.output[0].CopyFrom(value("y", "2x4x8x8"))
+    smaller, proof = halve(built)
+    assert shapes(smaller, "first", "w", "last") == {**HALF, "w": (8, 8, 1, 1)}
+    assert [d.dim_value for d in smaller.proto.graph.node[1].attribute[0].g.input[2].type.tensor_type.shape.dim] == [2, 8, 8, 8]
+    sound(smaller, proof)
+
+
+def test_a_body_with_live_shapes_is_patched_inside() -> None:
+    nodes = [node("Shape", "a", "s"), node("Relu", "a", "t"), node("Reshape", "t s", "r")]
+    op = node("If", "c", "b", then_branch=branch(*nodes), else_branch=branch(node("Relu", "a", "r")))
+    smaller, proof = halve(between(op, weights={"c": np.array(True)}))
+    assert shapes(smaller, *HALF) == HALF
+    sound(smaller, proof)
+
+
+def test_what_goes_into_a_scan_stays() -> None:
+    body = onnx.helper.make_graph(
+        [node("Add", "s e", "r"), node("Identity", "r", "o")],
+        "body",
+        [value("s", "16x8x8"), value("e", "16x8x8")],
+        [value("r", "16x8x8"), value("o", "16x8x8")],
+    )
+    nodes = [
+        node("Conv", "x first", "a"),
+        node("Scan", "zero a", "end b", body=body, num_scan_inputs=1),
+        node("Conv", "b last", "y"),
+    ]
+    weights: dict[str, Any] = {"first": "16x3x1x1", "last": "4x16x1x1", "zero": np.zeros((16, 8, 8), np.float32)}
+    built = model(nodes, {"x": "2x3x8x8"}, ["y"], weights)
+    assert {f.node: f.reason for f in solve(built).frozen()}["a"] == "goes into the body of Scan (end)"
 
 
 def shared(same_selection: bool) -> Model:
@@ -598,8 +651,20 @@ class TestTheCommand:
         assert files(tmp_path) == before
 
     def test_nothing_to_cut_says_why(self, run: Run, source: Path, tmp_path: Path) -> None:
-        assert run("prune-channels", source, tmp_path / "out.onnx", "--round-to", "64") == 0
-        assert "no group is left smaller by rounding to --round-to (the largest has 16 channels)" in run.out
+        before = files(tmp_path)
+        message = run.fails(2, "prune-channels", source, tmp_path / "out.onnx", "--round-to", "64")
+        assert "no group gets smaller when it is rounded to --round-to (the largest has 16 channels)" in message
+        onnx.save(chain(3, 8), tmp_path / "one.onnx")
+        message = run.fails(2, "prune-channels", tmp_path / "one.onnx", tmp_path / "out.onnx")
+        assert "all channels have to stay (1 × is an output of the model)" in message
+        assert files(tmp_path) == sorted([*before, "one.onnx"])
+
+    def test_open_channel_sizes_are_said(self, run: Run, tmp_path: Path) -> None:
+        nodes = [node("Conv", "x w", "a"), node("Reshape", "a s", "b"), node("MatMul", "b v", "y")]
+        weights: dict[str, Any] = {"w": "8x3x1x1", "v": "8x4", "s": np.array([0, -1, 8])}
+        onnx.save(proto(nodes, {"x": "1x3xHxW"}, ["y"], weights), tmp_path / "in.onnx")
+        message = run.fails(2, "prune-channels", tmp_path / "in.onnx", tmp_path / "out.onnx")
+        assert "depends on sizes that are not known" in message
 
     def test_the_targets_alignment_is_kept(self, run: Run, tmp_path: Path) -> None:
         onnx.save(chain(3, 40, 40, 4), tmp_path / "in.onnx")

@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxsparse.channels.discovery import Values, stored
+from onnxsparse.channels.discovery import Values, all_places
 from onnxsparse.channels.groups import Kept, Removed, Solution
-from onnxsparse.graph import captured
+from onnxsparse.graph import Graph, captured
 from onnxsparse.model import Model
+from onnxsparse.ops.labels import Axes
 from onnxsparse.ops.refit import Refit, Value
 from onnxsparse.protos import replace_all
 from onnxsparse.weights import Array
@@ -80,11 +81,12 @@ class Cutter:
     made: dict[str, Version] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.nodes = list(self.model.proto.graph.node)
+        self.places = list(all_places(Graph(self.model.proto.graph)))
+        self.nodes = [place.node for place in self.places]
         self.values = Values(self.solution.found)
-        graph = self.model.proto.graph
-        self.names = {name for node in graph.node for name in (*node.input, *node.output, node.name)}
-        self.names |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+        self.names = {name for node in self.nodes for name in (*node.input, *node.output, node.name)}
+        for graph in {id(place.graph): place.graph.proto for place in self.places}.values():
+            self.names |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
 
     def run(self) -> CutResult:
         cuts = self._cut_constants()
@@ -122,8 +124,8 @@ class Cutter:
                     old,
                     new,
                     kept_input=lambda at, axis: self._kept(solution.axes_at(index, at), axis),
-                    kept_output=lambda at, axis: self._kept(solution.found.axes.get(node.output[at]), axis),
-                    constant=lambda at: self.values.get(node.input[at]) if at < len(node.input) else None,
+                    kept_output=lambda at, axis: self._kept(solution.found.axes.get(solution.found.output_key(index, at)), axis),
+                    constant=lambda at: self.values.at(index, at),
                     replace=lambda at, value: self._replace(index, at, value),
                     patch=lambda at, values: self._patch(index, at, values),
                     rescale=lambda at, a, b, fill={}: self._rescale(index, at, a, b, fill),
@@ -140,23 +142,27 @@ class Cutter:
         node = self.nodes[index]
         while len(node.input) <= at:
             node.input.append("")
-        known = self.values.get(node.input[at])
+        known = self._known(index, at)
         value = value if known is None else value.astype(known.dtype)  # a node's vectors of sizes have one type
-        if stored(self.solution.found, node.input[at]) is not None:
+        if known is not None and self.solution.found.tensor(index, at) is not None:
             self.versions[index, at] = value
         else:
             node.input[at] = self._constant(f"{node.output[0]}_sizes", value)
 
+    def _known(self, index: int, at: int) -> Array | None:
+        """What an input of the uncut model held, if it had that input."""
+        return self.values.at(index, at) if at < len(self.solution.found.places[index].node.input) else None
+
     def _rescale(self, index: int, at: int, old: Sequence[int], new: Sequence[int], fill: Mapping[int, int]) -> None:
         node = self.nodes[index]
         name = node.input[at]
-        values = self.values.get(name)
+        values = self._known(index, at)
         flat = None if values is None else values.reshape(-1)
         # −1 is worked out, 0 copied, and 1 in an Expand is whatever comes in: only a size that is written down changes
         changed = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b and (flat is None or int(flat[i]) == a)]
         if not changed and not fill:
             return
-        if stored(self.solution.found, name) is not None and flat is not None:
+        if flat is not None and self.solution.found.tensor(index, at) is not None:
             written = [fill.get(i, new[i] if i in changed else int(v)) for i, v in enumerate(flat)]
             self.versions[index, at] = np.array(written, flat.dtype)
             return
@@ -166,11 +172,10 @@ class Cutter:
 
     def _patch(self, index: int, at: int, values: Mapping[int, int]) -> None:
         """Other elements for a vector of integers; what is computed of it goes on being computed."""
-        name = self.nodes[index].input[at]
-        known = self.values.get(name)
+        known = self._known(index, at)
         assert known is not None, "a cut went through an op whose integers are not known"
         flat = known.reshape(-1)
-        if stored(self.solution.found, name) is not None:
+        if self.solution.found.tensor(index, at) is not None:
             written = [values.get(i, int(v)) for i, v in enumerate(flat)]
             self.versions[index, at] = np.array(written, flat.dtype).reshape(known.shape)
         else:
@@ -219,23 +224,25 @@ class Cutter:
         """What a Shape says goes on as it was, unless nobody looks at what has changed."""
         node = self.nodes[index]
         changed = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
-        if self._only_others_read(node.output[0], set(changed)):
+        if self._only_others_read(index, set(changed)):
             return
         name = node.output[0]
         node.output[0] = self._fresh(f"{name}_after")
         self._scaled(index, node.output[0], new, old, changed, self.behind, result=name)
 
-    def _only_others_read(self, name: str, changed: set[int]) -> bool:
+    def _only_others_read(self, index: int, changed: set[int]) -> bool:
         """Whether every user picks single elements that did not change."""
-        graph = self.solution.found.graph
-        users = graph.consumers.get(name, [])
+        found = self.solution.found
+        graph, name = found.places[index].graph, found.places[index].node.output[0]
+        users = [i for i, place in enumerate(found.places) if place.graph.scope == graph.scope and name in place.node.input]
         for user in users:
-            node = self.nodes[user]
-            picks = self.values.get(node.input[1]) if len(node.input) == 2 and node.input[0] == name else None
-            spec = self.solution.found.spec(user)
+            node = found.places[user].node
+            picks = self.values.at(user, 1) if len(node.input) == 2 and node.input[0] == name else None
+            spec = found.spec(user)
             if picks is None or spec is None or spec.index_at != 1 or changed & set(picks.reshape(-1).tolist()):
                 return False
-        return bool(users) and name not in {o.name for o in graph.proto.output}
+        ends = {o.name for o in graph.proto.output} | {n for p in found.places if p.bodies for n in captured(p.node)}
+        return bool(users) and name not in ends
 
     def _fresh(self, wanted: str) -> str:
         name, number = wanted, 1
@@ -252,16 +259,15 @@ class Cutter:
     def _write_constants(self) -> tuple[str, ...]:
         """A tensor that all its users want alike is replaced; else those that want another get a copy."""
         wanted: dict[str, dict[tuple[int, int], Version | None]] = {}
-        for index, node in enumerate(self.nodes):
-            for at, name in enumerate(node.input):
-                tensor = stored(self.solution.found, name)
+        found = self.solution.found
+        outputs: set[str] = set()
+        for index, place in enumerate(found.places):
+            for at in range(len(place.node.input)):
+                tensor = found.tensor(index, at)
                 if tensor is not None:
                     wanted.setdefault(tensor, {})[index, at] = self.versions.get((index, at))
-            for at, name in enumerate(captured(node)):
-                tensor = stored(self.solution.found, name)
-                if tensor is not None:
-                    wanted.setdefault(tensor, {})[index, -1 - at] = None
-        outputs = {o.name for o in self.model.proto.graph.output}
+            for graph in (found.graph, *place.bodies):
+                outputs.update(filter(None, (found.stored(graph, value.name) for value in graph.proto.output)))
         copied, replaced = [], {}
         for tensor, users in wanted.items():
             versions = list(users.values())
@@ -310,22 +316,33 @@ class Cutter:
             self.model.weights[name] = np.asarray(value, order="C")
 
     def _write_nodes(self) -> None:
-        if not self.before and not self.behind:
-            return
-        ordered = [n for i, node in enumerate(self.nodes) for n in (*self.before.get(i, []), node, *self.behind.get(i, []))]
-        replace_all(self.model.proto.graph.node, ordered)
-        self.model.weights.refresh()
+        touched = {*self.before, *self.behind}
+        # what is in a node's bodies stands before it, and replacing nodes copies them: from the inside out
+        changed = {id(p.graph): p.graph.proto for p in self.places if any(self.places[i].graph is p.graph for i in touched)}
+        for key, proto in changed.items():
+            own = [i for i, place in enumerate(self.places) if id(place.graph) == key]
+            ordered = [n for i in own for n in (*self.before.get(i, []), self.nodes[i], *self.behind.get(i, []))]
+            replace_all(proto.node, ordered)
+        if changed:
+            self.model.weights.refresh()
 
     def _record_shapes(self) -> None:
-        for value in self.model.proto.graph.value_info:
-            axes = self.solution.found.axes.get(value.name)
-            dims = value.type.tensor_type.shape.dim
-            if axes is None or len(axes) != len(dims):
-                continue
-            for dim, labels in zip(dims, axes, strict=True):
-                kept = self.solution.kept(labels, self.removed)
-                if kept is not None:
-                    dim.dim_value = kept.size
+        found = self.solution.found
+        main = Graph(self.model.proto.graph)
+        for graph in (main, *(body for place in all_places(main) for body in place.bodies)):
+            inner = (*graph.proto.input, *graph.proto.output) if graph.scope else ()
+            for value in (*graph.proto.value_info, *inner):
+                scoped = f"{graph.scope}/{value.name}" if graph.scope else value.name
+                self._record(value, found.axes.get(scoped))
+
+    def _record(self, value: onnx.ValueInfoProto, axes: Axes | None) -> None:
+        dims = value.type.tensor_type.shape.dim
+        if axes is None or len(axes) != len(dims):
+            return
+        for dim, labels in zip(dims, axes, strict=True):
+            kept = self.solution.kept(labels, self.removed)
+            if kept is not None:
+                dim.dim_value = kept.size
 
 
 def same(a: Version, b: Version) -> bool:

@@ -1,13 +1,15 @@
 """Labels carried through a graph: one walk that asks every op for its rule."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx
 
 from onnxsparse.evaluate import evaluate_node
 from onnxsparse.facts import Survey
-from onnxsparse.graph import Graph, captured
+from onnxsparse.graph import Graph
 from onnxsparse.model import Model
 from onnxsparse.ops import OpSpec, OpView, UnknownFact
 from onnxsparse.ops.coupling import Coupling, Role
@@ -38,11 +40,31 @@ class Operand:
     role: Role
 
 
+@dataclass(frozen=True)
+class Place:
+    """One node of the model: in the main graph, or in the body of an If, Loop or Scan."""
+
+    graph: Graph
+    node: onnx.NodeProto
+    name: str
+    bodies: tuple[Graph, ...] = ()
+
+
+def all_places(graph: Graph) -> Iterator[Place]:
+    """Every node of a graph in order, what is in a node's bodies before the node."""
+    for index, node in enumerate(graph.proto.node):
+        inner = tuple(graph.bodies(index).values())
+        for body in inner:
+            yield from all_places(body)
+        yield Place(graph, node, graph.names[index], inner)
+
+
 @dataclass
 class Discovery:
     """What a walk found: labels of every activation's axes, of every constant where it is used, and what ties them.
 
-    `contracted`: node → (input, axis) pairs that it sums over; `stopped`: nodes no cut passes through, and why.
+    Nodes are numbered as in `places`; values are called by their key, which is their name in the main graph, and begins with the
+    scope in a body. `contracted`: node → (input, axis) pairs that it sums over; `stopped`: nodes no cut passes through, and why.
     """
 
     model: Model
@@ -54,16 +76,55 @@ class Discovery:
     operands: list[Operand] = field(default_factory=list)
     contracted: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     stopped: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, tuple[Graph, str]] = field(default_factory=dict)
+
+    @cached_property
+    def places(self) -> list[Place]:
+        return list(all_places(self.graph))
+
+    @cached_property
+    def makers(self) -> dict[str, int]:
+        """Value → the node that makes it."""
+        return {self.key(p.graph, name): i for i, p in enumerate(self.places) for name in p.node.output if name}
+
+    def key(self, graph: Graph, name: str) -> str:
+        """What a value is called that a graph knows by this name: its own, or one of a graph around it."""
+        while graph.parent is not None and name not in graph.defined:
+            graph = graph.parent
+        found = f"{graph.scope}/{name}" if graph.scope else name
+        self.origins[found] = (graph, name)
+        return found
+
+    def input_key(self, index: int, at: int) -> str:
+        place = self.places[index]
+        return self.key(place.graph, place.node.input[at])
+
+    def output_key(self, index: int, at: int) -> str:
+        place = self.places[index]
+        return self.key(place.graph, place.node.output[at])
+
+    def tensor(self, index: int, at: int) -> str | None:
+        """The name in the weights of an input that is an initializer or Constant."""
+        place = self.places[index]
+        return self.stored(place.graph, place.node.input[at])
+
+    def stored(self, graph: Graph, name: str) -> str | None:
+        return self.survey.resolver.constant(graph, name) if name else None
+
+    def shape(self, key: str) -> tuple[int | None, ...] | None:
+        graph, name = self.origins[key]
+        return self.survey.shapes.get(graph.scope, name)
 
     def view(self, index: int) -> OpView:
-        return self.survey.view(self.graph, self.graph.proto.node[index])
+        place = self.places[index]
+        return self.survey.view(place.graph, place.node)
 
     def spec(self, index: int) -> OpSpec | None:
-        return self.survey.spec(self.graph.proto.node[index])
+        return self.survey.spec(self.places[index].node)
 
 
 def discover(model: Model, *, cut_norms: bool = False) -> Discovery:
-    """Label the main graph of `model` at the sizes it is bound to. Values that bodies use stay as they are."""
+    """Label all graphs of `model` at the sizes it is bound to."""
     model = model.copy()  # what is found stays true of this one when the caller's is cut
     found = Discovery(model, Survey(model, every_shape=True), Graph(model.proto.graph))
     Walk(found, cut_norms).run()
@@ -71,29 +132,34 @@ def discover(model: Model, *, cut_norms: bool = False) -> Discovery:
 
 
 class Values:
-    """The values of constants, and of what is computed from constants and sizes."""
+    """The values of constants, and of what is computed from constants and sizes; by key."""
 
     def __init__(self, found: Discovery) -> None:
         self.found = found
         self.known: dict[str, Array | None] = {**found.survey.shapes.values}
 
-    def get(self, name: str) -> Array | None:
-        if name not in self.known:
-            self.known[name] = None  # a graph with a cycle ends here
-            self.known[name] = self._find(name)
-        return self.known[name]
+    def at(self, index: int, at: int) -> Array | None:
+        """Of a node's input."""
+        node = self.found.places[index].node
+        return self.get(self.found.input_key(index, at)) if at < len(node.input) and node.input[at] else None
 
-    def _find(self, name: str) -> Array | None:
+    def get(self, key: str) -> Array | None:
+        if key not in self.known:
+            self.known[key] = None  # a graph with a cycle ends here
+            self.known[key] = self._find(key)
+        return self.known[key]
+
+    def _find(self, key: str) -> Array | None:
         found = self.found
-        tensor = stored(found, name)
+        tensor = found.stored(*found.origins[key])
         if tensor is not None:
             return found.model.weights[tensor]
-        index = found.graph.producers.get(name)
+        index = found.makers.get(key)
         spec = None if index is None else found.spec(index)
         if index is None or spec is None or spec.random or spec.macs is not None or spec.body is not None:
             return None
         try:
-            return self._compute(index, spec, name)
+            return self._compute(index, spec, key)
         except (
             UnknownFact,
             ArithmeticError,
@@ -106,26 +172,22 @@ class Values:
         ):
             return None  # no rule may rely on it then
 
-    def _compute(self, index: int, spec: OpSpec, name: str) -> Array | None:
-        node = self.found.graph.proto.node[index]
+    def _compute(self, index: int, spec: OpSpec, key: str) -> Array | None:
+        node = self.found.places[index].node
         if spec.value is not None:
             return spec.value(self.found.view(index))
-        shape = self.found.survey.shapes.get("", name)
+        shape = self.found.shape(key)
         if shape is None or None in shape or np.prod([d or 0 for d in shape]) > MAX_COMPUTED:
             return None
         feeds = {}
-        for i in filter(None, node.input):
-            value = self.get(i)
-            if value is None or value.size > MAX_COMPUTED:
+        for at, name in enumerate(node.input):
+            value = self.at(index, at)
+            if name and (value is None or value.size > MAX_COMPUTED):
                 return None
-            feeds[i] = value
+            if name and value is not None:
+                feeds[name] = value
         made = evaluate_node(node, feeds, self.found.survey.opsets)
-        return dict(zip(filter(None, node.output), made, strict=True))[name]
-
-
-def stored(found: Discovery, name: str) -> str | None:
-    """The name in the weights of an initializer or Constant of the main graph."""
-    return found.survey.resolver.constant(found.graph, name) if name else None
+        return dict(zip(filter(None, node.output), made, strict=True))[self.found.origins[key][1]]
 
 
 class Walk:
@@ -137,61 +199,105 @@ class Walk:
         self.values = Values(found)
         self.named: dict[str, Axes] = {}
         self.arithmetic: set[str] = set()
-        self.constants = found.survey.constant_values(found.graph)
+        self.constants: dict[str, set[str]] = {}
+        self.index = {id(place.node): i for i, place in enumerate(found.places)}
 
     def run(self) -> None:
         found = self.found
         for value in found.graph.proto.input:
-            shape = found.survey.shapes.get("", value.name)
-            found.axes[value.name] = None if shape is None else (None,) * len(shape)
-        for index, node in enumerate(found.graph.proto.node):
-            self._visit(index, node)
+            key = found.key(found.graph, value.name)
+            found.axes[key] = self._untracked(key)
+        self._walk(found.graph)
         self._pass_roles_on()
         for value in found.graph.proto.output:
-            self._freeze(value.name, "is an output of the model", value.name)
+            for labels in found.axes.get(found.key(found.graph, value.name)) or ():
+                if labels is not None:
+                    found.space.freeze(labels, "is an output of the model", value.name)
 
-    def _visit(self, index: int, node: onnx.NodeProto) -> None:
-        found, name = self.found, self.found.graph.names[index]
-        spec = found.spec(index)
-        for outer in captured(node):
-            self._freeze(outer, f"is used by a body of {name}", name)
-        if stored(found, node.output[0] if node.output else "") is not None:
+    def _walk(self, graph: Graph) -> None:
+        for node in graph.proto.node:
+            self._visit(self.index[id(node)])
+
+    def _visit(self, index: int) -> None:
+        found, place = self.found, self.found.places[index]
+        node, spec = place.node, self.found.spec(index)
+        if node.output and found.stored(place.graph, node.output[0]) is not None:
             return
-        if self._is_arithmetic(node, spec):
-            self.arithmetic.update(filter(None, node.output))
-            for output in node.output:
-                found.axes[output] = self._untracked(output)
+        keys = [found.output_key(index, at) for at in range(len(node.output))]
+        if self._is_arithmetic(index, spec):
+            self.arithmetic.update(keys)
+            for key in keys:
+                found.axes[key] = self._untracked(key)
             return
         inputs = [self._axes(index, at, spec) for at in range(len(node.input))]
         coupling = Coupling(
-            found.view(index), name, found.space, inputs, lambda at: self.values.get(node.input[at]), self.cut_norms
+            found.view(index), place.name, found.space, inputs, lambda at: self.values.at(index, at), self.cut_norms
         )
-        self._apply(coupling, spec)
+        if place.bodies and spec is not None and spec.body is not None:
+            self._run_bodies(index, spec, coupling)
+        else:
+            self._apply(coupling, spec)
         self._keep(index, coupling)
 
-    def _is_arithmetic(self, node: onnx.NodeProto, spec: OpSpec | None) -> bool:
+    def _run_bodies(self, index: int, spec: OpSpec, coupling: Coupling) -> None:
+        """Branches make the same outputs. What a loop carries goes round; what it scans, or is told, is not cut."""
+        assert spec.body is not None
+        place, found = self.found.places[index], self.found
+        coupling.outputs = [None] * len(place.node.output)
+        carried = spec.body.carried(coupling.op) if spec.body.carried is not None else range(0)
+        for body in place.bodies:
+            for position, value in enumerate(body.proto.input):
+                key = found.key(body, value.name)
+                own = self._untracked(key)
+                given = coupling.inputs[position] if position in carried else None
+                fits = own is not None and given is not None and len(own) == len(given)
+                found.axes[key] = given if fits else own
+            if not carried:
+                for at in range(len(coupling.inputs)):
+                    coupling.freeze_all(at, f"goes into the body of {place.node.op_type}")
+            self._walk(body)
+            made = [found.axes.get(found.key(body, value.name)) for value in body.proto.output]
+            self._join(coupling, spec, made, carried)
+
+    def _join(self, coupling: Coupling, spec: OpSpec, made: list[Axes | None], carried: range) -> None:
+        """What a body makes, with what the other branch, or the round before, has made."""
+        assert spec.body is not None
+        shift = 0 if spec.body.branches else 1  # a loop's first result is its condition
+        for position, axes in enumerate(made[shift:]):
+            before = coupling.outputs[position] if spec.body.branches and position < len(coupling.outputs) else None
+            if not spec.body.branches and position + carried.start in carried:
+                before = coupling.inputs[position + carried.start]
+            first = before is None and spec.body.branches and coupling.outputs[position : position + 1] == [None]
+            if position >= len(coupling.outputs):
+                continue
+            if axes is None or (not first and (before is None or len(before) != len(axes))):
+                for labels in (*(axes or ()), *(before or ())):
+                    coupling.freeze(labels, "leaves a body in different shapes")
+                coupling.outputs[position] = None
+            else:
+                tied = axes if before is None else tuple(coupling.unite(a, b) for a, b in zip(before, axes, strict=True))
+                coupling.outputs[position] = tied
+
+    def _is_arithmetic(self, index: int, spec: OpSpec | None) -> bool:
         """Computed from sizes alone; what is filled to a computed size is not."""
         if spec is None or spec.random or spec.body is not None:
             return False
         if spec.value is not None:
             return True
-        given = [i for i in node.input if i]
-        from_sizes = any(i in self.arithmetic for i in given)
-        if not from_sizes or not all(i in self.arithmetic or stored(self.found, i) is not None for i in given):
+        found, node = self.found, self.found.places[index].node
+        given = [at for at, name in enumerate(node.input) if name]
+        known = [found.input_key(index, at) in self.arithmetic for at in given]
+        if not any(known) or not all(k or found.tensor(index, at) is not None for at, k in zip(given, known, strict=True)):
             return False
-        return all(self.values.get(o) is not None for o in node.output if o) and not self._fills(node)
-
-    def _fills(self, node: onnx.NodeProto) -> bool:
-        """Whether it makes a tensor of the size that its last input says, in which channels may be cut."""
-        shape = self.found.survey.shapes.get("", node.output[0])
-        return shape is not None and len(shape) > 1
+        keys = [found.output_key(index, at) for at, name in enumerate(node.output) if name]
+        fills = any(len(found.shape(key) or ()) > 1 for key in keys)
+        return not fills and all(self.values.get(key) is not None for key in keys)
 
     def _axes(self, index: int, at: int, spec: OpSpec | None) -> Axes | None:
         """Of an activation as they were made; of a constant fresh ones, for every use but of weights."""
-        name = self.found.graph.proto.node[index].input[at]
-        tensor = stored(self.found, name)
+        tensor = self.found.tensor(index, at)
         if tensor is None:
-            return self.found.axes.get(name)
+            return self.found.axes.get(self.found.input_key(index, at))
         shared = spec is not None and any(slot.at == at for slot in spec.weights)
         if shared and tensor in self.named:
             return self.named[tensor]
@@ -207,7 +313,7 @@ class Walk:
             try:
                 spec.couple(coupling)
                 return
-            except (UnknownFact, IndexError, ValueError, TypeError) as error:
+            except (UnknownFact, ArithmeticError, LookupError, TypeError, ValueError) as error:
                 reason = f"what {node.op_type} does with it depends on sizes that are not known ({error})"
         self.found.stopped[coupling.name] = reason
         coupling.outputs.clear()
@@ -216,22 +322,29 @@ class Walk:
             coupling.freeze_all(at, reason)
 
     def _keep(self, index: int, coupling: Coupling) -> None:
-        node = coupling.op.node
-        for at, name in enumerate(node.output):
+        found, place = self.found, self.found.places[index]
+        for at in range(len(place.node.output)):
             made = coupling.outputs[at] if at < len(coupling.outputs) else None
-            self.found.axes[name] = made if made is not None else self._untracked(name)
+            key = found.output_key(index, at)
+            found.axes[key] = made if made is not None else self._untracked(key)
         if coupling.contracted:
-            self.found.contracted[index] = coupling.contracted
+            found.contracted[index] = coupling.contracted
+        constants = self._constants(place.graph)
         for (at, axis), role in coupling.roles.items():
             labels = (coupling.inputs[at] or ())[axis]
-            if labels is not None and node.input[at] in self.constants:
-                self.found.operands.append(Operand(index, labels, role))
-        for at, name in enumerate(node.input):
-            tensor = stored(self.found, name)
+            if labels is not None and place.node.input[at] in constants:
+                found.operands.append(Operand(index, labels, role))
+        for at in range(len(place.node.input)):
+            tensor = found.tensor(index, at)
             axes = coupling.inputs[at]
             if tensor is not None and axes is not None and any(labels is not None for labels in axes):
                 roles = {axis: role for (i, axis), role in coupling.roles.items() if i == at}
-                self.found.uses.append(Use(index, at, tensor, axes, roles))
+                found.uses.append(Use(index, at, tensor, axes, roles))
+
+    def _constants(self, graph: Graph) -> set[str]:
+        if graph.scope not in self.constants:
+            self.constants[graph.scope] = self.found.survey.constant_values(graph)
+        return self.constants[graph.scope]
 
     def _pass_roles_on(self) -> None:
         """A tensor that is dequantized or transposed before it is used has its role from there: it has the same labels."""
@@ -241,11 +354,6 @@ class Walk:
                 if id(labels) in roles:
                     use.roles.setdefault(axis, roles[id(labels)])
 
-    def _untracked(self, name: str) -> Axes | None:
-        shape = self.found.survey.shapes.get("", name)
+    def _untracked(self, key: str) -> Axes | None:
+        shape = self.found.shape(key)
         return None if shape is None else (None,) * len(shape)
-
-    def _freeze(self, name: str, reason: str, node: str) -> None:
-        for labels in self.found.axes.get(name) or ():
-            if labels is not None:
-                self.found.space.freeze(labels, reason, node)

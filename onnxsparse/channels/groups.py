@@ -85,15 +85,14 @@ class Solution:
     def axes_at(self, index: int, at: int) -> Axes | None:
         """Of an input of a node."""
         use = self.uses.get((index, at))
-        return use.axes if use is not None else self.found.axes.get(self.found.graph.proto.node[index].input[at])
+        return use.axes if use is not None else self.found.axes.get(self.found.input_key(index, at))
 
     def new_view(self, index: int, removed: Removed) -> OpView:
         """A node with the shapes that it has after a cut."""
         old = self.found.view(index)
         inputs = tuple(self._new_shape(shape, self.axes_at(index, at), removed) for at, shape in enumerate(old.inputs))
-        outputs = tuple(
-            self._new_shape(s, self.found.axes.get(n), removed) for s, n in zip(old.outputs, old.node.output, strict=True)
-        )
+        keys = (self.found.output_key(index, at) for at in range(len(old.outputs)))
+        outputs = tuple(self._new_shape(s, self.found.axes.get(k), removed) for s, k in zip(old.outputs, keys, strict=True))
         return OpView(old.node, inputs, outputs)
 
     def _new_shape(
@@ -108,7 +107,7 @@ class Solution:
     def macs(self, removed: Removed) -> int:
         """Of the linear ops whose MACs are known, after a cut."""
         total = 0
-        for index in range(len(self.found.graph.proto.node)):
+        for index in range(len(self.found.places)):
             spec = self.found.spec(index)
             if spec is not None and spec.macs is not None:
                 try:
@@ -125,7 +124,7 @@ class Solution:
             if operand.role is Role.PRODUCES and stays.any():
                 first = int(self.classes.root[operand.labels[stays][0]])
                 reason = reasons.get(first, "another factor of its axis is cut instead")
-                yield Frozen(self.found.graph.names[operand.node], int(stays.sum()), operand.labels.size, reason)
+                yield Frozen(self.found.places[operand.node].name, int(stays.sum()), operand.labels.size, reason)
 
     def _reasons(self) -> dict[int, str]:
         """Class → why it is frozen."""
@@ -205,8 +204,8 @@ def describe(found: Discovery, classes: Classes, own: Labels, places: list[tuple
     order = (Role.PRODUCES, Role.CONSUMES, Role.PER_CHANNEL)
     first = min(operands, key=lambda operand: order.index(operand.role))
     width = int(np.count_nonzero(classes.root[first.labels] == own[0]))
-    members = tuple(Member(found.graph.names[u.node], u.tensor, a, u.roles.get(a, Role.PER_CHANNEL)) for u, a in places)
-    return Group(found.graph.names[first.node], own, width, members)
+    members = tuple(Member(found.places[u.node].name, u.tensor, a, u.roles.get(a, Role.PER_CHANNEL)) for u, a in places)
+    return Group(found.places[first.node].name, own, width, members)
 
 
 def kept_channels(count: int, ratio: float, round_to: int, width: int) -> int:

@@ -143,11 +143,14 @@ def is_moved(solution: Solution, output: str) -> bool:
     """Whether an output could depend on what is cut: one that is computed from inputs alone cannot."""
     reached: set[str] = set()
     found = solution.found
-    for node in found.graph.proto.node:
-        made = [labels for name in node.output for labels in found.axes.get(name) or () if labels is not None]
+    for index, place in enumerate(found.places):
+        keys = [found.output_key(index, at) for at in range(len(place.node.output))]
+        made = [labels for key in keys for labels in found.axes.get(key) or () if labels is not None]
         cuttable = any(not solution.classes.is_frozen(labels).all() for labels in made)
-        if cuttable or any(name in reached for name in node.input):
-            reached.update(node.output)
+        given = [found.input_key(index, at) for at in range(len(place.node.input))]
+        given += [found.key(body, value.name) for body in place.bodies for value in body.proto.output]
+        if cuttable or any(key in reached for key in given):
+            reached.update(keys)
     return output in reached
 
 
@@ -171,8 +174,10 @@ def node_errors(
     sizes = [name for name, value in wanted.items() if value.dtype.kind in "iu"]
     computed = [name for name in makers if name in {i for n in cut.proto.graph.node for i in n.input} and name not in wanted]
     integers = runner(cut, custom_ops=custom_ops, also=[*sizes, *computed], optimize=False).run(feeds)
-    for index, original in enumerate(found.graph.proto.node):
-        spec = found.spec(index)
+    for index, place in enumerate(found.places):
+        original, spec = place.node, found.spec(index)
+        if place.graph.scope:
+            continue  # what happens in a body cannot be looked at
         old, new = found.view(index), solution.new_view(index, removed)
         if (old.inputs, old.outputs) == (new.inputs, new.outputs) or spec is None or spec.value is not None:
             continue
@@ -191,7 +196,7 @@ def node_errors(
             else:
                 single[name] = value
         outputs = {o: compressed(solution, removed, o, wanted[o]) for o in node.output if o in wanted}
-        yield NodeError(found.graph.names[index], run_node(cut, node, single, constants, outputs, terms_of(spec, new)))
+        yield NodeError(place.name, run_node(cut, node, single, constants, outputs, terms_of(spec, new)))
 
 
 def terms_of(spec: OpSpec, op: OpView) -> int:

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxsparse.channels.discovery import Values, stored
+from onnxsparse.channels.discovery import Values, all_places
 from onnxsparse.channels.groups import Removed, Solution
+from onnxsparse.graph import Graph
 from onnxsparse.model import Model
 from onnxsparse.ops.masking import Masking
 from onnxsparse.protos import replace_all
@@ -32,16 +33,21 @@ class Reference:
     removed: Removed
     made: dict[str, Array] = field(default_factory=dict)
     ordered: list[onnx.NodeProto] = field(default_factory=list)
+    count: int = 0
 
     def build(self) -> Model:
         graph = self.model.proto.graph
-        self.types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info)}
         self.values = Values(self.solution.found)
-        for index, node in enumerate(list(graph.node)):
-            self._sum(index, node)
-            if not self._look_over(index, node):
-                self.ordered.append(node)
-        replace_all(graph.node, self.ordered)
+        places = list(all_places(Graph(graph)))
+        ordered: dict[int, list[onnx.NodeProto]] = {}
+        for index, place in enumerate(places):
+            self.ordered = ordered.setdefault(id(place.graph), [])
+            self._sum(index, place.node)
+            if not self._look_over(index, place.node):
+                self.ordered.append(place.node)
+        # from the inside out: a node's copy has its bodies with it
+        for inner in {id(place.graph): place.graph for place in places}.values():
+            replace_all(inner.proto.node, ordered[id(inner)])
         for name, value in self.made.items():
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
             graph.initializer.append(TensorProto(name=name, dims=value.shape, data_type=kind, raw_data=b""))
@@ -62,14 +68,14 @@ class Reference:
         pairs = [
             (at, axis) for at, axis in self.solution.found.contracted.get(index, []) if self._gone(index, at, axis) is not None
         ]
-        weights = [at for at, _ in pairs if stored(self.solution.found, node.input[at]) is not None]
+        weights = [at for at, _ in pairs if self.solution.found.tensor(index, at) is not None]
         for at in dict.fromkeys(weights or [at for at, _ in pairs]):
             axes = [axis for other, axis in pairs if other == at]
             node.input[at] = self._zeroed_weight(index, at, axes) if weights else self._zeroed_value(index, at, axes)
 
     def _zeroed_weight(self, index: int, at: int, axes: list[int]) -> str:
-        node = self.solution.found.graph.proto.node[index]
-        tensor = stored(self.solution.found, node.input[at])
+        node = self.solution.found.places[index].node
+        tensor = self.solution.found.tensor(index, at)
         assert tensor is not None
         array = np.array(self.model.weights[tensor])
         zero = self._zero_point(index, at, array)
@@ -85,7 +91,7 @@ class Reference:
         slot = next((s for s in spec.weights if s.at == at), None) if spec is not None else None
         if slot is None or slot.zero_point is None or not op.has_input(slot.zero_point):
             return np.zeros((), array.dtype)
-        point = self.values.get(op.node.input[slot.zero_point])
+        point = self.values.at(index, slot.zero_point)
         assert point is not None, "a weight's zero point is not constant"
         if point.size == 1:
             return point.reshape(())
@@ -94,7 +100,7 @@ class Reference:
         return point.reshape(shape)
 
     def _zeroed_value(self, index: int, at: int, axes: list[int]) -> str:
-        node = self.solution.found.graph.proto.node[index]
+        node = self.solution.found.places[index].node
         mask = np.ones(1, np.bool_)
         rank = len(self.solution.axes_at(index, at) or ())
         for axis in axes:
@@ -107,7 +113,8 @@ class Reference:
     def _look_over(self, index: int, node: onnx.NodeProto) -> bool:
         """Whether the node was written out over what is left."""
         spec = self.solution.found.spec(index)
-        if spec is None or spec.masked is None:
+        rank = len(self.solution.axes_at(index, 0) or ()) if node.input else 0
+        if spec is None or spec.masked is None or all(self._gone(index, 0, axis) is None for axis in range(rank)):
             return False
         finished: list[str] = []
 
@@ -124,7 +131,7 @@ class Reference:
             Masking(
                 self.solution.found.view(index),
                 keep=lambda at, axis: None if (gone := self._gone(index, at, axis)) is None else ~gone,
-                value=lambda at: self.values.get(node.input[at]),
+                value=lambda at: self.values.at(index, at),
                 add=self._add,
                 constant=lambda value: self._constant("masking", value),
                 again=again,
@@ -144,7 +151,8 @@ class Reference:
         return name
 
     def _name(self) -> str:
-        return f"onnxsparse_reference_{len(self.ordered)}"
+        self.count += 1
+        return f"onnxsparse_reference_{self.count}"
 
     def _constant(self, wanted: str, value: Array) -> str:
         name = f"onnxsparse_{wanted}_{len(self.made)}"

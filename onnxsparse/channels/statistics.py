@@ -48,10 +48,10 @@ def average(value: Array, axis: int) -> Vector:
 
 def labelled_values(solution: Solution) -> Iterator[tuple[str, int]]:
     """Inputs of linear ops along the axis that they sum over."""
-    graph = solution.found.graph.proto
     for index, pairs in solution.found.contracted.items():
-        for at, axis in pairs:
-            name = graph.node[index].input[at]
+        place = solution.found.places[index]
+        for at, axis in pairs if not place.graph.scope else ():
+            name = place.node.input[at]
             if (index, at) not in solution.uses and solution.axes_at(index, at) is not None:
                 yield name, axis
 
@@ -62,7 +62,8 @@ def compensate(cut: Model, original: Model, solution: Solution, removed: Removed
     """
     nodes = {node.output[0]: node for node in cut.proto.graph.node if node.output}
     done = 0
-    for index, node in enumerate(solution.found.graph.proto.node):
+    for index, place in enumerate(solution.found.places):
+        node = place.node
         shift = bias_shift(original, solution, removed, means, index)
         spec = solution.found.spec(index)
         if shift is None or spec is None or spec.absorb is None:

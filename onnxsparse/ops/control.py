@@ -44,6 +44,6 @@ def scan_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
 
 SPECS = (
     OpSpec(op_type="If", body=Body(branches=True)),
-    OpSpec(op_type="Loop", body=Body(trips=loop_trips), work=Work.HOST),
+    OpSpec(op_type="Loop", body=Body(trips=loop_trips, carried=lambda op: range(2, len(op.node.input))), work=Work.HOST),
     OpSpec(op_type="Scan", since=9, body=Body(trips=scan_trips), work=Work.HOST),
 )

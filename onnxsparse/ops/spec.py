@@ -191,10 +191,14 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """How a control-flow op runs its bodies: `branches`, one of them only; else `trips` times each (None: unknown)."""
+    """How a control-flow op runs its bodies: `branches`, one of them only; else `trips` times each (None: unknown).
+
+    `carried`: the inputs, of the node and of its body, that come back from the body for the next round.
+    """
 
     branches: bool = False
     trips: Callable[[OpView, Callable[[int], int | None]], int | None] = field(default=lambda op, constant: 1)
+    carried: Callable[[OpView], range] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
