@@ -216,7 +216,7 @@ class Scheduler:
         if axes is None or stored is None or stored.axes is None:
             return 0, 1
         size = self.survey.model.weights.shape(stored.name)[stored.axes[axes.output]]
-        return size, next((a.i for a in node.attribute if a.name == "group"), 1)
+        return size, max(1, next((a.i for a in node.attribute if a.name == "group"), 1))
 
 
 def macs_of(spec: OpSpec | None, found: list[Layer]) -> int | None:

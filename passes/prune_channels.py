@@ -155,7 +155,9 @@ class PruneChannels:
         if not solution.groups:
             reasons = Counter(f.reason.split(" (")[0] for f in solution.frozen()) or Counter(solution.found.stopped.values())
             why = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3)) or "it has no layers with weights"
-            return f"all channels have to stay ({why}); see --plan"
+            open_sizes = "; ".join(solution.found.model.binding.unbound)
+            hint = f"give the open sizes with --input-shape ({open_sizes})" if open_sizes else "see --plan"
+            return f"all channels have to stay ({why}); {hint}"
         if not groups:
             return "--only and --exclude leave nothing"
         largest = max(int(group.classes.size) * group.width for group in groups)

@@ -665,6 +665,7 @@ class TestTheCommand:
         onnx.save(proto(nodes, {"x": "1x3xHxW"}, ["y"], weights), tmp_path / "in.onnx")
         message = run.fails(2, "prune-channels", tmp_path / "in.onnx", tmp_path / "out.onnx")
         assert "depends on sizes that are not known" in message
+        assert "give the open sizes with --input-shape" in message
 
     def test_the_targets_alignment_is_kept(self, run: Run, tmp_path: Path) -> None:
         onnx.save(chain(3, 40, 40, 4), tmp_path / "in.onnx")

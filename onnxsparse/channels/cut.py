@@ -10,8 +10,10 @@ from onnx import TensorProto, helper
 
 from onnxsparse.channels.discovery import Values, all_places
 from onnxsparse.channels.groups import Kept, Removed, Solution
+from onnxsparse.errors import PassError
 from onnxsparse.graph import Graph, captured
 from onnxsparse.model import Model
+from onnxsparse.ops import OpView, UnknownFact
 from onnxsparse.ops.labels import Axes
 from onnxsparse.ops.refit import Refit, Value
 from onnxsparse.protos import replace_all
@@ -118,21 +120,29 @@ class Cutter:
             return False
         spec = solution.found.spec(index)
         if spec is not None and spec.refit is not None:
-            spec.refit(
-                Refit(
-                    node,
-                    old,
-                    new,
-                    kept_input=lambda at, axis: self._kept(solution.axes_at(index, at), axis),
-                    kept_output=lambda at, axis: self._kept(solution.found.axes.get(solution.found.output_key(index, at)), axis),
-                    constant=lambda at: self.values.at(index, at),
-                    replace=lambda at, value: self._replace(index, at, value),
-                    patch=lambda at, values: self._patch(index, at, values),
-                    rescale=lambda at, a, b, fill={}: self._rescale(index, at, a, b, fill),
-                    restore_output=lambda a, b: self._restore_output(index, a, b),
-                )
-            )
+            try:
+                spec.refit(self._fixing(index, node, old, new))
+            except UnknownFact:
+                name = solution.found.places[index].name
+                raise PassError(
+                    f"{name}: its sizes are open, so that it cannot be fixed after a cut; give --input-shape"
+                ) from None
         return True
+
+    def _fixing(self, index: int, node: onnx.NodeProto, old: OpView, new: OpView) -> Refit:
+        solution = self.solution
+        return Refit(
+            node,
+            old,
+            new,
+            kept_input=lambda at, axis: self._kept(solution.axes_at(index, at), axis),
+            kept_output=lambda at, axis: self._kept(solution.found.axes.get(solution.found.output_key(index, at)), axis),
+            constant=lambda at: self.values.at(index, at),
+            replace=lambda at, value: self._replace(index, at, value),
+            patch=lambda at, values: self._patch(index, at, values),
+            rescale=lambda at, a, b, fill={}: self._rescale(index, at, a, b, fill),
+            restore_output=lambda a, b: self._restore_output(index, a, b),
+        )
 
     def _kept(self, axes: Any, axis: int) -> Any:
         return None if axes is None or axis >= len(axes) else self.solution.kept(axes[axis], self.removed)

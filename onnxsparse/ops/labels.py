@@ -59,7 +59,9 @@ class LabelSpace:
         self.freezes.append(Freeze(labels, reason, node))
 
     def split(self, labels: Labels, sizes: Sequence[int], node: str) -> tuple[Labels | None, ...]:
-        """The factors of an axis; those of size 1 are not followed."""
+        """The factors of an axis; those of size 1 are not followed. Raises ValueError where they do not make the axis."""
+        if np.prod(sizes) != labels.size:
+            raise ValueError(f"{labels.size} is not {' × '.join(map(str, sizes))}")
         factors = tuple(self.fresh(size) if size > 1 else None for size in sizes)
         self.grids.append(Grid(labels, factors, tuple(sizes), node))
         return factors
