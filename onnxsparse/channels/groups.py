@@ -162,39 +162,43 @@ def make_groups(found: Discovery, classes: Classes) -> Iterator[Group]:
         for labels in axes:
             if labels is not None and id(labels) not in seen:
                 seen.add(id(labels))
-                signature[np.unique(classes.root[labels])] ^= rng.integers(1, 2**63, dtype=np.uint64)
+                # an index that is there twice is assigned the same twice
+                roots = classes.root[labels]
+                signature[roots] = signature[roots] ^ rng.integers(1, 2**63, dtype=np.uint64)
     for operand in found.operands:
         weighted[classes.root[operand.labels]] = True
     alive = np.unique(classes.root)
     alive = alive[weighted[alive] & ~classes.frozen[alive]]
-    members, makers = memberships(found, classes, alive), operands_of(found, classes, alive)
-    for mark in dict.fromkeys(signature[alive].tolist()):
-        own = alive[signature[alive] == mark]
+    marks, first, which = np.unique(signature[alive], return_index=True, return_inverse=True)
+    members, makers = memberships(found, classes, alive[first]), operands_of(found, classes, alive[first])
+    ordered = alive[np.argsort(which, kind="stable")]
+    parts = np.split(ordered, np.cumsum(np.bincount(which, minlength=marks.size))[:-1]) if marks.size else []
+    for own in sorted(parts, key=lambda part: int(part[0])):
         yield describe(found, classes, own, members[int(own[0])], makers[int(own[0])])
 
 
-def memberships(found: Discovery, classes: Classes, alive: Labels) -> dict[int, list[tuple[Use, int]]]:
+def memberships(found: Discovery, classes: Classes, chosen: Labels) -> dict[int, list[tuple[Use, int]]]:
     """Class → the constants' axes that it is on."""
-    members: dict[int, list[tuple[Use, int]]] = {int(c): [] for c in alive}
+    members: dict[int, list[tuple[Use, int]]] = {int(c): [] for c in chosen}
     wanted = np.zeros(classes.root.size, np.bool_)
-    wanted[alive] = True
+    wanted[chosen] = True
     for use in found.uses:
         for axis, labels in enumerate(use.axes):
             if labels is not None:
-                roots = np.unique(classes.root[labels])
-                for root in roots[wanted[roots]].tolist():
+                roots = classes.root[labels]
+                for root in np.unique(roots[wanted[roots]]).tolist():
                     members[root].append((use, axis))
     return members
 
 
-def operands_of(found: Discovery, classes: Classes, alive: Labels) -> dict[int, list[Operand]]:
+def operands_of(found: Discovery, classes: Classes, chosen: Labels) -> dict[int, list[Operand]]:
     """Class → the operands' axes that it is on."""
-    operands: dict[int, list[Operand]] = {int(c): [] for c in alive}
+    operands: dict[int, list[Operand]] = {int(c): [] for c in chosen}
     wanted = np.zeros(classes.root.size, np.bool_)
-    wanted[alive] = True
+    wanted[chosen] = True
     for operand in found.operands:
-        roots = np.unique(classes.root[operand.labels])
-        for root in roots[wanted[roots]].tolist():
+        roots = classes.root[operand.labels]
+        for root in np.unique(roots[wanted[roots]]).tolist():
             operands[root].append(operand)
     return operands
 

@@ -110,8 +110,12 @@ class Classes:
 
         a = self.root[np.concatenate([first.reshape(-1) for first, _ in ties])]
         b = self.root[np.concatenate([second.reshape(-1) for _, second in ties])]
-        touched, inverse = np.unique(np.concatenate([a, b]), return_inverse=True)
-        edges = coo_array((np.ones(a.size, np.int8), (inverse[: a.size], inverse[a.size :])), shape=(touched.size, touched.size))
+        if 4 * a.size > self.root.size:
+            touched = np.arange(self.root.size)
+        else:
+            touched, inverse = np.unique(np.concatenate([a, b]), return_inverse=True)
+            a, b = inverse[: a.size], inverse[a.size :]
+        edges = coo_array((np.ones(a.size, np.int8), (a, b)), shape=(touched.size, touched.size))
         _, component = connected_components(edges, directed=False)
         # a class is called by its smallest label
         first = np.full(component.max() + 1, np.iinfo(np.int64).max)
