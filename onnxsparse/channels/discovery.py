@@ -240,43 +240,37 @@ class Walk:
         self._keep(index, coupling)
 
     def _run_bodies(self, index: int, spec: OpSpec, coupling: Coupling) -> None:
-        """Branches make the same outputs. What a loop carries goes round; what it scans, or is told, is not cut."""
+        """Branches make the same outputs. What a loop carries goes round; what is scanned, or told to a body, is not cut."""
         assert spec.body is not None
         place, found = self.found.places[index], self.found
-        coupling.outputs = [None] * len(place.node.output)
         carried = spec.body.carried(coupling.op) if spec.body.carried is not None else range(0)
+        if not carried:
+            for at in range(len(coupling.inputs)):
+                coupling.freeze_all(at, f"goes into the body of {place.node.op_type}")
+        made: list[list[Axes | None]] = []
         for body in place.bodies:
             for position, value in enumerate(body.proto.input):
                 key = found.key(body, value.name)
-                own = self._untracked(key)
-                given = coupling.inputs[position] if position in carried else None
-                fits = own is not None and given is not None and len(own) == len(given)
-                found.axes[key] = given if fits else own
-            if not carried:
-                for at in range(len(coupling.inputs)):
-                    coupling.freeze_all(at, f"goes into the body of {place.node.op_type}")
+                own, given = self._untracked(key), coupling.inputs[position] if position in carried else None
+                found.axes[key] = given if own is not None and given is not None and len(own) == len(given) else own
             self._walk(body)
-            made = [found.axes.get(found.key(body, value.name)) for value in body.proto.output]
-            self._join(coupling, spec, made, carried)
+            made.append([found.axes.get(found.key(body, value.name)) for value in body.proto.output])
+        first = int(spec.body.carried is not None)  # a loop's first result is whether it goes on
+        for position in range(len(place.node.output)):
+            ends = [axes[position + first] for axes in made]
+            if not spec.body.branches:
+                at = carried.start + position
+                ends.append(coupling.inputs[at] if at in carried else None)
+            coupling.outputs.append(self._tie(coupling, ends))
 
-    def _join(self, coupling: Coupling, spec: OpSpec, made: list[Axes | None], carried: range) -> None:
-        """What a body makes, with what the other branch, or the round before, has made."""
-        assert spec.body is not None
-        shift = 0 if spec.body.branches else 1  # a loop's first result is its condition
-        for position, axes in enumerate(made[shift:]):
-            before = coupling.outputs[position] if spec.body.branches and position < len(coupling.outputs) else None
-            if not spec.body.branches and position + carried.start in carried:
-                before = coupling.inputs[position + carried.start]
-            first = before is None and spec.body.branches and coupling.outputs[position : position + 1] == [None]
-            if position >= len(coupling.outputs):
-                continue
-            if axes is None or (not first and (before is None or len(before) != len(axes))):
-                for labels in (*(axes or ()), *(before or ())):
-                    coupling.freeze(labels, "leaves a body in different shapes")
-                coupling.outputs[position] = None
-            else:
-                tied = axes if before is None else tuple(coupling.unite(a, b) for a, b in zip(before, axes, strict=True))
-                coupling.outputs[position] = tied
+    def _tie(self, coupling: Coupling, ends: list[Axes | None]) -> Axes | None:
+        """Values that are one and the same, or nothing that may be cut where their ranks differ."""
+        known = [axes for axes in ends if axes is not None]
+        if len(known) == len(ends) and len({len(axes) for axes in known}) == 1:
+            return tuple(coupling.unite(*axes) for axes in zip(*known, strict=True))
+        for labels in (labels for axes in known for labels in axes):
+            coupling.freeze(labels, "leaves a body in another shape")
+        return None
 
     def _is_arithmetic(self, index: int, spec: OpSpec | None) -> bool:
         """Computed from sizes alone; what is filled to a computed size is not."""
