@@ -534,6 +534,55 @@ def test_quantized_models_are_cut_with_their_scales() -> None:
     sound(smaller, proof)
 
 
+def quantized_operators() -> Model:
+    """Two QLinearConv, weights with zero points of their own, and a MatMulInteger behind them."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("QuantizeLinear", "x s z", "xq"),
+        node("QLinearConv", "xq s z wq ws wz s z wb", "a"),
+        node("QLinearConv", "a s z vq s vz s z", "b"),
+        node("Transpose", "b", "t", perm=[0, 2, 3, 1]),
+        node("MatMulInteger", "t m z mz", "i"),
+        node("Cast", "i", "y", to=FLOAT),
+    ]
+    weights: dict[str, Any] = {
+        "s": np.float32(0.05),
+        "z": np.uint8(120),
+        "wq": rng.integers(-60, 60, (16, 3, 3, 3), np.int8),
+        "ws": rng.random(16, np.float32) / 50 + 0.01,
+        "wz": np.zeros(16, np.int8),
+        "wb": rng.integers(-100, 100, 16, np.int32),
+        "vq": rng.integers(20, 220, (8, 16, 1, 1), np.uint8),
+        "vz": np.uint8(128),
+        "m": rng.integers(0, 255, (8, 4), np.uint8),
+        "mz": np.uint8(127),
+    }
+    return model(nodes, {"x": "1x3x6x6"}, ["y"], weights)
+
+
+def test_quantized_operators_are_cut_with_their_zero_points_respected() -> None:
+    smaller, proof = halve(quantized_operators())
+    assert shapes(smaller, "wq", "ws", "wz", "wb", "vq", "m") == {
+        "wq": (8, 3, 3, 3),
+        "ws": (8,),
+        "wz": (8,),
+        "wb": (8,),
+        "vq": (4, 8, 1, 1),
+        "m": (4, 4),
+    }
+    sound(smaller, proof)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_convolutions_of_other_ranks(rank: int) -> None:
+    kernel, size = "x".join(["3"] * rank), "x".join(["6"] * rank)
+    nodes = [node("Conv", "x w b", "a"), node("Relu", "a", "r"), node("Conv", "r v", "y")]
+    built = model(nodes, {"x": f"1x3x{size}"}, ["y"], {"w": f"8x3x{kernel}", "b": "8", "v": f"4x8x{kernel}"})
+    smaller, proof = halve(built)
+    assert (smaller.weights.shape("w")[0], smaller.weights.shape("v")[1]) == (4, 4)
+    sound(smaller, proof)
+
+
 class TestTheProof:
     """It has to fail where the cut is wrong."""
 

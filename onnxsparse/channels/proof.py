@@ -79,6 +79,7 @@ def prove(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_o
     apply_cut(again, solution, solution.removal(chosen))
     second = attempt(louder, solution, chosen, again, custom_ops)
     return Proof(
+        # the worse of the two runs, as a share of what each was allowed
         max(found.output_error, second.output_error / second.tolerance * found.tolerance),
         found.tolerance,
         max(filter(None, (found.worst_node, second.worst_node)), key=lambda n: n.error, default=None),
