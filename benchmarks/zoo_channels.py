@@ -27,7 +27,7 @@ from onnxsparse.channels.importance import weight_importance
 from onnxsparse.channels.proof import Proof, prove
 from onnxsparse.channels.selection import Choice, choose_channels
 from onnxsparse.errors import OnnxSparseError
-from onnxsparse.folding import fold_all_constants
+from onnxsparse.folding import computes_on_constants, fold_all_constants
 from onnxsparse.inputs import seeded_samples
 from onnxsparse.ops.labels import Labels
 from onnxsparse.runtime import runner
@@ -64,7 +64,7 @@ def cut_half(
     """
     start = time.process_time()
     model = load(source).bind(shapes)
-    if any(layer.computed_weight for layer in layers(model, count=False)):
+    if computes_on_constants(model):
         fold_all_constants(model)
     original = model.copy()
     begun = time.process_time()

@@ -12,6 +12,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxsparse import metadata
 from onnxsparse.errors import BackendError
+from onnxsparse.graph import Graph
 from onnxsparse.model import Model
 from onnxsparse.ops import OpSpec, OpView, find
 from onnxsparse.ops.folding import Values
@@ -167,6 +168,25 @@ class Computed:
 
     values: Array
     sources: dict[str, int]
+
+
+def computes_on_constants(model: Model) -> bool:
+    """Whether a float tensor is computed from constants in the graph, by more than another view of one."""
+    graph = Graph(model.proto.graph)
+    constant = {name for name in graph.initializers if is_float(graph.initializers[name])}
+    for node in graph.proto.node:
+        spec = find(node.domain, node.op_type, model.opset(node.domain))
+        if node.op_type == "Constant":
+            constant.update(o for o in node.output for a in node.attribute if is_float(a.t))
+        elif spec is not None and node.input and all(i in constant or i in graph.initializers for i in node.input if i):
+            if any(i in constant for i in node.input) and spec.view is None and spec.folds and not spec.random:
+                return True
+            constant.update(node.output)
+    return False
+
+
+def is_float(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def fold_all_constants(model: Model) -> int:

@@ -20,7 +20,7 @@ from onnxsparse.channels.selection import Choice, choose_channels, choose_for_ma
 from onnxsparse.channels.statistics import ChannelMeans, channel_means, compensate
 from onnxsparse.errors import BackendError, ParamError, PassError
 from onnxsparse.facts import layers
-from onnxsparse.folding import fold_all_constants
+from onnxsparse.folding import computes_on_constants, fold_all_constants
 from onnxsparse.inputs import load_samples
 from onnxsparse.layer import Layers
 from onnxsparse.metadata import format_count
@@ -85,7 +85,7 @@ class PruneChannels:
             raise ParamError("prune-channels: --importance activation needs --calibration")
         facts = layers(model)
         notes = []
-        if any(layer.computed_weight for layer in facts):
+        if computes_on_constants(model):
             notes.append(f"{fold_all_constants(model)} values that are computed from constants were folded first")
         solution = solve(model, cut_norms=self.cut_norms)
         groups = self._groups(facts, solution, model)
