@@ -18,7 +18,7 @@ from onnxsparse.ops import (
     reduction,
     slicing,
 )
-from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, UnknownFact, View, WeightAxes, WeightSlot, Work
+from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, Quant, UnknownFact, View, WeightAxes, WeightSlot, Work
 
 GROUP = "onnxsparse.ops"
 """Entry points of third parties: any name → `module:SPECS`, an iterable of OpSpec."""
@@ -64,6 +64,7 @@ __all__ = [
     "OpSpec",
     "OpView",
     "Packing",
+    "Quant",
     "UnknownFact",
     "View",
     "WeightAxes",

@@ -10,7 +10,7 @@ from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.folding import scale_conv, scale_conv_transpose
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.spec import Absorb, OpSpec, OpView, WeightAxes, WeightSlot, product
+from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Quant, WeightAxes, WeightSlot, product
 
 
 def conv_macs(op: OpView, weight: int = 1) -> int:
@@ -127,6 +127,7 @@ SPECS = (
         absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv),
         couple=couple_conv,
         refit=refit_conv,
+        quant=Quant.COMPUTE,
     ),
     OpSpec(
         op_type="ConvTranspose",
@@ -136,6 +137,7 @@ SPECS = (
         absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv_transpose),
         couple=couple_conv_transpose,
         refit=refit_conv_transpose,
+        quant=Quant.COMPUTE,
     ),
     OpSpec(op_type="DeformConv", since=19, macs=conv_macs, weights=(KERNEL,), depthwise=is_depthwise),
     OpSpec(

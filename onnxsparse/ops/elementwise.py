@@ -1,13 +1,18 @@
 """Arithmetic, comparison, activation: one output element per input position, no multiply-accumulate."""
 
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from onnxsparse.ops.coupling import Couple, Coupling, couple_broadcast, couple_over_axis, couple_over_rest, couple_same
 from onnxsparse.ops.masking import mask_softmax
-from onnxsparse.ops.spec import OpSpec, View, Work, same_shape
+from onnxsparse.ops.spec import OpSpec, Quant, View, Work, same_shape
 
 ARITHMETIC = """
-Abs Add Ceil Clip Div Exp Floor Log Max Mean Min Mod Mul Neg Pow Reciprocal Round Sign Sqrt Sub Sum
+Add Div Max Mean Min Mod Mul Pow Sub Sum
+""".split()
+
+FUNCTIONS = """
+Abs Ceil Clip Exp Floor Log Neg Reciprocal Round Sign Sqrt
 Acos Acosh Asin Asinh Atan Atanh Cos Cosh Sin Sinh Tan Tanh Erf
 """.split()
 
@@ -29,6 +34,8 @@ BiasAdd BiasSoftmax QLinearLeakyRelu QLinearSigmoid QLinearSoftmax BiasDropout B
 QLinearWhere
 """.split()
 
+HOMOGENEOUS = ("Abs", "LeakyRelu", "PRelu", "Relu")
+
 OVER_THE_REST = ("Hardmax", "LogSoftmax", "Softmax")
 """Before version 13 these flatten everything from their axis on."""
 
@@ -47,16 +54,33 @@ def softmax(op_type: str) -> tuple[OpSpec, OpSpec]:
     over_rest: Couple = partial(couple_over_rest, what=op_type)
     over_axis: Couple = partial(couple_over_axis, what=op_type)
     mask = None if op_type == "Hardmax" else mask_softmax
-    return OpSpec(op_type=op_type, couple=over_rest), OpSpec(op_type=op_type, since=13, couple=over_axis, masked=mask)
+    quant = Quant.FLOAT if op_type == "Hardmax" else Quant.DISTRIBUTION
+    return (
+        OpSpec(op_type=op_type, couple=over_rest, quant=quant),
+        OpSpec(op_type=op_type, since=13, couple=over_axis, masked=mask, quant=quant),
+    )
+
+
+def functions(names: Iterable[str], domain: str = "") -> Iterator[OpSpec]:
+    """Of one element each, or of one and of parameters that broadcast."""
+    for name in names:
+        yield OpSpec(
+            op_type=name,
+            domain=domain,
+            shape=same_shape if domain else None,
+            work=Work.ELEMENTWISE,
+            couple=couple_broadcast,
+            quant=Quant.ACTIVATION,
+            homogeneous=name in HOMOGENEOUS and not domain,
+        )
 
 
 SPECS = (
-    *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_broadcast) for name in (*ARITHMETIC, *LOGIC, *ACTIVATIONS)),
+    *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_broadcast) for name in LOGIC),
+    *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_broadcast, quant=Quant.ARITHMETIC) for name in ARITHMETIC),
+    *functions((*FUNCTIONS, *ACTIVATIONS)),
     *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_cumulative) for name in ("CumSum", "CumProd")),
-    *(
-        OpSpec(op_type=name, domain="com.microsoft", shape=same_shape, work=Work.ELEMENTWISE, couple=couple_broadcast)
-        for name in MICROSOFT
-    ),
+    *functions(MICROSOFT, "com.microsoft"),
     *(OpSpec(op_type=name, domain="com.microsoft", work=Work.ELEMENTWISE) for name in MICROSOFT_BROADCAST),
     *(spec for name in OVER_THE_REST for spec in softmax(name)),
     OpSpec(op_type="Equal", compares=True, work=Work.ELEMENTWISE, couple=couple_broadcast),

@@ -14,7 +14,7 @@ import numpy as np
 from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.folding import plain_gemm, scale_gemm
 from onnxsparse.ops.labels import Labels
-from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Packing, Size, UnknownFact, WeightAxes, WeightSlot, product
+from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Packing, Quant, Size, UnknownFact, WeightAxes, WeightSlot, product
 
 
 def matmul_macs(op: OpView) -> int:
@@ -210,13 +210,14 @@ BOTH_SIDES = (WeightSlot(at=1, axes=right_axes), WeightSlot(at=0, axes=left_axes
 GEMM_SIDES = (WeightSlot(at=1, axes=gemm_right_axes), WeightSlot(at=0, axes=gemm_left_axes))
 
 SPECS = (
-    OpSpec(op_type="MatMul", macs=matmul_macs, weights=BOTH_SIDES, couple=couple_matmul),
+    OpSpec(op_type="MatMul", macs=matmul_macs, weights=BOTH_SIDES, couple=couple_matmul, quant=Quant.COMPUTE),
     OpSpec(
         op_type="Gemm",
         macs=gemm_macs,
         weights=GEMM_SIDES,
         absorb=Absorb(weight_at=1, bias_at=2, scale=scale_gemm, when=plain_gemm),
         couple=couple_gemm,
+        quant=Quant.COMPUTE,
     ),
     OpSpec(
         op_type="Einsum",

@@ -7,7 +7,7 @@ from onnxsparse.ops.coupling import Coupling, couple_same
 from onnxsparse.ops.labels import Axes, Labels
 from onnxsparse.ops.refit import Refit, refit_reshape, refit_sizes
 from onnxsparse.ops.reshaping import couple_reshape
-from onnxsparse.ops.spec import OpSpec, OpView, View, Work, product
+from onnxsparse.ops.spec import OpSpec, OpView, Quant, View, Work, product
 
 MOVES = """
 CenterCropPad ReverseSequence
@@ -206,30 +206,63 @@ def refit_shape(r: Refit) -> None:
 
 
 SPECS = (
-    *(OpSpec(op_type=name, moves=True, work=Work.MOVE) for name in MOVES),
-    OpSpec(op_type="DepthToSpace", moves=True, work=Work.MOVE, couple=couple_depth_to_space),
-    OpSpec(op_type="SpaceToDepth", moves=True, work=Work.MOVE, couple=couple_space_to_depth),
+    *(OpSpec(op_type=name, moves=True, work=Work.MOVE, quant=Quant.FOLLOW) for name in MOVES),
+    OpSpec(op_type="DepthToSpace", moves=True, work=Work.MOVE, couple=couple_depth_to_space, quant=Quant.FOLLOW),
+    OpSpec(op_type="SpaceToDepth", moves=True, work=Work.MOVE, couple=couple_space_to_depth, quant=Quant.FOLLOW),
     # what these make may be far larger than what they are made from
-    OpSpec(op_type="Expand", moves=True, folds=False, work=Work.MOVE, couple=couple_expand, refit=refit_sizes(1)),
-    OpSpec(op_type="Tile", moves=True, folds=False, work=Work.MOVE, couple=couple_tile, refit=refit_tile),
+    OpSpec(
+        op_type="Expand", moves=True, folds=False, work=Work.MOVE, couple=couple_expand, refit=refit_sizes(1), quant=Quant.FOLLOW
+    ),
+    OpSpec(op_type="Tile", moves=True, folds=False, work=Work.MOVE, couple=couple_tile, refit=refit_tile, quant=Quant.FOLLOW),
     *(OpSpec(op_type=name, folds=False, work=Work.FREE, couple=couple_nothing) for name in SOURCES),
     OpSpec(op_type="ConstantOfShape", folds=False, work=Work.FREE, couple=couple_filled, refit=refit_sizes(0)),
-    OpSpec(op_type="Pad", folds=False, work=Work.MOVE, couple=couple_pad, refit=refit_pad),
-    OpSpec(op_type="Resize", folds=False, work=Work.MOVE, couple=couple_resize, refit=refit_resize),
-    OpSpec(op_type="Upsample", folds=False, work=Work.MOVE, couple=couple_resize),
+    OpSpec(op_type="Pad", folds=False, work=Work.MOVE, couple=couple_pad, refit=refit_pad, quant=Quant.FOLLOW),
+    OpSpec(op_type="Resize", folds=False, work=Work.MOVE, couple=couple_resize, refit=refit_resize, quant=Quant.FOLLOW),
+    OpSpec(op_type="Upsample", folds=False, work=Work.MOVE, couple=couple_resize, quant=Quant.FOLLOW),
     *(OpSpec(op_type=name) for name in RESAMPLES),
     *(OpSpec(op_type=name, work=Work.HOST) for name in CONTAINERS),
     *(OpSpec(op_type=name, random=True) for name in RANDOM),
     *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
     OpSpec(op_type="Shape", value=shape_value, work=Work.FREE, couple=couple_nothing, refit=refit_shape),
     OpSpec(op_type="Size", value=size_value, work=Work.FREE),
-    OpSpec(op_type="Identity", moves=True, view=View(), passes=lambda op: True, work=Work.FREE, couple=couple_same),
-    OpSpec(op_type="Dropout", view=View(), work=Work.FREE, couple=couple_same),
-    OpSpec(op_type="Dropout", since=7, view=View(), passes=is_inference_dropout, work=Work.FREE, couple=couple_same),
-    OpSpec(op_type="Transpose", moves=True, view=View(axes=transpose_axes), work=Work.MOVE, couple=couple_transpose),
-    OpSpec(op_type="Reshape", moves=True, view=View(axes=lost_axes), work=Work.FREE, couple=couple_reshape, refit=refit_reshape),
+    OpSpec(
+        op_type="Identity",
+        moves=True,
+        view=View(),
+        passes=lambda op: True,
+        work=Work.FREE,
+        couple=couple_same,
+        quant=Quant.FOLLOW,
+    ),
+    OpSpec(op_type="Dropout", view=View(), work=Work.FREE, couple=couple_same, quant=Quant.FOLLOW),
+    OpSpec(
+        op_type="Dropout",
+        since=7,
+        view=View(),
+        passes=is_inference_dropout,
+        work=Work.FREE,
+        couple=couple_same,
+        quant=Quant.FOLLOW,
+    ),
+    OpSpec(
+        op_type="Transpose",
+        moves=True,
+        view=View(axes=transpose_axes),
+        work=Work.MOVE,
+        couple=couple_transpose,
+        quant=Quant.FOLLOW,
+    ),
+    OpSpec(
+        op_type="Reshape",
+        moves=True,
+        view=View(axes=lost_axes),
+        work=Work.FREE,
+        couple=couple_reshape,
+        refit=refit_reshape,
+        quant=Quant.FOLLOW,
+    ),
     *(
-        OpSpec(op_type=name, moves=True, view=View(axes=lost_axes), work=Work.FREE, couple=couple_reshape)
+        OpSpec(op_type=name, moves=True, view=View(axes=lost_axes), work=Work.FREE, couple=couple_reshape, quant=Quant.FOLLOW)
         for name in ("Flatten", "Squeeze", "Unsqueeze")
     ),
 )

@@ -1,7 +1,7 @@
 """Quantize and dequantize: a constant that goes through keeps its elements; its zeros are where the zero point is."""
 
 from onnxsparse.ops.coupling import Coupling
-from onnxsparse.ops.spec import OpSpec, View, Work
+from onnxsparse.ops.spec import OpSpec, Quant, View, Work
 
 DEQUANTIZE = View(scale=1, zero_point=2)
 
@@ -35,13 +35,23 @@ SPECS = (
             folds=False,
             work=Work.ELEMENTWISE,
             couple=couple_scaled,
+            quant=Quant.BOUNDARY,
         )
         for d, s in (("", 10), ("com.microsoft", 1))
     ),
     # folding would leave the integers without their quantizer, or the quantizer without its float weight
     # a float weight that is quantized in the graph, as in QAT models, has its zeros where the float ones are
     *(
-        OpSpec(op_type="QuantizeLinear", domain=d, since=s, view=View(), folds=False, work=Work.ELEMENTWISE, couple=couple_scaled)
+        OpSpec(
+            op_type="QuantizeLinear",
+            domain=d,
+            since=s,
+            view=View(),
+            folds=False,
+            work=Work.ELEMENTWISE,
+            couple=couple_scaled,
+            quant=Quant.BOUNDARY,
+        )
         for d, s in (("", 10), ("com.microsoft", 1))
     ),
     OpSpec(op_type="DynamicQuantizeLinear", since=11, couple=couple_dynamic),

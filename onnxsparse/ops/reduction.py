@@ -5,11 +5,20 @@ from onnxsparse.ops.folding import is_inference, normalisation
 from onnxsparse.ops.labels import Axes
 from onnxsparse.ops.masking import mask_group_norm, mask_instance_norm, mask_layer_norm, mask_reduction, reduced_axes
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.spec import Affine, OpSpec, Work
+from onnxsparse.ops.spec import Affine, OpSpec, Quant, Work
 
-POOLING = """
-AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool MaxUnpool
-""".split()
+POOLING = {
+    "AveragePool": Quant.ARITHMETIC,
+    "GlobalAveragePool": Quant.ARITHMETIC,
+    "GlobalLpPool": Quant.FLOAT,
+    "GlobalMaxPool": Quant.FOLLOW,
+    "LpPool": Quant.FLOAT,
+    "MaxPool": Quant.FOLLOW,
+    "MaxUnpool": Quant.FLOAT,
+}
+"""Op → what it does in integers: an average is of another scale, an extreme is one of the elements."""
+
+SCALED_WITH_ITS_INPUT = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
 
 REDUCTIONS = """
 ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
@@ -157,7 +166,10 @@ SPECS = (
         OpSpec(op_type=name, couple=couple_layer_norm, masked=mask_layer_norm)
         for name in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
     ),
-    *(OpSpec(op_type=name, couple=couple_pool) for name in POOLING),
+    *(
+        OpSpec(op_type=name, couple=couple_pool, quant=quant, homogeneous=name in SCALED_WITH_ITS_INPUT)
+        for name, quant in POOLING.items()
+    ),
     *(OpSpec(op_type=name) for name in ("MaxRoiPool", "RoiAlign", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")),
     *(OpSpec(op_type=name, couple=couple_reduction, masked=mask_reduction if name in MASKABLE else None) for name in REDUCTIONS),
     *(OpSpec(op_type=name, couple=couple_search) for name in ("ArgMax", "ArgMin")),

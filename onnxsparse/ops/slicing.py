@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit, positions
-from onnxsparse.ops.spec import OpSpec, OpView, UnknownFact, Work, product
+from onnxsparse.ops.spec import OpSpec, OpView, Quant, UnknownFact, Work, product
 
 
 def is_contiguous(op: OpView) -> bool:
@@ -216,14 +216,16 @@ def couple_scatter_elements(c: Coupling) -> None:
 
 
 SPECS = (
-    OpSpec(op_type="GatherND", moves=True, work=Work.MOVE, couple=couple_gather_nd),
-    OpSpec(op_type="Slice", moves=True, work=Work.MOVE, couple=couple_slice, refit=refit_slice),
-    OpSpec(op_type="Split", moves=True, work=Work.MOVE, couple=couple_split, refit=refit_old_split),
-    OpSpec(op_type="Split", since=13, moves=True, work=Work.MOVE, couple=couple_split, refit=refit_split),
-    OpSpec(op_type="Concat", moves=True, work=Work.MOVE, in_place=is_contiguous, couple=couple_concat),
+    OpSpec(op_type="GatherND", moves=True, work=Work.MOVE, couple=couple_gather_nd, quant=Quant.FOLLOW),
+    OpSpec(op_type="Slice", moves=True, work=Work.MOVE, couple=couple_slice, refit=refit_slice, quant=Quant.FOLLOW),
+    OpSpec(op_type="Split", moves=True, work=Work.MOVE, couple=couple_split, refit=refit_old_split, quant=Quant.FOLLOW),
+    OpSpec(op_type="Split", since=13, moves=True, work=Work.MOVE, couple=couple_split, refit=refit_split, quant=Quant.FOLLOW),
+    OpSpec(op_type="Concat", moves=True, work=Work.MOVE, in_place=is_contiguous, couple=couple_concat, quant=Quant.JOIN),
     OpSpec(op_type="Compress", moves=True, work=Work.HOST),
-    OpSpec(op_type="Gather", moves=True, index_at=1, work=Work.MOVE, couple=couple_gather, refit=refit_gather),
-    OpSpec(op_type="GatherElements", moves=True, index_at=1, work=Work.MOVE, couple=couple_gather_elements),
+    OpSpec(
+        op_type="Gather", moves=True, index_at=1, work=Work.MOVE, couple=couple_gather, refit=refit_gather, quant=Quant.FOLLOW
+    ),
+    OpSpec(op_type="GatherElements", moves=True, index_at=1, work=Work.MOVE, couple=couple_gather_elements, quant=Quant.FOLLOW),
     OpSpec(op_type="ScatterND", couple=couple_scatter),
     *(OpSpec(op_type=name, couple=couple_scatter_elements) for name in ("ScatterElements", "Scatter")),
 )

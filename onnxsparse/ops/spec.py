@@ -130,6 +130,27 @@ class Work(Enum):
     """What it does, or how much it makes, depends on values: no accelerator runs it."""
 
 
+class Quant(Enum):
+    """What an op does where a target computes in integers."""
+
+    COMPUTE = auto()
+    """Multiplies and accumulates: operands and result have scales of their own, the bias that of the products."""
+    ACTIVATION = auto()
+    """A function of one element: part of what makes its input, where the target has it so."""
+    ARITHMETIC = auto()
+    """Combines values of different scales into one of another."""
+    JOIN = auto()
+    """Puts values of different scales side by side: under one scale, where the target wants that."""
+    FOLLOW = auto()
+    """Moves or picks elements: its result has its first input's scale."""
+    DISTRIBUTION = auto()
+    """Makes shares that sum to one, which eight bits resolve badly: stays float, and so does the mean that is taken over them."""
+    BOUNDARY = auto()
+    """Between integers and floats: a scale that is there already."""
+    FLOAT = auto()
+    """Stays as it is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpSpec:
     """All that is known of an op from version `since` of its domain on.
@@ -150,6 +171,8 @@ class OpSpec:
     `shape`: the shape of its first output, likewise.
     `index_at`: the input whose values are positions along an axis of input 0.
     `compares`: it tells which elements are equal to another input's.
+    `quant`: what it does where a target computes in integers.
+    `homogeneous`: a positive factor on its input comes out on its output, channel by channel.
     `selects`: the inputs whose small changes may change which elements come out, so that outputs behind it do not compare.
     """
 
@@ -178,6 +201,8 @@ class OpSpec:
     couple: "Callable[[Coupling], None] | None" = None
     refit: "Callable[[Refit], None] | None" = None
     masked: "Callable[[Masking], None] | None" = None
+    quant: Quant = Quant.FLOAT
+    homogeneous: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
