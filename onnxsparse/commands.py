@@ -22,6 +22,7 @@ from onnxsparse.pipeline import Comparing, Pipeline, write
 from onnxsparse.recipe import load_recipe
 from onnxsparse.registry import find_pass, passes
 from onnxsparse.report import text
+from onnxsparse.report.live import live
 from onnxsparse.report.records import layers_json, passes_json, run_json
 
 PRUNE_ADVICE = (
@@ -46,13 +47,20 @@ class Sizes:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Running:
+class CustomOps:
+    """What onnxruntime needs to run a model."""
+
+    custom_ops: tuple[Path, ...] = ()
+    """Shared library with custom ops for onnxruntime."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Running(CustomOps):
     """How to run models in onnxruntime."""
 
     data: Path | None = None
     """Inputs to compare outputs on: npz, or a folder of npy and npz (default: seeded random inputs)."""
-    custom_ops: tuple[Path, ...] = ()
-    """Shared library with custom ops for onnxruntime."""
 
 
 @Parameter(name="*")
@@ -132,7 +140,7 @@ def compare(
     """
     a, b = sizes.load(first), sizes.load(second)
     out = text.console()
-    with text.console(stderr=True).status("running both models in onnxruntime"):
+    with live("running both models in onnxruntime"):
         samples = None if running.data is None else load_samples(running.data, a)
         result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed)
     content = json.dumps(result.to_json(), indent=1, allow_nan=False)
@@ -254,6 +262,10 @@ def pass_command(name: str) -> Callable[..., None]:
         run_passes(name, [options], Job(model, output, sizes, saving, running))
 
     command.__annotations__["options"] = Annotated[pass_class, Parameter(name="*")]
+    if any(f.name == "data" for f in fields(pass_class)):  # type: ignore[arg-type]  # every pass is a dataclass
+        # data of its own, on some of which the outputs are compared as well
+        command.__annotations__["running"] = CustomOps
+        command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "running": CustomOps()}
     if not any(f.default is MISSING and f.default_factory is MISSING for f in fields(pass_class)):  # type: ignore[arg-type]  # every pass is a dataclass
         command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "options": pass_class()}
     command.__doc__ = f"""{pass_class.__doc__}
@@ -276,16 +288,17 @@ class Job:
     target: Path | None
     sizes: Sizes
     saving: Saving
-    running: Running
+    running: CustomOps
 
 
 def run_passes(command: str, steps: Sequence[Pass], job: Job) -> None:
     if job.target is not None:
         check_target(job.target)
     model = job.sizes.load(job.source)
-    comparing = Comparing(job.running.data, job.running.custom_ops) if job.saving.check else None
-    with text.console(stderr=True).status(command) as status:
-        report = Pipeline(steps).run(model, comparing, lambda step: status.update(f"{command}: {step}"))
+    data = job.running.data if isinstance(job.running, Running) else None
+    comparing = Comparing(data, job.running.custom_ops) if job.saving.check else None
+    with live(command):
+        report = Pipeline(steps).run(model, comparing)
     made = [path for step in report.steps for path in step.artifacts]
     dry = any(step.dry for step in report.steps)
     if job.target is None and not made and not dry:

@@ -189,6 +189,20 @@ def is_float(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
+def fold(model: Model, constants: bool = True, batch_norm: bool = True) -> dict[str, int]:
+    """Remove Identity and Dropout, and fold constants and batch normalisation; returns how often each was done."""
+    folding = Folding(model)
+    with model.edit() as edited:
+        for graph in bodies(edited):
+            remove_passing(folding, graph)
+            if constants:
+                fold_constants(folding, graph)
+            if batch_norm:
+                fold_affine(folding, graph)
+    remember(folding)
+    return folding.notes
+
+
 def fold_all_constants(model: Model) -> int:
     """Replace what is computed from constants alone, everywhere; returns how many values that were."""
     folding = Folding(model)

@@ -71,6 +71,11 @@ class Model:
         twin._binding = self._binding
         return twin
 
+    def assign(self, other: "Model") -> None:
+        """Become what `other` is; the file it came from stays."""
+        self.proto.CopyFrom(other.proto)
+        self.weights = other.weights.copy(self.proto)
+
     def edit(self) -> "AbstractContextManager[Graph]":
         """`with model.edit() as graph:` gives an onnx-graphsurgeon graph; the model has its changes when the block ends well.
 

@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 
 from onnxsparse.layer import Totals
 from onnxsparse.model import Model
+from onnxsparse.weights import Array
 
 ArtifactWriter = Callable[[IO[bytes]], object]
 
@@ -73,6 +74,8 @@ class StepReport:
     tables: Sequence[TextTable] = ()
     dry: bool = False
     """Whether it only looked: nothing is to be written but its artifacts."""
+    feeds: Sequence[dict[str, Array]] = ()
+    """Inputs that say more of the model than random ones: what to compare outputs on if the caller names none."""
     rewrote: bool = False
     """Whether more than weights was changed."""
     seconds: float | None = None

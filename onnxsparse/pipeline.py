@@ -3,24 +3,19 @@
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxsparse.comparison import Comparison, compare
 from onnxsparse.errors import BackendError, ParamError, PassError
 from onnxsparse.files import Staging
-from onnxsparse.inputs import load_samples
+from onnxsparse.inputs import Samples, load_samples
 from onnxsparse.model import Model
 from onnxsparse.passbase import Pass, StepReport, text_writer
+from onnxsparse.progress import tell
 from onnxsparse.runtime import runner
 from onnxsparse.verify import first_fault
-
-Tell = Callable[[str], None]
-
-
-def keep_quiet(_step: str) -> None:
-    """Tell nobody what is going on."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Pipeline:
 
     passes: Sequence[Pass]
 
-    def run(self, model: Model, comparing: Comparing | None = None, tell: Tell = keep_quiet) -> RunReport:
+    def run(self, model: Model, comparing: Comparing | None = None) -> RunReport:
         """Change `model`, and compare it with what it was if `comparing` says how.
 
         Raises PassError naming the pass that left a sound model unsound.
@@ -72,6 +67,9 @@ class Pipeline:
         if comparing is None or not touched:
             return RunReport(tuple(steps), notes=notes)
         tell("comparing with the original in onnxruntime")
+        feeds = tuple(feed for step in steps for feed in step.feeds)
+        if samples is None and feeds:
+            samples = Samples(feeds, (f"compared on {len(feeds)} of the samples that it was calibrated on",))
         try:
             comparison = compare(original, model, samples, custom_ops=comparing.custom_ops)
         except (BackendError, ParamError) as error:

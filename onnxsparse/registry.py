@@ -30,6 +30,10 @@ BUILT_IN = {
         "onnxsparse.passes.prune_channels:PruneChannels",
         "Cut whole channels out of the model, every shape rewritten, and prove in onnxruntime that nothing else has changed.",
     ),
+    "quantize": Entry(
+        "onnxsparse.passes.quantize:Quantize",
+        "Make an int8 model of a float one, for the CV22 or for onnxruntime, with scales that calibration data says.",
+    ),
     "apply-masks": Entry(
         "onnxsparse.passes.apply_masks:ApplyMasks",
         "Zero the weights that the masks of an earlier `prune --masks` leave out, found by name and shape.",

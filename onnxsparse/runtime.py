@@ -10,14 +10,19 @@ import numpy as np
 import onnx
 
 from onnxsparse.errors import BackendError
+from onnxsparse.graph import Graph
 from onnxsparse.model import Model
-from onnxsparse.weights import Array
+from onnxsparse.protos import replace_all
+from onnxsparse.weights import PACKED_TYPES, Array, is_lifted, set_external, tensors
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, SessionOptions
+    from onnxruntime import InferenceSession, OrtValue, SessionOptions
 
 MAX_BYTES_IN_MEMORY = 1 << 30
 """Models above this go to onnxruntime through a temporary file."""
+
+LENT = "onnxsparse-lent"
+"""Where a lent initializer is said to be."""
 
 Feeds = dict[str, Array]
 
@@ -88,15 +93,47 @@ def start(model: Model, options: "SessionOptions", custom_ops: Sequence[Path] = 
 
 
 def open_session(model: Model, options: "SessionOptions") -> "InferenceSession":
+    """A session that takes the main graph's bulk weights from where they are, so that none is written for it."""
     from onnxruntime import InferenceSession
 
     providers = ["CPUExecutionProvider"]
-    if not model.weights.side_files() and model.weights.inline_bytes < MAX_BYTES_IN_MEMORY:
-        return InferenceSession(model.to_bytes(), options, providers=providers)
+    lent, values = lend_weights(model)
+    if not others_in_side_files(lent) and lent.weights.inline_bytes < MAX_BYTES_IN_MEMORY:
+        options.add_external_initializers(list(values), list(values.values()))
+        return InferenceSession(lent.to_bytes(), options, providers=providers)
     with tempfile.TemporaryDirectory(prefix="onnxsparse-") as folder:
         path = Path(folder) / "model.onnx"
         model.save(path)
         return InferenceSession(str(path), options, providers=providers)
+
+
+def lend_weights(model: Model) -> "tuple[Model, dict[str, OrtValue]]":
+    """A copy whose bulk initializers are external under a name that leads nowhere, and their values for onnxruntime."""
+    from onnxruntime import OrtValue
+
+    values: dict[str, OrtValue] = {}
+    lent = model.copy()
+    graph = lent.proto.graph
+    used = {*Graph(graph).consumers, *(output.name for output in graph.output)}
+    # onnxruntime drops what nobody reads before it takes what it was lent, and then does not find it
+    replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in used])
+    lent.weights.refresh()
+    for tensor in graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL or tensor.data_type in PACKED_TYPES:
+            continue
+        array = model.weights[model.weights.find("", tensor.name) or tensor.name]
+        if array.dtype.isbuiltin != 1:  # bfloat16 and the like, which onnxruntime's binding does not take
+            continue
+        # payloads start anywhere in a file, and kernels may load whole vectors
+        values[tensor.name] = OrtValue.ortvalue_from_numpy(array if array.flags.aligned else array.copy())
+        set_external(tensor, LENT, 0, array.nbytes)
+    return lent, values
+
+
+def others_in_side_files(lent: Model) -> bool:
+    """Whether tensors that cannot be lent, those of bodies and Constant nodes, are in files of their own."""
+    stored = (t for _, _, t in tensors(lent.proto) if t.data_location == onnx.TensorProto.EXTERNAL and not is_lifted(t))
+    return any(e.value != LENT for t in stored for e in t.external_data if e.key == "location")
 
 
 def as_array(value: object) -> Array:

@@ -25,17 +25,8 @@ class Fold:
     """Fold batch normalisation into the convolution, transposed convolution or Gemm before it."""
 
     def run(self, model: Model) -> StepReport:
-        # graphsurgeon takes a while to import, and no other pass needs it
-        from onnxsparse.folding import Folding, bodies, fold_affine, fold_constants, remember, remove_passing
+        # graphsurgeon takes a while to import
+        from onnxsparse.folding import fold
 
-        folding = Folding(model)
-        with model.edit() as graph:
-            for body in bodies(graph):
-                remove_passing(folding, body)
-                if self.constants:
-                    fold_constants(folding, body)
-                if self.batch_norm:
-                    fold_affine(folding, body)
-        remember(folding)
-        notes = [f"{count} × {what}" for what, count in folding.notes.items()]
+        notes = [f"{count} × {what}" for what, count in fold(model, self.constants, self.batch_norm).items()]
         return StepReport(self.name, notes=notes or ["nothing to fold"], rewrote=bool(notes))

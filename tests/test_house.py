@@ -19,7 +19,7 @@ PACKAGE = ROOT / "onnxsparse"
 
 # from the ground up; a module imports from its own floor or below
 FLOORS = [
-    {"errors"},
+    {"errors", "progress"},
     {"wire", "files", "dims", "protos", "backends"},
     {"weights"},
     {"model", "graph", "functions"},
@@ -34,7 +34,8 @@ FLOORS = [
     {"deployment", "knee", "fitting"},
     {"metadata", "patterns", "passbase", "runtime", "verify"},
     {"inputs", "pruning", "folding", "deployment_report"},
-    {"channels"},
+    {"channels", "calibration"},
+    {"quantization"},
     {"measuring"},
     {"comparison"},
     {"pipeline", "passes", "registry"},

@@ -1,0 +1,133 @@
+"""Calibration data: read sample by sample, as often as it takes, and never all of it held."""
+
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFormat, image_feeds
+from onnxsparse.dims import fed_inputs, format_shape
+from onnxsparse.errors import ModelError
+from onnxsparse.inputs import file_samples, fits
+from onnxsparse.model import Model
+from onnxsparse.runtime import Feeds
+from onnxsparse.weights import Array, element_dtype
+
+ARRAY_SUFFIXES = (".npy", ".npz")
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Samples of a model's inputs that can be gone through again and again. `source`: what messages call them."""
+
+    samples: Iterable[Feeds]
+    source: str
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return iter(self.samples)
+
+
+def open_data(source: "Path | Iterable[Feeds]", model: Model, images: ImageFormat) -> CalibrationData:
+    """Data from an npy or npz file, a folder of them, a folder of images, or any iterable of feeds.
+
+    Raises ModelError for a folder that holds neither or both, and, while reading, for what does not fit the model.
+    """
+    if not isinstance(source, Path):
+        samples = source if not isinstance(source, Iterator) else Spooled(source)
+        return CalibrationData(Checked(samples, model), "the given samples")
+    if not source.is_dir():
+        if source.suffix.lower() in IMAGE_SUFFIXES:
+            return CalibrationData(ImageFiles((source,), model, images), str(source))
+        return CalibrationData(ArrayFiles((source,), model), str(source))
+    listed = sorted(p for p in source.iterdir() if p.is_file())
+    arrays = tuple(p for p in listed if p.suffix.lower() in ARRAY_SUFFIXES)
+    pictures = tuple(p for p in listed if p.suffix.lower() in IMAGE_SUFFIXES)
+    if bool(arrays) == bool(pictures):
+        what = "both arrays and images; give them apart" if arrays else "no .npy, .npz or image files"
+        raise ModelError(f"--data {source}: the folder holds {what}")
+    if arrays:
+        return CalibrationData(ArrayFiles(arrays, model), str(source))
+    return CalibrationData(ImageFiles(pictures, model, images), str(source))
+
+
+@dataclass(frozen=True)
+class ArrayFiles:
+    """The samples of files of arrays, one file at a time."""
+
+    files: tuple[Path, ...]
+    model: Model
+
+    def __iter__(self) -> Iterator[Feeds]:
+        for file in self.files:
+            yield from file_samples(file, self.model)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """One sample an image."""
+
+    files: tuple[Path, ...]
+    model: Model
+    images: ImageFormat
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return image_feeds(self.files, self.model, self.images)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The caller's feeds, held against the model's inputs before onnxruntime sees them."""
+
+    samples: Iterable[Feeds]
+    model: Model
+
+    def __iter__(self) -> Iterator[Feeds]:
+        for number, feeds in enumerate(self.samples):
+            yield {value.name: self._checked(number, feeds, value.name) for value in fed_inputs(self.model.proto.graph)}
+
+    def _checked(self, number: int, feeds: Feeds, name: str) -> Array:
+        if name not in feeds:
+            raise ModelError(f"sample {number}: no array for input '{name}' of {self.model.name}; it has {', '.join(feeds)}")
+        array = np.asarray(feeds[name])
+        value = next(v for v in self.model.proto.graph.input if v.name == name)
+        dtype = element_dtype(name, value.type.tensor_type.elem_type)
+        wanted = self.model.binding.shapes.get(name)
+        if array.dtype != dtype:
+            raise ModelError(f"sample {number}: input '{name}' of {self.model.name} takes {dtype}, the array has {array.dtype}")
+        if wanted is not None and not (fits(array.shape, wanted) or fits(array.shape[1:], wanted[1:])):
+            raise ModelError(
+                f"sample {number}: input '{name}' of {self.model.name} takes {format_shape(wanted)}, "
+                f"the array is {format_shape(array.shape)}"
+            )
+        return array
+
+
+class Spooled:
+    """What an iterator gives only once, kept in a temporary file to be gone through again."""
+
+    def __init__(self, samples: Iterator[Feeds]) -> None:
+        self._rest = samples
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the samples are wanted
+        self._ends = [0]
+
+    def __iter__(self) -> Iterator[Feeds]:
+        number = 0
+        while number + 1 < len(self._ends) or self._read_on():
+            self._file.seek(self._ends[number])
+            yield pickle.load(self._file)
+            number += 1
+
+    def _read_on(self) -> bool:
+        """Whether there was another sample."""
+        try:
+            feeds = next(self._rest)
+        except StopIteration:
+            return False
+        self._file.seek(self._ends[-1])
+        pickle.dump(feeds, self._file, protocol=5)
+        self._ends.append(self._file.tell())
+        return True

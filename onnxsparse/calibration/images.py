@@ -1,0 +1,98 @@
+"""Images as a model's input: read, fitted to its size, scaled, one at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from onnxsparse.dims import Shape, fed_inputs, format_shape
+from onnxsparse.errors import ModelError, ParamError
+from onnxsparse.model import Model
+from onnxsparse.runtime import Feeds
+from onnxsparse.weights import Array, element_dtype
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+CHANNEL_COUNTS = (1, 3)
+
+Resize = Literal["crop", "stretch", "pad"]
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How pixels become numbers: (pixel / 255 − mean) / std per channel; integer inputs take pixels as they are.
+
+    `layout` None: where the model's input has 1 or 3 channels. `resize`: crop the middle, stretch, or pad to the input's size.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: Literal["nchw", "nhwc"] | None = None
+    resize: Resize = "crop"
+    bgr: bool = False
+
+    def __post_init__(self) -> None:
+        if any(s <= 0 for s in self.std):
+            raise ParamError("quantize: --std is larger than 0")
+        if any(abs(v) > CHANNEL_COUNTS[1] for v in (*self.mean, *self.std)):
+            raise ParamError("quantize: --mean and --std are for pixels from 0 to 1; divide those for 0 to 255 by 255")
+
+
+def image_feeds(files: tuple[Path, ...], model: Model, images: ImageFormat) -> Iterator[Feeds]:
+    """One feed an image. Raises ModelError for a model whose input is no image, or a file that cannot be read."""
+    inputs = fed_inputs(model.proto.graph)
+    if len(inputs) != 1:
+        raise ModelError(f"--data: images are for models with one input; {model.name} has {len(inputs)}: give arrays (npz)")
+    name = inputs[0].name
+    shape = model.binding.shapes.get(name, ())
+    dtype = element_dtype(name, inputs[0].type.tensor_type.elem_type)
+    layout = images.layout or layout_of(shape, name, model)
+    for file in files:
+        yield {name: image_array(file, shape, dtype, layout, images)}
+
+
+def layout_of(shape: Shape, name: str, model: Model) -> Literal["nchw", "nhwc"]:
+    if len(shape) == 4 and shape[1] in CHANNEL_COUNTS:
+        return "nchw"
+    if len(shape) == 4 and shape[3] in CHANNEL_COUNTS:
+        return "nhwc"
+    found = format_shape(shape)
+    raise ModelError(f"--data: input '{name}' of {model.name} is {found}, no image of 1 or 3 channels; give --layout")
+
+
+def image_array(file: Path, shape: Shape, dtype: np.dtype[np.generic], layout: str, images: ImageFormat) -> Array:
+    from PIL import Image, UnidentifiedImageError
+
+    channels, height, width = shape[1:] if layout == "nchw" else (shape[3], *shape[1:3])
+    try:
+        with Image.open(file) as opened:
+            pixels = np.asarray(fitted(opened.convert("L" if channels == 1 else "RGB"), height, width, images.resize))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ModelError(f"--data {file}: it cannot be read as an image ({error})") from None
+    values = pixels.reshape(*pixels.shape[:2], -1)[:, :, :: -1 if images.bgr else 1]
+    if dtype.kind == "f":
+        mean, std = (np.asarray(v or d, np.float32) for v, d in ((images.mean, (0.0,)), (images.std, (1.0,))))
+        if any(v.size not in (1, values.shape[2]) for v in (mean, std)):
+            raise ParamError(f"quantize: --mean and --std have one number, or one for each of {values.shape[2]} channels")
+        values = (values / np.float32(255) - mean) / std
+    moved = values.transpose(2, 0, 1) if layout == "nchw" else values
+    return np.ascontiguousarray(moved[None], dtype)
+
+
+def fitted(image: "Image", height: int | None, width: int | None, resize: Resize) -> "Image":
+    """The image at the size that is wanted; as it is where the model takes any."""
+    from PIL import Image, ImageOps
+
+    if height is None or width is None or image.size == (width, height):
+        return image
+    bilinear = Image.Resampling.BILINEAR
+    if resize == "stretch":
+        return image.resize((width, height), bilinear)
+    if resize == "pad":
+        return ImageOps.pad(image, (width, height), bilinear, color=0)
+    return ImageOps.fit(image, (width, height), bilinear)

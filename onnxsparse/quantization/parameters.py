@@ -1,0 +1,82 @@
+"""Scales and integers of weights and biases."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxsparse.quantization.grid import Floats, Grid
+from onnxsparse.weights import Array
+
+LARGEST_BIAS = 2**31 - 1
+"""Biases are 32-bit integers with the scale of the products they are added to."""
+
+FINEST_BIAS = 2.0**-24
+"""Of a bias that stands alone, on weights that are all zero: as fine as a float."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Integers, and the scale of all of them or of each index along `axis`."""
+
+    integers: Array
+    scale: Floats
+    axis: int | None
+
+    @property
+    def zeros(self) -> int:
+        return int(self.integers.size - np.count_nonzero(self.integers))
+
+
+def magnitudes(weight: Array, axis: int | None) -> Floats:
+    """The largest magnitude, of all or of each index along `axis`."""
+    others = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
+    low, high = weight.min(others), weight.max(others)
+    found: Floats = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
+    return found
+
+
+def weight_scale(weight: Array, axis: int | None, grid: Grid) -> Floats:
+    """The scales of a weight; a channel of zeros has its tensor's, since its bias still wants one."""
+    if not weight.size:
+        return grid.scales(np.array(1.0))
+    largest = magnitudes(weight, axis)
+    whole = largest.max(initial=0.0)
+    scale = grid.scales(np.where(largest > 0, largest, whole if whole > 0 else grid.high * FINEST_BIAS))
+    if grid.power_of_two:
+        # the next smaller power clips the largest weights and halves the step of all others
+        halved = square_errors(weight, scale / 2, axis, grid) < square_errors(weight, scale, axis, grid)
+        scale = np.where(halved, scale / 2, scale)
+    return scale
+
+
+def along(scale: Floats, axis: int | None, rank: int) -> Floats:
+    """Scales shaped to broadcast against a tensor of `rank` axes."""
+    return scale if axis is None else scale.reshape([-1 if i == axis else 1 for i in range(rank)])
+
+
+def square_errors(weight: Array, scale: Floats, axis: int | None, grid: Grid) -> Floats:
+    """Σ (weight − its integer's value)², of all or per channel."""
+    step = along(scale, axis, weight.ndim)
+    values: Floats = weight.astype(np.float64)
+    off = (grid.integers(values, step).astype(np.float64) * step - values) ** 2
+    found: Floats = off.sum(tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None)
+    return found
+
+
+def wide_enough(scale: Floats, bias: Floats, input_scale: float) -> Floats:
+    """Weight scales raised where a bias would not fit into 32 bits: in a few channels, of tiny weights and a large bias."""
+    return np.maximum(scale, np.float64(1.000001) * np.abs(bias) / (LARGEST_BIAS * input_scale))
+
+
+def quantize_weight(weight: Array, scale: Floats, axis: int | None, grid: Grid) -> Quantized:
+    return Quantized(grid.integers(weight, along(scale, axis, weight.ndim)), scale, axis)
+
+
+def quantize_bias(bias: Array, weight_scale: Floats, input_scale: float) -> Quantized:
+    """Integers of scale `input_scale` · `weight_scale`, which is one number or repeats along the bias (groups)."""
+    scale = np.float64(input_scale) * weight_scale
+    if scale.ndim and scale.size != bias.size:
+        scale = np.tile(scale, bias.size // scale.size)
+    scale = scale.astype(np.float32).astype(np.float64)
+    integers = np.clip(np.rint(np.asarray(bias, np.float64) / scale), -LARGEST_BIAS, LARGEST_BIAS)
+    return Quantized(integers.astype(np.int32), scale, 0 if scale.ndim else None)

@@ -1,0 +1,209 @@
+"""Nodes that compute in integers, each with what is part of it: an activation, arithmetic on its own result, a bias."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxsparse.constants import Resolver, StoredWeight
+from onnxsparse.graph import Graph, captured
+from onnxsparse.model import STANDARD_DOMAINS, Model
+from onnxsparse.ops import OpSpec, OpView, Quant, UnknownFact, find
+from onnxsparse.quantization.target import Target
+from onnxsparse.shapes import element_types, run_inference, weightless
+
+LONGEST_UNIT = 12
+"""Nodes looked at behind one, for what could be part of it."""
+
+ELEMENTWISE = (Quant.ACTIVATION, Quant.ARITHMETIC)
+
+
+@dataclass(frozen=True)
+class UnitWeight:
+    """A stored weight that a unit multiplies by. `axis`: of the stored tensor, counts outputs; None where it cannot be told."""
+
+    at: int
+    stored: StoredWeight
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A node and what is part of it, as indices of the main graph's nodes.
+
+    `exit`: the value that leaves. `activations`, `constants`: the first node's inputs that come from outside. `bias_at`: the
+    input that is a stored bias.
+    """
+
+    root: int
+    nodes: tuple[int, ...]
+    exit: str
+    activations: tuple[int, ...]
+    weights: tuple[UnitWeight, ...] = ()
+    constants: tuple[int, ...] = ()
+    bias_at: int | None = None
+    computes: bool = False
+
+
+class Anatomy:
+    """A model's main graph, as it is cut into units."""
+
+    def __init__(self, model: Model, target: Target) -> None:
+        self.model = model
+        self.target = target
+        self.graph = Graph(model.proto.graph)
+        self.nodes = list(model.proto.graph.node)
+        self.specs = [find(n.domain, n.op_type, model.opset(n.domain)) for n in self.nodes]
+        self.types = element_types(run_inference(weightless(model.proto, model.weights)).graph)
+        self.resolver = Resolver(model.weights, {o.domain: o.version for o in model.proto.opset_import} | {"": model.opset()})
+        self.outputs = {o.name for o in model.proto.graph.output}
+        self.captured = {name for node in self.nodes for name in captured(node)}
+        self.constant = self._constants()
+        self.already = self._quantized_values()
+
+    def quant(self, index: int) -> Quant:
+        spec = self.specs[index]
+        return Quant.FLOAT if spec is None else spec.quant
+
+    def is_float(self, name: str) -> bool:
+        return self.types.get(name) == onnx.TensorProto.FLOAT
+
+    def activation_inputs(self, index: int) -> list[str]:
+        """What a node reads that follows from the model's inputs and is a float."""
+        return [i for i in self.nodes[index].input if i and i not in self.constant and self.is_float(i)]
+
+    def readers(self, name: str) -> list[int]:
+        return self.graph.consumers.get(name, [])
+
+    def _constants(self) -> set[str]:
+        found = set(self.graph.initializers)
+        for index, node in enumerate(self.nodes):
+            spec = self.specs[index]
+            if spec is not None and not spec.random and not list(captured(node)) and all(i in found for i in node.input if i):
+                found.update(node.output)
+        return found
+
+    def _quantized_values(self) -> dict[str, str]:
+        """Value → the same value behind the quantizer that it has already; a dequantized value stands for itself."""
+        found: dict[str, str] = {}
+        for index, node in enumerate(self.nodes):
+            if self.quant(index) is not Quant.BOUNDARY or node.input[0] in self.constant:
+                continue
+            before = self.graph.producers.get(node.input[0])
+            if before is not None and self.quant(before) is Quant.BOUNDARY:
+                found[self.nodes[before].input[0]] = node.output[0]
+                found[node.output[0]] = node.output[0]
+        return found
+
+    def units(self, kept: set[int]) -> Iterator[Unit]:
+        """What the target computes in integers, but for the nodes in `kept`; no node is part of two."""
+        owned: set[int] = set(kept)
+        for index, node in enumerate(self.nodes):
+            quant = self.quant(index)
+            if index in owned or not self._is_integer(node) or quant not in (*ELEMENTWISE, Quant.COMPUTE, Quant.JOIN):
+                continue
+            unit = self._unit(index, owned)
+            if unit is not None:
+                owned.update(unit.nodes)
+                yield unit
+
+    def _is_integer(self, node: onnx.NodeProto) -> bool:
+        return node.domain in STANDARD_DOMAINS and node.op_type in self.target.integer_ops
+
+    def _unit(self, index: int, owned: set[int]) -> Unit | None:
+        """None for a node that computes on constants, on other than floats, or makes more than one value."""
+        node, quant = self.nodes[index], self.quant(index)
+        inputs = [(at, name) for at, name in enumerate(node.input) if name]
+        activations = tuple(at for at, name in inputs if name not in self.constant)
+        results = [name for name in node.output if name]
+        if not activations or len(results) != 1 or not self.is_float(results[0]) or not self.is_float(node.input[activations[0]]):
+            return None
+        nodes, leaving = self._absorbed(index, owned)
+        if quant is not Quant.COMPUTE:
+            read = tuple(at for at in activations if self.is_float(node.input[at]))
+            constants = tuple(at for at, name in inputs if name in self.constant and quant is not Quant.ACTIVATION)
+            return Unit(index, nodes, leaving, read, constants=constants)
+        weights = tuple(self._weights(index))
+        bias = self._bias(index, {w.at for w in weights} | set(activations))
+        taken = {*activations, *(w.at for w in weights), *([] if bias is None else [bias])}
+        if any(at not in taken for at, _ in inputs if at < 2):
+            return None  # an operand that is constant and not stored
+        return Unit(index, nodes, leaving, activations, weights, bias_at=bias, computes=True)
+
+    def _weights(self, index: int) -> Iterator[UnitWeight]:
+        spec, node = self.specs[index], self.nodes[index]
+        assert spec is not None
+        for slot in spec.weights:
+            if slot.at >= len(node.input) or node.input[slot.at] not in self.constant:
+                continue
+            stored = self.resolver.resolve(self.graph, node.input[slot.at])
+            if stored is not None:
+                yield UnitWeight(slot.at, stored, self._output_axis(index, slot.at, spec, stored))
+
+    def _output_axis(self, index: int, at: int, spec: OpSpec, stored: StoredWeight) -> int | None:
+        if stored.axes is None:
+            return None
+        shape = self.model.weights.shape(stored.name)
+        seen = tuple(shape[a] for a in stored.axes)
+        node = self.nodes[index]
+        op = OpView(node, tuple(seen if i == at else None for i in range(len(node.input))), (None,))
+        slot = next(s for s in spec.weights if s.at == at)
+        try:
+            axes = slot.axes(op)
+        except UnknownFact:
+            return None
+        one_axis = axes.output == axes.input  # a vector, which makes one output
+        return None if one_axis else stored.axes[axes.output]
+
+    def outputs_of(self, weight: UnitWeight) -> int:
+        """How many outputs a weight makes."""
+        return 1 if weight.axis is None else self.model.weights.shape(weight.stored.name)[weight.axis]
+
+    def _bias(self, index: int, taken: set[int]) -> int | None:
+        """The input that is a bias: a stored vector, added as it is."""
+        spec, node = self.specs[index], self.nodes[index]
+        if spec is None or spec.absorb is None or not spec.absorb.when(OpView(node, (), ())):
+            return None
+        at = spec.absorb.bias_at
+        if at in taken or at >= len(node.input) or not node.input[at]:
+            return None
+        name = self.resolver.constant(self.graph, node.input[at])
+        return at if name is not None and len(self.model.weights.shape(name)) == 1 else None
+
+    def _absorbed(self, root: int, owned: set[int]) -> tuple[tuple[int, ...], str]:
+        """The nodes behind one that are part of it, and the value that leaves them: the most that make a single one."""
+        inside, made = [root], {self.nodes[root].output[0]}
+        best: tuple[tuple[int, ...], str] = ((root,), self.nodes[root].output[0])
+        for _ in range(LONGEST_UNIT):
+            following = self._next(inside, made, owned)
+            if following is None:
+                break
+            inside.append(following)
+            made.update(self.nodes[following].output)
+            leaving = [name for name in sorted(made) if self._leaves(name, inside)]
+            if len(leaving) == 1:
+                best = (tuple(inside), leaving[0])
+        return best
+
+    def _next(self, inside: list[int], made: set[str], owned: set[int]) -> int | None:
+        """A node that reads nothing but what is made inside and constants."""
+        around = sorted({user for name in made for user in self.readers(name)} - set(inside) - owned)
+        for index in around:
+            node = self.nodes[index]
+            fits = self.quant(index) in ELEMENTWISE and node.op_type in self.target.absorbs and node.domain in STANDARD_DOMAINS
+            if fits and set(self.activation_inputs(index)) <= made and len(node.output) == 1:
+                return index
+        return None
+
+    def _leaves(self, name: str, inside: list[int]) -> bool:
+        return name in self.outputs or name in self.captured or any(user not in inside for user in self.readers(name))
+
+
+def is_float_weight(model: Model, stored: StoredWeight) -> bool:
+    """Whether a weight is stored as floats, without a scale already."""
+    return stored.scale is None and model.weights.proto(stored.name).data_type == onnx.TensorProto.FLOAT
+
+
+def is_finite(model: Model, stored: StoredWeight) -> bool:
+    return bool(np.isfinite(model.weights[stored.name]).all())

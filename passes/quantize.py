@@ -1,0 +1,194 @@
+"""From floats to int8: scales where a target computes in integers, chosen on data."""
+
+import re
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from onnxsparse.calibration.data import CalibrationData, open_data
+from onnxsparse.calibration.images import ImageFormat, Resize
+from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method, Range
+from onnxsparse.calibration.ranges import ranges_json, read_ranges
+from onnxsparse.errors import ParamError
+from onnxsparse.facts import layers
+from onnxsparse.folding import fold
+from onnxsparse.graph import Graph
+from onnxsparse.layer import Layer
+from onnxsparse.metadata import format_count
+from onnxsparse.model import Model
+from onnxsparse.passbase import OPTIONS, ArtifactWriter, StepReport, text_writer
+from onnxsparse.patterns import choose
+from onnxsparse.quantization.calibrated import Calibration
+from onnxsparse.quantization.insertion import Written, value_scales, write_integers
+from onnxsparse.quantization.placement import Placement, place
+from onnxsparse.quantization.target import PowersOfTwo, Target, load_target
+from onnxsparse.runtime import Feeds
+
+COMPARED_SAMPLES = 8
+"""Of the calibration data, on which outputs are compared with the float model's."""
+
+BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class Quantize:
+    """Make an int8 model of a float one, for the CV22 or for onnxruntime, with scales that calibration data says.
+
+    Weights become integers; QuantizeLinear and DequantizeLinear stand around what the target computes in integers. Weights that
+    are zero stay zero. What is quantized already keeps its scales.
+    """
+
+    name: ClassVar[str] = "quantize"
+    changes_outputs: ClassVar[bool] = True
+
+    data: Path | None = None
+    """Calibration data: npz, or a folder of npy and npz files, or of images."""
+    target: str = "cv22"
+    """What to quantize for: cv22, onnxruntime-x86, or a TOML file of your own."""
+    method: Method = "mse"
+    """How an activation's range is chosen: least square error, its extremes, their average, a percentile, least divergence."""
+    percentile: Annotated[float, Field(gt=50, le=100)] = DEFAULT_PERCENTILE
+    """Share of the elements, in per cent, that the range of --method percentile holds."""
+    activation_bits: Literal[8, 16] | None = None
+    """Of activations (default: the target's)."""
+    weight_bits: Literal[8, 16] | None = None
+    """Of weights (default: the target's)."""
+    per_tensor: bool = False
+    """One scale for a weight tensor instead of one for each of its output channels."""
+    power_of_two: PowersOfTwo | None = None
+    """Scales that are powers of two (default: the target's)."""
+    memory: str = "512MB"
+    """How many bytes of activations to hold at a time while calibrating."""
+    mean: str = ""
+    """Of images, per channel, for pixels from 0 to 1: 0.485,0.456,0.406."""
+    std: str = ""
+    """Of images, likewise."""
+    layout: Literal["nchw", "nhwc"] | None = None
+    """Of the model's image input (default: as its shape says)."""
+    resize: Resize = "crop"
+    """How images get the input's size: crop the middle, stretch, or pad."""
+    bgr: bool = False
+    """Give images with blue first."""
+    ranges: Path | None = None
+    """Take the ranges of activations from this file, which --save-ranges wrote; no data is needed then."""
+    save_ranges: Path | None = None
+    """Write the ranges of activations to this file (JSON), to be edited and given to --ranges."""
+    only: tuple[str, ...] = ()
+    """Quantize these layers alone: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
+    exclude: tuple[str, ...] = ()
+    """Leave these layers as floats; patterns as in --only."""
+    keep_float: tuple[str, ...] = ()
+    """Leave these nodes, of any op, as floats; patterns as in --only."""
+
+    def run(self, model: Model, samples: Iterable[Feeds] | None = None) -> StepReport:
+        """`samples`: calibration data in place of `data`."""
+        notes = [f"folded first: {count} × {what}" for what, count in fold(model).items()]
+        before = layers(model).totals
+        placement = place(model, self._target(), self._kept(model))
+        if not placement.units:
+            notes.append(why_nothing(placement))
+            return StepReport(self.name, (), placement.skipped, notes, before, before, rewrote=len(notes) > 1)
+        data = self._data(model, samples)
+        calibration = self._calibration(data)
+        placement, ranges = calibration.run(placement)
+        written = write_integers(placement, value_scales(placement, ranges))
+        notes += [*calibration.notes, *what_was_done(placement, written)]
+        model.assign(written.model)
+        return StepReport(
+            self.name,
+            written.changes,
+            placement.skipped,
+            notes,
+            before,
+            layers(model).totals,
+            self._artifacts(ranges, calibration),
+            feeds=() if data is None else tuple(islice(data, COMPARED_SAMPLES)),
+            rewrote=True,
+        )
+
+    def _target(self) -> Target:
+        return load_target(self.target).changed(
+            activation_bits=self.activation_bits,
+            weight_bits=self.weight_bits,
+            per_channel=False if self.per_tensor else None,
+            power_of_two=self.power_of_two,
+        )
+
+    def _kept(self, model: Model) -> dict[int, str]:
+        """The nodes that are to stay float, and why."""
+        graph = Graph(model.proto.graph)
+        facts = layers(model, count=False)
+        every = [Layer(name, node.op_type, name, None, ()) for name, node in zip(graph.names, graph.proto.node, strict=True)]
+        kept = dict.fromkeys(choose(facts, self.exclude, "quantize: --exclude", model.name), "--exclude names it")
+        kept |= dict.fromkeys(choose(every, self.keep_float, "quantize: --keep-float", model.name), "--keep-float names it")
+        if self.only:
+            chosen = choose(facts, self.only, "quantize: --only", model.name)
+            kept |= {layer.node: "--only leaves it out" for layer in facts if layer.node not in chosen}
+        return {index: kept[name] for index, name in enumerate(graph.names) if name in kept}
+
+    def _data(self, model: Model, samples: Iterable[Feeds] | None) -> CalibrationData | None:
+        source = samples if self.data is None else self.data
+        if source is None and self.ranges is None:
+            raise ParamError("quantize: give calibration data with --data (npz, or a folder of arrays or images), or --ranges")
+        if source is None:
+            return None
+        images = ImageFormat(numbers("--mean", self.mean), numbers("--std", self.std), self.layout, self.resize, self.bgr)
+        return open_data(source, model, images)
+
+    def _calibration(self, data: CalibrationData | None) -> Calibration:
+        given = {} if self.ranges is None else read_ranges(self.ranges)
+        return Calibration(data, self.method, self.percentile, budget_bytes(self.memory), given)
+
+    def _artifacts(self, ranges: dict[str, Range], calibration: Calibration) -> dict[Path, ArtifactWriter]:
+        if self.save_ranges is None:
+            return {}
+        return {self.save_ranges: text_writer(ranges_json(ranges, self.method, calibration.samples))}
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """Of a text with commas between them. Raises ParamError that names the option."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ParamError(f"quantize: {option} {text}: give numbers with commas between them, as 0.485,0.456,0.406") from None
+
+
+def budget_bytes(text: str) -> int:
+    """Bytes of `512MB`. Raises ParamError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?B)\s*", text, re.IGNORECASE)
+    if found is None:
+        raise ParamError(f"quantize: --memory {text}: write it as 512MB or 2GB")
+    return int(float(found[1]) * BYTES[found[2].upper()])
+
+
+def why_nothing(placement: Placement) -> str:
+    before = len(placement.quantized_before)
+    if before:
+        return f"nothing to do: {before} layers are quantized already, and nothing else is a layer with float weights"
+    return f"nothing to quantize: no layer of the model has float weights that {placement.anatomy.target.name} takes as integers"
+
+
+def what_was_done(placement: Placement, written: Written) -> list[str]:
+    """What a person wants to know of a quantized model."""
+    target = placement.anatomy.target
+    linear = sum(unit.computes for unit in placement.units)
+    activations, weights, changes = target.activations, target.weights, written.changes
+    kind = "symmetric" if activations.symmetric else "asymmetric"
+    scales = "a scale for every output channel" if weights.per_channel else "one scale for a tensor"
+    zeros = sum(change.zeros_before for change in changes)
+    rounded = sum(change.zeros_after for change in changes) - zeros
+    notes = [
+        f"{target.name}: {linear} layers and {len(placement.units) - linear} other ops in integers",
+        f"{len(written.scales)} activations of {activations.bits} bits ({kind}), {len(changes)} weights of {weights.bits} "
+        f"bits ({scales}), {written.biases} biases of 32 bits",
+    ]
+    if zeros or rounded:
+        also = f"; {format_count(rounded)} others are so small that they became zero" if rounded else ""
+        notes.append(f"all {format_count(zeros)} weights that were zero are integer 0{also}")
+    if placement.quantized_before:
+        notes.append(f"{len(placement.quantized_before)} layers were quantized already and keep their scales")
+    return notes
