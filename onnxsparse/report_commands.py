@@ -56,7 +56,7 @@ def report(
     if top is not None and top < 0:
         raise ParamError("--top is a number of layers, 0 or more")
     loaded = [sizes.load(path) for path in models]
-    backend = find_backend(options.backend, options.precision)
+    backend = find_backend(options.target, options.precision)
     found = [(model.name, deploy_on(model, backend, options.precision)) for model in loaded]
     if len(found) > 1:
         return report_several(found, options, top=top)

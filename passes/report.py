@@ -25,6 +25,8 @@ class Report:
 
     backend: str = "cv22"
     """Target: cv22, cv22-skiplimit, cv22-stream, roofline, onnxruntime-cpu, a TOML file, or another package's."""
+    hardware: Path | None = None
+    """A part of your own, in a TOML file (docs/backends.md), instead of a target's name."""
     activation_bits: Literal[8, 16] = 8
     """Of activations."""
     coefficient_bits: Literal[8, 16] = 8
@@ -54,6 +56,13 @@ class Report:
         return ReportFiles(**paths)
 
     @property
+    def target(self) -> str | Path:
+        """Raises ParamError where a name and a file ask for different targets."""
+        if self.hardware is not None and self.backend != type(self).backend:
+            raise ParamError(f"report: --backend {self.backend} and --hardware {self.hardware} are two targets; name one")
+        return self.hardware or self.backend
+
+    @property
     def precision(self) -> Precision:
         return Precision(self.activation_bits, self.coefficient_bits)
 
@@ -65,7 +74,7 @@ class Report:
     def run(self, model: Model) -> StepReport:
         if not self.files and not self.fail_if:
             raise ParamError("report: name a file to write (json, csv, markdown, html, svg, curve_csv) or a limit (fail_if)")
-        found = deploy(model, self.backend, self.precision)
+        found = deploy(model, self.target, self.precision)
         reasons = exceeded(found, self.fail_if)
         if reasons:
             raise PassError(f"report: {'; '.join(reasons)}")

@@ -13,6 +13,7 @@ import pytest
 import onnxsparse
 from onnxsparse.ops import FAMILIES, table
 from onnxsparse.registry import BUILT_IN
+from tests.commands import Run
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "onnxsparse"
@@ -163,3 +164,12 @@ def test_the_readmes_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
             assert (ROOT / target).exists(), f"{page.name}: {target}"
+
+
+def test_options_that_the_pages_show_exist(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "onnxsparse" / "backends" / "roofline.toml"):
+        for command, rest in re.findall(r"\bonnxsparse ([a-z][a-z-]+)( [^`#\n]*)", page.read_text()):
+            for option in re.findall(r"(?<= )--[a-z][a-z-]+", rest):
+                assert run(command, "--help") == 0
+                assert option in run.out, f"{page.name}: onnxsparse {command} has no {option}"

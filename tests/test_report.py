@@ -78,6 +78,11 @@ class TestRoofline:
         assert [(row.item.node, row.reason) for row in found.unknown] == [("y", "not among the target's supported ops")]
         assert found.fps_budget == 30
 
+    def test_a_part_of_ones_own_on_the_command_line(self, run: Run, source: Path, mine: Path) -> None:
+        assert run("report", source, "--hardware", mine) == 0
+        assert "in.onnx on mine" in run.out
+        assert "two targets" in run.fails(2, "report", source, "--hardware", mine, "--backend", "cv22-stream")
+
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
