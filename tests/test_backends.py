@@ -216,7 +216,9 @@ class TestHardwareFiles:
         [
             ("low = 230", "low = 400", r"numbers.rate_gmac_per_s: low 400, value 270 and high 320 are not in order"),
             ('status = "assumed"', 'status = "guessed"', "status: Input should be 'calibrated', 'assumed' or 'datasheet'"),
-            ("[numbers.skip_limit]", "[numbers.skip]", "numbers.skip_limit: Field required"),
+            ("low = 230\n", "low = 0\n", "numbers.rate_gmac_per_s: must be above 0, at the low end too"),
+            ("[numbers.skip_limit]", "[numbers.skip]", "numbers.skip: Unexpected keyword argument"),
+            ('source = "whether zeros are skipped without limit', '#"', "numbers.skip_limit.source: Field required"),
             ("format = 1", "format = 1\nspeed = 3", "speed: Unexpected keyword argument"),
             ("value = 20", 'value = "20 us"', "numbers.overhead_us.value: Input should be a valid number"),
             ("format = 1", "format = ", "is not TOML"),

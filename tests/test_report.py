@@ -86,7 +86,10 @@ class TestRoofline:
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
-            ("peak_gmac_per_s = 100", "peak = 100", "numbers.peak_gmac_per_s: Field required"),
+            ("peak_gmac_per_s = 100", "peak = 100", "numbers.peak: Unexpected keyword argument"),
+            ("peak_gmac_per_s = 100", "", "numbers.peak_gmac_per_s: Field required"),
+            ("peak_gmac_per_s = 100", "peak_gmac_per_s = 0", "numbers.peak_gmac_per_s: must be above 0"),
+            ("bandwidth_gb_per_s = 2", "bandwidth_gb_per_s = 0", "numbers.bandwidth_gb_per_s: must be above 0"),
             ("peak_gmac_per_s = 100", 'peak_gmac_per_s = "100 GHz"', "numbers.peak_gmac_per_s"),
             ("fps_budget = 30", "fps_budget = -1", "fps_budget: Input should be greater than 0"),
             ('kind = "roofline"', 'kind = "flat"', "kind: Input should be 'layer-model' or 'roofline'"),

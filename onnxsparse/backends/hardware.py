@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.errors import ParamError
@@ -40,7 +40,15 @@ def from_plain(given: object) -> object:
     return {"value": given, "low": given, "high": given, "status": "datasheet", "source": "given as it is"} if plain else given
 
 
+def above_zero(number: Number) -> Number:
+    """What work is divided by."""
+    if number.low <= 0:
+        raise ValueError("must be above 0, at the low end too")
+    return number
+
+
 Figure = Annotated[Number, BeforeValidator(from_plain)]
+Rate = Annotated[Figure, AfterValidator(above_zero)]
 
 
 def exactly(value: float) -> Number:
@@ -51,9 +59,9 @@ def exactly(value: float) -> Number:
 class Numbers:
     """The parameters of the layer model in docs/backends.md, with units in their names."""
 
-    rate_gmac_per_s: Figure
+    rate_gmac_per_s: Rate
     """Multiply-accumulates per second, skipped ones not counted."""
-    bandwidth_gb_per_s: Figure
+    bandwidth_gb_per_s: Rate
     """Bytes to and from DRAM per second."""
     overhead_us: Figure
     """Per layer, added to the larger of compute and I/O."""
@@ -73,9 +81,9 @@ class Numbers:
 class RooflineNumbers:
     """The parameters of the roofline, with units in their names."""
 
-    peak_gmac_per_s: Figure
+    peak_gmac_per_s: Rate
     """Multiply-accumulates per second of the whole array."""
-    bandwidth_gb_per_s: Figure
+    bandwidth_gb_per_s: Rate
     """Bytes to and from DRAM per second."""
     on_chip_mb: Figure = exactly(0)
     """Inputs and outputs of a layer up to this size never leave the chip."""
@@ -135,10 +143,15 @@ def load_hardware(target: str | Path, also: tuple[str, ...] = ()) -> Hardware:
         kind = RooflineHardware if content.get("kind") == "roofline" else Hardware
         found: Hardware = TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ParamError(f"{target}: {place}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise ParamError(f"{target}: {wrong_place(error)}") from None
     return found
+
+
+def wrong_place(error: ValidationError) -> str:
+    """The fault that others may follow from: the kind, which says what keys there are, then keys that there are not."""
+    faults = sorted(error.errors(), key=lambda f: (f["loc"] != ("kind",), f["type"] != "unexpected_keyword_argument"))
+    place = ".".join(map(str, faults[0]["loc"]))
+    return f"{place}: {faults[0]['msg'].removeprefix('Value error, ')}"
 
 
 def alignment_of(target: str | Path, otherwise: int) -> int:
