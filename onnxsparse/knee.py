@@ -26,7 +26,7 @@ KNEE_SLOPE = 0.5
 
 @dataclass(frozen=True)
 class Curve:
-    """Latency at each of SPARSITIES. `knee`: where pruning on starts to pay less than half, None if nowhere."""
+    """Latency at each of SPARSITIES. `knee`: from where on pruning pays less than half of what it paid at first, None if nowhere."""
 
     variant: str
     channel_factor: float
@@ -59,9 +59,14 @@ def curve(model: CostBackend, items: list[WorkItem], factor: float) -> Curve:
 
 
 def find_knee(latencies: list[float]) -> float | None:
+    """The sparsity behind which no step saves much. A plateau with savings behind it is none: where coefficients are what is
+    waited for, pruning pays nothing until they are smaller encoded than dense, and much from there on.
+    """
     points = list(zip(SPARSITIES, latencies, strict=True))
-    slopes = [(a[0], (a[1] - b[1]) / (b[0] - a[0])) for a, b in itertools.pairwise(points)]
-    return next((sparsity for sparsity, slope in slopes if slope < KNEE_SLOPE * slopes[0][1]), None)
+    slopes = [(a[1] - b[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(points)]
+    paying = [at for at, slope in enumerate(slopes, start=1) if slope > KNEE_SLOPE * slopes[0]]
+    last = max(paying, default=0)
+    return SPARSITIES[last] if last < len(slopes) else None
 
 
 def narrow(load: Workload, factor: float) -> list[WorkItem]:

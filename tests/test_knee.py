@@ -39,6 +39,12 @@ def test_the_knee_is_where_the_slope_halves() -> None:
     flat_from_half = [100 * (1 - min(s, 0.5)) for s in SPARSITIES]
     assert find_knee(straight) is None
     assert find_knee(flat_from_half) == 0.5
+    assert find_knee([100.0] * len(SPARSITIES)) == 0
+
+
+def test_a_plateau_before_the_savings_is_no_knee() -> None:
+    """As where coefficients are waited for: encoded they are no smaller than dense up to 63 % (2.75 bytes for each of 37 %)."""
+    assert find_knee([100 * (1 - min(s, 0.3)) - 200 * max(0, s - 0.65) for s in SPARSITIES]) is None
 
 
 def test_half_the_channels_then_pruned_beats_pruning_alone() -> None:
