@@ -78,8 +78,9 @@ class Deployment:
 
     @property
     def mem_p_mb(self) -> float:
-        """Encoded coefficients, in 10⁶ bytes."""
-        return sum(cost.coefficient_bytes for cost in self.costs) / MB
+        """Encoded coefficients, in 10⁶ bytes; those that layers share are held once, though each layer reads them."""
+        held = {row.item.tensors or (row.item.node,): row.cost.coefficient_bytes for row in self.rows if row.cost is not None}
+        return sum(held.values()) / MB
 
     @property
     def mem_a_mb(self) -> float | None:

@@ -178,6 +178,7 @@ class Scheduler:
             output_channels=math.ceil(channels / groups),
             groups=groups,
             op_types=tuple(self.graph.proto.node[at].op_type for at in group.nodes),
+            tensors=tuple(dict.fromkeys(w.tensor for layer in found for w in layer.weights)),
             on_host=self._on_host(group),
         )
 

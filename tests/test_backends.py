@@ -194,6 +194,14 @@ class TestWorkload:
         assert sum(i.macs or 0 for i in workload(built).items) == layers(built).totals.macs
 
 
+def test_shared_coefficients_are_held_once_and_read_by_each_layer() -> None:
+    """A head on two levels of a pyramid: 16 · 16 bytes held, and moved twice beside 4 · 16 · 64 bytes of activations."""
+    nodes = [node("Conv", "x w", "a"), node("Conv", "a w", "y")]
+    found = deploy(model(nodes, {"x": "1x16x8x8"}, ["y"], {"w": "16x16x1x1"}))
+    assert found.mem_p_mb * 1e6 == 256
+    assert found.dram_mb * 1e6 == 2 * 256 + 4 * 16 * 64
+
+
 def test_an_unknown_op_is_listed_and_left_out() -> None:
     info = [value("h", "4x8")]
     nodes = [node("MatMul", "x w", "a"), node("Mystery", "a", "h", name="magic", domain="acme"), node("MatMul", "h w", "y")]

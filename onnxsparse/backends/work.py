@@ -27,5 +27,7 @@ class WorkItem:
     groups: int = 1
     op_types: tuple[str, ...] = ()
     """Of the node and what is fused into it."""
+    tensors: tuple[str, ...] = ()
+    """The weights by name: layers may share them."""
     on_host: bool = False
     """Whether what it does depends on values: no accelerator runs it."""
