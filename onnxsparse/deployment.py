@@ -126,7 +126,8 @@ def deploy_on(model: Model, backend: Backend, precision: Precision = EIGHT_BIT) 
     if is_measuring(backend):
         return measured(model, backend, load, tail, precision)
     assert is_predicting(backend)
-    rows = tuple(predicted_row(backend, item) for item in load.items)
+    unknown = frozenset(node.node for node in load.layers.unknown)
+    rows = tuple(predicted_row(backend, item, unknown) for item in load.items)
     if not isinstance(backend, FileBackend):
         return Deployment(backend, precision, load, rows, {backend.name: total_ms(backend, load)}, tail=tail)
     variants = {b.name: total_ms(b, load) for b in backend.variants()}
@@ -157,18 +158,20 @@ def measured_row(item: WorkItem, ms: float, precision: Precision) -> Row:
     return Row(item, LayerCost(ms, None, None, None, Bound.MEASURED, *sizes))
 
 
-def predicted_row(backend: CostBackend, item: WorkItem) -> Row:
+def predicted_row(backend: CostBackend, item: WorkItem, unknown: frozenset[str]) -> Row:
     cost = backend.cost(item)
-    return Row(item, None, None, why_unknown(item)) if cost is None else Row(item, cost, advise(backend, item, cost))
+    return Row(item, None, None, why_unknown(item, unknown)) if cost is None else Row(item, cost, advise(backend, item, cost))
 
 
-def why_unknown(item: WorkItem) -> str:
+def why_unknown(item: WorkItem, unknown: frozenset[str]) -> str:
     if item.on_host:
         return "needs a host"
-    if item.macs is None:
-        return "unknown op, or open sizes"
+    if item.node in unknown:
+        return "unknown op"
     if item.input_elements is None or item.output_elements is None:
         return "open sizes"
+    if item.macs is None:
+        return "unknown op or open sizes within"
     return "not among the target's supported ops"
 
 

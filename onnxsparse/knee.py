@@ -26,7 +26,7 @@ KNEE_SLOPE = 0.5
 
 @dataclass(frozen=True)
 class Curve:
-    """Latency at each of SPARSITIES. `knee`: from where on pruning pays less than half of what it paid at first, None if nowhere."""
+    """Latency at each of SPARSITIES. `knee`: from where on pruning pays less than half of what it did at first, or None."""
 
     variant: str
     channel_factor: float

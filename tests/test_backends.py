@@ -206,7 +206,7 @@ def test_an_unknown_op_is_listed_and_left_out() -> None:
     info = [value("h", "4x8")]
     nodes = [node("MatMul", "x w", "a"), node("Mystery", "a", "h", name="magic", domain="acme"), node("MatMul", "h w", "y")]
     found = deploy(model(nodes, {"x": "4x8"}, ["y"], {"w": "8x8"}, domains={"acme": 1}, value_info=info))
-    assert [row.item.node for row in found.unknown] == ["magic"]
+    assert [(row.item.node, row.reason) for row in found.unknown] == [("magic", "unknown op")]
     assert found.latency_ms == pytest.approx(sum(r.cost.latency_ms for r in found.rows if r.cost is not None))
 
 
@@ -287,4 +287,10 @@ class TestTheCommand:
     def test_open_sizes_are_listed(self, run: Run, tmp_path: Path) -> None:
         onnx.save(proto([node("Conv", "x w", "y")], {"x": "1x3xHxW"}, ["y"], {"w": "4x3x3x3"}), tmp_path / "open.onnx")
         assert run("report", tmp_path / "open.onnx") == 0
-        assert "cost unknown and not in the total: y" in run.out
+        assert "cost unknown and not in the total: y (open sizes)" in run.out
+        assert "open input sizes: x: 1x3x?x?; give them with --input-shape" in run.out
+        assert "latency range" not in run.out
+        assert run("report", tmp_path / "open.onnx", "--json", "-") == 0
+        found = json.loads(run.out)
+        assert (found["totals"]["latency_ms"], found["totals"]["mem_p_mb"]) == (None, None)
+        assert (found["layers"][0]["io_ms"], found["layers"][0]["bound"]) == (None, None)

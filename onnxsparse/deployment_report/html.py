@@ -5,6 +5,7 @@ from functools import cache
 from importlib.resources import files
 
 from onnxsparse.deployment import Deployment, Operation
+from onnxsparse.deployment_report.caveats import caveats, open_sizes
 from onnxsparse.deployment_report.figures import figures
 from onnxsparse.deployment_report.records import deployment_json, totals
 from onnxsparse.deployment_report.tables import format_total
@@ -42,19 +43,20 @@ def html(found: Deployment, model: str, curves: tuple[Curve, ...], operation: Op
     known = totals(found)
     tiles = [(name, title, format_total(name, known[name])) for name, title in TITLES.items()]
     record = deployment_json(found, model, curves, operation)
+    payload = {"figures": figures(found, curves), "layers": record["layers"], "columns": COLUMNS, "other": found.other_ms}
     page = Environment(autoescape=True).from_string(resource("page.html"))
     return page.render(
         model=model,
         found=found,
+        caveats=list(caveats(found)),
+        open_sizes=open_sizes(found),
         tiles=tiles,
         record=record,
         operation=operation,
         columns=COLUMNS,
         style=resource("page.css"),
         script=script(),
-        payload=embed_json({"figures": figures(found, curves), "layers": record["layers"], "columns": COLUMNS}),
-        low=min(found.variants.values()),
-        high=max(found.variants.values()),
+        payload=embed_json(payload),
     )
 
 

@@ -16,20 +16,24 @@ COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator
 
 
 def totals(found: Deployment) -> dict[str, float | int | None]:
-    """What is compared between models, and limited by --fail-if. MB are 10⁶ bytes."""
+    """What is compared between models, and limited by --fail-if. MB are 10⁶ bytes.
+
+    Layers whose cost is unknown are left out; where all are, so are the sums: an unknown latency keeps no limit.
+    """
     sums = found.load.layers.totals
+    nothing = bool(found.rows) and not found.costs
     return {
-        "latency_ms": found.latency_ms,
-        "latency_ms_low": min(found.variants.values()),
-        "latency_ms_high": max(found.variants.values()),
+        "latency_ms": None if nothing else found.latency_ms,
+        "latency_ms_low": None if nothing else min(found.variants.values()),
+        "latency_ms_high": None if nothing else max(found.variants.values()),
         "fps": found.fps,
         "macs": sums.macs,
         "nonzero_macs": sums.nonzero_macs,
         "sparsity": sums.sparsity,
         "sparsity_op": sums.sparsity_op,
-        "mem_p_mb": found.mem_p_mb,
+        "mem_p_mb": None if nothing else found.mem_p_mb,
         "mem_a_mb": found.mem_a_mb,
-        "dram_mb": found.dram_mb,
+        "dram_mb": None if nothing else found.dram_mb,
     }
 
 
@@ -61,6 +65,12 @@ def deployment_json(
     }
 
 
+COST_KEYS = (
+    *("latency_ms", "compute_ms", "io_ms", "overhead_ms", "bound"),
+    *("coefficient_bytes", "input_bytes", "output_bytes", "passes", "dram_bytes", "padded_channels"),
+)
+
+
 def row_json(row: Row) -> dict[str, object]:
     item, cost = row.item, row.cost
     facts: dict[str, object] = {
@@ -75,21 +85,9 @@ def row_json(row: Row) -> dict[str, object]:
         "sparsity_op": item.weight_share,
     }
     if cost is None:
-        return facts | {"latency_ms": None, "reason": row.reason, "advice": None}
-    return facts | {
-        "latency_ms": cost.latency_ms,
-        "compute_ms": cost.compute_ms,
-        "io_ms": cost.io_ms,
-        "overhead_ms": cost.overhead_ms,
-        "bound": cost.bound.value,
-        "coefficient_bytes": cost.coefficient_bytes,
-        "input_bytes": cost.input_bytes,
-        "output_bytes": cost.output_bytes,
-        "passes": cost.passes,
-        "dram_bytes": cost.dram_bytes,
-        "padded_channels": cost.padded_channels,
-        "advice": None if row.advice is None else str(row.advice),
-    }
+        return facts | dict.fromkeys(COST_KEYS) | {"reason": row.reason, "advice": None}
+    known = {key: getattr(cost, key) for key in COST_KEYS} | {"bound": cost.bound.value}
+    return facts | known | {"advice": None if row.advice is None else str(row.advice)}
 
 
 def nonzero_macs(row: Row) -> int | None:

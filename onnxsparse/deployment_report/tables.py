@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 
 from onnxsparse.deployment import Deployment, Row
+from onnxsparse.deployment_report.caveats import caveats, open_sizes
 from onnxsparse.deployment_report.records import difference, row_json, totals
 from onnxsparse.metadata import format_count, format_share
 
@@ -35,15 +36,19 @@ def format_total(name: str, value: float | None) -> str:
 
 
 def markdown(found: Deployment, model: str) -> str:
-    """Fidelity, totals, layers by latency, advice and all."""
-    lines = [f"# {model} on {found.backend.name}", "", *(f"- {line}" for line in found.backend.fidelity), ""]
+    """How far to trust it, totals, layers by latency, advice and all."""
+    lines = [f"# {model} on {found.backend.name}", "", *(f"- {line}" for line in caveats(found)), ""]
     lines += rows_of(("total", ""), ((name, format_total(name, value)) for name, value in totals(found).items()))
     if found.tail is not None:
         crossing = ", ".join(f"`{c.node or c.tensor}`" for c in found.tail.crossings)
         lines += ["", f"{len(found.tail.nodes)} nodes need a host; cut the graph behind {crossing}."]
+    if found.unknown:
+        lines += ["", f"{len(found.unknown)} layers have no known cost and are not in the totals; they are last below."]
+    if (sizes := open_sizes(found)) is not None:
+        lines += ["", f"{sizes[0].upper()}{sizes[1:]}."]
     lines += ["", "## Layers, slowest first", ""]
     header = ("layer", "op", "ms", "compute", "I/O", "bound", "density", "advice")
-    slowest = sorted(found.rows, key=lambda row: -(row.cost.latency_ms if row.cost else 0))
+    slowest = sorted(found.rows, key=lambda row: -(row.cost.latency_ms if row.cost else -1))
     lines += rows_of(header, (layer_cells(row) for row in slowest))
     return "\n".join(lines) + "\n"
 
@@ -84,7 +89,9 @@ def layer_comparison_rows(found: Sequence[tuple[str, Deployment]]) -> Iterator[t
 
 def comparison_markdown(found: Sequence[tuple[str, Deployment]]) -> str:
     names = [name for name, _ in found]
-    lines = [*rows_of(("total", *names), comparison_rows(found)), ""]
+    backend = found[0][1].backend
+    lines = [f"# {', '.join(names)} on {backend.name}", "", *(f"- {line}" for line in backend.fidelity), ""]
+    lines += [*rows_of(("total", *names), comparison_rows(found)), ""]
     lines += rows_of(("layer, ms", *names), layer_comparison_rows(found))
     return "\n".join(lines) + "\n"
 

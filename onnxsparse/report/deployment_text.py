@@ -1,6 +1,6 @@
 """The deployment report for a terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 from rich.console import Console
@@ -8,6 +8,7 @@ from rich.text import Text
 
 from onnxsparse.backends.hardware import numbers_of
 from onnxsparse.deployment import Deployment, Operation, Row
+from onnxsparse.deployment_report.caveats import caveats, open_sizes
 from onnxsparse.deployment_report.records import totals
 from onnxsparse.deployment_report.tables import comparison_rows, format_total, layer_comparison_rows, milliseconds
 from onnxsparse.fitting import Fit
@@ -21,32 +22,19 @@ CURVE_COLUMNS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 def print_deployment(out: Console, found: Deployment, model: str, *, top: int | None, sort: str) -> None:
     """Fidelity first, then totals, then layers."""
     out.print(Text(f"{model} on {found.backend.name}: {found.backend.description}", style="bold"), soft_wrap=True)
-    for text in (*found.backend.fidelity, *uncertainty(found)):
+    for text in caveats(found):
         note(out, text)
     print_totals(out, found)
     print_rows(out, found, top=top, sort=sort)
     for reason, nodes in grouped((row.reason or "", row.item.node) for row in found.unknown):
         note(out, f"cost unknown and not in the total: {name_some(nodes)} ({reason})")
+    if (sizes := open_sizes(found)) is not None:
+        note(out, sizes)
     if found.tail is not None:
         print_tail(out, found.tail)
     if found.padded_layers:
         note(out, f"{found.padded_layers} layers have channels that do not fill the target's alignment, computed and thrown away")
     print_assumed(out, found.load.layers.binding)
-
-
-def uncertainty(found: Deployment) -> Iterator[str]:
-    """How far the result moves with what is not known, and what to measure."""
-    low, high = min(found.variants.values()), max(found.variants.values())
-    if len(found.variants) > 1:
-        yield f"latency range over variants that explain the same measurements: {low:.2f} to {high:.2f} ms"
-    if found.spans:
-        widest = found.spans[0]
-        ends = sorted((widest.low_ms, widest.high_ms))
-        yield f"the number that moves the result most: {widest.number}, {ends[0]:.2f} to {ends[1]:.2f} ms over its range"
-    if found.narrowing is not None:
-        told = found.narrowing
-        widths = f"from {told.before_ms:.2f} to {told.after_ms:.2f} ms wide"
-        yield f"the measurement that would narrow it most: {told.node} alone, all numbers together {widths}"
 
 
 def print_tail(out: Console, tail: Tail) -> None:
@@ -75,6 +63,9 @@ def print_comparison_of(out: Console, found: Sequence[tuple[str, Deployment]], *
     out.print(Text(f"on {backend.name}: {backend.description}", style="bold"), soft_wrap=True)
     for text in backend.fidelity:
         note(out, text)
+    for name, deployment in found:
+        for reason, nodes in grouped((row.reason or "", row.item.node) for row in deployment.unknown):
+            note(out, f"{name}: cost unknown and not in the total: {name_some(nodes)} ({reason})")
     names = [name for name, _ in found]
     rows = table("", "total", *names)
     for cells_of_total in comparison_rows(found):
@@ -93,7 +84,8 @@ def print_totals(out: Console, found: Deployment) -> None:
     rows.add_row("", *(format_total(name, known[name]) for name in shown))
     out.print(rows)
     spent = sorted(found.time_by_bound().items(), key=lambda entry: -entry[1])
-    note(out, "time by bound: " + ", ".join(f"{bound} {ms:.2f} ms" for bound, ms in spent))
+    if spent:
+        note(out, "time by bound: " + ", ".join(f"{bound} {ms:.2f} ms" for bound, ms in spent))
     if found.other_ms:
         note(out, f"{found.other_ms:.2f} ms of it belong to no layer by name")
     _, peak = found.load.peak()
