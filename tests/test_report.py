@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -270,11 +270,16 @@ class TestTheFiles:
         assert {"r.json", "r.csv", "r.md", "r.html"} <= set(files(tmp_path))
         assert {"latency.svg", "roofline.svg", "memory.svg", "knee.svg"} <= set(files(tmp_path / "svg"))
         assert "| latency_ms |" in (tmp_path / "r.md").read_text()
+        for made in ("r.md", "r.html"):
+            assert "no held-out point" in (tmp_path / made).read_text()
+            assert "latency range over variants" in (tmp_path / made).read_text()
+            assert "the measurement that would narrow it most: conv" in (tmp_path / made).read_text()
 
     def test_several_models_are_compared_with_the_first(self, run: Run, source: Path, tmp_path: Path) -> None:
         onnx.save(chain(3, 8, 32, 4), tmp_path / "wider.onnx")
         assert run("report", source, tmp_path / "wider.onnx", "--markdown", tmp_path / "c.md") == 0
         assert "wider.onnx" in run.out
+        assert "no held-out point" in (tmp_path / "c.md").read_text()
         assert run("report", source, tmp_path / "wider.onnx", "--json", "-") == 0
         found = json.loads(run.out)
         first, second = (report["totals"]["macs"] for report in found["models"])
@@ -306,6 +311,7 @@ class TestLimits:
     def test_an_unknown_total_fails(self) -> None:
         found = deploy(model([node("Conv", "x w", "y")], {"x": "1x3xHxW"}, ["y"], {"w": "4x3x3x3"}))
         assert exceeded(found, ["mem_a_mb>5"]) == ["mem_a_mb is unknown (--fail-if 'mem_a_mb>5')"]
+        assert exceeded(found, ["latency_ms>35"]) == ["latency_ms is unknown (--fail-if 'latency_ms>35')"]
 
 
 def test_streams_in_turn_share_the_device(detector: Deployment) -> None:
@@ -367,4 +373,13 @@ def test_the_page_in_a_browser(page: Page, tmp_path: Path, detector: Deployment,
     page.locator("#filter").fill("stage2")
     assert all("stage2" in name for name in page.locator("td[data-column=node]").all_inner_texts())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut_off = "[...document.querySelectorAll('.figure')].filter(f => f.scrollWidth > f.clientWidth).map(f => f.id)"
+    assert page.evaluate(cut_off) == []
     assert not complaints
+
+
+@needs_browser
+def test_measured_time_of_no_layer_is_in_the_sum_below_the_tile(page: Page, tmp_path: Path, detector: Deployment) -> None:
+    (tmp_path / "r.html").write_text(html(replace(detector, other_ms=1.0), "small.onnx", ()))
+    page.goto((tmp_path / "r.html").as_uri())
+    assert page.locator("#sum").inner_text().endswith(f" {page.locator('#total-latency_ms').inner_text()} ms")

@@ -120,12 +120,12 @@ def memory(found: Deployment) -> Spec | None:
     if not held:
         return None
     encoding = {
-        "x": axis("layer", "layer, in network order"),
-        "y": axis("MB", "inputs, outputs and live activations, MB"),
+        "x": axis("layer", "layer, in network order", "ordinal", axis={"labelOverlap": True, "labelAngle": 0}),
+        "y": axis("MB", "held, MB"),
         "tooltip": tooltip(["layer", "node", "MB"]),
     }
-    mark = {"type": "area", "interpolate": "step-after", "color": COLOURS["compute"], "opacity": 0.7}
-    return figure("Activation memory while each layer runs", data={"values": held}, mark=mark, encoding=encoding)
+    mark = {"type": "bar", "color": COLOURS["compute"], "opacity": 0.7}
+    return figure("Inputs, outputs and live activations", data={"values": held}, mark=mark, encoding=encoding)
 
 
 def knee(curves: tuple[Curve, ...]) -> Spec | None:
@@ -153,7 +153,7 @@ def knee(curves: tuple[Curve, ...]) -> Spec | None:
     lines = {"mark": {"type": "line"}}
     knees = {"transform": [{"filter": "datum.knee"}], "mark": {"type": "point", "filled": True, "size": 90, "shape": "diamond"}}
     marks = [knees] if any(curve.knee is not None for curve in curves) else []
-    spec = figure("Latency over sparsity; past the diamond, cut channels")
+    spec = figure("Latency over sparsity (◆ knee)")
     inner = {"width": 260, "height": 200, "encoding": encoding, "layer": [lines, *marks]}
     facet = axis("target", "", "nominal", sort=[curve.variant for curve in curves])
     kept = {key: spec[key] for key in ("$schema", "title", "background")}

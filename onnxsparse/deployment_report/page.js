@@ -1,17 +1,21 @@
-const { figures, layers, columns } = JSON.parse(document.getElementById("payload").textContent);
+const { figures, layers, columns, other } = JSON.parse(document.getElementById("payload").textContent);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
 function theme() {
   const ink = getComputedStyle(document.body).color;
   const faint = dark.matches ? "#3a3f47" : "#e3e5e8";
-  const axis = { labelColor: ink, titleColor: ink, tickColor: faint, domainColor: faint, gridColor: faint };
+  const axis = { labelColor: ink, titleColor: ink, tickColor: faint, domainColor: faint, gridColor: faint, labelSeparation: 6 };
   const text = { labelColor: ink, titleColor: ink };
   return { font: "system-ui, sans-serif", axis, legend: text, header: text, title: { color: ink, anchor: "start" }, view: { stroke: null } };
 }
 
 function draw() {
   for (const [name, spec] of Object.entries(figures)) {
-    if (spec.facet) spec.columns = window.innerWidth < 900 ? 1 : 3;
+    if (spec.facet) {
+      spec.columns = window.innerWidth < 900 ? 1 : 3;
+      // a facet knows no "container": what is left of the page beside the axes, and beside each other's
+      spec.spec.width = Math.floor((document.getElementById(`figure-${name}`).clientWidth - 80) / spec.columns - 20);
+    }
     vegaEmbed(`#figure-${name}`, spec, { renderer: "svg", config: theme(), actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false }, downloadFileName: name });
   }
 }
@@ -19,6 +23,13 @@ function draw() {
 function show(value) {
   if (value === null || value === undefined) return "";
   return typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : String(value);
+}
+
+function short(column, value) {
+  if (typeof value === "number" && column.endsWith("_ms")) return value.toFixed(3);
+  if (typeof value !== "number" || value < 1e4) return show(value);
+  const [unit, size] = value >= 1e9 ? ["G", 1e9] : value >= 1e6 ? ["M", 1e6] : ["k", 1e3];
+  return `${(value / size).toPrecision(3)} ${unit}`;
 }
 
 const body = document.querySelector("#layers tbody");
@@ -40,7 +51,7 @@ function fill() {
     const line = document.createElement("tr");
     for (const column of columns) {
       const cell = line.insertCell();
-      cell.textContent = column === "latency_ms" && row[column] === null ? row.reason : show(row[column]);
+      cell.textContent = column === "latency_ms" && row[column] === null ? row.reason : short(column, row[column]);
       cell.dataset.column = column;
       if (typeof row[column] === "number") cell.className = "number";
       if (column === "latency_ms" && row[column] !== null) cell.dataset.value = row[column];
@@ -48,7 +59,8 @@ function fill() {
     return line;
   }));
   const sum = shown.reduce((total, row) => total + (row.latency_ms ?? 0), 0);
-  document.getElementById("sum").textContent = `${shown.length} of ${layers.length} layers, ${sum.toFixed(3)} ms`;
+  const whole = other && shown.length === layers.length ? `; with ${other.toFixed(3)} ms of no layer ${(sum + other).toFixed(3)} ms` : "";
+  document.getElementById("sum").textContent = `${shown.length} of ${layers.length} layers, ${sum.toFixed(3)} ms${whole}`;
   for (const head of document.querySelectorAll("#layers th")) {
     head.setAttribute("aria-sort", head.dataset.column === order.column ? (order.down ? "descending" : "ascending") : "none");
   }
