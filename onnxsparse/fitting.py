@@ -30,6 +30,12 @@ NO_EFFECT = 1e-3
 """A number that moves no measurement by this share over its whole range is not determined."""
 
 
+MIN_ROWS_TO_LEAVE_OUT = 3
+
+SAME_COST = 12
+"""Decimals of the summed squares by which fits are told apart; where several are as good, the one nearest to the start stays."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """A model and what it took."""
@@ -105,11 +111,14 @@ def fit(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> Fi
             f"{len(rows)} measurements cannot determine {len(free)} numbers ({', '.join(free)}); measure more models, or name "
             "fewer with --free"
         )
+    for row in rows:
+        if all(start.cost(item) is None for item in row.load.items):
+            raise ParamError(
+                f"{row.name}: no layer has a cost on {start.name}, so nothing can be fitted to it; are its sizes open?"
+            )
     values = solve(start, rows, free)
     fitted = predict(start, rows, dict(zip(free, values, strict=True)))
-    left_out = None
-    if len(rows) >= max(3, len(free) + 1):
-        left_out = tuple(left_out_ms(start, rows, free, i) for i in range(len(rows)))
+    left_out = tuple(left_out_ms(start, rows, free, i) for i in range(len(rows))) if len(rows) >= MIN_ROWS_TO_LEAVE_OUT else None
     found = Fit(start, dict(zip(free, map(float, values), strict=True)), tuple(rows), tuple(fitted), left_out, ())
     return replace(found, warnings=tuple(warnings(found)))
 
@@ -130,7 +139,7 @@ def solve(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> 
     now = (np.array([numbers[name].value for name in free]) - low) / (high - low)
     starts = [now, *(np.full(len(free), share) for share in (0.2, 0.5, 0.8))]
     found = [least_squares(errors, np.clip(start, 0.01, 0.99), bounds=(0, 1), diff_step=1e-3) for start in starts]
-    best = min(found, key=lambda result: float(result.cost))
+    best = min(found, key=lambda result: round(float(result.cost), SAME_COST))
     values: Vector = low + best.x * (high - low)
     return values
 
@@ -147,7 +156,12 @@ def left_out_ms(start: FileBackend, rows: Sequence[Measured], free: Sequence[str
 
 
 def warnings(found: Fit) -> Iterator[str]:
-    """Numbers at the end of their range, without effect, or that the measurements cannot tell apart."""
+    """Numbers at the end of their range, without effect, or that the measurements cannot tell apart; rows that say less."""
+    if found.left_out_ms is not None and len(found.rows) == len(found.values):
+        yield "with one row left out, fewer rows than numbers: what they leave open stays near where it started"
+    for row in found.rows:
+        if left := sum(found.start.cost(item) is None for item in row.load.items):
+            yield f"{row.name}: {left} of {len(row.load.items)} layers have no cost, though its measurement has them"
     numbers = numbers_of(found.start.hardware)
     effects = {name: effect(found, name) for name in found.values}
     for name, value in found.values.items():

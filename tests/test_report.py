@@ -30,7 +30,7 @@ from onnxsparse.measuring import kernel_times
 from onnxsparse.workload import workload
 from sample_models.build import LARGE, SMALL, build
 from tests.commands import Run, files
-from tests.graphs import FLOAT, chain, model, node
+from tests.graphs import FLOAT, chain, model, node, proto
 from tests.test_backends import item
 from tests.test_netron import CHROMIUM, FLAGS, needs_browser
 
@@ -181,6 +181,28 @@ class TestFitting:
         assert found.left_out_ms is not None
         assert found.left_out_error < 1e-3
         assert not found.warnings
+
+    def test_three_rows_are_enough_to_leave_one_out(self) -> None:
+        """Two rows leave three numbers open, so the row left out is missed, though all three together are met."""
+        truth = {"rate_gmac_per_s": 300.0, "bandwidth_gb_per_s": 9.0, "overhead_us": 35.0}
+        found = fit(make_backend(load_hardware("cv22")), rows_of(truth)[:3], tuple(truth))
+        assert found.fitted_ms == pytest.approx([row.latency_ms for row in found.rows], rel=1e-3)
+        assert found.left_out_ms is not None
+        assert found.left_out_error > 1e-3
+        assert any("fewer rows than numbers" in text for text in found.warnings)
+
+    def test_rows_that_cannot_be_costed(self, run: Run, source: Path, tmp_path: Path) -> None:
+        onnx.save(proto([node("Conv", "x w", "y")], {"x": "1x3xHxW"}, ["y"], {"w": "4x3x3x3"}), tmp_path / "open.onnx")
+        onnx.save(
+            proto([node("Conv", "x w", "y"), node("Mystery", "y", "z")], {"x": "1x3x8x8"}, ["z"], {"w": "4x3x3x3"}),
+            tmp_path / "odd.onnx",
+        )
+        arguments = ("calibrate-backend", tmp_path / "m.csv", "--out", tmp_path / "o.toml", "--free", "overhead_us")
+        (tmp_path / "m.csv").write_text("model,latency_ms\nopen.onnx,3\n")
+        assert "open.onnx: no layer has a cost on cv22" in run.fails(2, *arguments)
+        (tmp_path / "m.csv").write_text("model,latency_ms\nodd.onnx,0.03\n")
+        assert run(*arguments) == 0
+        assert "odd.onnx: 1 of 2 layers have no cost" in run.out
 
     def test_numbers_that_move_together_are_named(self) -> None:
         """Layers that are all compute-bound say nothing of the bandwidth, and little of a small overhead."""
