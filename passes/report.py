@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.backends.base import Precision
@@ -14,6 +14,14 @@ from onnxsparse.deployment_report.records import exceeded
 from onnxsparse.errors import ParamError, PassError
 from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, StepReport, text_writer
+
+
+def from_text(given: object) -> object:
+    """A command line gives text, which a choice of numbers does not take."""
+    return int(given) if isinstance(given, str) and given.isdecimal() else given
+
+
+Bits = Annotated[Literal[8, 16], BeforeValidator(from_text)]
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -27,9 +35,9 @@ class Report:
     """Target: cv22, cv22-skiplimit, cv22-stream, roofline, onnxruntime-cpu, a TOML file, or another package's."""
     hardware: Path | None = None
     """A part of your own, in a TOML file (docs/backends.md), instead of a target's name."""
-    activation_bits: Literal[8, 16] = 8
+    activation_bits: Bits = 8
     """Of activations."""
-    coefficient_bits: Literal[8, 16] = 8
+    coefficient_bits: Bits = 8
     """Of coefficients."""
     fps: Annotated[float, Field(gt=0)] | None = None
     """Frames per second of each stream, for DRAM traffic and how busy the device is (default: the target's budget)."""

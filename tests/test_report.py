@@ -273,6 +273,15 @@ class TestTheFiles:
         rows = list(csv.DictReader(layers_csv(detector).splitlines()))
         assert sum(float(row["latency_ms"]) for row in rows) == pytest.approx(detector.latency_ms)
 
+    def test_sixteen_bits_from_the_command_line(self, run: Run, source: Path) -> None:
+        found = []
+        for bits in (8, 16):
+            assert run("report", source, "--activation-bits", bits, "--coefficient-bits", bits, "--json", "-") == 0
+            found.append(json.loads(run.out)["totals"])
+        assert found[1]["mem_a_mb"] == 2 * found[0]["mem_a_mb"]
+        assert found[1]["mem_p_mb"] == 2 * found[0]["mem_p_mb"]
+        assert "should be 8 or 16 (got 12)" in run.fails(2, "report", source, "--activation-bits", 12)
+
     def test_all_at_once_or_none(self, run: Run, source: Path, tmp_path: Path) -> None:
         (tmp_path / "svg").mkdir()
         before = files(tmp_path)
