@@ -106,7 +106,8 @@ def cost_entries(found: Deployment) -> CostEntries:
     for rank, row in enumerate(ranked, start=1):
         assert row.cost is not None
         ms, bound = row.cost.latency_ms, row.cost.bound.value
-        summary = f"#{rank} · {ms:.2f} ms · {100 * ms / total:.0f} % · {bound}"
+        share = ms / total if total else 0.0
+        summary = f"#{rank} · {ms:.2f} ms · {100 * share:.0f} % · {bound}"
         advice = [] if row.advice is None else [(ADVICE, str(row.advice))]
         entries[row.item.node] = [(SUMMARY, summary), (LATENCY_MS, repr(ms)), (BOUND, bound), *advice]
     return entries
@@ -216,16 +217,21 @@ def attachment(proto: onnx.ModelProto, layers: Layers, costs: CostEntries | None
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
         groups.setdefault(layer.within, []).append(layer)
-    for name, group in groups.items():
-        if name in named:
-            entries = [entry for entry in (costs or {}).get(name, []) if entry[0] != LATENCY_MS]  # it is in the summary, rounded
-            metrics += [metric("node", name, *entry) for entry in (*entries, *readable(node_facts(group)))]
+    costs = costs or {}
+    for name in graph.names:
+        if name in named and (name in groups or name in costs):
+            facts = readable(node_facts(groups[name])) if name in groups else []
+            metrics += [metric("node", name, *entry) for entry in (*readable_cost(costs.get(name, [])), *facts)]
     unreachable = sum(len(group) for name, group in groups.items() if name not in named)
     return json.dumps({"signature": ATTACHMENT_SIGNATURE, "metrics": metrics}, indent=1), unreachable
 
 
 def metric(kind: str, target: str, name: str, value: str) -> dict[str, str]:
     return {"kind": kind, "target": target, "name": name, "value": value}
+
+
+def readable_cost(entries: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(key, f"{float(value):.3f}" if key == LATENCY_MS else value) for key, value in entries]
 
 
 def readable(facts: NodeFacts) -> list[tuple[str, str]]:

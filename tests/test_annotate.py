@@ -124,7 +124,26 @@ def test_predicted_costs_come_first_and_go_with_the_rest(tmp_path: Path) -> None
     out = io.BytesIO()
     report.artifacts[tmp_path / "a.json"](out)
     names = [m["name"] for m in json.loads(out.getvalue())["metrics"] if m["target"] == "conv1"]
-    assert names == ["summary", "bound", "advice", *NODE_KEYS]
+    assert names == ["summary", "latency_ms", "bound", "advice", *NODE_KEYS]
+
+
+def test_the_attachment_has_every_node_that_costs_time(tmp_path: Path) -> None:
+    built = model(
+        [node("Conv", "x w", "a", name="conv"), node("MaxPool", "a", "y", name="pool", kernel_shape=[2, 2])],
+        {"x": "1x3x8x8"},
+        ["y"],
+        {"w": "8x3x1x1"},
+    )
+    out = io.BytesIO()
+    Annotate(side_file=tmp_path / "a.json", backend="cv22").run(built).artifacts[tmp_path / "a.json"](out)
+    pool = {m["name"]: m["value"] for m in json.loads(out.getvalue())["metrics"] if m["target"] == "pool"}
+    assert pool == {"summary": "#1 · 0.02 ms · 50 % · overhead", "latency_ms": "0.020", "bound": "overhead"}
+
+
+def test_a_model_that_costs_no_time() -> None:
+    """Small activations stay on the chip of the roofline target, which counts no overhead."""
+    done = annotated(model([node("Relu", "x", "y")], {"x": "1x3x8x8"}, ["y"], {}), backend="roofline")
+    assert props(done.proto.graph.node[0])["summary"] == "#1 · 0.00 ms · 0 % · compute"
 
 
 def test_annotated_models_pass_the_checker() -> None:
