@@ -160,10 +160,13 @@ def measured_row(item: WorkItem, ms: float, precision: Precision) -> Row:
 
 def predicted_row(backend: CostBackend, item: WorkItem, unknown: frozenset[str]) -> Row:
     cost = backend.cost(item)
-    return Row(item, None, None, why_unknown(item, unknown)) if cost is None else Row(item, cost, advise(backend, item, cost))
+    if cost is not None:
+        return Row(item, cost, advise(backend, item, cost))
+    supported = backend.hardware.supported_ops if isinstance(backend, FileBackend) else ()
+    return Row(item, None, None, why_unknown(item, unknown, supported))
 
 
-def why_unknown(item: WorkItem, unknown: frozenset[str]) -> str:
+def why_unknown(item: WorkItem, unknown: frozenset[str], supported: tuple[str, ...]) -> str:
     if item.on_host:
         return "needs a host"
     if item.node in unknown:
@@ -172,7 +175,8 @@ def why_unknown(item: WorkItem, unknown: frozenset[str]) -> str:
         return "open sizes"
     if item.macs is None:
         return "unknown op or open sizes within"
-    return "not among the target's supported ops"
+    lacking = dict.fromkeys(op for op in item.op_types if op not in supported)
+    return f"the target's supported ops have no {', '.join(lacking)}" if supported else "no cost on this target"
 
 
 def total_ms(backend: CostBackend, load: Workload) -> float:

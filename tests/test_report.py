@@ -75,7 +75,7 @@ class TestRoofline:
     def test_an_op_that_the_part_lacks_is_left_out_and_said(self, mine: Path) -> None:
         nodes = [node("Conv", "x w", "a"), node("Softmax", "a", "y")]
         found = deploy(model(nodes, {"x": "1x3x8x8"}, ["y"], {"w": "8x3x1x1"}), mine)
-        assert [(row.item.node, row.reason) for row in found.unknown] == [("y", "not among the target's supported ops")]
+        assert [(row.item.node, row.reason) for row in found.unknown] == [("y", "the target's supported ops have no Softmax")]
         assert found.fps_budget == 30
 
     def test_a_part_of_ones_own_on_the_command_line(self, run: Run, source: Path, mine: Path) -> None:
