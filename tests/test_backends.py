@@ -146,10 +146,12 @@ class TestCalibration:
         assert found.mem_p_mb == pytest.approx(mem_p_mb, rel=0.01)
         assert found.mem_a_mb == pytest.approx(mem_a_mb, rel=0.01)
 
-    def test_speed_up_is_linear_first_and_falls_short_later(self) -> None:
-        latencies = {t: deploy(pruned_detector(SMALL, t)).variants for t in (0.0, 0.5, 0.8)}
+    @pytest.mark.parametrize("widths", [SMALL, LARGE], ids=["small", "large"])
+    def test_speed_up_is_linear_first_and_falls_short_later(self, widths: Widths) -> None:
+        latencies = {t: deploy(pruned_detector(widths, t)).variants for t in (0.0, 0.25, 0.5, 0.8)}
         for name in ("cv22", "cv22-skiplimit"):
-            assert latencies[0.5][name] == pytest.approx(0.5 * latencies[0.0][name], rel=0.03)
+            for target in (0.25, 0.5):
+                assert latencies[target][name] == pytest.approx((1 - target) * latencies[0.0][name], rel=0.03)
         assert latencies[0.8]["cv22"] > 1.1 * 0.2 * latencies[0.0]["cv22"]
 
 
