@@ -117,6 +117,7 @@ class Hardware:
 class RooflineHardware(Hardware):
     """A target of which no more is known than its peaks."""
 
+    fidelity: tuple[str, ...] = ("a roofline is a bound: no layer is faster, most are slower",)
     numbers: RooflineNumbers  # type: ignore[assignment]  # a file's kind says which numbers it has
 
 

@@ -15,13 +15,14 @@ from onnxsparse.fitting import Fit
 from onnxsparse.knee import SPARSITIES, Curve
 from onnxsparse.report.text import grouped, name_some, note, print_assumed, table
 from onnxsparse.tail import Tail
+from onnxsparse.targets import Backend
 
 CURVE_COLUMNS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 def print_deployment(out: Console, found: Deployment, model: str, *, top: int | None, sort: str) -> None:
     """Fidelity first, then totals, then layers."""
-    out.print(Text(f"{model} on {found.backend.name}: {found.backend.description}", style="bold"), soft_wrap=True)
+    out.print(Text(f"{model} on {named(found.backend)}", style="bold"), soft_wrap=True)
     for text in caveats(found):
         note(out, text)
     print_totals(out, found)
@@ -35,6 +36,10 @@ def print_deployment(out: Console, found: Deployment, model: str, *, top: int | 
     if found.padded_layers:
         note(out, f"{found.padded_layers} layers have channels that do not fill the target's alignment, computed and thrown away")
     print_assumed(out, found.load.layers.binding)
+
+
+def named(backend: Backend) -> str:
+    return f"{backend.name}: {backend.description}" if backend.description else backend.name
 
 
 def print_tail(out: Console, tail: Tail) -> None:
@@ -60,7 +65,7 @@ def print_operation(out: Console, operation: Operation) -> None:
 def print_comparison_of(out: Console, found: Sequence[tuple[str, Deployment]], *, top: int | None) -> None:
     """Several models: totals in columns with differences to the first, and layers of the same name."""
     backend = found[0][1].backend
-    out.print(Text(f"on {backend.name}: {backend.description}", style="bold"), soft_wrap=True)
+    out.print(Text(f"on {named(backend)}", style="bold"), soft_wrap=True)
     for text in backend.fidelity:
         note(out, text)
     for name, deployment in found:
