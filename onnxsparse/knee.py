@@ -8,7 +8,7 @@ given the same density, and a narrower model's sizes are computed.
 import csv
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from onnxsparse.backends.base import CostBackend
@@ -46,16 +46,24 @@ def curves(load: Workload, backend: Backend) -> tuple[Curve, ...]:
     """Every variant of the target × every channel factor. Raises ParamError for a backend that does not predict."""
     if not isinstance(backend, FileBackend):
         raise ParamError(f"{backend.name} does not predict from a file's numbers, so it has no curve; name another target")
-    narrowed = {factor: narrow(load, factor) for factor in CHANNEL_FACTORS}
-    return tuple(curve(target, items, factor) for target in backend.variants() for factor, items in narrowed.items())
+    targets = backend.variants()
+    found = {factor: latencies(narrow(load, factor), targets) for factor in CHANNEL_FACTORS}
+    return tuple(
+        Curve(target.name, factor, tuple(by_target[i]), find_knee(by_target[i]))
+        for i, target in enumerate(targets)
+        for factor, by_target in found.items()
+    )
 
 
-def curve(model: CostBackend, items: list[WorkItem], factor: float) -> Curve:
-    latencies = []
+def latencies(items: list[WorkItem], targets: Sequence[CostBackend]) -> list[list[float]]:
+    """For each target, milliseconds at each of SPARSITIES."""
+    found: list[list[float]] = [[] for _ in targets]
     for sparsity in SPARSITIES:
-        costs = (model.cost(replace(item, nonzeros=round(item.weights * (1 - sparsity)))) for item in items)
-        latencies.append(sum(cost.latency_ms for cost in costs if cost is not None))
-    return Curve(model.name, factor, tuple(latencies), find_knee(latencies))
+        pruned = [replace(item, nonzeros=round(item.weights * (1 - sparsity))) for item in items]
+        for target, latencies_ms in zip(targets, found, strict=True):
+            costs = (target.cost(item) for item in pruned)
+            latencies_ms.append(sum(cost.latency_ms for cost in costs if cost is not None))
+    return found
 
 
 def find_knee(latencies: list[float]) -> float | None:
