@@ -76,9 +76,10 @@ class Scheduler:
         self.layers = self.survey.layers(count=True)
         self.graph = Graph(self.survey.proto.graph)
         self.by_node: dict[str, list[Layer]] = {}
+        main = set(self.graph.names)
         for layer in self.layers:
             # a layer inside a body or function belongs to the node around it
-            self.by_node.setdefault(layer.node if layer.node in set(self.graph.names) else layer.within, []).append(layer)
+            self.by_node.setdefault(layer.node if layer.node in main else layer.within, []).append(layer)
         self.sizes_only = self._sizes_only()
         self.aliases: dict[str, str] = {}
         self.made: set[str] = set()
