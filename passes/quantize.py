@@ -23,7 +23,7 @@ from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, ArtifactWriter, StepReport, text_writer
 from onnxsparse.patterns import choose
 from onnxsparse.quantization.calibrated import Calibration
-from onnxsparse.quantization.insertion import Written, value_scales, write_integers
+from onnxsparse.quantization.insertion import Choices, Written, write_integers
 from onnxsparse.quantization.placement import Placement, place
 from onnxsparse.quantization.target import PowersOfTwo, Target, load_target
 from onnxsparse.runtime import Feeds
@@ -95,7 +95,7 @@ class Quantize:
         data = self._data(model, samples)
         calibration = self._calibration(data)
         placement, ranges = calibration.run(placement)
-        written = write_integers(placement, value_scales(placement, ranges))
+        written = write_integers(placement, Choices(ranges))
         notes += [*calibration.notes, *what_was_done(placement, written)]
         model.assign(written.model)
         return StepReport(

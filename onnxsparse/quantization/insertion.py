@@ -1,6 +1,6 @@
 """Writing a placement into a model: QuantizeLinear and DequantizeLinear around values, weights and biases as integers."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,49 +42,65 @@ class ValueScale:
     zero_point: int
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What is free once a placement is made.
+
+    `wide`: units of 16 bits, with what they read and make. `bias_shifts`: unit → what is added to its bias.
+    """
+
+    ranges: Mapping[str, Range]
+    wide: frozenset[int] = frozenset()
+    bias_shifts: Mapping[int, Floats] = field(default_factory=dict)
+
+
 @dataclass
 class Written:
-    """A quantized model. `scales`: of every value that has integers now; `dequantized`: what its readers read instead."""
+    """A quantized model. `scales`: of every value that has integers now; `dequantized`: what its readers read instead;
+    `unquantized`: what a value is called that had to give its name away.
+    """
 
     model: Model
     scales: dict[str, ValueScale] = field(default_factory=dict)
     dequantized: dict[str, str] = field(default_factory=dict)
+    unquantized: dict[str, str] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     biases: int = 0
 
+    def written_name(self, name: str) -> str:
+        """What a value of the float model is called before it is quantized."""
+        return self.unquantized.get(name, name)
 
-def value_scales(placement: Placement, ranges: Mapping[str, Range], wide: Collection[int] = ()) -> dict[str, ValueScale]:
-    """The scale of every value of a placement: of the union of the ranges that it is to cover.
 
-    `wide`: units of 16 bits, what they read and make included.
-    """
-    anatomy, grid = placement.anatomy, placement.anatomy.target.activations.grid
+def value_scales(placement: Placement, choices: Choices) -> dict[str, ValueScale]:
+    """The scale of every value of a placement: of the union of the ranges that it is to cover."""
+    anatomy, grid, wide = placement.anatomy, placement.anatomy.target.activations.grid, choices.wide
     read = {anatomy.nodes[u.root].input[at] for u in placement.units if u.root in wide for at in u.activations}
     wider = {placement.scaled.get(n) for n in (*read, *(u.exit for u in placement.units if u.root in wide))}
     found = {}
     for root, names in placement.sources.items():
-        covered = [ranges[name] for name in names]
+        covered = [choices.ranges[name] for name in names]
         low, high = min(r.low for r in covered), max(r.high for r in covered)
         own = grid.wider(16) if root in wider else grid
         found[root] = ValueScale(own, *own.parameters(low, high))
     return {name: found[root] for name, root in placement.scaled.items()}
 
 
-def write_integers(placement: Placement, scales: dict[str, ValueScale], wide: Collection[int] = ()) -> Written:
+def write_integers(placement: Placement, choices: Choices) -> Written:
     """The placement's model with its integers, in a copy. Raises PassError should a weight's zero not be zero any more."""
-    return Inserter(placement, scales, wide).run()
+    return Inserter(placement, choices).run()
 
 
 class Inserter:
     """Collects new tensors and nodes, then writes them all."""
 
-    def __init__(self, placement: Placement, scales: dict[str, ValueScale], wide: Collection[int]) -> None:
+    def __init__(self, placement: Placement, choices: Choices) -> None:
         model = self.model = placement.anatomy.model.copy()
         self.placement = placement
         self.anatomy = placement.anatomy
         self.target = placement.anatomy.target
-        self.scales = scales
-        self.wide = wide
+        self.choices = choices
+        self.scales = value_scales(placement, choices)
         self.nodes = list(model.proto.graph.node)
         self.before: dict[int, list[onnx.NodeProto]] = {}
         self.behind: dict[int, list[onnx.NodeProto]] = {}
@@ -92,7 +108,7 @@ class Inserter:
         self.replaced: dict[str, Array] = {}
         self.names = {n for node in self.nodes for n in (node.name, *node.input, *node.output)}
         self.names |= set(model.weights) | {v.name for v in model.proto.graph.input}
-        self.written = Written(model, scales)
+        self.written = Written(model, self.scales)
         self.weight_scales: dict[str, Quantized] = {}
 
     def run(self) -> Written:
@@ -128,6 +144,7 @@ class Inserter:
             assert producer is not None
             node = self.nodes[producer]
             node.output[list(node.output).index(name)] = source
+            self.written.unquantized[name] = source
         else:
             result = self._fresh(f"{name}_dequantized")
             for index in placement.readers[name]:
@@ -157,7 +174,7 @@ class Inserter:
         per_channel = self.target.weights.per_channel and self.model.opset() >= PER_CHANNEL_OPSET and len(axes) == 1
         axis = next(iter(axes)) if per_channel else None
         grid = self.target.weights.grid
-        grid = grid.wider(16) if any(unit.root in self.wide for unit, _ in users) else grid
+        grid = grid.wider(16) if any(unit.root in self.choices.wide for unit, _ in users) else grid
         scale = weight_scale(weight, axis, grid)
         for unit, _ in users:
             scale = self._fit_bias(unit, scale, grid)
@@ -180,21 +197,19 @@ class Inserter:
         return direct if len(direct) == len(users) else set(self.anatomy.readers(name))
 
     def _fit_bias(self, unit: Unit, scale: Floats, grid: Grid) -> Floats:
-        bias, input_scale = self._bias(unit), self._input_scale(unit)
+        bias, input_scale = self.anatomy.bias_name(unit), self._input_scale(unit)
         if bias is None or input_scale is None:
             return scale
-        largest = np.abs(self.model.weights[bias]).astype(np.float64)
+        largest = np.abs(self._shifted(unit, bias))
         if scale.ndim == 0:
             largest = np.array(largest.max(initial=0.0))
         elif scale.size != largest.size:
             largest = largest.reshape(-1, scale.size).max(0)  # groups of outputs share their scales
         return grid.rounded(wide_enough(scale, largest, input_scale))
 
-    def _bias(self, unit: Unit) -> str | None:
-        """The stored bias of a unit, by its name in the weights."""
-        if unit.bias_at is None:
-            return None
-        return self.anatomy.resolver.constant(self.anatomy.graph, self.anatomy.nodes[unit.root].input[unit.bias_at])
+    def _shifted(self, unit: Unit, bias: str) -> Floats:
+        found: Floats = self.model.weights[bias].astype(np.float64)
+        return found + self.choices.bias_shifts.get(unit.root, np.zeros(()))
 
     def _input_scale(self, unit: Unit) -> float | None:
         """Of the operand that is no weight; None for one that was quantized before or is a weight as well."""
@@ -203,11 +218,11 @@ class Inserter:
 
     def _quantize_bias(self, unit: Unit) -> None:
         """A 32-bit bias, for a single weight that was quantized here."""
-        bias, input_scale = self._bias(unit), self._input_scale(unit)
+        bias, input_scale = self.anatomy.bias_name(unit), self._input_scale(unit)
         weights = [self.weight_scales[w.stored.name] for w in unit.weights if w.stored.name in self.weight_scales]
         if bias is None or input_scale is None or len(weights) != 1 or len(unit.weights) != 1:
             return
-        found = quantize_bias(self.model.weights[bias], weights[0].scale, input_scale)
+        found = quantize_bias(self._shifted(unit, bias), weights[0].scale, input_scale)
         self._store(bias, found, {unit.root}, at=unit.bias_at)
         self.written.biases += 1
 

@@ -144,10 +144,7 @@ class Anatomy:
     def _output_axis(self, index: int, at: int, spec: OpSpec, stored: StoredWeight) -> int | None:
         if stored.axes is None:
             return None
-        shape = self.model.weights.shape(stored.name)
-        seen = tuple(shape[a] for a in stored.axes)
-        node = self.nodes[index]
-        op = OpView(node, tuple(seen if i == at else None for i in range(len(node.input))), (None,))
+        op = self._weight_view(index, at, stored.axes, stored.name)
         slot = next(s for s in spec.weights if s.at == at)
         try:
             axes = slot.axes(op)
@@ -156,9 +153,39 @@ class Anatomy:
         one_axis = axes.output == axes.input  # a vector, which makes one output
         return None if one_axis else stored.axes[axes.output]
 
+    def _weight_view(self, index: int, at: int, axes: tuple[int, ...], stored: str) -> OpView:
+        """A node of which no more is known than the shape of a weight."""
+        shape = self.model.weights.shape(stored)
+        seen = tuple(shape[axis] for axis in axes)
+        node = self.nodes[index]
+        return OpView(node, tuple(seen if i == at else None for i in range(len(node.input))), (None,))
+
     def outputs_of(self, weight: UnitWeight) -> int:
         """How many outputs a weight makes."""
         return 1 if weight.axis is None else self.model.weights.shape(weight.stored.name)[weight.axis]
+
+    def bias_name(self, unit: Unit) -> str | None:
+        """The stored bias of a unit, by its name in the weights."""
+        return None if unit.bias_at is None else self.resolver.constant(self.graph, self.nodes[unit.root].input[unit.bias_at])
+
+    def is_homogeneous(self, index: int) -> bool:
+        """Whether a factor on each channel of a node's only input comes out on its output."""
+        spec = self.specs[index]
+        return spec is not None and spec.homogeneous and len(self.activation_inputs(index)) == 1
+
+    def input_axis(self, unit: Unit) -> int | None:
+        """The axis of a unit's weight that counts its input channels: each of its own in a depthwise convolution."""
+        weight, spec = unit.weights[0], self.specs[unit.root]
+        if spec is None or weight.stored.axes is None:
+            return None
+        op = self._weight_view(unit.root, weight.at, weight.stored.axes, weight.stored.name)
+        slot = next(s for s in spec.weights if s.at == weight.at)
+        try:
+            if spec.depthwise is not None and spec.depthwise(op):
+                return weight.axis
+            return weight.stored.axes[slot.axes(op).input] if op.number("group", 1) == 1 else None
+        except UnknownFact:
+            return None
 
     def _bias(self, index: int, taken: set[int]) -> int | None:
         """The input that is a bias: a stored vector, added as it is."""

@@ -1,0 +1,80 @@
+"""Statistics of each channel of activations (axis 1), reduced inside onnxruntime."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from onnxsparse.calibration.data import CalibrationData
+from onnxsparse.model import Model
+from onnxsparse.progress import tell
+from onnxsparse.runtime import Runner, runner
+
+Floats = NDArray[np.float64]
+
+CHANNELS = 1
+"""The axis that counts channels."""
+
+AXES_INPUT_OPSET = 18
+"""The first whose ReduceMax, ReduceMean and ReduceMin take their axes as an input."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A value and its number of axes."""
+
+    name: str
+    rank: int
+
+
+def channel_means(model: Model, values: Sequence[Channels], data: CalibrationData) -> dict[str, Floats]:
+    """The mean of each channel over `data`. `model` is changed: these become its outputs."""
+    found: dict[str, Floats] = {}
+    samples = 0
+    for made in reduced_runs(model, values, ("ReduceMean",), data):
+        samples += 1
+        for value in values:
+            found[value.name] = found.get(value.name, np.zeros(())) + made(value, "ReduceMean")
+    return {name: total / samples for name, total in found.items()}
+
+
+def channel_magnitudes(model: Model, values: Sequence[Channels], data: CalibrationData) -> dict[str, Floats]:
+    """The largest magnitude of each channel over `data`. `model` is changed: these become its outputs."""
+    found: dict[str, Floats] = {}
+    for made in reduced_runs(model, values, ("ReduceMax", "ReduceMin"), data):
+        for value in values:
+            own = np.maximum(made(value, "ReduceMax"), -made(value, "ReduceMin"))
+            found[value.name] = np.maximum(found.get(value.name, np.zeros(())), own)
+    return found
+
+
+Made = Callable[[Channels, str], Floats]
+
+
+def reduced_runs(model: Model, values: Sequence[Channels], ops: Sequence[str], data: CalibrationData) -> Iterator[Made]:
+    """For every sample, a function that gives a reduction of a value to its channels."""
+    graph = model.proto.graph
+    names = {(value.name, op): f"onnxsparse/{at}/{op}" for at, value in enumerate(values) for op in ops}
+    del graph.output[:]
+    for value in values:
+        for op in ops:
+            graph.node.append(reduction(model, op, value, names[value.name, op]))
+            graph.output.append(onnx.ValueInfoProto(name=names[value.name, op]))
+    model.weights.refresh()
+    running: Runner = runner(model)
+    for number, feeds in enumerate(data, start=1):
+        found = running.run(feeds)
+        tell("channels of activations", number)
+        yield lambda value, op, found=found: found[names[value.name, op]].astype(np.float64)  # type: ignore[misc]  # binds this round's
+
+
+def reduction(model: Model, op: str, value: Channels, result: str) -> onnx.NodeProto:
+    axes = [axis for axis in range(value.rank) if axis != CHANNELS]
+    if model.opset() < AXES_INPUT_OPSET:
+        return helper.make_node(op, [value.name], [result], axes=axes, keepdims=0)
+    constant = f"{result}/axes"
+    model.proto.graph.initializer.append(helper.make_tensor(constant, onnx.TensorProto.INT64, [len(axes)], axes))
+    return helper.make_node(op, [value.name, constant], [result], keepdims=0)
