@@ -127,6 +127,13 @@ ROWS: dict[str, tuple[Model, Mapping[str, tuple[int, ...]]]] = {
         ),
         HALF,
     ),
+    "Slice of every other": (
+        between(
+            node("Slice", "a s e z t", "b"),
+            weights={"s": ints([0]), "e": ints([16]), "z": ints([1]), "t": ints([2]), "last": "4x8x1x1"},
+        ),
+        {"first": (8, 3, 1, 1), "last": (4, 4, 1, 1)},
+    ),
     "Gather by constants": (
         between(node("Gather", "a i", "b", axis=1), weights={"i": np.random.default_rng(3).permutation(16)}),
         {**HALF, "i": (8,)},

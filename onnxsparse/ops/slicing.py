@@ -101,11 +101,23 @@ def couple_slice(c: Coupling) -> None:
     try:
         for axis, taken in slices(c).items():
             labels = axes[axis]
+            unite_strides(c, labels, abs(taken.step))
             axes[axis] = None if labels is None else labels[taken]
     except UnknownFact:
         c.freeze_all(0, "is sliced by computed bounds")
         axes = [None] * len(axes)
     c.emit(axes)
+
+
+def unite_strides(c: Coupling, labels: Labels | None, step: int) -> None:
+    """A slice that takes every second element still does where pairs are cut: what lies between two of its elements goes
+    with them.
+    """
+    if labels is None or step == 1:
+        return
+    for start in range(0, labels.size, step):
+        stride = labels[start : start + step]
+        c.unite(*(stride[i : i + 1] for i in range(stride.size)))
 
 
 def refit_slice(r: Refit) -> None:
