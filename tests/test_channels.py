@@ -215,6 +215,18 @@ ROWS: dict[str, tuple[Model, Mapping[str, tuple[int, ...]]]] = {
     ),
     "Dropout": (between(node("Dropout", "a", "b")), HALF),
     "Cast": (between(node("Cast", "a", "c", to=onnx.TensorProto.DOUBLE), node("Cast", "c", "b", to=FLOAT)), HALF),
+    "GroupNormalization beside another": (
+        between(
+            node("GroupNormalization", "a s s", "c", num_groups=4),
+            node("Conv", "c w", "d"),
+            node("GroupNormalization", "d s s", "e", num_groups=4),
+            node("Add", "e c", "b"),
+            weights={"w": "16x16x1x1", "s": "16"},
+            opset=21,
+            ir_version=10,
+        ),
+        {**HALF, "w": (8, 8, 1, 1), "s": (8,)},
+    ),
     "GroupNormalization by whole groups": (
         between(
             node("GroupNormalization", "a s s", "b", num_groups=4),

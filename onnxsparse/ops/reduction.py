@@ -5,7 +5,7 @@ from onnxsparse.ops.folding import is_inference, normalisation
 from onnxsparse.ops.labels import Axes
 from onnxsparse.ops.masking import mask_group_norm, mask_instance_norm, mask_layer_norm, mask_reduction, reduced_axes
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.spec import Affine, OpSpec, Quant, Work
+from onnxsparse.ops.spec import Affine, OpSpec, Quant, Work, same_shape
 
 POOLING = {
     "AveragePool": Quant.ARITHMETIC,
@@ -159,7 +159,9 @@ FREEZING = ("LRN", "LpNormalization", "MeanVarianceNormalization")
 
 
 SPECS = (
-    OpSpec(op_type="GroupNormalization", couple=couple_group_norm, refit=refit_group_norm, masked=mask_group_norm),
+    OpSpec(
+        op_type="GroupNormalization", shape=same_shape, couple=couple_group_norm, refit=refit_group_norm, masked=mask_group_norm
+    ),
     OpSpec(op_type="InstanceNormalization", couple=couple_instance, masked=mask_instance_norm),
     *(OpSpec(op_type=name, couple=couple_along) for name in FREEZING),
     *(

@@ -168,7 +168,7 @@ class OpSpec:
     `affine`: it scales and shifts channels by constants; `absorb`: it can take that in from behind.
     `value`: its output, where that follows from its inputs' shapes.
     `like`: the standard op that shape inference may take it for, where onnx does not define it.
-    `shape`: the shape of its first output, likewise.
+    `shape`: the shape of its first output, likewise, or where onnx's inference does not know it.
     `index_at`: the input whose values are positions along an axis of input 0.
     `compares`: it tells which elements are equal to another input's.
     `quant`: what it does where a target computes in integers.
