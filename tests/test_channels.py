@@ -409,6 +409,15 @@ def test_norms_over_what_is_left() -> None:
     sound(smaller, proof)
 
 
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
+@pytest.mark.parametrize("opset", [11, 13])
+def test_softmax_of_either_kind_over_what_is_left(op: str, opset: int) -> None:
+    """Before version 13 it is over channels and positions together."""
+    smaller, proof = halve(between(node(op, "a", "b", axis=1), opset=opset), cut_norms=True)
+    assert shapes(smaller, *HALF) == HALF
+    sound(smaller, proof)
+
+
 @pytest.mark.parametrize(
     ("op", "reason"),
     [

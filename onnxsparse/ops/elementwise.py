@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from onnxsparse.ops.coupling import Couple, Coupling, couple_broadcast, couple_over_axis, couple_over_rest, couple_same
-from onnxsparse.ops.masking import mask_softmax
+from onnxsparse.ops.masking import mask_softmax, mask_softmax_over_rest
 from onnxsparse.ops.spec import OpSpec, Quant, View, Work, same_shape
 
 ARITHMETIC = """
@@ -53,11 +53,10 @@ def couple_cumulative(c: Coupling) -> None:
 def softmax(op_type: str) -> tuple[OpSpec, OpSpec]:
     over_rest: Couple = partial(couple_over_rest, what=op_type)
     over_axis: Couple = partial(couple_over_axis, what=op_type)
-    mask = None if op_type == "Hardmax" else mask_softmax
     quant = Quant.FLOAT if op_type == "Hardmax" else Quant.DISTRIBUTION
     return (
-        OpSpec(op_type=op_type, couple=over_rest, quant=quant),
-        OpSpec(op_type=op_type, since=13, couple=over_axis, masked=mask, quant=quant),
+        OpSpec(op_type=op_type, couple=over_rest, masked=mask_softmax_over_rest, quant=quant),
+        OpSpec(op_type=op_type, since=13, couple=over_axis, masked=mask_softmax, quant=quant),
     )
 
 

@@ -80,10 +80,19 @@ def reduced_axes(op: OpView, value: Callable[[int], NDArray[np.generic] | None])
 
 def mask_softmax(m: Masking) -> None:
     """What is left out counts as nothing."""
-    axis = m.op.number("axis", -1) % len(m.op.input(0))
-    if m.mask([axis]).all():
-        return
-    m.finish(m.again(m.add("Add", [m.x, m.numbers(np.where(m.mask([axis]), 0.0, -FAR))])))
+    mask_exponentials(m, [m.op.number("axis", -1) % len(m.op.input(0))])
+
+
+def mask_softmax_over_rest(m: Masking) -> None:
+    """As above, over all axes from its own on."""
+    rank = len(m.op.input(0))
+    mask_exponentials(m, range(m.op.number("axis", 1) % rank, rank))
+
+
+def mask_exponentials(m: Masking, axes: Sequence[int]) -> None:
+    mask = m.mask(axes)
+    if not mask.all():
+        m.finish(m.again(m.add("Add", [m.x, m.numbers(np.where(mask, 0.0, -FAR))])))
 
 
 def mask_reduction(m: Masking) -> None:
