@@ -181,6 +181,15 @@ ROWS: dict[str, tuple[Model, Mapping[str, tuple[int, ...]]]] = {
         {**HALF, "w": (2, 8, 1, 1), "v": (8, 2, 1, 1)},
     ),
     "MaxPool": (between(node("MaxPool", "a", "b", kernel_shape=[2, 2])), HALF),
+    "RoiAlign": (
+        between(
+            node("RoiAlign", "a r i", "b", output_height=3, output_width=3),
+            weights={"r": np.array([[0, 0, 4, 4], [1, 1, 6, 6]], np.float32), "i": ints([0, 1])},
+        ),
+        HALF,
+    ),
+    "GridSample": (between(node("GridSample", "a g", "b"), weights={"g": "2x4x4x2"}), HALF),
+    "Trilu of positions": (between(node("Trilu", "a", "b")), HALF),
     "Resize by scales": (between(node("Resize", "a _ s", "b"), weights={"s": np.array([1, 1, 2, 2], np.float32)}), HALF),
     "Resize by sizes": (between(node("Resize", "a _ _ s", "b"), weights={"s": ints([2, 16, 4, 4])}), HALF),
     "Expand": (
@@ -409,6 +418,13 @@ def test_norms_over_what_is_left() -> None:
     sound(smaller, proof)
 
 
+def test_moments_of_positions_leave_channels_alone() -> None:
+    smaller, proof = halve(between(node("MeanVarianceNormalization", "a", "b")))
+    assert shapes(smaller, *HALF) == HALF
+    assert proof.holds  # onnx's full check trips over its own function body of the op
+    assert proof.sensitive
+
+
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
 @pytest.mark.parametrize("opset", [11, 13])
 def test_softmax_of_either_kind_over_what_is_left(op: str, opset: int) -> None:
@@ -424,6 +440,8 @@ def test_softmax_of_either_kind_over_what_is_left(op: str, opset: int) -> None:
         (node("LRN", "a", "b", size=3), "LRN looks over it"),
         (node("Mystery", "a", "b", domain="acme"), "no rule for Mystery"),
         (node("TopK", "a k", "b i", axis=1), "TopK looks over it"),
+        (node("MaxPool", "a", "b i", kernel_shape=[2, 2]), "is counted in the indices of MaxPool"),
+        (node("MeanVarianceNormalization", "a", "b", axes=[1]), "MeanVarianceNormalization looks over it"),
     ],
 )
 def test_what_cannot_be_cut_says_why(op: onnx.NodeProto, reason: str) -> None:

@@ -14,7 +14,7 @@ CenterCropPad ReverseSequence
 """.split()
 
 RESAMPLES = """
-AffineGrid Col2Im GridSample RotaryEmbedding TensorScatter Trilu
+AffineGrid Col2Im RotaryEmbedding TensorScatter
 """.split()
 
 SOURCES = """
@@ -162,6 +162,23 @@ def refit_resize(r: Refit) -> None:
             r.rescale(3, before, after)
 
 
+def couple_grid_sample(c: Coupling) -> None:
+    """Channel by channel: each position is read where the grid says."""
+    axes = c.axes(0)
+    for labels in (axes[0], *axes[2:]):
+        c.freeze(labels, "is sampled")
+    c.freeze_all(1, "says where to sample")
+    c.emit((None, axes[1], *(None for _ in axes[2:])))
+
+
+def couple_triangle(c: Coupling) -> None:
+    """What stays of the last two axes depends on where it is."""
+    axes = c.axes(0)
+    for labels in axes[-2:]:
+        c.freeze(labels, "is cut to a triangle")
+    c.emit(axes)
+
+
 def couple_depth_to_space(c: Coupling) -> None:
     """Channels are b × b × C (DCR) or C × b × b (CRD): all blocks of a channel go together."""
     axes, block = c.axes(0), c.op.required("blocksize")
@@ -220,6 +237,8 @@ SPECS = (
     OpSpec(op_type="Resize", folds=False, work=Work.MOVE, couple=couple_resize, refit=refit_resize, quant=Quant.FOLLOW),
     OpSpec(op_type="Upsample", folds=False, work=Work.MOVE, couple=couple_resize, quant=Quant.FOLLOW),
     *(OpSpec(op_type=name) for name in RESAMPLES),
+    OpSpec(op_type="GridSample", couple=couple_grid_sample),
+    OpSpec(op_type="Trilu", couple=couple_triangle),
     *(OpSpec(op_type=name, work=Work.HOST) for name in CONTAINERS),
     *(OpSpec(op_type=name, random=True) for name in RANDOM),
     *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),

@@ -14,7 +14,6 @@ POOLING = {
     "GlobalMaxPool": Quant.FOLLOW,
     "LpPool": Quant.FLOAT,
     "MaxPool": Quant.FOLLOW,
-    "MaxUnpool": Quant.FLOAT,
 }
 """Op → what it does in integers: an average is of another scale, an extreme is one of the elements."""
 
@@ -114,13 +113,34 @@ def couple_along(c: Coupling) -> None:
     c.emit(axes)
 
 
+def couple_moments(c: Coupling) -> None:
+    """MeanVarianceNormalization: over the batch and positions, unless it says otherwise."""
+    axes = c.axes(0)
+    for axis in c.op.numbers("axes", (0, 2, 3)):
+        c.freeze(axes[axis], "MeanVarianceNormalization looks over it")
+    c.emit(axes)
+
+
 def couple_pool(c: Coupling) -> None:
-    """Channel by channel; positions are not cut."""
+    """Channel by channel; positions are not cut. Where a MaxPool says what it took, it counts over channels as well."""
     axes = c.axes(0)
     for labels in axes[2:]:
         c.freeze(labels, f"{c.op.node.op_type} looks over it")
+    if any(c.op.node.output[1:]):
+        for labels in axes[:2]:
+            c.freeze(labels, "is counted in the indices of MaxPool")
     for at in range(len(c.op.node.output)):
         c.emit((*axes[:2], *(None for _ in axes[2:])), at)
+
+
+def couple_regions(c: Coupling) -> None:
+    """Channel by channel: positions, and the images of the batch, are picked by the other inputs."""
+    axes = c.axes(0)
+    for labels in (axes[0], *axes[2:]):
+        c.freeze(labels, f"{c.op.node.op_type} picks from it")
+    for at in range(1, len(c.op.node.input)):
+        c.freeze_all(at, "says where to look")
+    c.emit((None, axes[1], *(None for _ in axes[2:])))
 
 
 def couple_reduction(c: Coupling) -> None:
@@ -155,7 +175,7 @@ def emit_reduced(c: Coupling, axes: Axes, reduced: set[int], keep: int) -> None:
 MASKABLE = ("ReduceMax", "ReduceMean", "ReduceMin")
 """Those that the reference of a cut can compute over the channels that are left."""
 
-FREEZING = ("LRN", "LpNormalization", "MeanVarianceNormalization")
+FREEZING = ("LRN", "LpNormalization")
 
 
 SPECS = (
@@ -172,7 +192,9 @@ SPECS = (
         OpSpec(op_type=name, couple=couple_pool, quant=quant, homogeneous=name in SCALED_WITH_ITS_INPUT)
         for name, quant in POOLING.items()
     ),
-    *(OpSpec(op_type=name) for name in ("MaxRoiPool", "RoiAlign", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")),
+    OpSpec(op_type="MeanVarianceNormalization", shape=same_shape, couple=couple_moments),
+    *(OpSpec(op_type=name, couple=couple_regions) for name in ("MaxRoiPool", "RoiAlign")),
+    *(OpSpec(op_type=name) for name in ("MaxUnpool", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")),
     *(OpSpec(op_type=name, couple=couple_reduction, masked=mask_reduction if name in MASKABLE else None) for name in REDUCTIONS),
     *(OpSpec(op_type=name, couple=couple_search) for name in ("ArgMax", "ArgMin")),
     *(
