@@ -619,6 +619,29 @@ def test_quantized_operators_are_cut_with_their_zero_points_respected() -> None:
     sound(smaller, proof)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_floats_of_other_sizes_are_proven_in_float32(dtype: type) -> None:
+    """Normalised over what is left, halfway in another precision, with a constant that is made in the graph."""
+    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    filled = onnx.helper.make_tensor("value", kind, [1], [2.0])
+    nodes = [
+        node("MatMul", "x w", "a"),
+        node("ConstantOfShape", "size", "two", value=filled),
+        node("Mul", "a two", "c"),
+        node("LayerNormalization", "c s", "n"),
+        node("Cast", "n", "f", to=FLOAT),
+        node("Softmax", "f", "p"),
+        node("Cast", "p", "h", to=kind),
+        node("MatMul", "h v", "y"),
+    ]
+    weights = {name: weight(shape, 1).astype(dtype) for name, shape in {"w": "8x12", "s": "12", "v": "12x4"}.items()}
+    built = model(nodes, {"x": ("2x5x8", kind)}, ["y"], {**weights, "size": ints([12])})
+    smaller, proof = halve(built, cut_norms=True)
+    assert shapes(smaller, "w", "s", "v") == {"w": (8, 6), "s": (6,), "v": (6, 4)}
+    assert smaller.weights["w"].dtype == dtype
+    sound(smaller, proof)
+
+
 @pytest.mark.parametrize("rank", [1, 3])
 def test_convolutions_of_other_ranks(rank: int) -> None:
     kernel, size = "x".join(["3"] * rank), "x".join(["6"] * rank)

@@ -17,6 +17,7 @@ from onnx import helper
 from onnxsparse.channels.cut import apply_cut
 from onnxsparse.channels.groups import Group, Removed, Solution
 from onnxsparse.channels.reference import masked_reference
+from onnxsparse.channels.widening import is_in_float32, widened
 from onnxsparse.errors import BackendError
 from onnxsparse.inputs import seeded_samples
 from onnxsparse.model import Model
@@ -70,7 +71,14 @@ class Proof:
 
 
 def prove(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_ops: tuple[Path, ...] = ()) -> Proof:
-    """Hold `cut` against `model`, from which `chosen` were cut. Raises BackendError where onnxruntime runs neither."""
+    """Hold `cut` against `model`, from which `chosen` were cut. Raises BackendError where onnxruntime runs neither.
+
+    Floats of other sizes are widened to float32 on both sides first: half precision rounds more than a fault may hide behind.
+    """
+    if not is_in_float32(model):
+        if loads(model, custom_ops):
+            runner(cut, custom_ops=custom_ops)  # in its own precision the cut model has to load as well
+        model, cut = widened(model), widened(cut)
     found = attempt(model, solution, chosen, cut, custom_ops)
     if not found.holds or found.sensitive:
         return found
@@ -87,6 +95,14 @@ def prove(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_o
         second.moved,
         rescaled=True,
     )
+
+
+def loads(model: Model, custom_ops: tuple[Path, ...]) -> bool:
+    try:
+        runner(model, custom_ops=custom_ops)
+    except BackendError:
+        return False
+    return True
 
 
 def attempt(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_ops: tuple[Path, ...]) -> Proof:
