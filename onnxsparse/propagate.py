@@ -90,7 +90,7 @@ class Propagation:
         elif any(not is_static(self._shape(scope, o)) for o in node.output if o):
             self._infer(scope, node, version)
             if spec is not None and spec.shape is not None and not is_static(self._shape(scope, node.output[0])):
-                self._apply_formula(scope, node, spec.shape)
+                self._apply_formula(scope, node, spec)
 
     def _step_beyond_onnx(self, scope: str, node: onnx.NodeProto, spec: OpSpec) -> None:
         """An op that onnx does not define: by the standard op it is like, or by its own formula."""
@@ -100,14 +100,14 @@ class Propagation:
             twin.attribute.extend(a for a in node.attribute if a.name in allowed)
             self._infer(scope, twin, self.opsets[""])
         elif spec.shape is not None:
-            self._apply_formula(scope, node, spec.shape)
+            self._apply_formula(scope, node, spec)
 
-    def _apply_formula(self, scope: str, node: onnx.NodeProto, formula: Callable[[OpView], Shape]) -> None:
+    def _apply_formula(self, scope: str, node: onnx.NodeProto, spec: OpSpec) -> None:
         op = OpView(node, tuple(self._shape(scope, i) for i in node.input), ())
-        shape = attempt(lambda: formula(op))
+        shape = attempt(lambda: None if spec.shape is None else spec.shape(op))
         if shape is not None:
             self._set_shape(scope, node.output[0], shape)
-            self.types.setdefault(node.output[0], self.types.get(node.input[0], 0))
+            self.types.setdefault(node.output[0], self.types.get(node.input[spec.typed_by], 0))
 
     def _evaluate(self, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> list[Array] | None:
         """The node's outputs, if they follow from values that are known and small."""

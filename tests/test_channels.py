@@ -619,6 +619,41 @@ def test_quantized_operators_are_cut_with_their_zero_points_respected() -> None:
     sound(smaller, proof)
 
 
+def test_quantized_operators_between_convolutions() -> None:
+    """onnxruntime's QOperator format: a residual, a gate and a Concat over integers, pooled."""
+    ms = "com.microsoft"
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("QuantizeLinear", "x s z", "xq"),
+        node("QLinearConv", "xq s z wq ws wz s z", "a"),
+        node("QLinearConv", "a s z vq ws wz s z", "b"),
+        node("QLinearAdd", "a s z b s z s z", "c", domain=ms),
+        node("QLinearSigmoid", "c s z s z", "d", domain=ms),
+        node("QLinearMul", "c s z d s z s z", "e", domain=ms),
+        node("QLinearLeakyRelu", "e s z s z", "f", domain=ms),
+        node("QLinearConcat", "s z f s z b s z", "g", domain=ms, axis=1),
+        node("QLinearAveragePool", "g s z s z", "h", domain=ms, kernel_shape=[2, 2], strides=[2, 2], pads=[0, 0, 1, 1]),
+        node("QLinearGlobalAveragePool", "h s z s z", "i", domain=ms),
+        node("Flatten", "i", "j"),
+        node("QGemm", "j s z m ws wz _ s z", "k", domain=ms, transB=1),
+        node("DequantizeLinear", "k s z", "y"),
+    ]
+    weights: dict[str, Any] = {
+        "s": np.float32(0.05),
+        "z": np.uint8(120),
+        "wq": rng.integers(-60, 60, (16, 3, 3, 3), np.int8),
+        "vq": rng.integers(-60, 60, (16, 16, 1, 1), np.int8),
+        "m": rng.integers(-60, 60, (4, 32), np.int8),
+        "ws": np.float32(0.02),
+        "wz": np.int8(0),
+    }
+    built = model(nodes, {"x": "1x3x9x9"}, ["y"], weights, domains={ms: 1})
+    built.proto.graph.output[0].CopyFrom(value("y", "1x4"))
+    smaller, proof = halve(built)
+    assert shapes(smaller, "wq", "vq", "m") == {"wq": (8, 3, 3, 3), "vq": (8, 8, 1, 1), "m": (4, 16)}
+    sound(smaller, proof)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_floats_of_other_sizes_are_proven_in_float32(dtype: type) -> None:
     """Normalised over what is left, halfway in another precision, with a constant that is made in the graph."""
@@ -634,7 +669,7 @@ def test_floats_of_other_sizes_are_proven_in_float32(dtype: type) -> None:
         node("Cast", "p", "h", to=kind),
         node("MatMul", "h v", "y"),
     ]
-    weights = {name: weight(shape, 1).astype(dtype) for name, shape in {"w": "8x12", "s": "12", "v": "12x4"}.items()}
+    weights: dict[str, Any] = {name: weight(shape, 1).astype(dtype) for name, shape in {"w": "8x12", "s": "12", "v": "12x4"}.items()}
     built = model(nodes, {"x": ("2x5x8", kind)}, ["y"], {**weights, "size": ints([12])})
     smaller, proof = halve(built, cut_norms=True)
     assert shapes(smaller, "w", "s", "v") == {"w": (8, 6), "s": (6,), "v": (6, 4)}

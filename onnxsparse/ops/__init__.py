@@ -13,6 +13,7 @@ from onnxsparse.ops import (
     elementwise,
     matmul,
     movement,
+    qlinear,
     quantization,
     recurrent,
     reduction,
@@ -23,7 +24,7 @@ from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, Quant, UnknownFac
 GROUP = "onnxsparse.ops"
 """Entry points of third parties: any name → `module:SPECS`, an iterable of OpSpec."""
 
-FAMILIES = (attention, control, convolution, elementwise, matmul, movement, quantization, recurrent, reduction, slicing)
+FAMILIES = (attention, control, convolution, elementwise, matmul, movement, qlinear, quantization, recurrent, reduction, slicing)
 
 
 @cache

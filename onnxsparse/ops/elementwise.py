@@ -30,8 +30,7 @@ BiasGelu FastGelu Gelu QuickGelu
 """.split()
 
 MICROSOFT_BROADCAST = """
-BiasAdd BiasSoftmax QLinearLeakyRelu QLinearSigmoid QLinearSoftmax BiasDropout BiasSplitGelu QLinearAdd QLinearConcat QLinearMul
-QLinearWhere
+BiasAdd BiasSoftmax BiasDropout BiasSplitGelu
 """.split()
 
 HOMOGENEOUS = ("Abs", "LeakyRelu", "PRelu", "Relu")

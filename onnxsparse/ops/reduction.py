@@ -30,7 +30,7 @@ SEARCHES = {"NonMaxSuppression": (0, 1), "NonZero": (), "TopK": (0,), "Unique": 
 # exporters and onnxruntime write the fused normalisations into the standard domain as well
 MICROSOFT = """
 GroupNorm SkipGroupNorm LayerNormalization SimplifiedLayerNormalization SkipLayerNormalization
-SkipSimplifiedLayerNormalization QLinearAveragePool QLinearGlobalAveragePool QLinearReduceMean Unique NhwcMaxPool
+SkipSimplifiedLayerNormalization QLinearReduceMean Unique NhwcMaxPool
 """.split()
 
 EXACT = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")

@@ -1,5 +1,7 @@
 """Ops that cut, join and index: which elements of their inputs their outputs are."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,8 +19,11 @@ def is_contiguous(op: OpView) -> bool:
 
 
 def couple_concat(c: Coupling) -> None:
-    """Along its axis the inputs lie behind one another; elsewhere they go together."""
-    ats = [at for at in range(len(c.op.node.input)) if c.op.has_input(at)]
+    join(c, [at for at in range(len(c.op.node.input)) if c.op.has_input(at)])
+
+
+def join(c: Coupling, ats: Sequence[int]) -> None:
+    """Along the op's axis the inputs lie behind one another; elsewhere they go together."""
     rank = len(c.axes(ats[0]))
     along = c.op.required("axis") % max(rank, 1)
     found = [c.unite(*(c.axes(at)[i] for at in ats)) if i != along else None for i in range(rank)]

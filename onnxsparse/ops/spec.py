@@ -169,6 +169,7 @@ class OpSpec:
     `value`: its output, where that follows from its inputs' shapes.
     `like`: the standard op that shape inference may take it for, where onnx does not define it.
     `shape`: the shape of its first output, likewise, or where onnx's inference does not know it.
+    `typed_by`: the input that has its first output's element type, likewise.
     `index_at`: the input whose values are positions along an axis of input 0.
     `compares`: it tells which elements are equal to another input's.
     `quant`: what it does where a target computes in integers.
@@ -192,6 +193,7 @@ class OpSpec:
     moves: bool = False
     like: str | None = None
     shape: Callable[[OpView], Size] | None = None
+    typed_by: int = 0
     index_at: int | None = None
     selects: tuple[int, ...] = ()
     compares: bool = False

@@ -1,0 +1,117 @@
+"""onnxruntime's quantized operators that multiply and accumulate nothing: integers in, integers out, a scale and a zero point
+behind each tensor.
+
+They are cut as the float ops they stand for: scales and zero points are of whole tensors. Source: onnxruntime's
+ContribOperators.
+"""
+
+import numpy as np
+
+from onnxsparse.ops.coupling import Coupling
+from onnxsparse.ops.slicing import join
+from onnxsparse.ops.spec import OpSpec, OpView, Size, UnknownFact, Work, same_shape
+
+MICROSOFT = "com.microsoft"
+
+
+def binary_shape(op: OpView) -> Size:
+    """A, its scale and zero point, then B's."""
+    return np.broadcast_shapes(op.input(0), op.input(3))
+
+
+def where_shape(op: OpView) -> Size:
+    """The condition, X with scale and zero point, Y with its."""
+    return np.broadcast_shapes(op.input(0), op.input(1), op.input(4))
+
+
+def concat_parts(op: OpView) -> list[int]:
+    """The output's scale and zero point come first, then each part with its."""
+    return list(range(2, len(op.node.input), 3))
+
+
+def concat_shape(op: OpView) -> Size:
+    parts = [op.input(at) for at in concat_parts(op)]
+    axis = op.required("axis") % len(parts[0])
+    return (*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :])
+
+
+def global_pool_shape(op: OpView) -> Size:
+    shape = op.input(0)
+    channel = channel_axis(op)
+    return tuple(size if i in (0, channel) else 1 for i, size in enumerate(shape))
+
+
+def pool_shape(op: OpView) -> Size:
+    """As AveragePool's: a window, its stride, padding, and whether a last window that is cut off counts."""
+    if op.number("channels_last", 0):
+        raise UnknownFact("layout")
+    batch, channels, *sizes = op.input(0)
+    kernel = op.numbers("kernel_shape")
+    strides = op.numbers("strides", (1,) * len(kernel))
+    pads = op.numbers("pads", (0,) * 2 * len(kernel))
+    way = op.text("auto_pad", "NOTSET")
+    if way.startswith("SAME"):
+        return batch, channels, *(-(-size // stride) for size, stride in zip(sizes, strides, strict=True))
+    around = [0 if way == "VALID" else pads[i] + pads[i + len(kernel)] for i in range(len(kernel))]
+    spare = [size + pad - window for size, pad, window in zip(sizes, around, kernel, strict=True)]
+    rounded = [-(-s // stride) if op.number("ceil_mode", 0) else s // stride for s, stride in zip(spare, strides, strict=True)]
+    return batch, channels, *(steps + 1 for steps in rounded)
+
+
+def channel_axis(op: OpView) -> int:
+    return len(op.input(0)) - 1 if op.number("channels_last", 0) else 1
+
+
+def couple_binary(c: Coupling) -> None:
+    c.emit(c.broadcast([0, 3]))
+
+
+def couple_where(c: Coupling) -> None:
+    c.emit(c.broadcast([0, 1, 4]))
+
+
+def couple_concat(c: Coupling) -> None:
+    join(c, concat_parts(c.op))
+
+
+def couple_elementwise(c: Coupling) -> None:
+    """Scales and zero points follow the one input."""
+    c.emit(c.axes(0))
+
+
+def couple_softmax(c: Coupling) -> None:
+    """Over its axis, before version 13 (which it is told) over all from there on."""
+    axes = c.axes(0)
+    axis = c.op.number("axis", -1) % len(axes)
+    for labels in axes[axis:]:
+        c.freeze(labels, "QLinearSoftmax looks over it")
+    c.emit(axes)
+
+
+def couple_pool(c: Coupling) -> None:
+    """Channel by channel; positions are not cut."""
+    axes, channel = c.axes(0), channel_axis(c.op)
+    kept = [labels if i in (0, channel) else None for i, labels in enumerate(axes)]
+    for labels, stays in zip(axes, kept, strict=True):
+        if stays is None:
+            c.freeze(labels, f"{c.op.node.op_type} looks over it")
+    c.emit(kept)
+
+
+SPECS = (
+    *(
+        OpSpec(op_type=name, domain=MICROSOFT, shape=binary_shape, work=Work.ELEMENTWISE, couple=couple_binary)
+        for name in ("QLinearAdd", "QLinearMul")
+    ),
+    *(
+        OpSpec(op_type=name, domain=MICROSOFT, shape=same_shape, work=Work.ELEMENTWISE, couple=couple_elementwise)
+        for name in ("QLinearLeakyRelu", "QLinearSigmoid")
+    ),
+    OpSpec(op_type="QLinearSoftmax", domain=MICROSOFT, shape=same_shape, work=Work.ELEMENTWISE, couple=couple_softmax),
+    OpSpec(
+        op_type="QLinearConcat", domain=MICROSOFT, shape=concat_shape, typed_by=2, work=Work.ELEMENTWISE, couple=couple_concat
+    ),
+    OpSpec(op_type="QLinearWhere", domain=MICROSOFT, shape=where_shape, typed_by=1, work=Work.ELEMENTWISE, couple=couple_where),
+    OpSpec(op_type="QLinearAveragePool", domain=MICROSOFT, shape=pool_shape, couple=couple_pool),
+    OpSpec(op_type="QLinearGlobalAveragePool", domain=MICROSOFT, shape=global_pool_shape, couple=couple_pool),
+)
