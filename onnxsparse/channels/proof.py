@@ -15,6 +15,7 @@ import onnx
 from onnx import helper
 
 from onnxsparse.channels.cut import apply_cut
+from onnxsparse.channels.discovery import Discovery
 from onnxsparse.channels.groups import Group, Removed, Solution
 from onnxsparse.channels.reference import masked_reference
 from onnxsparse.channels.widening import is_in_float32, widened
@@ -208,12 +209,18 @@ def node_errors(
             value = given[name]
             if name in by_name or is_constant(makers.get(name)):
                 constants[name] = cut.weights[name]
-            elif value is None or (value.dtype.kind in "iu" and name in integers):
+            elif value is None or (name in integers and is_size(found, name, value)):
                 single[name] = integers[name]
             else:
                 single[name] = value
         outputs = {o: compressed(solution, removed, o, wanted[o]) for o in node.output if o in wanted}
         yield NodeError(place.name, run_node(cut, node, single, constants, outputs, terms_of(spec, new)))
+
+
+def is_size(found: Discovery, name: str, value: Array) -> bool:
+    """Whether an integer may be a size, which the cut changes: it has no axis that is followed, and is no byte."""
+    followed = any(labels is not None for labels in found.axes.get(name) or ())
+    return value.dtype.kind in "iu" and value.dtype.itemsize > 1 and not followed
 
 
 def terms_of(spec: OpSpec, op: OpView) -> int:
