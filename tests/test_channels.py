@@ -654,6 +654,48 @@ def test_quantized_operators_between_convolutions() -> None:
     sound(smaller, proof)
 
 
+def ranged(*last: onnx.NodeProto, extra: Mapping[str, Any] | None = None) -> Model:
+    """A MatMul on bytes whose scale follows from what comes in, and another layer behind it."""
+    nodes = [
+        node("MatMul", "x w", "a"),
+        node("DynamicQuantizeLinear", "a", "q s z"),
+        node("MatMulInteger", "q v z vz", "i"),
+        node("Cast", "i", "f", to=FLOAT),
+        node("Mul", "f s", "b"),
+        *last,
+    ]
+    rng = np.random.default_rng(0)
+    weights = {"w": "5x12", "v": rng.integers(0, 255, (12, 16), np.uint8), "vz": np.uint8(127), **(extra or {})}
+    built = model(nodes, {"x": "2x3x5"}, ["y"], weights, domains={"com.microsoft": 1})
+    built.proto.graph.output[0].CopyFrom(value("y", "2x3x4" if last[-1].op_type != "DynamicQuantizeLSTM" else "2x1x3x6"))
+    return built
+
+
+def test_ranges_for_quantization_over_what_is_left() -> None:
+    """Zero is in every such range, so that a channel of zeros counts as one that is not there."""
+    extra = {"m": weight("16x4").astype(np.int8), "ms": np.float32(0.1), "mz": np.int8(0), "bias": "4"}
+    built = ranged(node("DynamicQuantizeMatMul", "b m ms mz bias", "y", domain="com.microsoft"), extra=extra)
+    assert not solve(built).groups
+    smaller, proof = halve(built, cut_norms=True)
+    assert shapes(smaller, "w", "v", "m") == {"w": (5, 6), "v": (6, 8), "m": (8, 4)}
+    sound(smaller, proof)
+
+
+def test_a_recurrent_layer_that_quantizes_its_states_keeps_them() -> None:
+    rng = np.random.default_rng(1)
+    extra = {
+        "lw": rng.integers(-99, 99, (1, 16, 24), np.int8),
+        "lr": rng.integers(-99, 99, (1, 6, 24), np.int8),
+        "lb": "1x48",
+        "ls": np.full(1, 0.01, np.float32),
+        "lz": np.zeros(1, np.int8),
+    }
+    lstm = node("DynamicQuantizeLSTM", "b lw lr lb _ _ _ _ ls lz ls lz", "y", domain="com.microsoft", hidden_size=6)
+    smaller, proof = halve(ranged(lstm, extra=extra), cut_norms=True)
+    assert shapes(smaller, "w", "v", "lw", "lr") == {"w": (5, 6), "v": (6, 8), "lw": (1, 8, 24), "lr": (1, 6, 24)}
+    sound(smaller, proof)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_floats_of_other_sizes_are_proven_in_float32(dtype: type) -> None:
     """Normalised over what is left, halfway in another precision, with a constant that is made in the graph."""
@@ -669,7 +711,9 @@ def test_floats_of_other_sizes_are_proven_in_float32(dtype: type) -> None:
         node("Cast", "p", "h", to=kind),
         node("MatMul", "h v", "y"),
     ]
-    weights: dict[str, Any] = {name: weight(shape, 1).astype(dtype) for name, shape in {"w": "8x12", "s": "12", "v": "12x4"}.items()}
+    weights: dict[str, Any] = {
+        name: weight(shape, 1).astype(dtype) for name, shape in {"w": "8x12", "s": "12", "v": "12x4"}.items()
+    }
     built = model(nodes, {"x": ("2x5x8", kind)}, ["y"], {**weights, "size": ints([12])})
     smaller, proof = halve(built, cut_norms=True)
     assert shapes(smaller, "w", "s", "v") == {"w": (8, 6), "s": (6,), "v": (6, 4)}

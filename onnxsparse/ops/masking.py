@@ -95,6 +95,13 @@ def mask_exponentials(m: Masking, axes: Sequence[int]) -> None:
         m.finish(m.again(m.add("Add", [m.x, m.numbers(np.where(mask, 0.0, -FAR))])))
 
 
+def mask_range(m: Masking) -> None:
+    """What is left out is zero, which a range for quantization has in it anyway."""
+    mask = m.mask(range(len(m.op.input(0))))
+    if not mask.all():
+        m.finish(m.again(m.add("Mul", [m.x, m.numbers(mask)])))
+
+
 def mask_reduction(m: Masking) -> None:
     """A mean over what is left; an extreme that what is left out cannot be."""
     kind = m.op.node.op_type

@@ -14,6 +14,7 @@ import numpy as np
 from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.folding import plain_gemm, scale_gemm
 from onnxsparse.ops.labels import Labels
+from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Packing, Quant, Size, UnknownFact, WeightAxes, WeightSlot, product
 
 
@@ -160,6 +161,13 @@ def batch_axes(c: Coupling, a: int, b: int) -> list[Labels | None]:
     return [c.unite(*(labels for size, labels in there if size != 1)) for there in aligned]
 
 
+def couple_dynamic_matmul(c: Coupling) -> None:
+    """A is quantized by its range, B comes with scales and zero points, and there is a bias."""
+    for labels in c.axes(0):
+        c.crosses(labels, "a range for quantization")
+    couple_matmul(c, per_column=(2, 3, 4))
+
+
 def couple_gemm(c: Coupling, a: int = 0, b: int = 1, bias: int = 2, per_column: tuple[int, ...] = ()) -> None:
     """M × K by K × N, either transposed; the bias broadcasts to M × N."""
     flip_a, flip_b = c.op.number("transA", 0), c.op.number("transB", 0)
@@ -253,6 +261,9 @@ SPECS = (
     OpSpec(
         op_type="DynamicQuantizeMatMul",
         domain="com.microsoft",
+        couple=couple_dynamic_matmul,
+        masked=mask_range,
+        shape=lambda op: (*op.input(0)[:-1], op.input(1)[-1]),
         macs=matmul_macs,
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=3, scale=2),),
     ),

@@ -1,6 +1,7 @@
 """Quantize and dequantize: a constant that goes through keeps its elements; its zeros are where the zero point is."""
 
 from onnxsparse.ops.coupling import Coupling
+from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.spec import OpSpec, Quant, View, Work
 
 DEQUANTIZE = View(scale=1, zero_point=2)
@@ -21,7 +22,8 @@ def couple_scaled(c: Coupling) -> None:
 
 def couple_dynamic(c: Coupling) -> None:
     """One scale that follows from all elements."""
-    c.freeze_all(0, "is quantized by a range over all of it")
+    for labels in c.axes(0):
+        c.crosses(labels, "a range for quantization")
     c.emit(c.axes(0))
 
 
@@ -54,5 +56,5 @@ SPECS = (
         )
         for d, s in (("", 10), ("com.microsoft", 1))
     ),
-    OpSpec(op_type="DynamicQuantizeLinear", since=11, couple=couple_dynamic),
+    OpSpec(op_type="DynamicQuantizeLinear", since=11, couple=couple_dynamic, masked=mask_range),
 )

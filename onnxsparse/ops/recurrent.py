@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from onnxsparse.ops.coupling import Coupling, Role
+from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import OpSpec, OpView, WeightAxes, WeightSlot, product
 
@@ -67,6 +68,20 @@ def couple_recurrent(c: Coupling) -> None:
             c.emit((*(None for _ in shape[:-1]), unit), at)
 
 
+def couple_dynamic_lstm(c: Coupling) -> None:
+    """What it reads is quantized by its range, and so are its states at every step: no unit of those can be left out. W: d ×
+    input × 4·hidden.
+    """
+    for labels in c.axes(0):
+        c.crosses(labels, "a range for quantization")
+    c.contract((0, 2), (1, 1))
+    unit = c.produce(1, 2)
+    c.freeze(unit, "is quantized by a range at every step")
+    for at in range(2, len(c.op.node.input)):
+        if c.op.has_input(at):
+            c.freeze_all(at, "is quantized by a range at every step")
+
+
 def refit_recurrent(r: Refit) -> None:
     """The hidden size is an attribute."""
     r.set("hidden_size", r.new.input(2)[2])
@@ -80,6 +95,8 @@ SPECS = (
     OpSpec(
         op_type="DynamicQuantizeLSTM",
         domain="com.microsoft",
+        couple=couple_dynamic_lstm,
+        masked=mask_range,
         macs=recurrent_macs,
         weights=(quantized_slot(1, scale=8, zero_point=9), quantized_slot(2, scale=10, zero_point=11)),
     ),
