@@ -822,6 +822,37 @@ class TestTheCommand:
         arguments = ("prune-channels", tmp_path / "other.onnx", tmp_path / "c.onnx", "--from-plan", tmp_path / "plan.json")
         assert "axis 0 of 'conv0.weight' has not 8 channels" in run.fails(2, *arguments)
 
+    @pytest.mark.parametrize(
+        ("removed", "message"),
+        [
+            ([-1], "has an index outside of its 8 channels"),
+            ([8], "has an index outside of its 8 channels"),
+            ([True], "'removed' is a list of indices"),
+            ([], "it cuts nothing"),
+            (list(range(8)), "it cuts all channels of a group of in.onnx"),
+        ],
+    )
+    def test_a_plan_that_makes_no_sense_is_refused(
+        self, run: Run, source: Path, tmp_path: Path, removed: list[int], message: str
+    ) -> None:
+        entry = {"tensor": "conv0.weight", "axis": 0, "removed": removed, "role": "produces", "size": 8}
+        (tmp_path / "plan.json").write_text(json.dumps({"cuts": [entry]}))
+        before = files(tmp_path)
+        arguments = ("prune-channels", source, tmp_path / "out.onnx", "--from-plan", tmp_path / "plan.json")
+        assert message in run.fails(2, *arguments)
+        assert files(tmp_path) == before
+
+    def test_a_plan_fits_the_model_with_its_normalisation_folded(self, run: Run, tmp_path: Path) -> None:
+        nodes = [node("Conv", "x w b", "a"), node("BatchNormalization", "a s s m v", "n"), node("Conv", "n u c", "y")]
+        held = {"w": "8x3x1x1", "b": "8", "s": "8", "m": "8", "v": np.ones(8, np.float32), "u": "4x8x1x1", "c": "4"}
+        onnx.save(proto(nodes, {"x": "1x3x6x6"}, ["y"], held), tmp_path / "in.onnx")
+        plan = ("--json", tmp_path / "plan.json")
+        assert run("prune-channels", tmp_path / "in.onnx", tmp_path / "a.onnx", "--round-to", "1", *plan) == 0
+        assert run("fold", tmp_path / "in.onnx", tmp_path / "folded.onnx") == 0
+        again = ("--from-plan", tmp_path / "plan.json")
+        assert run("prune-channels", tmp_path / "folded.onnx", tmp_path / "b.onnx", *again) == 0
+        assert run("compare", tmp_path / "a.onnx", tmp_path / "b.onnx", "--min-sqnr", "100") == 0
+
     def test_to_a_share_of_the_macs(self, run: Run, source: Path, tmp_path: Path) -> None:
         assert run("prune-channels", source, tmp_path / "out.onnx", "--macs", "0.4", "--round-to", "1", "--scope", "all") == 0
         assert run("inspect", tmp_path / "out.onnx", "--json", "-") == 0

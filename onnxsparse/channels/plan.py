@@ -12,6 +12,7 @@ from onnxsparse.channels.groups import Group, Solution
 from onnxsparse.channels.proof import Proof
 from onnxsparse.errors import ParamError
 from onnxsparse.model import Model
+from onnxsparse.ops.coupling import Role
 from onnxsparse.ops.labels import Labels
 
 SCHEMA = 1
@@ -62,23 +63,33 @@ def read_cuts(path: Path) -> list[TensorCut]:
 
 def read_cut(entry: Mapping[str, object]) -> TensorCut:
     removed, size = entry["removed"], entry["size"]
-    if not isinstance(removed, list) or not all(isinstance(i, int) for i in removed) or not isinstance(size, int):
+    if not isinstance(removed, list) or not all(type(i) is int for i in removed) or type(size) is not int:
         raise ValueError("'removed' is a list of indices, 'size' a number")
+    if any(not 0 <= i < size for i in removed):
+        raise ValueError(f"'removed' of '{entry['tensor']}' has an index outside of its {size} channels")
     return TensorCut(str(entry["tensor"]), int(str(entry["axis"])), tuple(removed), str(entry["role"]), size)
 
 
 def classes_of(cuts: Sequence[TensorCut], model: Model, solution: Solution, source: Path) -> Labels:
-    """The channels that a plan cuts from this model. Raises ParamError where it does not fit."""
+    """The channels that a plan cuts from this model. A normalisation that was folded since may be missing: it goes with its
+    layer. Raises ParamError where the plan does not fit, or leaves nothing of an axis.
+    """
     chosen: list[Labels] = []
     by_tensor = {(use.tensor, axis): labels for use in solution.found.uses for axis, labels in enumerate(use.axes)}
     for cut in cuts:
+        if cut.tensor not in model.weights and cut.role == Role.PER_CHANNEL.value:
+            continue
         if cut.tensor not in model.weights:
             raise ParamError(f"{source}: {model.name} has no tensor '{cut.tensor}'")
         labels = by_tensor.get((cut.tensor, cut.axis))
-        if labels is None or labels.size != cut.size or max(cut.removed, default=0) >= labels.size:
+        if labels is None or labels.size != cut.size:
             raise ParamError(f"{source}: axis {cut.axis} of '{cut.tensor}' has not {cut.size} channels in {model.name}")
         chosen.append(solution.classes.root[labels[list(cut.removed)]])
     found = np.unique(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
+    if not found.size:
+        raise ParamError(f"{source}: it cuts nothing")
+    if any(np.isin(group.classes, found).all() for group in solution.groups):
+        raise ParamError(f"{source}: it cuts all channels of a group of {model.name}")
     if solution.classes.frozen[found].any():
         raise ParamError(
             f"{source}: it cuts channels that cannot be cut from {model.name}; see --plan (or was it made with --cut-norms?)"
