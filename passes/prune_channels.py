@@ -17,7 +17,7 @@ from onnxsparse.channels.importance import Scores, activation_importance, weight
 from onnxsparse.channels.plan import classes_of, macs_at_stake, plan_json, read_cuts
 from onnxsparse.channels.proof import Proof, prove
 from onnxsparse.channels.selection import Choice, choose_channels, choose_for_macs
-from onnxsparse.channels.statistics import ChannelMeans, channel_means, compensate
+from onnxsparse.channels.statistics import ChannelMeans, channel_means, compensate, only_biases_differ
 from onnxsparse.errors import BackendError, ParamError, PassError
 from onnxsparse.facts import layers
 from onnxsparse.folding import computes_on_constants, fold_all_constants
@@ -105,7 +105,10 @@ class PruneChannels:
         proof = self._prove(original, solution, chosen, model) if self.verify else None
         notes += list(told(solution, chosen, result, proof))
         if means is not None:
+            proven = model.copy()
             folded = compensate(model, original, solution, solution.removal(chosen), means)
+            if self.verify and not only_biases_differ(proven, model):
+                raise PassError("prune-channels: folding expected values changed more than biases")
             notes.append(f"the expected value of removed channels was folded into {folded} biases")
         after = layers(model).totals
         artifacts = self._plan_file(model, solution, chosen, result, proof)

@@ -844,7 +844,15 @@ class TestTheCommand:
 
     def test_a_plan_fits_the_model_with_its_normalisation_folded(self, run: Run, tmp_path: Path) -> None:
         nodes = [node("Conv", "x w b", "a"), node("BatchNormalization", "a s s m v", "n"), node("Conv", "n u c", "y")]
-        held = {"w": "8x3x1x1", "b": "8", "s": "8", "m": "8", "v": np.ones(8, np.float32), "u": "4x8x1x1", "c": "4"}
+        held: dict[str, Any] = {
+            "w": "8x3x1x1",
+            "b": "8",
+            "s": "8",
+            "m": "8",
+            "v": np.ones(8, np.float32),
+            "u": "4x8x1x1",
+            "c": "4",
+        }
         onnx.save(proto(nodes, {"x": "1x3x6x6"}, ["y"], held), tmp_path / "in.onnx")
         plan = ("--json", tmp_path / "plan.json")
         assert run("prune-channels", tmp_path / "in.onnx", tmp_path / "a.onnx", "--round-to", "1", *plan) == 0
@@ -916,6 +924,20 @@ class TestTheCommand:
         assert run(*arguments) == 0
         assert "folded into 1 biases" in run.out
         assert run("compare", tmp_path / "in.onnx", tmp_path / "out.onnx", "--min-sqnr", "100") == 0
+
+    def test_folding_that_changes_more_is_refused(
+        self, run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def overdone(cut: Model, *_: object) -> int:
+            cut.weights["conv1.weight"] = np.array(cut.weights["conv1.weight"]) * 2
+            return 1
+
+        monkeypatch.setattr("onnxsparse.passes.prune_channels.compensate", overdone)
+        np.savez(tmp_path / "data.npz", x=weight("4x3x8x8"))
+        before = files(tmp_path)
+        arguments = ("prune-channels", source, tmp_path / "out.onnx", "--calibration", tmp_path / "data.npz", "--round-to", "1")
+        assert "changed more than biases" in run.fails(1, *arguments)
+        assert files(tmp_path) == before
 
     def test_in_a_recipe_with_the_others(self, run: Run, source: Path, tmp_path: Path) -> None:
         steps = ["prune-channels: {round_to: 1}", "prune: {sparsity_op: 0.5}", "annotate", f"report: {{json: {tmp_path}/r.json}}"]

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from onnxsparse.channels.groups import Removed, Solution
 from onnxsparse.model import Model
+from onnxsparse.ops import find
 from onnxsparse.ops.labels import Labels
 from onnxsparse.runtime import Feeds, runner
-from onnxsparse.weights import Array
+from onnxsparse.weights import Array, byte_view
 
 Vector = NDArray[np.float64]
 
@@ -78,6 +79,32 @@ def compensate(cut: Model, original: Model, solution: Solution, removed: Removed
             cut.weights[target.input[at]] = (np.asarray(bias, np.float64) + shift).astype(bias.dtype)
             done += 1
     return done
+
+
+def only_biases_differ(proven: Model, folded: Model) -> bool:
+    """Whether two models are the same but for values of biases: what was proven of one then holds for the other's weights."""
+    if list(proven.weights) != list(folded.weights) or len(proven.proto.graph.node) != len(folded.proto.graph.node):
+        return False
+    others = not_biases(folded)
+    for name in folded.weights:
+        old, new = proven.weights[name], folded.weights[name]
+        alike = old.shape == new.shape and old.dtype == new.dtype
+        if not alike or (name in others and not np.array_equal(byte_view(old), byte_view(new))):
+            return False
+        proven.weights.release(name)
+        folded.weights.release(name)
+    return True
+
+
+def not_biases(model: Model) -> set[str]:
+    """The constants that something else than a layer's bias reads."""
+    biases, others = set[str](), set[str]()
+    for node in model.proto.graph.node:
+        spec = find(node.domain, node.op_type, model.opset(node.domain))
+        at = None if spec is None or spec.absorb is None else spec.absorb.bias_at
+        for position, name in enumerate(node.input):
+            (biases if position == at else others).add(name)
+    return set(model.weights) - (biases - others)
 
 
 def bias_shift(
