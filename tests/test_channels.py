@@ -441,6 +441,7 @@ def test_softmax_of_either_kind_over_what_is_left(op: str, opset: int) -> None:
         (node("Mystery", "a", "b", domain="acme"), "no rule for Mystery"),
         (node("TopK", "a k", "b i", axis=1), "TopK looks over it"),
         (node("MaxPool", "a", "b i", kernel_shape=[2, 2]), "is counted in the indices of MaxPool"),
+        (node("Split", "a", " ".join(f"b{i}" for i in range(16)), axis=1), "is taken by itself"),
         (node("MeanVarianceNormalization", "a", "b", axes=[1]), "MeanVarianceNormalization looks over it"),
     ],
 )

@@ -61,11 +61,14 @@ class Coupling:
         return tuple(values.reshape(-1).tolist())
 
     def emit(self, axes: Sequence[Labels | None], at: int = 0) -> None:
-        """Say what an output's axes are; those of size 1 are not followed."""
+        """Say what an output's axes are; those of size 1 are not followed, and stay: nothing would be left of them."""
         while len(self.outputs) <= at:
             self.outputs.append(None)
         shape = self.op.outputs[at] if at < len(self.op.outputs) else None
         known = shape if shape is not None and len(shape) == len(axes) else (None,) * len(axes)
+        for labels, size in zip(axes, known, strict=True):
+            if size == 1:
+                self.freeze(labels, "is taken by itself")
         self.outputs[at] = tuple(None if size == 1 else labels for labels, size in zip(axes, known, strict=True))
 
     def freeze(self, labels: Labels | None, reason: str) -> None:
