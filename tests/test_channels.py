@@ -655,6 +655,26 @@ def test_quantized_operators_between_convolutions() -> None:
     sound(smaller, proof)
 
 
+@pytest.mark.parametrize(("op", "parameters"), [("SkipLayerNormalization", "g b b"), ("SkipSimplifiedLayerNormalization", "g b")])
+def test_onnxruntimes_fused_norms_over_what_is_left(op: str, parameters: str) -> None:
+    """Both what is normalised and the sum before it are read; the last layer is a FusedMatMul."""
+    ms = "com.microsoft"
+    nodes = [
+        node("MatMul", "x w", "a"),
+        node("MatMul", "a u", "c"),
+        node(op, f"a c {parameters}", "n _ _ t", domain=ms, epsilon=1e-5),
+        node(op, f"t n {parameters}", "m", domain=ms),
+        node("FusedMatMul", "m v", "y", domain=ms, transB=1, alpha=0.5),
+    ]
+    held = {"w": "8x12", "u": "12x12", "g": "12", "b": "12", "v": "4x12"}
+    built = model(nodes, {"x": "2x5x8"}, ["y"], held, domains={ms: 1})
+    built.proto.graph.output[0].CopyFrom(value("y", "2x5x4"))
+    assert not solve(built).groups
+    smaller, proof = halve(built, cut_norms=True)
+    assert shapes(smaller, "w", "u", "g", "b", "v") == {"w": (8, 6), "u": (6, 6), "g": (6,), "b": (6,), "v": (4, 6)}
+    sound(smaller, proof)
+
+
 def ranged(*last: onnx.NodeProto, extra: Mapping[str, Any] | None = None) -> Model:
     """A MatMul on bytes whose scale follows from what comes in, and another layer behind it."""
     nodes = [

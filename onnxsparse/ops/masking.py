@@ -127,6 +127,21 @@ def mask_layer_norm(m: Masking) -> None:
     m.finish(scale_and_shift(m, normalised))
 
 
+def mask_skip_norm(m: Masking) -> None:
+    """As above, of a sum: two inputs and, at the end, a bias. Its other outputs are sums of single channels, and stay."""
+    axes = [len(m.op.input(0)) - 1]
+    if m.mask(axes).all():
+        return
+    m.again(m.x)
+    centred = m.op.node.op_type == "SkipLayerNormalization"
+    total, bias = m.add("Add", [m.x, m.op.node.input[1]]), 4 if centred else 3
+    if m.op.has_input(bias):
+        total = m.add("Add", [total, m.op.node.input[bias]])
+    standard = standardise(m, total, axes, m.mask(axes), centred=centred, default=1e-12)
+    normalised = m.add("Mul", [standard, m.op.node.input[2]])
+    m.finish(m.add("Add", [normalised, m.op.node.input[3]]) if centred and m.op.has_input(3) else normalised)
+
+
 def mask_instance_norm(m: Masking) -> None:
     """As above, over what lies behind the channels; scale and bias along the channels."""
     rank = len(m.op.input(0))
@@ -161,11 +176,11 @@ def regrouped(m: Masking, shape: Sequence[int]) -> Masking:
     )
 
 
-def standardise(m: Masking, value: str, axes: Sequence[int], mask: Mask, *, centred: bool) -> str:
+def standardise(m: Masking, value: str, axes: Sequence[int], mask: Mask, *, centred: bool, default: float = 1e-5) -> str:
     if centred:
         value = m.add("Sub", [value, m.mean(value, axes, mask)])
     variance = m.mean(m.add("Mul", [value, value]), axes, mask)
-    epsilon = m.op.attributes["epsilon"].f if "epsilon" in m.op.attributes else 1e-5
+    epsilon = m.op.attributes["epsilon"].f if "epsilon" in m.op.attributes else default
     return m.add("Div", [value, m.add("Sqrt", [m.add("Add", [variance, m.numbers(epsilon)])])])
 
 

@@ -161,6 +161,17 @@ def batch_axes(c: Coupling, a: int, b: int) -> list[Labels | None]:
     return [c.unite(*(labels for size, labels in there if size != 1)) for there in aligned]
 
 
+def couple_fused_matmul(c: Coupling) -> None:
+    """numpy.matmul of operands whose last two axes may be swapped."""
+    if c.op.number("transBatchA", 0) or c.op.number("transBatchB", 0) or min(len(c.axes(0)), len(c.axes(1))) < 2:
+        raise UnknownFact("layout")
+    flip_a, flip_b = c.op.number("transA", 0), c.op.number("transB", 0)
+    c.contract((0, len(c.axes(0)) - (2 if flip_a else 1)), (1, len(c.axes(1)) - (1 if flip_b else 2)))
+    rows = c.axes(0)[-1 if flip_a else -2]
+    columns = c.produce(1, len(c.axes(1)) - (2 if flip_b else 1))
+    c.emit([*batch_axes(c, 0, 1), rows, columns])
+
+
 def couple_dynamic_matmul(c: Coupling) -> None:
     """A is quantized by its range, B comes with scales and zero points, and there is a bias."""
     for labels in c.axes(0):
@@ -279,6 +290,7 @@ SPECS = (
         op_type="FusedMatMul",
         domain="com.microsoft",
         macs=fused_matmul_macs,
+        couple=couple_fused_matmul,
         shape=fused_matmul_shape,
         weights=(WeightSlot(at=1, axes=FUSED_RIGHT), WeightSlot(at=0, axes=FUSED_LEFT)),
     ),

@@ -3,7 +3,14 @@
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.folding import is_inference, normalisation
 from onnxsparse.ops.labels import Axes
-from onnxsparse.ops.masking import mask_group_norm, mask_instance_norm, mask_layer_norm, mask_reduction, reduced_axes
+from onnxsparse.ops.masking import (
+    mask_group_norm,
+    mask_instance_norm,
+    mask_layer_norm,
+    mask_reduction,
+    mask_skip_norm,
+    reduced_axes,
+)
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import Affine, OpSpec, Quant, Work, same_shape
 
@@ -29,8 +36,7 @@ SEARCHES = {"NonMaxSuppression": (0, 1), "NonZero": (), "TopK": (0,), "Unique": 
 
 # exporters and onnxruntime write the fused normalisations into the standard domain as well
 MICROSOFT = """
-GroupNorm SkipGroupNorm LayerNormalization SimplifiedLayerNormalization SkipLayerNormalization
-SkipSimplifiedLayerNormalization QLinearReduceMean Unique NhwcMaxPool
+GroupNorm SkipGroupNorm QLinearReduceMean Unique NhwcMaxPool
 """.split()
 
 EXACT = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")
@@ -77,6 +83,18 @@ def couple_layer_norm(c: Coupling) -> None:
     c.emit(axes)
     for at in range(1, len(c.op.node.output)):
         c.emit((*axes[:first], *(None for _ in axes[first:])), at)
+
+
+def couple_skip_norm(c: Coupling) -> None:
+    """onnxruntime's sum of two inputs, normalised over the last axis; the sum itself is the fourth output."""
+    axes = c.broadcast([0, 1])
+    c.crosses(axes[-1], c.op.node.op_type)
+    for at in range(2, len(c.op.node.input)):
+        if c.op.has_input(at):
+            c.follow(at, 0, axes[-1])
+    c.emit(axes)
+    if len(c.op.node.output) > SUM_OUTPUT:
+        c.emit(axes, SUM_OUTPUT)
 
 
 def couple_group_norm(c: Coupling) -> None:
@@ -175,6 +193,11 @@ def emit_reduced(c: Coupling, axes: Axes, reduced: set[int], keep: int) -> None:
 MASKABLE = ("ReduceMax", "ReduceMean", "ReduceMin")
 """Those that the reference of a cut can compute over the channels that are left."""
 
+SUM_OUTPUT = 3
+"""Where a SkipLayerNormalization gives the sum that it normalises."""
+
+FUSED = ("LayerNormalization", "SimplifiedLayerNormalization")
+
 FREEZING = ("LRN", "LpNormalization")
 
 
@@ -208,4 +231,9 @@ SPECS = (
         couple=couple_batch_norm,
     ),
     *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
+    *(OpSpec(op_type=name, domain="com.microsoft", couple=couple_layer_norm, masked=mask_layer_norm) for name in FUSED),
+    *(
+        OpSpec(op_type=f"Skip{name}", domain="com.microsoft", shape=same_shape, couple=couple_skip_norm, masked=mask_skip_norm)
+        for name in FUSED
+    ),
 )
