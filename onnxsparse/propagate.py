@@ -18,7 +18,7 @@ from onnx.shape_inference import InferenceError
 from onnxsparse.dims import Shape
 from onnxsparse.evaluate import evaluate_node
 from onnxsparse.graph import Graph
-from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, find
+from onnxsparse.ops import STANDARD_DOMAINS, Body, OpSpec, OpView, UnknownFact, find
 from onnxsparse.weights import Array, read_small
 
 MAX_VALUE_ELEMENTS = 4096
@@ -67,10 +67,11 @@ class Propagation:
             name = "then_branch" if condition.reshape(-1)[0] else "else_branch"
             self.dead |= {body.scope for attribute, body in bodies.items() if attribute != name}
             bodies = {name: bodies[name]}
+        if not spec.body.branches:
+            self._run_rounds(graph, node, spec.body, *bodies.values())
+            return
         for body in bodies.values():
             self.run(body)
-        if not spec.body.branches:
-            return
         results = min((len(body.proto.output) for body in bodies.values()), default=0)
         for position, output in enumerate(node.output[:results]):
             ends = [(body.scope, body.proto.output[position].name) for body in bodies.values()]
@@ -80,6 +81,32 @@ class Propagation:
                 self._set_shape(graph.scope, output, shape)
             if len(ends) == 1 and ends[0][1] in self.values:
                 self._set_value(graph.scope, output, self.values[ends[0][1]])
+
+    def _run_rounds(self, graph: Graph, node: onnx.NodeProto, body: Body, inner: Graph) -> None:
+        """What a loop carries has the shape that it came in with, if one round leaves that as it is; else nothing is known."""
+        op = OpView(node, tuple(self._shape(graph.scope, i) for i in node.input), ())
+        carried = range(0) if body.carried is None else body.carried(op)
+        before = self.shapes.copy(), self.values.copy(), self.dead.copy()
+        seeds = {position: self._shape(graph.scope, node.input[position]) for position in carried if node.input[position]}
+        for position, shape in seeds.items():
+            name = inner.proto.input[position].name
+            self.types.setdefault(name, self.types.get(node.input[position], 0))
+            if shape is not None:
+                self._set_shape(inner.scope, name, shape)
+        self.run(inner)
+        # the body's first result says whether it goes on
+        ends = {at: inner.proto.output[at - carried.start + 1].name for at in carried}
+        if any(self._shape(inner.scope, ends[at]) != shape for at, shape in seeds.items()):
+            self.shapes.clear()
+            self.shapes.update(before[0])
+            self.values, self.dead = before[1:]
+            self.run(inner)
+            return
+        for position, shape in seeds.items():
+            if shape is not None:
+                output = node.output[position - carried.start]
+                self.types.setdefault(output, self.types.get(node.input[position], 0))
+                self._set_shape(graph.scope, output, shape)
 
     def _step(self, scope: str, node: onnx.NodeProto, spec: OpSpec | None, version: int) -> None:
         known = self._evaluate(scope, node, spec)

@@ -487,6 +487,29 @@ def test_what_a_loop_carries_is_cut_all_the_way_round() -> None:
     sound(smaller, proof)
 
 
+def undeclared(*nodes: onnx.NodeProto) -> Model:
+    """A loop as torch.jit writes it: its body says nothing of shapes, nor does anything behind it."""
+    inner = [value("i", "", INT64), value("c", "", onnx.TensorProto.BOOL), value("s", None)]
+    body = branch(*nodes, node("Identity", "c", "k"), inputs=tuple(inner), outputs="k r")
+    body.output[1].CopyFrom(value("r", None))
+    weights = {"n": np.int64(3), "w": "16x16x1x1", "v": "16x16x1x1"}
+    built = between(node("Loop", "n _ a", "l", body=body), node("Relu", "l", "m"), node("Conv", "m v", "b"), weights=weights)
+    built.proto.graph.output[0].CopyFrom(value("y", "2x4x8x8"))
+    return built
+
+
+def test_what_a_loop_carries_keeps_its_shape() -> None:
+    smaller, proof = halve(undeclared(node("Conv", "s w", "t"), node("Relu", "t", "r")))
+    assert shapes(smaller, "first", "w", "v") == {"first": (8, 3, 1, 1), "w": (8, 8, 1, 1), "v": (8, 8, 1, 1)}
+    sound(smaller, proof)
+
+
+def test_what_grows_in_a_loop_has_no_shape() -> None:
+    solution = solve(undeclared(node("Conv", "s w", "t"), node("Concat", "s t", "r", axis=2)))
+    assert not solution.groups
+    assert {f.node: f.reason for f in solution.frozen()}["a"].startswith("leaves a body in another shape")
+
+
 def test_a_body_with_live_shapes_is_patched_inside() -> None:
     nodes = [node("Shape", "a", "s"), node("Relu", "a", "t"), node("Reshape", "t s", "r")]
     op = node("If", "c", "b", then_branch=branch(*nodes), else_branch=branch(node("Relu", "a", "r")))
