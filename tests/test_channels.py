@@ -725,18 +725,43 @@ def test_ranges_for_quantization_over_what_is_left() -> None:
     sound(smaller, proof)
 
 
-def test_a_recurrent_layer_that_quantizes_its_states_keeps_them() -> None:
+@pytest.mark.parametrize("directions", [1, 2])
+def test_a_recurrent_layer_that_quantizes_its_states_keeps_them(directions: int) -> None:
     rng = np.random.default_rng(1)
     extra = {
-        "lw": rng.integers(-99, 99, (1, 16, 24), np.int8),
-        "lr": rng.integers(-99, 99, (1, 6, 24), np.int8),
-        "lb": "1x48",
-        "ls": np.full(1, 0.01, np.float32),
-        "lz": np.zeros(1, np.int8),
+        "lw": rng.integers(-99, 99, (directions, 16, 24), np.int8),
+        "lr": rng.integers(-99, 99, (directions, 6, 24), np.int8),
+        "lb": f"{directions}x48",
+        "ls": np.full(directions, 0.01, np.float32),
+        "lz": np.arange(directions, dtype=np.int8),
     }
-    lstm = node("DynamicQuantizeLSTM", "b lw lr lb _ _ _ _ ls lz ls lz", "y", domain="com.microsoft", hidden_size=6)
-    smaller, proof = halve(ranged(lstm, extra=extra), cut_norms=True)
-    assert shapes(smaller, "w", "v", "lw", "lr") == {"w": (5, 6), "v": (6, 8), "lw": (1, 8, 24), "lr": (1, 6, 24)}
+    way: dict[str, Any] = {"direction": "bidirectional" if directions == 2 else "forward", "hidden_size": 6}
+    lstm = node("DynamicQuantizeLSTM", "b lw lr lb _ _ _ _ ls lz ls lz", "y", domain="com.microsoft", **way)
+    built = ranged(lstm, extra=extra)
+    built.proto.graph.output[0].CopyFrom(value("y", f"2x{directions}x3x6"))
+    smaller, proof = halve(built, cut_norms=True)
+    assert shapes(smaller, "w", "v") == {"w": (5, 6), "v": (6, 8)}
+    assert shapes(smaller, "lw", "lr") == {"lw": (directions, 8, 24), "lr": (directions, 6, 24)}
+    sound(smaller, proof)
+
+
+def test_two_quantized_activations_are_multiplied() -> None:
+    """Q·Kᵀ over bytes, as in a quantized attention: what is removed is at the zero point there."""
+    nodes = [
+        node("QuantizeLinear", "x s z", "xq"),
+        node("QGemm", "xq s z w ws wz _ s z", "q", domain="com.microsoft"),
+        node("QGemm", "xq s z v ws wz _ s z", "k", domain="com.microsoft"),
+        node("Transpose", "k", "t", perm=[1, 0]),
+        node("QLinearMatMul", "q s z t s z s z", "p"),
+        node("DequantizeLinear", "p s z", "y"),
+    ]
+    rng = np.random.default_rng(0)
+    held = {"w": rng.integers(-99, 99, (8, 12), np.int8), "v": rng.integers(-99, 99, (8, 12), np.int8)}
+    scales = {"s": np.float32(0.05), "z": np.int8(7), "ws": np.float32(0.01), "wz": np.int8(0)}
+    built = model(nodes, {"x": "5x8"}, ["y"], {**held, **scales}, domains={"com.microsoft": 1})
+    built.proto.graph.output[0].CopyFrom(value("y", "5x5"))
+    smaller, proof = halve(built)
+    assert shapes(smaller, "w", "v") == {"w": (8, 6), "v": (8, 6)}
     sound(smaller, proof)
 
 

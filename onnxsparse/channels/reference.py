@@ -16,6 +16,7 @@ from onnxsparse.channels.discovery import Values, all_places
 from onnxsparse.channels.groups import Removed, Solution
 from onnxsparse.graph import Graph
 from onnxsparse.model import Model
+from onnxsparse.ops import WeightSlot
 from onnxsparse.ops.masking import Masking
 from onnxsparse.protos import replace_all
 from onnxsparse.weights import Array
@@ -87,17 +88,25 @@ class Reference:
 
     def _zero_point(self, index: int, at: int, array: Array) -> Array:
         """What stands for zero in a weight: 0, or an integer of the op's own, one for all or one per output."""
-        spec, op = self.solution.found.spec(index), self.solution.found.view(index)
-        slot = next((s for s in spec.weights if s.at == at), None) if spec is not None else None
-        if slot is None or slot.zero_point is None or not op.has_input(slot.zero_point):
+        slot = self._quantized_slot(index, at)
+        if slot is None or slot.zero_point is None:
             return np.zeros((), array.dtype)
         point = self.values.at(index, slot.zero_point)
         assert point is not None, "a weight's zero point is not constant"
+        axes = slot.axes(self.solution.found.view(index))
         if point.size == 1:
             return point.reshape(())
+        if point.ndim > 1:  # per direction and output
+            return np.expand_dims(point, axes.input)
         shape = [1] * array.ndim
-        shape[slot.axes(op).output] = point.size
+        shape[axes.output if array.shape[axes.output] == point.size else 0] = point.size  # else one per direction
         return point.reshape(shape)
+
+    def _quantized_slot(self, index: int, at: int) -> WeightSlot | None:
+        """Of an input whose zeros are where its zero point is."""
+        spec, op = self.solution.found.spec(index), self.solution.found.view(index)
+        slots = () if spec is None else spec.weights
+        return next((s for s in slots if s.at == at and s.zero_point is not None and op.has_input(s.zero_point)), None)
 
     def _zeroed_value(self, index: int, at: int, axes: list[int]) -> str:
         node = self.solution.found.places[index].node
@@ -108,7 +117,17 @@ class Reference:
             shape = [1] * rank
             shape[axis] = gone.size
             mask = mask & ~gone.reshape(shape)
+        slot = self._quantized_slot(index, at)
+        if slot is not None and slot.zero_point is not None:
+            return self._zeroed_bytes(node.input[at], mask, node.input[slot.zero_point], self.values.at(index, slot.zero_point))
         return self._add("Mul", [node.input[at], self._constant("mask", mask.astype(np.float32))])
+
+    def _zeroed_bytes(self, value: str, mask: Array, point: str, known: Array | None) -> str:
+        """As above, of integers; by way of int32, since onnxruntime selects among few types. A computed zero point is uint8."""
+        wide = [self._add("Cast", [name], to=TensorProto.INT32) for name in (value, point)]
+        chosen = self._add("Where", [self._constant("mask", mask), *wide])
+        narrow = np.dtype(np.uint8) if known is None else known.dtype
+        return self._add("Cast", [chosen], to=helper.np_dtype_to_tensor_dtype(narrow))
 
     def _look_over(self, index: int, node: onnx.NodeProto) -> bool:
         """Whether the node was written out over what is left."""

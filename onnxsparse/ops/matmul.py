@@ -49,6 +49,11 @@ def gemm_macs(op: OpView) -> int:
     return rows * columns * contracted
 
 
+def qgemm_shape(op: OpView) -> Size:
+    """M × N, from A and, behind A's scale and zero point, B."""
+    return op.input(0)[1 if op.number("transA", 0) else 0], op.input(3)[0 if op.number("transB", 0) else 1]
+
+
 def einsum_macs(op: OpView) -> int:
     """Operands contracted from left to right: each step costs the product of all sizes that either side has.
 
@@ -281,6 +286,7 @@ SPECS = (
     OpSpec(
         op_type="QGemm",
         couple=QGEMM,
+        shape=qgemm_shape,
         domain="com.microsoft",
         macs=gemm_macs,
         weights=(WeightSlot(at=3, axes=gemm_right_axes, zero_point=5, scale=4),),
