@@ -19,6 +19,9 @@ SEEDED_SAMPLES = 2
 INSENSITIVE = 1e-4
 """An output that moves less than this, relative to its largest value, between two inputs tells nothing about a change."""
 
+BLOCK_ELEMENTS = 1 << 20
+"""How much of a tensor is held as float64 at a time."""
+
 
 @dataclass(frozen=True)
 class OutputComparison:
@@ -119,11 +122,9 @@ def deciding_tensors(model: Model) -> Iterator[tuple[str, str]]:
 
 
 @dataclass
-class Meter:
-    """Gathers one output's figures over samples, in float64, without keeping the samples."""
+class Distance:
+    """How far two versions of a tensor are apart: sums over samples, in float64, without keeping the samples."""
 
-    name: str
-    feeds: str | None
     elements: int = 0
     max_difference: float = 0.0
     sum_difference: float = 0.0
@@ -131,27 +132,25 @@ class Meter:
     power: float = 0.0
     other_power: float = 0.0
     dot: float = 0.0
-    rows: int = 0
-    agreeing: int = 0
     problem: str | None = None
     mismatch: str | None = None
-    first: NDArray[np.float64] | None = None
-    constant: bool = True
-    moved: float = field(default=0.0)
 
-    def add(self, a: Array, b: Array) -> None:
-        self.see(a)
+    def add(self, a: Array, b: Array) -> bool:
+        """Add a sample; whether all of it counts."""
         if a.dtype.kind not in "fiubV" or b.dtype.kind not in "fiubV":
             self.mismatch = f"has type {a.dtype}"
         elif a.shape != b.shape:
             self.mismatch = f"has shape {list(a.shape)} in one model and {list(b.shape)} in the other"
-        elif a.size:
-            self._add_values(a.astype(np.float64), b.astype(np.float64))
+        else:
+            flat = a.reshape(-1), b.reshape(-1)
+            blocks = (slice(start, start + BLOCK_ELEMENTS) for start in range(0, a.size, BLOCK_ELEMENTS))
+            return all(self._add_values(*(v[block].astype(np.float64) for v in flat)) for block in blocks)
+        return False
 
-    def _add_values(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
+    def _add_values(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
         if not np.isfinite(a).all() or not np.isfinite(b).all():
             self.problem = "it has NaN or infinite values"
-            return
+            return False
         difference = np.abs(a - b)
         self.elements += a.size
         self.max_difference = max(self.max_difference, float(difference.max()))
@@ -160,7 +159,33 @@ class Meter:
         self.power += float((a**2).sum())
         self.other_power += float((b**2).sum())
         self.dot += float((a * b).sum())
-        if a.ndim and a.shape[-1] > 1:
+        return True
+
+    @property
+    def sqnr_db(self) -> float:
+        return sqnr_db(self.power, self.noise)
+
+    @property
+    def cosine(self) -> float | None:
+        return self.dot / math.sqrt(self.power * self.other_power) if self.power and self.other_power else None
+
+
+@dataclass
+class Meter:
+    """Gathers one output's figures over samples, and whether they say anything."""
+
+    name: str
+    feeds: str | None
+    distance: Distance = field(default_factory=Distance)
+    rows: int = 0
+    agreeing: int = 0
+    first: NDArray[np.float64] | None = None
+    constant: bool = True
+    moved: float = field(default=0.0)
+
+    def add(self, a: Array, b: Array) -> None:
+        self.see(a)
+        if self.distance.add(a, b) and a.ndim and a.shape[-1] > 1:
             agreeing = a.argmax(-1) == b.argmax(-1)
             self.rows += agreeing.size
             self.agreeing += int(agreeing.sum())
@@ -180,23 +205,23 @@ class Meter:
             self.moved = max(self.moved, float(np.abs(value - self.first).max()) / scale)
 
     def result(self) -> OutputComparison:
-        if self.mismatch is not None or not self.elements:
-            return OutputComparison(self.name, None, None, None, None, None, self.mismatch or self._vacuous(), self.feeds)
-        cosine = self.dot / math.sqrt(self.power * self.other_power) if self.power and self.other_power else None
+        found = self.distance
+        if found.mismatch is not None or not found.elements:
+            return OutputComparison(self.name, None, None, None, None, None, found.mismatch or self._vacuous(), self.feeds)
         return OutputComparison(
             self.name,
-            self.max_difference,
-            self.sum_difference / self.elements,
-            sqnr_db(self.power, self.noise),
-            cosine,
+            found.max_difference,
+            found.sum_difference / found.elements,
+            found.sqnr_db,
+            found.cosine,
             self.agreeing / self.rows if self.rows else None,
             self._vacuous(),
             self.feeds,
         )
 
     def _vacuous(self) -> str | None:
-        if self.problem is not None:
-            return self.problem
+        if self.distance.problem is not None:
+            return self.distance.problem
         if self.first is None:
             return "it is empty"
         if self.constant:
