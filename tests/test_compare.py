@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxsparse import BackendError, Model, ModelError, ParamError, compare, load_samples
+from onnxsparse import BackendError, Model, ModelError, ParamError, compare, comparison, load_samples
 from tests.graphs import BOOL, FLOAT, INT64, chain, model, node, weight
 
 
@@ -15,7 +15,9 @@ def linear(scale: float = 1.0, bias: float = 0.0) -> Model:
     return model(nodes, {"x": "2x4"}, ["y"], {"a": np.array(scale, np.float32), "b": np.array(bias, np.float32)})
 
 
-def test_figures_by_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [3, 1 << 20])
+def test_figures_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(comparison, "BLOCK_ELEMENTS", block)
     x = np.array([[1, 2, 3, 4], [4, 3, 2, 1]], np.float32)
     given = load_samples(write(tmp_path, x=np.stack([x, -x])), linear())
     result = compare(linear(), linear(bias=0.5), given).outputs[0]
