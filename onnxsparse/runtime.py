@@ -35,6 +35,11 @@ class Runner:
     outputs: tuple[str, ...]
     model_name: str
 
+    @property
+    def types(self) -> dict[str, str]:
+        """onnxruntime's names for the outputs' types, as tensor(float)."""
+        return {output.name: output.type for output in self.session.get_outputs()}
+
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Outputs by name. Raises BackendError where onnxruntime cannot run these inputs."""
         try:

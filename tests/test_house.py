@@ -38,7 +38,7 @@ FLOORS = [
     {"channels", "calibration"},
     {"quantization"},
     {"measuring"},
-    {"comparison"},
+    {"comparison", "tracing", "divergence"},
     {"pipeline", "passes", "registry"},
     {"recipe", "report", "viewing"},
     {"commands"},
