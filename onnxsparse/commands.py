@@ -9,8 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
+from rich.console import Console
 
 from onnxsparse.comparison import compare as compare_models
+from onnxsparse.divergence import MIN_SQNR_DB
+from onnxsparse.divergence import bisect as bisect_models
 from onnxsparse.errors import ParamError
 from onnxsparse.facts import layers
 from onnxsparse.files import Staging, check_target
@@ -22,6 +25,7 @@ from onnxsparse.pipeline import Comparing, Pipeline, write
 from onnxsparse.recipe import load_recipe
 from onnxsparse.registry import find_pass, passes
 from onnxsparse.report import text
+from onnxsparse.report.divergence_text import print_divergence
 from onnxsparse.report.live import live
 from onnxsparse.report.records import layers_json, passes_json, run_json
 
@@ -100,16 +104,13 @@ def inspect(
         raise ParamError("--top is a number of layers, 0 or more")
     loaded = sizes.load(model)
     facts = layers(loaded)
-    content = json.dumps(layers_json(facts, loaded.name), indent=1, allow_nan=False)
-    if json_file == "-":
-        print(content)
-        return
-    if json_file is not None:
-        write_text(Path(json_file), content)
-    out = text.console()
-    text.print_layers(out, facts, loaded.name, top=top, sort=sort)
-    if is_stale(loaded.proto):
-        text.note(out, "the annotations in this file are older than its graph; annotate it again")
+
+    def print_facts(out: Console) -> None:
+        text.print_layers(out, facts, loaded.name, top=top, sort=sort)
+        if is_stale(loaded.proto):
+            text.note(out, "the annotations in this file are older than its graph; annotate it again")
+
+    show(layers_json(facts, loaded.name), json_file, print_facts)
 
 
 def compare(
@@ -117,6 +118,7 @@ def compare(
     second: Path,
     /,
     *,
+    bisect: Annotated[bool, Parameter(negative="")] = False,
     min_sqnr: float | None = None,
     seed: int = 0,
     json_file: Annotated[str | None, Parameter(name="--json")] = None,
@@ -131,29 +133,45 @@ def compare(
         The reference model.
     second
         The model to compare with it.
+    bisect
+        Compare the tensors inside, by name, and show the first ones below --min-sqnr (default: 30) and where most is lost.
     min_sqnr
-        Fail (exit code 1) unless every output has at least this SQNR in dB, and depends on the input.
+        Fail (exit code 1) unless every output (with --bisect: every tensor) has at least this SQNR in dB, and outputs depend on
+        the input.
     seed
         Of the random inputs.
     json_file
         Write the figures as JSON to this file; - for standard output, without the table.
     """
     a, b = sizes.load(first), sizes.load(second)
-    out = text.console()
-    with live("running both models in onnxruntime"):
-        samples = None if running.data is None else load_samples(running.data, a)
-        result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed)
-    content = json.dumps(result.to_json(), indent=1, allow_nan=False)
+    title = f"{b.name} against {a.name}"
+    samples = None if running.data is None else load_samples(running.data, a)
+    if bisect:
+        least = MIN_SQNR_DB if min_sqnr is None else min_sqnr
+        with live("running both models in onnxruntime"):
+            found = bisect_models(a, b, samples, min_sqnr_db=least, custom_ops=running.custom_ops, seed=seed)
+        show(found.to_json(), json_file, lambda out: print_divergence(out, found, title))
+        passes, failure = found.passes, "not every tensor reaches" if found.compared else "no tensor is compared, so none reaches"
+    else:
+        with live("running both models in onnxruntime"):
+            result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed)
+        show(result.to_json(), json_file, lambda out: text.print_comparison(out, result, title))
+        passes, failure = min_sqnr is None or result.passes(min_sqnr), "not every output reaches"
+    if min_sqnr is None or passes:
+        return 0
+    print(f"onnxsparse: compare: {failure} {min_sqnr:g} dB", file=sys.stderr)
+    return 1
+
+
+def show(document: object, json_file: str | None, print_table: Callable[[Console], None]) -> None:
+    """A table, and the same as JSON in a file; JSON alone where that is to go to standard output."""
+    content = json.dumps(document, indent=1, allow_nan=False)
     if json_file == "-":
         print(content)
-    else:
-        if json_file is not None:
-            write_text(Path(json_file), content)
-        text.print_comparison(out, result, f"{b.name} against {a.name}")
-    if min_sqnr is None or result.passes(min_sqnr):
-        return 0
-    print(f"onnxsparse: compare: not every output reaches {min_sqnr:g} dB", file=sys.stderr)
-    return 1
+        return
+    if json_file is not None:
+        write_text(Path(json_file), content)
+    print_table(text.console())
 
 
 def write_text(path: Path, content: str) -> None:
@@ -196,13 +214,7 @@ def show_passes(*, json_file: Annotated[str | None, Parameter(name="--json")] = 
         Write them as JSON with a JSON schema of the options to this file; - for standard output.
     """
     classes = [find_pass(name) for name in passes()]
-    content = json.dumps(passes_json(classes), indent=1)
-    if json_file == "-":
-        print(content)
-        return
-    if json_file is not None:
-        write_text(Path(json_file), content)
-    text.print_passes(text.console(), classes)
+    show(passes_json(classes), json_file, lambda out: text.print_passes(out, classes))
 
 
 def view(

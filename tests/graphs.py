@@ -14,8 +14,9 @@ from onnxsparse.model import Model
 Array = NDArray[Any]
 Values = Mapping[str, "str | Array | np.generic"]
 
-FLOAT, INT64, INT32, UINT8, INT8, BOOL = (
+FLOAT, FLOAT16, INT64, INT32, UINT8, INT8, BOOL = (
     TensorProto.FLOAT,
+    TensorProto.FLOAT16,
     TensorProto.INT64,
     TensorProto.INT32,
     TensorProto.UINT8,
