@@ -136,8 +136,7 @@ def compare(
     bisect
         Compare the tensors inside, by name, and show the first ones below --min-sqnr (default: 30) and where most is lost.
     min_sqnr
-        Fail (exit code 1) unless every output (with --bisect: every tensor) has at least this SQNR in dB, and outputs depend on
-        the input.
+        Fail (exit code 1) unless every output has this SQNR in dB and depends on the input; with --bisect, every tensor has it.
     seed
         Of the random inputs.
     json_file

@@ -308,6 +308,15 @@ class TestTheCommand:
         assert "6 tensors of the same name compared" in run.out
         assert "2 seeded random inputs" in run.out
 
+    def test_of_many_it_shows_some_and_why_they_do_not_compare(self, run: Run, tmp_path: Path) -> None:
+        for copies, file in ((2, "a.onnx"), (3, "b.onnx")):
+            nodes = [node("Concat", " ".join(["x"] * copies), f"y{i}", axis=0) for i in range(15)]
+            model(nodes, {"x": "4"}, [f"y{i}" for i in range(15)]).save(tmp_path / file)
+        assert run("compare", tmp_path / "a.onnx", tmp_path / "b.onnx", "--bisect") == 0
+        assert "… 3 more" in run.out
+        assert "y11 has shape [8] in one model and [12] in the other" in run.out
+        assert "where most is lost" not in run.out
+
     def test_it_fails_if_told_how_near_to_be(self, run: Run, source: Path, changed: Path) -> None:
         assert "not every tensor reaches 20 dB" in run.fails(1, "compare", source, changed, "--bisect", "--min-sqnr", "20")
         assert run("compare", source, source, "--bisect", "--min-sqnr", "20") == 0

@@ -1,44 +1,57 @@
 """Where two models part, for a terminal."""
 
 import math
-from collections.abc import Sequence
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from onnxsparse.divergence import Divergence, TensorLoss
 from onnxsparse.report.text import MAX_ROWS, note, number, table
 
-COLUMNS = ("tensor", "node", "SQNR dB", "inputs dB", "lost dB", "diverging behind")
+COLUMNS = ("tensor", "node", "SQNR dB", "inputs dB", "lost dB")
 
 
 def print_divergence(out: Console, found: Divergence, title: str) -> None:
     """The first tensors that diverge, where most is lost, and what was not compared."""
     if found.first:
-        many = f"{title}: {found.diverging} of {found.compared} tensors are below {found.min_sqnr_db:g} dB, first"
-        print_losses(out, many, found.first)
+        print_first(
+            out, found, f"{title}: {found.diverging} of {found.compared} tensors are below {found.min_sqnr_db:g} dB, first"
+        )
     else:
         note(out, f"{title}: {nothing_diverges(found)}")
     if not set(found.losses) <= set(found.first):
-        print_losses(out, "where most is lost", found.losses)
+        rows = losses_table("where most is lost", *COLUMNS)
+        for loss in found.losses:
+            rows.add_row(*cells(loss))
+        out.print(rows)
     for text in (compared(found), *found.notes):
         note(out, text)
 
 
-def print_losses(out: Console, title: str, losses: Sequence[TensorLoss]) -> None:
-    rows = table(title, *COLUMNS)
-    rows.columns[0].max_width = 40
-    rows.columns[1].justify, rows.columns[1].no_wrap, rows.columns[1].overflow = "left", False, "fold"
-    for loss in losses[:MAX_ROWS]:
-        lost = "" if loss.source_sqnr_db == math.inf else number(loss.lost_db, ".1f")
-        figures = (decibel(loss.sqnr_db), decibel(loss.source_sqnr_db), lost)
-        rows.add_row(Text(loss.tensor), Text(f"{loss.op_type} {loss.node}"), *figures, str(loss.behind or ""))
-    if len(losses) > MAX_ROWS:
-        rows.add_row(f"… {len(losses) - MAX_ROWS} more", *[""] * (len(COLUMNS) - 1))
+def print_first(out: Console, found: Divergence, title: str) -> None:
+    shown = found.first[:MAX_ROWS]
+    rows = losses_table(title, *COLUMNS, "diverging behind")
+    for loss in shown:
+        rows.add_row(*cells(loss), str(loss.behind))
+    if len(shown) < len(found.first):
+        rows.add_row(f"… {len(found.first) - len(shown)} more")
     out.print(rows)
-    for loss in losses[:MAX_ROWS]:
+    for loss in shown:
         if loss.problem is not None:
             note(out, f"{loss.tensor} {loss.problem}")
+
+
+def losses_table(title: str, *columns: str) -> Table:
+    rows = table(title, *columns)
+    node = rows.columns[1]
+    node.justify, node.no_wrap, node.overflow = "left", False, "fold"
+    return rows
+
+
+def cells(loss: TensorLoss) -> tuple[Text | str, ...]:
+    lost = "" if loss.source_sqnr_db == math.inf else number(loss.lost_db, ".1f")
+    return Text(loss.tensor), Text(f"{loss.op_type} {loss.node}"), decibel(loss.sqnr_db), decibel(loss.source_sqnr_db), lost
 
 
 def nothing_diverges(found: Divergence) -> str:
