@@ -28,7 +28,7 @@ FLOORS = [
     {"ops", "evaluate"},
     {"constants", "propagate", "assembly"},
     {"shapes"},
-    {"layer"},
+    {"layer", "opset"},
     {"facts"},
     {"workload"},
     {"targets", "tail", "uncertainty"},
