@@ -20,10 +20,11 @@ from onnxsparse.graph import Graph
 from onnxsparse.layer import Layer
 from onnxsparse.metadata import format_count
 from onnxsparse.model import Model
+from onnxsparse.opset import raise_opset
 from onnxsparse.passbase import OPTIONS, ArtifactWriter, StepReport, text_writer
 from onnxsparse.patterns import choose
 from onnxsparse.quantization.calibrated import Calibration
-from onnxsparse.quantization.insertion import Choices, Written, write_integers
+from onnxsparse.quantization.insertion import PER_CHANNEL_OPSET, Choices, Written, write_integers
 from onnxsparse.quantization.placement import Placement, place
 from onnxsparse.quantization.target import PowersOfTwo, Target, load_target
 from onnxsparse.runtime import Feeds
@@ -88,7 +89,8 @@ class Quantize:
         """`samples`: calibration data in place of `data`."""
         notes = [f"folded first: {count} × {what}" for what, count in fold(model).items()]
         before = layers(model).totals
-        placement = place(model, self._target(), self._kept(model))
+        work, said = raised(model, self._target())
+        placement = place(work, self._target(), self._kept(work))
         if not placement.units:
             notes.append(why_nothing(placement))
             return StepReport(self.name, (), placement.skipped, notes, before, before, rewrote=len(notes) > 1)
@@ -96,7 +98,7 @@ class Quantize:
         calibration = self._calibration(data)
         placement, ranges = calibration.run(placement)
         written = write_integers(placement, Choices(ranges))
-        notes += [*calibration.notes, *what_was_done(placement, written)]
+        notes += [*said, *calibration.notes, *what_was_done(placement, written)]
         model.assign(written.model)
         return StepReport(
             self.name,
@@ -165,6 +167,18 @@ def budget_bytes(text: str) -> int:
     return int(float(found[1]) * BYTES[found[2].upper()])
 
 
+def raised(model: Model, target: Target) -> tuple[Model, list[str]]:
+    """A copy whose opset knows scales per channel, where weights are to have them; else the model. And what to say of it."""
+    opset = model.opset()
+    if not target.weights.per_channel or opset >= PER_CHANNEL_OPSET:
+        return model, []
+    copy = model.copy()
+    why = raise_opset(copy)
+    if why is not None:
+        return model, [f"opset stays {opset}, in which a weight tensor has one scale: {why}"]
+    return copy, [f"opset raised from {opset} to {copy.opset()}, whose DequantizeLinear takes a scale per channel"]
+
+
 def why_nothing(placement: Placement) -> str:
     before = len(placement.quantized_before)
     if before:
@@ -178,7 +192,8 @@ def what_was_done(placement: Placement, written: Written) -> list[str]:
     linear = sum(unit.computes for unit in placement.units)
     activations, weights, changes = target.activations, target.weights, written.changes
     kind = "symmetric" if activations.symmetric else "asymmetric"
-    scales = "a scale for every output channel" if weights.per_channel else "one scale for a tensor"
+    per_channel = weights.per_channel and written.model.opset() >= PER_CHANNEL_OPSET
+    scales = "a scale for every output channel" if per_channel else "one scale for a tensor"
     zeros = sum(change.zeros_before for change in changes)
     rounded = sum(change.zeros_after for change in changes) - zeros
     notes = [
