@@ -324,8 +324,7 @@ def run_passes(command: str, steps: Sequence[Pass], job: Job) -> None:
     text.print_run(out, report, model.binding)
     if any(step.pass_name == "prune" and step.changes for step in report.steps):
         text.note(out, PRUNE_ADVICE)
-    for path in filter(None, [*made, job.saving.record, target]):
-        text.note(out, f"wrote {path}")
+    text.print_written(out, [path for path in (*made, job.saving.record, target) if path is not None])
 
 
 def __getattr__(name: str) -> Callable[..., None]:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, ClassVar, Protocol
+from typing import IO, Annotated, ClassVar, Literal, Protocol
 
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 
 from onnxsparse.layer import Totals
 from onnxsparse.model import Model
@@ -44,6 +44,15 @@ class Skip:
 
 OPTIONS = ConfigDict(use_attribute_docstrings=True, extra="forbid", arbitrary_types_allowed=False)
 """Of every pass's pydantic dataclass: a field's docstring is its help, an unknown option an error."""
+
+
+def from_text(given: object) -> object:
+    """A command line gives text, which a choice of numbers does not take."""
+    return int(given) if isinstance(given, str) and given.isdecimal() else given
+
+
+Bits = Annotated[Literal[8, 16], BeforeValidator(from_text)]
+"""Of an integer."""
 
 
 @dataclass(frozen=True)

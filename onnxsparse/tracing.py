@@ -5,14 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import helper
 
-from onnxsparse.calibration.observe import groups_within, output_name, prefix
+from onnxsparse.calibration.observe import element_counts, groups_within, prefix
 from onnxsparse.comparison import Distance
 from onnxsparse.model import Model
 from onnxsparse.progress import tell
-from onnxsparse.protos import replace_all
 from onnxsparse.runtime import Feeds, Runner, runner
 from onnxsparse.weights import Array
 
@@ -101,20 +98,9 @@ class Versions:
         largest = max(self.feeds, key=lambda feeds: sum(array.nbytes for array in feeds.values()))
         elements = dict.fromkeys(element_bytes, 0)
         for model in self.models:
-            sizes = self._runner(measured(model, list(element_bytes))).run(largest)
-            for name, size in zip(elements, sizes.values(), strict=True):
-                elements[name] = max(elements[name], int(size.item()))
+            for name, count in element_counts(model, list(element_bytes), largest, self.custom_ops).items():
+                elements[name] = max(elements[name], count)
         return {name: elements[name] * element_bytes[name] for name in elements}
 
     def _runner(self, model: Model) -> Runner:
         return runner(model, custom_ops=self.custom_ops, optimize=False)
-
-
-def measured(model: Model, tensors: Sequence[str]) -> Model:
-    """A copy whose outputs are the numbers of elements of `tensors`."""
-    twin = prefix(model, tensors)
-    graph = twin.proto.graph
-    names = [output_name(at, "elements") for at in range(len(tensors))]
-    graph.node.extend(helper.make_node("Size", [tensor], [name]) for tensor, name in zip(tensors, names, strict=True))
-    replace_all(graph.output, [onnx.ValueInfoProto(name=name) for name in names])
-    return twin

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -11,21 +12,27 @@ from pydantic.dataclasses import dataclass
 
 from onnxsparse.calibration.data import CalibrationData, open_data
 from onnxsparse.calibration.images import ImageFormat, Resize
-from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method, Range
+from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method
 from onnxsparse.calibration.ranges import ranges_json, read_ranges
+from onnxsparse.comparison import compare
+from onnxsparse.diagnosis.measure import Diagnosis, diagnose
+from onnxsparse.diagnosis.page import diagnosis_html
 from onnxsparse.errors import ParamError
 from onnxsparse.facts import layers
 from onnxsparse.folding import fold
 from onnxsparse.graph import Graph
+from onnxsparse.inputs import Samples
 from onnxsparse.layer import Layer
 from onnxsparse.metadata import format_count
 from onnxsparse.model import Model
 from onnxsparse.opset import raise_opset
-from onnxsparse.passbase import OPTIONS, ArtifactWriter, StepReport, text_writer
+from onnxsparse.passbase import OPTIONS, ArtifactWriter, Bits, StepReport, text_writer
 from onnxsparse.patterns import choose
 from onnxsparse.quantization.calibrated import Calibration
-from onnxsparse.quantization.insertion import PER_CHANNEL_OPSET, Choices, Written, write_integers
+from onnxsparse.quantization.export import export_files
+from onnxsparse.quantization.insertion import PER_CHANNEL_OPSET
 from onnxsparse.quantization.placement import Placement, place
+from onnxsparse.quantization.quantizing import Improvements, QuantizedModel, Quantizing
 from onnxsparse.quantization.target import PowersOfTwo, Target, load_target
 from onnxsparse.runtime import Feeds
 
@@ -54,9 +61,9 @@ class Quantize:
     """How an activation's range is chosen: least square error, its extremes, their average, a percentile, least divergence."""
     percentile: Annotated[float, Field(gt=50, le=100)] = DEFAULT_PERCENTILE
     """Share of the elements, in per cent, that the range of --method percentile holds."""
-    activation_bits: Literal[8, 16] | None = None
+    activation_bits: Bits | None = None
     """Of activations (default: the target's)."""
-    weight_bits: Literal[8, 16] | None = None
+    weight_bits: Bits | None = None
     """Of weights (default: the target's)."""
     per_tensor: bool = False
     """One scale for a weight tensor instead of one for each of its output channels."""
@@ -85,8 +92,29 @@ class Quantize:
     keep_float: tuple[str, ...] = ()
     """Leave these nodes, of any op, as floats; patterns as in --only."""
 
+    requantize: bool = False
+    """Throw away the scales that the model has already."""
+    equalize: bool = False
+    """Make the channels of an activation alike in range, by factors that go from one layer into the next."""
+    correct_bias: bool = True
+    """Take the mean error of each layer out of its bias."""
+    wide_layers: Annotated[int, Field(ge=0)] = 0
+    """Give this many layers more than 8 bits, those with most noise of their own: 16, or floats, as the target has it."""
+    min_sqnr: float | None = None
+    """Instead: as many as it takes for the worst output to have this SQNR in dB on calibration data."""
+    diagnose: bool = False
+    """Show SQNR, range use and clipping of the worst activations and slices of outputs."""
+    diagnosis_json: Path | None = None
+    """Write those of all of them to this file (JSON)."""
+    diagnosis_html: Path | None = None
+    """Write a page with charts of them to this file; it opens offline."""
+    export: Path | None = None
+    """Write samples, ranges and scales as plain files into this folder, for a vendor's own quantizer."""
+
     def run(self, model: Model, samples: Iterable[Feeds] | None = None) -> StepReport:
         """`samples`: calibration data in place of `data`."""
+        if self.wide_layers and self.min_sqnr is not None:
+            raise ParamError("quantize: give one of --wide-layers and --min-sqnr")
         notes = [f"folded first: {count} × {what}" for what, count in fold(model).items()]
         before = layers(model).totals
         work, said = raised(model, self._target())
@@ -94,23 +122,38 @@ class Quantize:
         if not placement.units:
             notes.append(why_nothing(placement))
             return StepReport(self.name, (), placement.skipped, notes, before, before, rewrote=len(notes) > 1)
-        data = self._data(model, samples)
+        data = self._data(work, samples)
         calibration = self._calibration(data)
-        placement, ranges = calibration.run(placement)
-        written = write_integers(placement, Choices(ranges))
-        notes += [*said, *calibration.notes, *what_was_done(placement, written)]
-        model.assign(written.model)
+        found = Quantizing(calibration, self._improvements(), partial(self._quality, model.copy(), data)).run(placement)
+        diagnosis = self._diagnosis(found, data, calibration.budget_bytes)
+        model.assign(found.written.model)
         return StepReport(
             self.name,
-            written.changes,
-            placement.skipped,
-            notes,
+            found.written.changes,
+            found.placement.skipped,
+            [*notes, *said, *found.notes, *what_was_done(found)],
             before,
             layers(model).totals,
-            self._artifacts(ranges, calibration),
+            self._artifacts(found, calibration, diagnosis, model.name),
+            tables=diagnosis.tables() if diagnosis is not None and self.diagnose else (),
             feeds=() if data is None else tuple(islice(data, COMPARED_SAMPLES)),
             rewrote=True,
         )
+
+    def _improvements(self) -> Improvements:
+        return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr)
+
+    def _quality(self, original: Model, data: CalibrationData | None, quantized: Model) -> float | None:
+        """The SQNR of the worst output, on the first samples."""
+        assert data is not None
+        return compare(original, quantized, Samples(tuple(islice(data, COMPARED_SAMPLES)))).worst_sqnr_db
+
+    def _diagnosis(self, found: QuantizedModel, data: CalibrationData | None, budget: int) -> Diagnosis | None:
+        if not (self.diagnose or self.diagnosis_json or self.diagnosis_html):
+            return None
+        if data is None:
+            raise ParamError("quantize: --diagnose needs --data: it measures what the model does")
+        return diagnose(found, data, budget)
 
     def _target(self) -> Target:
         return load_target(self.target).changed(
@@ -145,10 +188,19 @@ class Quantize:
         given = {} if self.ranges is None else read_ranges(self.ranges)
         return Calibration(data, self.method, self.percentile, budget_bytes(self.memory), given)
 
-    def _artifacts(self, ranges: dict[str, Range], calibration: Calibration) -> dict[Path, ArtifactWriter]:
-        if self.save_ranges is None:
-            return {}
-        return {self.save_ranges: text_writer(ranges_json(ranges, self.method, calibration.samples))}
+    def _artifacts(
+        self, found: QuantizedModel, calibration: Calibration, diagnosis: Diagnosis | None, name: str
+    ) -> dict[Path, ArtifactWriter]:
+        made: dict[Path, ArtifactWriter] = {}
+        if self.save_ranges is not None:
+            made[self.save_ranges] = text_writer(ranges_json(found.ranges, self.method, calibration.samples))
+        if diagnosis is not None and self.diagnosis_json is not None:
+            made[self.diagnosis_json] = text_writer(diagnosis.to_json(name))
+        if diagnosis is not None and self.diagnosis_html is not None:
+            made[self.diagnosis_html] = text_writer(diagnosis_html(diagnosis, name))
+        if self.export is not None:
+            made |= export_files(self.export, found, calibration)
+        return made
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
@@ -186,8 +238,9 @@ def why_nothing(placement: Placement) -> str:
     return f"nothing to quantize: no layer of the model has float weights that {placement.anatomy.target.name} takes as integers"
 
 
-def what_was_done(placement: Placement, written: Written) -> list[str]:
+def what_was_done(found: QuantizedModel) -> list[str]:
     """What a person wants to know of a quantized model."""
+    placement, written = found.placement, found.written
     target = placement.anatomy.target
     linear = sum(unit.computes for unit in placement.units)
     activations, weights, changes = target.activations, target.weights, written.changes

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.backends.base import Precision
@@ -13,15 +13,7 @@ from onnxsparse.deployment_report.outputs import ReportFiles, contents
 from onnxsparse.deployment_report.records import exceeded
 from onnxsparse.errors import ParamError, PassError
 from onnxsparse.model import Model
-from onnxsparse.passbase import OPTIONS, StepReport, text_writer
-
-
-def from_text(given: object) -> object:
-    """A command line gives text, which a choice of numbers does not take."""
-    return int(given) if isinstance(given, str) and given.isdecimal() else given
-
-
-Bits = Annotated[Literal[8, 16], BeforeValidator(from_text)]
+from onnxsparse.passbase import OPTIONS, Bits, StepReport, text_writer
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)

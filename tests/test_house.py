@@ -39,6 +39,7 @@ FLOORS = [
     {"quantization"},
     {"measuring"},
     {"comparison", "tracing", "divergence"},
+    {"diagnosis"},
     {"pipeline", "passes", "registry"},
     {"recipe", "report", "viewing"},
     {"commands"},

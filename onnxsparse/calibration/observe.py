@@ -6,6 +6,7 @@ fit a byte budget; a group runs no more of the model than leads to it, and takes
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from onnxsparse.graph import Graph
 from onnxsparse.model import Model
 from onnxsparse.progress import tell
 from onnxsparse.protos import replace_all
-from onnxsparse.runtime import runner
+from onnxsparse.runtime import Feeds, runner
 
 REDUCTIONS = {"low": "ReduceMin", "high": "ReduceMax", "sum": "ReduceSum"}
 """The sum is there for NaN, which onnxruntime's extremes pass over."""
@@ -127,6 +128,17 @@ def prefix(model: Model, tensors: Sequence[str]) -> Model:
     replace_all(twin.proto.graph.output, [onnx.ValueInfoProto(name=name) for name in tensors])
     twin.weights.refresh()
     return twin
+
+
+def element_counts(model: Model, tensors: Sequence[str], feeds: Feeds, custom_ops: Sequence[Path] = ()) -> dict[str, int]:
+    """How many elements tensors have for one sample, counted inside onnxruntime."""
+    twin = prefix(model, tensors)
+    graph = twin.proto.graph
+    names = [output_name(at, "elements") for at in range(len(tensors))]
+    graph.node.extend(helper.make_node("Size", [tensor], [name]) for tensor, name in zip(tensors, names, strict=True))
+    replace_all(graph.output, [onnx.ValueInfoProto(name=name) for name in names])
+    running = runner(twin, custom_ops=custom_ops, optimize=False)
+    return {tensor: int(size.item()) for tensor, size in zip(tensors, running.run(feeds).values(), strict=True)}
 
 
 def groups_within(sizes: dict[str, int], budget_bytes: int) -> Iterator[list[str]]:

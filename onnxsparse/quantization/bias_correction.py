@@ -8,21 +8,23 @@ the noise of few samples from layer to layer (EfficientNet-Lite0: 15.8 dB instea
 from collections.abc import Iterator
 from dataclasses import replace
 
-from onnxsparse.calibration.channels import Channels, channel_means
+from onnxsparse.calibration.channels import Channels, Floats, channel_means
 from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.quantization.insertion import Choices, write_integers
-from onnxsparse.quantization.isolation import alone, isolated
+from onnxsparse.quantization.isolation import alone, isolated_groups
 from onnxsparse.quantization.placement import Placement
 
 
-def correct_biases(placement: Placement, choices: Choices, data: CalibrationData) -> Choices:
+def correct_biases(placement: Placement, choices: Choices, data: CalibrationData, budget_bytes: int) -> Choices:
     """The choices with a shift for every stored bias that is added to channels (axis 1)."""
     found = dict(correctable(placement))
     written = write_integers(placement, choices)
-    twins = {value.name: Channels(alone(written, value.name), value.rank) for value in found.values()}
-    both = isolated(placement, written, list(twins))
-    means = channel_means(both, [*found.values(), *twins.values()], data)
-    shifts = {root: means[value.name] - means[twins[value.name].name] for root, value in found.items()}
+    ranks = {value.name: value.rank for value in found.values()}
+    means: dict[str, Floats] = {}
+    for group, both in isolated_groups(placement, written, list(ranks), data, budget_bytes):
+        pairs = [Channels(name, ranks[value]) for value in group for name in (value, alone(written, value))]
+        means |= channel_means(both, pairs, data)
+    shifts = {root: means[value.name] - means[alone(written, value.name)] for root, value in found.items()}
     return replace(choices, bias_shifts=shifts)
 
 

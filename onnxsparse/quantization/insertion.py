@@ -54,6 +54,15 @@ class Choices:
     bias_shifts: Mapping[int, Floats] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class WeightScale:
+    """What the integers of a weight mean: one scale, or one for each index along `axis`."""
+
+    grid: Grid
+    scale: Floats
+    axis: int | None
+
+
 @dataclass
 class Written:
     """A quantized model. `scales`: of every value that has integers now; `dequantized`: what its readers read instead;
@@ -61,7 +70,8 @@ class Written:
     """
 
     model: Model
-    scales: dict[str, ValueScale] = field(default_factory=dict)
+    scales: dict[str, ValueScale]
+    weights: dict[str, WeightScale] = field(default_factory=dict)
     dequantized: dict[str, str] = field(default_factory=dict)
     unquantized: dict[str, str] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
@@ -105,11 +115,10 @@ class Inserter:
         self.before: dict[int, list[onnx.NodeProto]] = {}
         self.behind: dict[int, list[onnx.NodeProto]] = {}
         self.made: dict[str, Array] = {}
-        self.replaced: dict[str, Array] = {}
+        self.replaced: set[str] = set()
         self.names = {n for node in self.nodes for n in (node.name, *node.input, *node.output)}
         self.names |= set(model.weights) | {v.name for v in model.proto.graph.input}
         self.written = Written(model, self.scales)
-        self.weight_scales: dict[str, Quantized] = {}
 
     def run(self) -> Written:
         for unit in self.placement.units:
@@ -183,7 +192,7 @@ class Inserter:
         nodes = tuple(self.anatomy.graph.names[unit.root] for unit, _ in users)
         zeros = int(weight.size - np.count_nonzero(weight))
         self.written.changes.append(Change(name, nodes, weight.size, zeros, found.zeros))
-        self.weight_scales[name] = found
+        self.written.weights[name] = WeightScale(grid, found.scale, axis)
         self._store(name, found, self._edges(name, users))
         self.model.weights.release(name)
 
@@ -219,7 +228,7 @@ class Inserter:
     def _quantize_bias(self, unit: Unit) -> None:
         """A 32-bit bias, for a single weight that was quantized here."""
         bias, input_scale = self.anatomy.bias_name(unit), self._input_scale(unit)
-        weights = [self.weight_scales[w.stored.name] for w in unit.weights if w.stored.name in self.weight_scales]
+        weights = [self.written.weights[w.stored.name] for w in unit.weights if w.stored.name in self.written.weights]
         if bias is None or input_scale is None or len(weights) != 1 or len(unit.weights) != 1:
             return
         found = quantize_bias(self._shifted(unit, bias), weights[0].scale, input_scale)
@@ -249,7 +258,8 @@ class Inserter:
             stored = self._constant(f"{name}_quantized", found.integers)
         else:
             stored = name
-            self.replaced[name] = found.integers
+            self.replaced.add(name)
+            self.model.weights[name] = found.integers
         parameters = [
             self._constant(f"{name}_scale", found.scale.astype(np.float32)),
             self._constant(f"{name}_zero_point", np.full(found.scale.shape, zero_point, found.integers.dtype)),
@@ -289,7 +299,7 @@ class Inserter:
         for index, node in enumerate(self.nodes):
             ordered += [*self.before.get(index, []), node, *self.behind.get(index, [])]
         read = {name for node in ordered for name in node.input} | self.anatomy.outputs | self.anatomy.captured
-        dropped = {name for name in self.weight_scales if name not in read}
+        dropped = {name for name in self.written.weights if name not in read}
         replace_all(graph.node, [node for node in ordered if not dropped.intersection(node.output)])
         kept = [tensor for tensor in graph.initializer if tensor.name in read or tensor.name not in dropped]
         replace_all(graph.initializer, kept)
@@ -305,9 +315,8 @@ class Inserter:
             if self.model.proto.ir_version < 4:
                 graph.input.append(helper.make_tensor_value_info(name, kind, values.shape))
         self.model.weights.refresh()
-        for name, values in (self.made | self.replaced).items():
+        for name, values in self.made.items():
             self.model.weights[name] = np.asarray(values, order="C")
         for declared in (*graph.input, *graph.value_info):
             if declared.name in self.replaced:
-                kind = helper.np_dtype_to_tensor_dtype(self.replaced[declared.name].dtype)
-                declared.type.tensor_type.elem_type = kind
+                declared.type.tensor_type.elem_type = self.model.weights.proto(declared.name).data_type

@@ -1,10 +1,12 @@
 """Every unit computed twice on the same floats, as it was and in integers: its own error, told apart from what it inherits."""
 
+from collections.abc import Iterator, Sequence
+
 import onnx
 from onnx import helper
 
 from onnxsparse.calibration.data import CalibrationData
-from onnxsparse.calibration.observe import prefix
+from onnxsparse.calibration.observe import element_counts, groups_within, output_name, prefix
 from onnxsparse.model import Model
 from onnxsparse.ops import Quant, find
 from onnxsparse.progress import tell
@@ -12,11 +14,14 @@ from onnxsparse.quantization.insertion import Written
 from onnxsparse.quantization.placement import Placement
 from onnxsparse.runtime import runner
 
+FLOATS_HELD = 3
+"""Values of a unit's size that live at a time: as it was, in integers, and their difference."""
+
 ALONE = "onnxsparse/alone/"
 """What the names of the second computation begin with."""
 
 
-def isolated(placement: Placement, written: Written, names: list[str]) -> Model:
+def isolated(placement: Placement, written: Written, names: Sequence[str]) -> Model:
     """A model that makes values `names` of the float model, and under `alone(name)` what integers make of the same floats.
 
     It is the float model, and beside it the quantized one, whose quantizers read the float model's values.
@@ -59,25 +64,43 @@ def twin(node: onnx.NodeProto, written: Written, floats: set[str], fed: set[str]
     return copy
 
 
-def own_noise(placement: Placement, written: Written, data: CalibrationData) -> dict[int, float]:
+def isolated_groups(
+    placement: Placement, written: Written, names: Sequence[str], data: CalibrationData, budget_bytes: int
+) -> Iterator[tuple[list[str], Model]]:
+    """`isolated` for all of `names`, in groups whose values, computed twice, fit the budget."""
+    first = next(iter(data))
+    counts = element_counts(placement.anatomy.model, list(dict.fromkeys(names)), first)
+    for group in groups_within({name: count * FLOATS_HELD * 4 for name, count in counts.items()}, budget_bytes):
+        yield group, isolated(placement, written, group)
+
+
+def own_noise(placement: Placement, written: Written, data: CalibrationData, budget_bytes: int) -> dict[int, float]:
     """Unit → the power of its own error over that of what it makes, over `data`; the powers are summed inside onnxruntime."""
     anatomy = placement.anatomy
-    values = {unit.root: anatomy.nodes[unit.root].output[0] for unit in placement.units}
-    model = isolated(placement, written, list(dict.fromkeys(values.values())))
+    values = {anatomy.nodes[unit.root].output[0]: unit.root for unit in placement.units}
+    found: dict[int, float] = {}
+    for group, model in isolated_groups(placement, written, list(values), data, budget_bytes):
+        ratios = noise_ratios(model, [(name, alone(written, name)) for name in group], data)
+        found |= {values[name]: ratios[name] for name in group}
+    return found
+
+
+def noise_ratios(model: Model, pairs: Sequence[tuple[str, str]], data: CalibrationData) -> dict[str, float]:
+    """First name → Σ (first − second)² / Σ first² over `data`. `model` is changed: these become its outputs."""
     graph = model.proto.graph
     del graph.output[:]
-    for root, name in values.items():
-        difference, noise, power = (f"onnxsparse/{root}/{what}" for what in ("difference", "noise", "power"))
-        graph.node.append(helper.make_node("Sub", [name, alone(written, name)], [difference]))
+    for at, (name, other) in enumerate(pairs):
+        difference, noise, power = (output_name(at, what) for what in ("difference", "noise", "power"))
+        graph.node.append(helper.make_node("Sub", [name, other], [difference]))
         for read, made in ((difference, noise), (name, power)):
             graph.node.append(helper.make_node("ReduceSumSquare", [read], [made], keepdims=0))
             graph.output.append(onnx.ValueInfoProto(name=made))
     running = runner(model)
-    noises, powers = dict.fromkeys(values, 0.0), dict.fromkeys(values, 0.0)
+    noises, powers = [0.0] * len(pairs), [0.0] * len(pairs)
     for number, feeds in enumerate(data, start=1):
         sums = running.run(feeds)
-        for root in values:
-            noises[root] += sums[f"onnxsparse/{root}/noise"].item()
-            powers[root] += sums[f"onnxsparse/{root}/power"].item()
+        for at in range(len(pairs)):
+            noises[at] += sums[output_name(at, "noise")].item()
+            powers[at] += sums[output_name(at, "power")].item()
         tell("noise of each layer", number)
-    return {root: noises[root] / powers[root] if powers[root] else 0.0 for root in values}
+    return {name: noises[at] / powers[at] if powers[at] else 0.0 for at, (name, _) in enumerate(pairs)}

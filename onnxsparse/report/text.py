@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -131,6 +132,17 @@ def print_run(out: Console, report: RunReport, binding: Binding) -> None:
         note(out, f"the outputs were not compared: {report.not_compared}")
     if report.comparison is not None:
         print_comparison(out, report.comparison, "outputs against the original")
+
+
+def print_written(out: Console, paths: Sequence[Path]) -> None:
+    """The files, those of a folder that got many of them counted."""
+    folders = Counter(path.parent for path in paths)
+    for folder, number in folders.items():
+        if number > MAX_ROWS:
+            note(out, f"wrote {number} files into {folder}")
+    for path in paths:
+        if folders[path.parent] <= MAX_ROWS:
+            note(out, f"wrote {path}")
 
 
 def print_step(out: Console, step: StepReport) -> None:
