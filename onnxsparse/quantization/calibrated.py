@@ -23,6 +23,7 @@ class Calibration:
     given: dict[str, Range] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     samples: int = 0
+    extremes: dict[str, Range] = field(default_factory=dict)
 
     def run(self, placement: Placement) -> tuple[Placement, dict[str, Range]]:
         """The range of every activation that sets a scale, and the placement without those that reach infinity.
@@ -46,6 +47,7 @@ class Calibration:
         assert self.data is not None
         seen = observe(placement.anatomy.model, wanted, self.data, bins=bins_of(self.method), budget_bytes=self.budget_bytes)
         self.samples = seen.samples
+        self.extremes |= {name: Range(found.low, found.high) for name, found in seen.ranges.items() if found.is_finite}
         few = "; that is few, 32 to 512 are usual" if seen.samples < FEW_SAMPLES else ""
         self.notes.append(f"ranges of {len(wanted)} activations by {self.method} over {seen.samples} samples{few}")
         return seen

@@ -32,6 +32,9 @@ SIXTEEN_BIT_OPSET = 21
 
 MICROSOFT = "com.microsoft"
 
+HEADROOM = 2.0
+"""How far the range of 16 bits reaches beyond what calibration data lit."""
+
 
 @dataclass(frozen=True)
 class ValueScale:
@@ -46,12 +49,21 @@ class ValueScale:
 class Choices:
     """What is free once a placement is made.
 
-    `wide`: units of 16 bits, with what they read and make. `bias_shifts`: unit → what is added to its bias.
+    `extremes`: what was seen, for values of 16 bits, which have range to spare. `wide`: units of 16 bits, with what they read and
+    make. `bias_shifts`: unit → what is added to its bias.
     """
 
     ranges: Mapping[str, Range]
+    extremes: Mapping[str, Range] = field(default_factory=dict)
     wide: frozenset[int] = frozenset()
     bias_shifts: Mapping[int, Floats] = field(default_factory=dict)
+
+    def range_of(self, name: str, grid: Grid) -> Range:
+        """What a value's integers are to cover: with 16 bits more than was seen, since clipping costs more than coarser steps."""
+        if grid.bits == 8:
+            return self.ranges[name]
+        seen = self.extremes.get(name, self.ranges[name])
+        return Range(seen.low * HEADROOM, seen.high * HEADROOM)
 
 
 @dataclass(frozen=True)
@@ -89,9 +101,9 @@ def value_scales(placement: Placement, choices: Choices) -> dict[str, ValueScale
     wider = {placement.scaled.get(n) for n in (*read, *(u.exit for u in placement.units if u.root in wide))}
     found = {}
     for root, names in placement.sources.items():
-        covered = [choices.ranges[name] for name in names]
-        low, high = min(r.low for r in covered), max(r.high for r in covered)
         own = grid.wider(16) if root in wider else grid
+        covered = [choices.range_of(name, own) for name in names]
+        low, high = min(r.low for r in covered), max(r.high for r in covered)
         found[root] = ValueScale(own, *own.parameters(low, high))
     return {name: found[root] for name, root in placement.scaled.items()}
 

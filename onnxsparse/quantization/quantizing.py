@@ -72,7 +72,7 @@ class Quantizing:
         """The layers that may become wide, those first that need it most."""
         if self.data is None or not (self.improvements.wide_layers or self.improvements.min_sqnr_db is not None):
             return []
-        return ranked(placement, Choices(ranges), self.data, self.calibration.budget_bytes)
+        return ranked(placement, Choices(ranges, self.calibration.extremes), self.data, self.calibration.budget_bytes)
 
     def _widened(self, placement: Placement, ranges: Mapping[str, Range], order: list[int]) -> tuple[Placement, Choices]:
         """As many of them wide as asked for, or as the outputs need."""
@@ -110,10 +110,10 @@ class Quantizing:
 
     def _with_wide(self, placement: Placement, ranges: Mapping[str, Range], roots: list[int]) -> tuple[Placement, Choices]:
         """These layers wide, and biases corrected for what is left."""
-        placement, choices = widened(placement, Choices(ranges), roots)
+        placement, choices = widened(placement, Choices(ranges, self.calibration.extremes), roots)
         if placement.anatomy.target.wide == "float" and roots:
             placement, given = self.calibration.run(placement)
-            choices = Choices(given, choices.wide)
+            choices = Choices(given, self.calibration.extremes, choices.wide)
         if self.improvements.correct_bias and self.data is not None:
             choices = correct_biases(placement, choices, self.data, self.calibration.budget_bytes)
         return placement, choices
