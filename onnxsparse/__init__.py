@@ -1,4 +1,4 @@
-"""Prune, annotate, inspect and compare ONNX models, on the ONNX file alone.
+"""Prune, quantize, annotate, inspect and compare ONNX models, on the ONNX file alone.
 
 >>> from onnxsparse import Pipeline, Prune, Annotate, load
 >>> model = load("in.onnx")
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from onnxsparse.passes.fix_shapes import FixShapes
     from onnxsparse.passes.fold import Fold
     from onnxsparse.passes.prune import Prune
+    from onnxsparse.passes.prune_channels import PruneChannels
+    from onnxsparse.passes.quantize import Quantize
     from onnxsparse.passes.strip import Strip
     from onnxsparse.pipeline import Pipeline
 
@@ -37,6 +39,8 @@ _HOMES = {
     "PassError": "onnxsparse.errors",
     "Pipeline": "onnxsparse.pipeline",
     "Prune": "onnxsparse.passes.prune",
+    "PruneChannels": "onnxsparse.passes.prune_channels",
+    "Quantize": "onnxsparse.passes.quantize",
     "Strip": "onnxsparse.passes.strip",
     "compare": "onnxsparse.comparison",
     "layers": "onnxsparse.facts",
@@ -57,6 +61,8 @@ __all__ = [
     "PassError",
     "Pipeline",
     "Prune",
+    "PruneChannels",
+    "Quantize",
     "Strip",
     "compare",
     "layers",

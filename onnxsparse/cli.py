@@ -17,7 +17,7 @@ INTERRUPTED = 130
 def make_app() -> App:
     app = App(
         name="onnxsparse",
-        help="Prune, annotate, inspect and compare ONNX models, on the ONNX file alone.",
+        help="Prune, quantize, annotate, inspect and compare ONNX models, on the ONNX file alone.",
         help_epilogue="Every command has its own --help. --debug shows the traceback of an error.",
         help_format="plaintext",
         version=lambda: version("onnxsparse"),
