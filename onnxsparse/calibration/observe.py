@@ -24,6 +24,9 @@ from onnxsparse.runtime import Feeds, runner
 REDUCTIONS = {"low": "ReduceMin", "high": "ReduceMax", "sum": "ReduceSum"}
 """The sum is there for NaN, which onnxruntime's extremes pass over."""
 
+SMALLEST_SPREAD = 1e-32
+"""Between extremes; elements of what lies closer together cannot be put into bins with float32."""
+
 
 @dataclass
 class Observed:
@@ -47,6 +50,11 @@ class Observed:
     def is_finite(self) -> bool:
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether a histogram tells more than the extremes."""
+        return self.is_finite and self.high - self.low > SMALLEST_SPREAD
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -66,7 +74,7 @@ def observe(model: Model, tensors: Sequence[str], data: CalibrationData, *, bins
     samples = max((r.samples for r in ranges.values()), default=0)
     if not bins:
         return Observation(ranges, samples=samples)
-    finite = {name: found for name, found in ranges.items() if found.is_finite and found.high > found.low}
+    finite = {name: found for name, found in ranges.items() if found.is_spread}
     histograms = {name: Histogram(found.low, found.high, bins) for name, found in finite.items()}
     for group in groups_within({name: found.elements * 4 for name, found in finite.items()}, budget_bytes):
         fill(prefix(model, group), data, {name: histograms[name] for name in group}, samples)
