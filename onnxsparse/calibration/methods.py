@@ -143,7 +143,7 @@ def without_zeros(histogram: Histogram) -> Floats:
 def divergence_at(histogram: Histogram, counts: Floats, reach: float, levels: Levels) -> float:
     """KL(original ‖ quantized) with everything beyond ±`reach` clipped; infinite where a level is finer than a bin."""
     first = max(0, round((-reach - histogram.low) / histogram.width))
-    last = min(histogram.bins, round((reach - histogram.low) / histogram.width))
+    last = min(histogram.bins, max(0, round((reach - histogram.low) / histogram.width)))
     inner = counts[first:last]
     covered = inner.size * histogram.width / (2 * reach) if levels.symmetric else 1.0
     count = max(2, round(levels.count * covered))
