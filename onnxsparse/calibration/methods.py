@@ -23,6 +23,9 @@ ENTROPY_CANDIDATES = 120
 
 SMALLEST_PROBABILITY = 1e-12
 
+DIGITS = 9
+"""Of a range, in memory as in files, so that one that is read again gives the same scale; enough for a float32."""
+
 
 @dataclass(frozen=True)
 class Range:
@@ -33,6 +36,9 @@ class Range:
 
     def __or__(self, other: "Range") -> "Range":
         return Range(min(self.low, other.low), max(self.high, other.high))
+
+    def rounded(self) -> "Range":
+        return Range(*(float(f"{end:.{DIGITS}g}") for end in (self.low, self.high)))
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ def choose_ranges(seen: Observation, method: Method, levels: Levels, percentile:
     found: dict[str, Range] = {}
     for name, observed in seen.ranges.items():
         if observed.is_finite:
-            found[name] = choose_range(observed, seen.histograms.get(name), method, levels, percentile)
+            found[name] = choose_range(observed, seen.histograms.get(name), method, levels, percentile).rounded()
     return found
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from onnxsparse.calibration.methods import Range
+from onnxsparse.calibration.methods import DIGITS, Range
 from onnxsparse.errors import ModelError
 
 SCHEMA = 1
@@ -14,7 +14,7 @@ SCHEMA = 1
 def ranges_json(ranges: Mapping[str, Range], method: str, samples: int) -> str:
     """One line an activation, so that a person finds it."""
     head = f'{{\n "schema": {SCHEMA},\n "method": {json.dumps(method)},\n "samples": {samples},\n "ranges": {{\n'
-    lines = (f"  {json.dumps(name)}: [{found.low:.9g}, {found.high:.9g}]" for name, found in ranges.items())
+    lines = (f"  {json.dumps(name)}: [{found.low:.{DIGITS}g}, {found.high:.{DIGITS}g}]" for name, found in ranges.items())
     return head + ",\n".join(lines) + "\n }\n}\n"
 
 
