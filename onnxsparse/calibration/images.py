@@ -22,6 +22,10 @@ CHANNEL_COUNTS = (1, 3)
 
 Resize = Literal["crop", "stretch", "pad"]
 
+Layout = Literal["nchw", "nhwc"]
+
+CHANNEL_AXES: dict[Layout, int] = {"nchw": 1, "nhwc": 3}
+
 
 @dataclass(frozen=True)
 class ImageFormat:
@@ -32,7 +36,7 @@ class ImageFormat:
 
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    layout: Literal["nchw", "nhwc"] | None = None
+    layout: Layout | None = None
     resize: Resize = "crop"
     bgr: bool = False
 
@@ -51,21 +55,23 @@ def image_feeds(files: tuple[Path, ...], model: Model, images: ImageFormat) -> I
     name = inputs[0].name
     shape = model.binding.shapes.get(name, ())
     dtype = element_dtype(name, inputs[0].type.tensor_type.elem_type)
-    layout = images.layout or layout_of(shape, name, model)
+    layout = layout_of(shape, name, model, images.layout)
     for file in files:
         yield {name: image_array(file, shape, dtype, layout, images)}
 
 
-def layout_of(shape: Shape, name: str, model: Model) -> Literal["nchw", "nhwc"]:
-    if len(shape) == 4 and shape[1] in CHANNEL_COUNTS:
-        return "nchw"
-    if len(shape) == 4 and shape[3] in CHANNEL_COUNTS:
-        return "nhwc"
-    found = format_shape(shape)
-    raise ModelError(f"--data: input '{name}' of {model.name} is {found}, no image of 1 or 3 channels; give --layout")
+def layout_of(shape: Shape, name: str, model: Model, asked: Layout | None) -> Layout:
+    """Where the input's channels are, as was asked or as its shape says. Raises ModelError for an input that takes no image."""
+    found = f"--data: input '{name}' of {model.name} is {format_shape(shape)}"
+    for layout, axis in CHANNEL_AXES.items():
+        if len(shape) == 4 and asked in (None, layout) and shape[axis] in (*CHANNEL_COUNTS, *([None] if asked else [])):
+            if shape[0] not in (None, 1):
+                raise ModelError(f"{found}, which is {shape[0]} images at once; give arrays (npz)")
+            return layout
+    raise ModelError(f"{found}, no image of 1 or 3 channels{'' if asked else '; give --layout'}")
 
 
-def image_array(file: Path, shape: Shape, dtype: np.dtype[np.generic], layout: str, images: ImageFormat) -> Array:
+def image_array(file: Path, shape: Shape, dtype: np.dtype[np.generic], layout: Layout, images: ImageFormat) -> Array:
     from PIL import Image, UnidentifiedImageError
 
     channels, height, width = shape[1:] if layout == "nchw" else (shape[3], *shape[1:3])
