@@ -2,15 +2,16 @@
 
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+import onnx
 
 from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFormat, image_feeds
-from onnxsparse.dims import fed_inputs, format_shape
+from onnxsparse.dims import Shape, fed_inputs, format_shape
 from onnxsparse.errors import ModelError
 from onnxsparse.inputs import file_samples, fits
 from onnxsparse.model import Model
@@ -98,12 +99,22 @@ class Checked:
         wanted = self.model.binding.shapes.get(name)
         if array.dtype != dtype:
             raise ModelError(f"sample {number}: input '{name}' of {self.model.name} takes {dtype}, the array has {array.dtype}")
-        if wanted is not None and not (fits(array.shape, wanted) or fits(array.shape[1:], wanted[1:])):
+        if wanted is not None and not (fits(array.shape, wanted) or (takes_any_batch(value) and is_batch(array.shape, wanted))):
             raise ModelError(
                 f"sample {number}: input '{name}' of {self.model.name} takes {format_shape(wanted)}, "
                 f"the array is {format_shape(array.shape)}"
             )
         return array
+
+
+def takes_any_batch(value: onnx.ValueInfoProto) -> bool:
+    """Whether the file leaves the first axis open, whatever size is assumed for it."""
+    sizes = value.type.tensor_type.shape.dim
+    return len(sizes) > 0 and sizes[0].dim_value <= 0
+
+
+def is_batch(shape: Sequence[int], wanted: Shape) -> bool:
+    return len(shape) == len(wanted) and shape[0] > 0 and fits(shape[1:], wanted[1:])
 
 
 class Spooled:
