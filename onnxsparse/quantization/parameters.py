@@ -10,6 +10,9 @@ from onnxsparse.weights import Array
 LARGEST_BIAS = 2**31 - 1
 """Biases are 32-bit integers with the scale of the products they are added to."""
 
+LARGEST_FITTED_BIAS = 2**30
+"""What scales are chosen for: the other half of the 32 bits is for the products, 33 000 of them at their largest."""
+
 FINEST_BIAS = 2.0**-24
 """Of a bias that stands alone, on weights that are all zero: as fine as a float."""
 
@@ -64,8 +67,8 @@ def square_errors(weight: Array, scale: Floats, axis: int | None, grid: Grid) ->
 
 
 def wide_enough(scale: Floats, bias: Floats, input_scale: float) -> Floats:
-    """Weight scales raised where a bias would not fit into 32 bits: in a few channels, of tiny weights and a large bias."""
-    return np.maximum(scale, np.float64(1.000001) * np.abs(bias) / (LARGEST_BIAS * input_scale))
+    """Weight scales raised where a bias would not leave the products room in 32 bits: in a few channels, of tiny weights and a large bias."""
+    return np.maximum(scale, np.float64(1.000001) * np.abs(bias) / (LARGEST_FITTED_BIAS * input_scale))
 
 
 def quantize_weight(weight: Array, scale: Floats, axis: int | None, grid: Grid) -> Quantized:
