@@ -125,7 +125,7 @@ class Anatomy:
             constants = tuple(at for at, name in inputs if name in self.constant and quant is not Quant.ACTIVATION)
             return Unit(index, nodes, leaving, read, constants=constants)
         weights = tuple(self._weights(index))
-        bias = self._bias(index, {w.at for w in weights} | set(activations))
+        bias = self._bias(index, weights)
         taken = {*activations, *(w.at for w in weights), *([] if bias is None else [bias])}
         if any(at not in taken for at, _ in inputs if at < 2):
             return None  # an operand that is constant and not stored
@@ -187,16 +187,18 @@ class Anatomy:
         except UnknownFact:
             return None
 
-    def _bias(self, index: int, taken: set[int]) -> int | None:
-        """The input that is a bias: a stored vector, added as it is."""
+    def _bias(self, index: int, weights: tuple[UnitWeight, ...]) -> int | None:
+        """The input that is a bias: a stored vector, added as it is, with a number for every output of the weight."""
         spec, node = self.specs[index], self.nodes[index]
         if spec is None or spec.absorb is None or not spec.absorb.when(OpView(node, (), ())):
             return None
         at = spec.absorb.bias_at
-        if at in taken or at >= len(node.input) or not node.input[at]:
+        if at >= len(node.input) or any(w.at != spec.absorb.weight_at for w in weights):
             return None
         name = self.resolver.constant(self.graph, node.input[at])
-        return at if name is not None and len(self.model.weights.shape(name)) == 1 else None
+        shape = () if name is None else self.model.weights.shape(name)
+        # outputs of groups share the weight's scales
+        return at if len(shape) == 1 and all(shape[0] % self.outputs_of(w) == 0 for w in weights) else None
 
     def _absorbed(self, root: int, owned: set[int]) -> tuple[tuple[int, ...], str]:
         """The nodes behind one that are part of it, and the value that leaves them: the most that make a single one."""
