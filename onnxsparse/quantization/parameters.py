@@ -67,7 +67,7 @@ def square_errors(weight: Array, scale: Floats, axis: int | None, grid: Grid) ->
 
 
 def wide_enough(scale: Floats, bias: Floats, input_scale: float) -> Floats:
-    """Weight scales raised where a bias would not leave the products room in 32 bits: in a few channels, of tiny weights and a large bias."""
+    """Weight scales raised where 32 bits would not hold a bias and the products: in a few channels, of tiny weights."""
     return np.maximum(scale, np.float64(1.000001) * np.abs(bias) / (LARGEST_FITTED_BIAS * input_scale))
 
 

@@ -6,13 +6,25 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+import onnx.defs
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from onnxsparse.errors import ParamError
 from onnxsparse.quantization.grid import Grid
 
 STRICT = ConfigDict(extra="forbid")
+
+
+def known_op(name: str) -> str:
+    """Raises PydanticCustomError for what ONNX does not define, which would be left float without a word."""
+    if not onnx.defs.has(name):
+        raise PydanticCustomError("op", "'{name}' is no op of ONNX", {"name": name})
+    return name
+
+
+OpType = Annotated[str, AfterValidator(known_op)]
 
 PowersOfTwo = Literal["none", "activations", "weights", "all"]
 
@@ -27,6 +39,10 @@ class Activations:
     """Zero point 0."""
     power_of_two: bool = False
     """Scales are 2^−exponent."""
+
+    def __post_init__(self) -> None:
+        if self.symmetric and not self.signed:
+            raise PydanticCustomError("grid", "unsigned integers need a zero point: give symmetric = false")
 
     @property
     def grid(self) -> Grid:
@@ -62,11 +78,11 @@ class Target:
     """What is known of it, with the source."""
     inferred: tuple[str, ...] = ()
     """What is not, and was chosen."""
-    integer_ops: Annotated[tuple[str, ...], Field(min_length=1)]
+    integer_ops: Annotated[tuple[OpType, ...], Field(min_length=1)]
     """Ops that read and make integers; ops that only move elements always do."""
-    absorbs: tuple[str, ...] = ()
+    absorbs: tuple[OpType, ...] = ()
     """Ops that are part of the one that makes their input: no quantizer stands between."""
-    one_scale: tuple[str, ...] = ()
+    one_scale: tuple[OpType, ...] = ()
     """Ops whose inputs and output have one scale."""
     wide: Literal["int16", "float"] = "float"
     activations: Activations = Activations()
