@@ -1,4 +1,4 @@
-"""Calibration data: arrays and images as a model's input, with pixels worked out by hand; one clear line for what does not fit."""
+"""Calibration data: arrays and images as a model's input, with pixels worked out by hand; one line for what does not fit."""
 
 from pathlib import Path
 
