@@ -57,19 +57,27 @@ def ours(name: str, arguments: str) -> Method:
 
 
 X86, CV22 = "--target onnxruntime-x86", "--target cv22"
+PLAIN = "--no-correct-bias"
 OURS = (
-    ours("x86, minmax", f"{X86} --method minmax"),
-    ours("x86, moving-average", f"{X86} --method moving-average"),
-    ours("x86, percentile", f"{X86} --method percentile"),
-    ours("x86, entropy", f"{X86} --method entropy"),
-    ours("x86, mse", f"{X86} --method mse"),
-    ours("x86, minmax, equalize, correct-bias", f"{X86} --method minmax --equalize --correct-bias"),
-    ours("x86, mse, equalize, correct-bias", f"{X86} --method mse --equalize --correct-bias"),
-    ours("cv22, minmax", f"{CV22} --method minmax"),
-    ours("cv22, mse", f"{CV22} --method mse"),
-    ours("cv22, mse, equalize, correct-bias", f"{CV22} --method mse --equalize --correct-bias"),
-    ours("cv22, mse, equalize, correct-bias, 5 wide layers", f"{CV22} --method mse --equalize --correct-bias --wide-layers 5"),
-    ours("cv22, mse, power of two", f"{CV22} --method mse --power-of-two all"),
+    ours("x86, minmax", f"{X86} {PLAIN} --method minmax"),
+    ours("x86, moving-average", f"{X86} {PLAIN} --method moving-average"),
+    ours("x86, percentile", f"{X86} {PLAIN} --method percentile"),
+    ours("x86, entropy", f"{X86} {PLAIN} --method entropy"),
+    ours("x86, mse", f"{X86} {PLAIN} --method mse"),
+    ours("x86, as it comes (mse, biases corrected)", X86),
+    ours("x86, equalized as well", f"{X86} --equalize"),
+    ours("x86, 5 wide layers as well", f"{X86} --wide-layers 5"),
+    ours("cv22, minmax", f"{CV22} {PLAIN} --method minmax"),
+    ours("cv22, percentile", f"{CV22} {PLAIN} --method percentile"),
+    ours("cv22, entropy", f"{CV22} {PLAIN} --method entropy"),
+    ours("cv22, mse", f"{CV22} {PLAIN} --method mse"),
+    ours("cv22, mse, per tensor", f"{CV22} {PLAIN} --per-tensor"),
+    ours("cv22, as it comes (mse, biases corrected)", CV22),
+    ours("cv22, equalized as well", f"{CV22} --equalize"),
+    ours("cv22, 5 wide layers as well", f"{CV22} --wide-layers 5"),
+    ours("cv22, 20 wide layers, minmax", f"{CV22} --wide-layers 20 --method minmax"),
+    ours("cv22, power of two", f"{CV22} {PLAIN} --power-of-two all"),
+    ours("cv22, power of two, biases corrected", f"{CV22} --power-of-two all"),
 )
 """onnxsparse's variants; a new one is a line here."""
 

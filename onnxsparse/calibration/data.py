@@ -4,6 +4,7 @@ import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -31,6 +32,10 @@ class CalibrationData:
     def __iter__(self) -> Iterator[Feeds]:
         return iter(self.samples)
 
+    def every(self, step: int) -> "CalibrationData":
+        """Every so manyth sample."""
+        return CalibrationData(Thinned(self.samples, step), self.source)
+
 
 def open_data(source: "Path | Iterable[Feeds]", model: Model, images: ImageFormat) -> CalibrationData:
     """Data from an npy or npz file, a folder of them, a folder of images, or any iterable of feeds.
@@ -53,6 +58,17 @@ def open_data(source: "Path | Iterable[Feeds]", model: Model, images: ImageForma
     if arrays:
         return CalibrationData(ArrayFiles(arrays, model), str(source))
     return CalibrationData(ImageFiles(pictures, model, images), str(source))
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """Samples at a distance from one another: files are often in the order of what they show."""
+
+    samples: Iterable[Feeds]
+    step: int
+
+    def __iter__(self) -> Iterator[Feeds]:
+        return islice(self.samples, 0, None, self.step)
 
 
 @dataclass(frozen=True)

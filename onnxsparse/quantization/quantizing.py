@@ -13,6 +13,9 @@ from onnxsparse.quantization.insertion import Choices, Written, write_integers
 from onnxsparse.quantization.mixed import Quality, ranked, widened
 from onnxsparse.quantization.placement import Placement
 
+MEASURED_SAMPLES = 32
+"""As many are enough for means and noise, taken evenly from the data; ranges look at all of it."""
+
 
 @dataclass(frozen=True)
 class Improvements:
@@ -54,6 +57,12 @@ class Quantizing:
     def data(self) -> CalibrationData | None:
         return self.calibration.data
 
+    @property
+    def measured(self) -> CalibrationData | None:
+        """What means and noise are measured on, once the samples are counted."""
+        step = -(-self.calibration.samples // MEASURED_SAMPLES)
+        return None if self.data is None else self.data.every(max(step, 1))
+
     def run(self, placement: Placement) -> QuantizedModel:
         """Quantize a placement's model, whose weights equalization changes."""
         if self.data is None and self.improvements.named is not None:
@@ -70,9 +79,9 @@ class Quantizing:
 
     def _ranked(self, placement: Placement, ranges: Mapping[str, Range]) -> list[int]:
         """The layers that may become wide, those first that need it most."""
-        if self.data is None or not (self.improvements.wide_layers or self.improvements.min_sqnr_db is not None):
+        if self.measured is None or not (self.improvements.wide_layers or self.improvements.min_sqnr_db is not None):
             return []
-        return ranked(placement, Choices(ranges, self.calibration.extremes), self.data, self.calibration.budget_bytes)
+        return ranked(placement, Choices(ranges, self.calibration.extremes), self.measured, self.calibration.budget_bytes)
 
     def _widened(self, placement: Placement, ranges: Mapping[str, Range], order: list[int]) -> tuple[Placement, Choices]:
         """As many of them wide as asked for, or as the outputs need."""
@@ -114,6 +123,6 @@ class Quantizing:
         if placement.anatomy.target.wide == "float" and roots:
             placement, given = self.calibration.run(placement)
             choices = Choices(given, self.calibration.extremes, choices.wide)
-        if self.improvements.correct_bias and self.data is not None:
-            choices = correct_biases(placement, choices, self.data, self.calibration.budget_bytes)
+        if self.improvements.correct_bias and self.measured is not None:
+            choices = correct_biases(placement, choices, self.measured, self.calibration.budget_bytes)
         return placement, choices
