@@ -96,8 +96,11 @@ class Placer:
             self.quantized_before.add(unit.root)
             return False
         for weight in unit.weights:
-            if is_float_weight(anatomy.model, weight.stored) and not is_finite(anatomy.model, weight.stored):
+            if is_float_weight(anatomy.model, weight.stored) and not is_finite(anatomy.model, weight.stored.name):
                 self.kept[unit.root] = "its weights are not finite"
+        bias = anatomy.bias_name(unit)
+        if bias is not None and not is_finite(anatomy.model, bias):
+            self.kept[unit.root] = "its bias is not finite"
         if unit.weights and all(anatomy.outputs_of(w) == 1 for w in unit.weights) and self._is_distribution(unit):
             self.kept[unit.root] = "it takes the mean over a distribution"
         return unit.root not in self.kept

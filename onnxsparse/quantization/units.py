@@ -234,5 +234,5 @@ def is_float_weight(model: Model, stored: StoredWeight) -> bool:
     return stored.scale is None and model.weights.proto(stored.name).data_type == onnx.TensorProto.FLOAT
 
 
-def is_finite(model: Model, stored: StoredWeight) -> bool:
-    return bool(np.isfinite(model.weights[stored.name]).all())
+def is_finite(model: Model, name: str) -> bool:
+    return bool(np.isfinite(model.weights[name]).all())
