@@ -235,6 +235,8 @@ class Placer:
         floats = [name for name in node.input if name and anatomy.types.get(name) is not None]
         if floats and not any(anatomy.is_float(name) for name in floats):
             return "it computes in another type than float32"
+        if any(name and name not in anatomy.types for name in node.input):
+            return "the type of what it reads is not known"
         if node.op_type not in anatomy.target.integer_ops:
             return f"{anatomy.target.name} has no integers for {node.op_type}"
         return "its operands are not stored, or are quantized already"
