@@ -14,7 +14,7 @@ from onnxsparse.quantization.insertion import Choices, write_integers
 from onnxsparse.quantization.placement import Placement, place
 from onnxsparse.quantization.target import Target, load_target
 from onnxsparse.verify import first_fault
-from tests.graphs import INT64, Array, model, node, proto, weight
+from tests.graphs import INT64, Array, Values, model, node, proto, weight
 
 CV22, X86 = load_target("cv22"), load_target("onnxruntime-x86")
 BOUNDARIES = ("QuantizeLinear", "DequantizeLinear")
@@ -55,16 +55,17 @@ def graph(done: Model) -> list[str]:
 
 def scale(done: Model, name: str) -> float:
     """The scale of a value's quantizer in steps of 1/127, the first value's."""
-    return round(float(done.weights[f"{name}_scale"]) * 127, 4)  # type: ignore[arg-type]  # a float32 scalar
+    return round(float(done.weights[f"{name}_scale"]) * 127, 4)
 
 
 def skipped(built: Model, target: Target = CV22, kept: Mapping[int, str] | None = None) -> dict[str, str]:
     return {skip.node: skip.reason.removeprefix("stays float: ") for skip in placed(built, target, kept).skipped}
 
 
-def convolved(*behind: onnx.NodeProto, outputs: str = "y", **weights: str | Array | np.generic) -> Model:
+def convolved(*behind: onnx.NodeProto, outputs: str = "y", weights: Values | None = None, **own: str | Array) -> Model:
     """A convolution `c` of `x` by `w`, and what is behind it."""
-    return model([node("Conv", "x w", "c"), *behind], {"x": "1x4x4x4"}, outputs.split(), {"w": "4x4x1x1", **weights})
+    constants = {"w": "4x4x1x1", **(weights or {}), **own}
+    return model([node("Conv", "x w", "c"), *behind], {"x": "1x4x4x4"}, outputs.split(), constants)
 
 
 SILU = [node("Sigmoid", "c", "s"), node("Mul", "c s", "y")]
@@ -79,7 +80,7 @@ class TestActivations:
         ids=["Relu", "Clip", "SiLU", "HardSwish in steps", "HardSwish"],
     )
     def test_no_quantizer_between_a_convolution_and_its_activation(self, behind: list[onnx.NodeProto]) -> None:
-        done = quantized(convolved(*behind, **NUMBERS))
+        done = quantized(convolved(*behind, weights=NUMBERS))
         lines = graph(done)
         assert lines[0] == "c = Conv(x', w')"
         assert not [line for line in lines[1:] if "'" in line]
@@ -146,18 +147,18 @@ def joined() -> Model:
 
 class TestMoving:
     @pytest.mark.parametrize(
-        ("move", "readers"),
+        "move",
         [
-            (node("MaxPool", "c", "m", kernel_shape=[1, 1]), "w"),
-            (node("Resize", "c _ twice", "m", mode="nearest"), "w"),
-            (node("Transpose", "c", "m", perm=[0, 1, 3, 2]), "w"),
-            (node("Reshape", "c sizes", "m"), "w"),
+            node("MaxPool", "c", "m", kernel_shape=[1, 1]),
+            node("Resize", "c _ twice", "m", mode="nearest"),
+            node("Transpose", "c", "m", perm=[0, 1, 3, 2]),
+            node("Reshape", "c sizes", "m"),
         ],
-        ids=lambda v: v.op_type if isinstance(v, onnx.NodeProto) else "",
+        ids=lambda v: v.op_type,
     )
-    def test_what_is_moved_keeps_its_scale(self, move: onnx.NodeProto, readers: str) -> None:
+    def test_what_is_moved_keeps_its_scale(self, move: onnx.NodeProto) -> None:
         numbers = {"twice": np.array([1, 1, 2, 2], np.float32), "sizes": np.array([1, 4, 2, 8], np.int64)}
-        done = quantized(convolved(move, node("Conv", f"m {readers}", "y"), **numbers))
+        done = quantized(convolved(move, node("Conv", "m w", "y"), weights=numbers))
         assert graph(done)[1].startswith(f"m = {move.op_type}(c'")
         assert graph(done)[2] == "y = Conv(m', w')"
         assert (scale(done, "c"), scale(done, "m"), scale(done, "y")) == (2, 2, 3)
