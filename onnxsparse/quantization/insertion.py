@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from onnxsparse.calibration.methods import Range
 from onnxsparse.errors import PassError
 from onnxsparse.model import Model
+from onnxsparse.opset import every_name
 from onnxsparse.passbase import Change
 from onnxsparse.protos import replace_all
 from onnxsparse.quantization.grid import Floats, Grid
@@ -128,8 +129,7 @@ class Inserter:
         self.behind: dict[int, list[onnx.NodeProto]] = {}
         self.made: dict[str, Array] = {}
         self.replaced: set[str] = set()
-        self.names = {n for node in self.nodes for n in (node.name, *node.input, *node.output)}
-        self.names |= set(model.weights) | {v.name for v in model.proto.graph.input}
+        self.names = set(every_name(model.proto))
         self.written = Written(model, self.scales)
 
     def run(self) -> Written:
