@@ -129,6 +129,7 @@ class Inserter:
         self.behind: dict[int, list[onnx.NodeProto]] = {}
         self.made: dict[str, Array] = {}
         self.replaced: set[str] = set()
+        self.beside: set[str] = set()
         self.names = set(every_name(model.proto))
         self.written = Written(model, self.scales)
 
@@ -268,6 +269,7 @@ class Inserter:
             stays = True
         if stays or name in self.replaced or name in self.anatomy.graph.producers:
             stored = self._constant(f"{name}_quantized", found.integers)
+            self.beside.add(name)
         else:
             stored = name
             self.replaced.add(name)
@@ -311,10 +313,10 @@ class Inserter:
         for index, node in enumerate(self.nodes):
             ordered += [*self.before.get(index, []), node, *self.behind.get(index, [])]
         read = {name for node in ordered for name in node.input} | self.anatomy.outputs | self.anatomy.captured
-        dropped = {name for name in self.written.weights if name not in read}
+        dropped = self.beside - read
         replace_all(graph.node, [node for node in ordered if not dropped.intersection(node.output)])
-        kept = [tensor for tensor in graph.initializer if tensor.name in read or tensor.name not in dropped]
-        replace_all(graph.initializer, kept)
+        replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in dropped])
+        replace_all(graph.input, [given for given in graph.input if given.name not in dropped])
         self._add_tensors()
         if any(node.domain == MICROSOFT for node in graph.node) and not self.model.opset(MICROSOFT):
             self.model.proto.opset_import.add(domain=MICROSOFT, version=1)
