@@ -109,7 +109,20 @@ class Placer:
         weight = next((w for w in unit.weights if w.at == at), None)
         if weight is not None:
             return not is_float_weight(self.anatomy.model, weight.stored)
-        return self.anatomy.nodes[unit.root].input[at] in self.anatomy.already
+        return self._comes_quantized(self.anatomy.nodes[unit.root].input[at])
+
+    def _comes_quantized(self, name: str) -> bool:
+        """Whether a value has a quantizer, or is moved from behind one."""
+        anatomy = self.anatomy
+        if name in anatomy.already:
+            return True
+        made_by = anatomy.graph.producers.get(name)
+        while made_by is not None and anatomy.quant(made_by) is Quant.FOLLOW:
+            name = anatomy.nodes[made_by].input[0]
+            if anatomy.already.get(name) == name:
+                return True
+            made_by = anatomy.graph.producers.get(name)
+        return False
 
     def _is_distribution(self, unit: Unit) -> bool:
         """Whether a unit reads what a Softmax made, perhaps moved."""
