@@ -1,6 +1,7 @@
 """Where quantizers go: small graphs in, and what reads integers then, worked out by hand. `v'` is v through its quantizer."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -44,7 +45,7 @@ def graph(done: Model) -> list[str]:
             return name.removesuffix("_unquantized")
         before = made.get(behind.input[0])
         source = behind.input[0] if before is None else before.input[0]
-        return source.removesuffix("_quantized").removesuffix("_unquantized") + "'"
+        return re.sub(r"_quantized(_\d+)?$|_unquantized$", "", source) + "'"
 
     def line(n: onnx.NodeProto) -> str:
         results = ", ".join(name.removesuffix("_unquantized") for name in n.output)
@@ -157,7 +158,7 @@ class TestMoving:
         ids=lambda v: v.op_type,
     )
     def test_what_is_moved_keeps_its_scale(self, move: onnx.NodeProto) -> None:
-        numbers = {"twice": np.array([1, 1, 2, 2], np.float32), "sizes": np.array([1, 4, 2, 8], np.int64)}
+        numbers: Values = {"twice": np.array([1, 1, 2, 2], np.float32), "sizes": np.array([1, 4, 2, 8], np.int64)}
         done = quantized(convolved(move, node("Conv", "m w", "y"), weights=numbers))
         assert graph(done)[1].startswith(f"m = {move.op_type}(c'")
         assert graph(done)[2] == "y = Conv(m', w')"
