@@ -18,7 +18,8 @@ def live(command: str) -> Iterator[None]:
         task = shown.add_task(command, total=None)
 
         def update(what: str, done: int, total: int | None) -> None:
-            shown.update(task, description=f"{command}: {what}", completed=done, total=total)
+            shown.tasks[task].total = total  # an update with None would leave that of the work before
+            shown.update(task, description=f"{command}: {what}", completed=done)
 
         with listening(update):
             yield
