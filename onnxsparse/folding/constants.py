@@ -1,0 +1,114 @@
+"""What is computed from constants alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from onnxsparse.errors import BackendError
+from onnxsparse.folding.rewriting import Folding, is_constant_node, is_output, rewire
+from onnxsparse.graph import Graph
+from onnxsparse.model import Model
+from onnxsparse.ops import find
+from onnxsparse.runtime import runner
+from onnxsparse.weights import Array
+
+SLACK_BYTES = 4096
+"""A folded constant may be this much larger than what it was computed from; generated weights stay generated."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A value that follows from constants: itself, and the constants it came from with their sizes in bytes."""
+
+    values: Array
+    sources: dict[str, int]
+
+
+def computes_on_constants(model: Model) -> bool:
+    """Whether a float tensor is computed from constants in the graph, by more than another view of one."""
+    graph = Graph(model.proto.graph)
+    constant = {name for name in graph.initializers if is_float(graph.initializers[name])}
+    for node in graph.proto.node:
+        spec = find(node.domain, node.op_type, model.opset(node.domain))
+        if node.op_type == "Constant":
+            constant.update(o for o in node.output for a in node.attribute if is_float(a.t))
+        elif spec is not None and node.input and all(i in constant or i in graph.initializers for i in node.input if i):
+            if any(i in constant for i in node.input) and spec.view is None and spec.folds and not spec.random:
+                return True
+            constant.update(node.output)
+    return False
+
+
+def is_float(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+
+
+def fold_constants(folding: Folding, graph: Any) -> None:
+    """Nodes that compute on constants alone, where the result is no larger than what it is computed from."""
+    known: dict[int, Computed] = {}
+    made: list[Any] = []
+    for node in graph.nodes:
+        results = compute(folding, node, known)
+        known |= results
+        made += [node] if results else []
+    for tensor in [o for node in made for o in node.outputs if not is_constant_node(node)]:
+        found = known[id(tensor)]
+        users = [u for u in tensor.outputs if not any(u is m for m in made)]
+        if users and not is_output(graph, tensor) and found.values.nbytes <= sum(found.sources.values()) + SLACK_BYTES:
+            rewire(tensor, constant_for(folding, tensor, found), users)
+    for node in reversed(made):
+        if not any(o.outputs or is_output(graph, o) for o in node.outputs):
+            node.inputs.clear()
+            graph.nodes.remove(node)
+
+
+def compute(folding: Folding, node: Any, known: dict[int, Computed]) -> dict[int, Computed]:
+    """The outputs of a node whose inputs are all known, by identity of the tensor; empty for another node."""
+    spec = folding.spec(node)
+    if is_constant_node(node):
+        values = node.attrs["value"].values
+        return {id(node.outputs[0]): Computed(values, {node.outputs[0].name: values.nbytes})}
+    inputs = [(t, stored(t, known)) for t in node.inputs if t.name]
+    if spec is None or not spec.folds or spec.random or spec.body is not None or not inputs:
+        return {}
+    if any(found is None or found.values.dtype == object for _, found in inputs) or not all(o.name for o in node.outputs):
+        return {}
+    given = [(t, found) for t, found in inputs if found is not None]
+    values = run_node(folding, node, {t.name: found.values for t, found in given})
+    sources = {name: size for _, found in given for name, size in found.sources.items()}
+    return {id(t): Computed(v, sources) for t, v in zip(node.outputs, values, strict=False)}
+
+
+def stored(tensor: Any, known: dict[int, Computed]) -> Computed | None:
+    if isinstance(tensor, gs.Constant):
+        return Computed(tensor.values, {tensor.name: tensor.values.nbytes})
+    return known.get(id(tensor))
+
+
+def run_node(folding: Folding, node: Any, feeds: dict[str, Array]) -> list[Array]:
+    """One node in onnxruntime, so that the result is what the runtime would compute; empty where it cannot."""
+    proto = folding.view(node).node
+    inputs = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()]
+    outputs = [onnx.ValueInfoProto(name=o.name) for o in node.outputs]
+    graph = helper.make_graph([proto], "one", inputs, outputs)
+    imports = folding.model.proto.opset_import
+    try:
+        single = Model.from_proto(
+            helper.make_model(graph, opset_imports=imports, ir_version=max(folding.model.proto.ir_version, 4))
+        )
+        return list(runner(single).run(feeds).values())
+    except BackendError:
+        return []
+
+
+def constant_for(folding: Folding, tensor: Any, found: Computed) -> Any:
+    """The initializer that stands for a computed value."""
+    folding.count("constant folded")
+    weights = folding.model.weights
+    learnt = [name for name in found.sources if name in weights and weights[name].dtype.kind == "f" and weights[name].ndim > 1]
+    if len(learnt) == 1:
+        folding.names[tensor.name] = learnt[0]
+    return gs.Constant(tensor.name, found.values)

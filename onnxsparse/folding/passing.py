@@ -1,0 +1,34 @@
+"""Nodes that hand on what they get."""
+
+from typing import Any
+
+from onnxsparse.folding.rewriting import Folding, is_output, rewire
+
+
+def remove_passing(folding: Folding, graph: Any) -> None:
+    """Identity, and Dropout at inference."""
+    for node in list(graph.nodes):
+        spec = folding.spec(node)
+        if spec is None or spec.passes is None or not spec.passes(folding.view(node)):
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        if is_output(graph, result):
+            if not take_over(graph, node, source, result):
+                continue
+        else:
+            rewire(result, source, list(result.outputs))
+        node.inputs.clear()
+        node.outputs.clear()
+        graph.nodes.remove(node)
+        folding.count(f"{node.op} removed")
+
+
+def take_over(graph: Any, node: Any, source: Any, result: Any) -> bool:
+    """Let the node that makes `source` make the graph output `result` instead; False where it is made elsewhere."""
+    maker = next((n for n in graph.nodes if any(o is source for o in n.outputs)), None)
+    if maker is None or is_output(graph, source):
+        return False
+    node.outputs.clear()
+    rewire(source, result, [user for user in source.outputs if user is not node])
+    maker.outputs = [result if o is source else o for o in maker.outputs]
+    return True
