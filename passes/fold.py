@@ -23,10 +23,13 @@ class Fold:
     """Replace what is computed from constants alone by its result, unless that is larger."""
     batch_norm: bool = True
     """Fold batch normalisation into the convolution, transposed convolution or Gemm before it."""
+    pads: bool = True
+    """Make an explicit Pad of zeros part of the convolution or average pooling behind it."""
 
     def run(self, model: Model) -> StepReport:
         # graphsurgeon takes a while to import
         from onnxsparse.folding import fold
 
-        notes = [f"{count} × {what}" for what, count in fold(model, self.constants, self.batch_norm).items()]
+        done = fold(model, self.constants, self.batch_norm, self.pads)
+        notes = [f"{count} × {what}" for what, count in done.items()]
         return StepReport(self.name, notes=notes or ["nothing to fold"], rewrote=bool(notes))

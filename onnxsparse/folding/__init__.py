@@ -3,6 +3,7 @@
 from onnxsparse import metadata
 from onnxsparse.folding.constants import computes_on_constants, fold_constants
 from onnxsparse.folding.linear import fold_affine
+from onnxsparse.folding.padding import fold_pads
 from onnxsparse.folding.passing import remove_passing
 from onnxsparse.folding.rewriting import Folding, bodies
 from onnxsparse.model import Model
@@ -10,8 +11,8 @@ from onnxsparse.model import Model
 __all__ = ["computes_on_constants", "fold", "fold_all_constants"]
 
 
-def fold(model: Model, constants: bool = True, batch_norm: bool = True) -> dict[str, int]:
-    """Remove Identity and Dropout, and fold constants and batch normalisation; returns how often each was done."""
+def fold(model: Model, constants: bool = True, batch_norm: bool = True, pads: bool = True) -> dict[str, int]:
+    """Remove Identity and Dropout, and fold constants, batch normalisation and padding; returns how often each was done."""
     folding = Folding(model)
     with model.edit() as edited:
         for graph in bodies(edited):
@@ -20,6 +21,8 @@ def fold(model: Model, constants: bool = True, batch_norm: bool = True) -> dict[
                 fold_constants(folding, graph)
             if batch_norm:
                 fold_affine(folding, graph)
+            if pads:
+                fold_pads(folding, graph)
     remember(folding)
     return folding.notes
 

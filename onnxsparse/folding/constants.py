@@ -18,6 +18,9 @@ from onnxsparse.weights import Array
 SLACK_BYTES = 4096
 """A folded constant may be this much larger than what it was computed from; generated weights stay generated."""
 
+INTEGER_BYTES = 8
+"""At most, of one element."""
+
 
 @dataclass(frozen=True)
 class Computed:
@@ -54,15 +57,21 @@ def fold_constants(folding: Folding, graph: Any) -> None:
         results = compute(folding, node, known)
         known |= results
         made += [node] if results else []
-    for tensor in [o for node in made for o in node.outputs if not is_constant_node(node)]:
+    for tensor in [o for node in made if folds(folding, node) for o in node.outputs]:
         found = known[id(tensor)]
-        users = [u for u in tensor.outputs if not any(u is m for m in made)]
+        users = [u for u in tensor.outputs if not any(u is m for m in made) or not folds(folding, u)]
         if users and not is_output(graph, tensor) and found.values.nbytes <= sum(found.sources.values()) + SLACK_BYTES:
             rewire(tensor, constant_for(folding, tensor, found), users)
     for node in reversed(made):
         if not any(o.outputs or is_output(graph, o) for o in node.outputs):
             node.inputs.clear()
             graph.nodes.remove(node)
+
+
+def folds(folding: Folding, node: Any) -> bool:
+    """Whether a node whose inputs are known may be replaced by its result."""
+    spec = folding.spec(node)
+    return spec is not None and spec.folds
 
 
 def compute(folding: Folding, node: Any, known: dict[int, Computed]) -> dict[int, Computed]:
@@ -72,14 +81,23 @@ def compute(folding: Folding, node: Any, known: dict[int, Computed]) -> dict[int
         values = node.attrs["value"].values
         return {id(node.outputs[0]): Computed(values, {node.outputs[0].name: values.nbytes})}
     inputs = [(t, stored(t, known)) for t in node.inputs if t.name]
-    if spec is None or not spec.folds or spec.random or spec.body is not None or not inputs:
+    if spec is None or spec.random or spec.body is not None or not inputs:
         return {}
     if any(found is None or found.values.dtype == object for _, found in inputs) or not all(o.name for o in node.outputs):
         return {}
     given = [(t, found) for t, found in inputs if found is not None]
+    if not spec.folds and not makes_few(folding, node, [found.values for _, found in given]):
+        return {}
     values = run_node(folding, node, {t.name: found.values for t, found in given})
     sources = {name: size for _, found in given for name, size in found.sources.items()}
     return {id(t): Computed(v, sources) for t, v in zip(node.outputs, values, strict=False)}
+
+
+def makes_few(folding: Folding, node: Any, inputs: list[Array]) -> bool:
+    """Whether an op that stays where it is makes so little that what is computed from it can be stored."""
+    spec = folding.spec(node)
+    made = None if spec is None or spec.makes is None else spec.makes(folding.view(node), inputs)
+    return made is not None and made * INTEGER_BYTES <= SLACK_BYTES
 
 
 def stored(tensor: Any, known: dict[int, Computed]) -> Computed | None:

@@ -28,13 +28,14 @@ class Folding:
         return find(domain, node.op, self.model.opset(domain))
 
     def view(self, node: Any) -> OpView:
-        """The node's attributes and names; without bodies, which no rule here looks at."""
+        """The node's attributes, names and the shapes of its initializers; without bodies, which no rule here looks at."""
         plain = {name: value for name, value in node.attrs.items() if not isinstance(value, gs.Graph)}
         proto = helper.make_node(
             node.op, [t.name for t in node.inputs], [t.name for t in node.outputs], name=node.name, domain=node.domain or ""
         )
         proto.attribute.extend(OnnxExporter.export_attributes(plain))
-        return OpView(proto, (), ())
+        shapes = tuple(tuple(t.shape) if isinstance(t, gs.Constant) else None for t in node.inputs)
+        return OpView(proto, shapes, ())
 
 
 def bodies(graph: Any) -> Iterator[Any]:

@@ -9,6 +9,7 @@ from functools import partial
 from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.folding import scale_conv, scale_conv_transpose
 from onnxsparse.ops.labels import Labels
+from onnxsparse.ops.padding import padding_conv
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Quant, WeightAxes, WeightSlot, product
 
@@ -125,6 +126,7 @@ SPECS = (
         weights=(KERNEL,),
         depthwise=is_depthwise,
         absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv),
+        take_zeros=padding_conv,
         couple=couple_conv,
         refit=refit_conv,
         quant=Quant.COMPUTE,

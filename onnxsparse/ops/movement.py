@@ -1,10 +1,14 @@
 """Ops that move, cut, join, repeat or make data and compute nothing."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxsparse.ops.coupling import Coupling, couple_same
 from onnxsparse.ops.labels import Axes, Labels
+from onnxsparse.ops.padding import couple_pad, pad_zeros, refit_pad
 from onnxsparse.ops.refit import Refit, refit_reshape, refit_sizes
 from onnxsparse.ops.reshaping import couple_reshape
 from onnxsparse.ops.spec import OpSpec, OpView, Quant, View, Work, product
@@ -63,55 +67,6 @@ def lost_axes(op: OpView, rank: int) -> None:
 def couple_transpose(c: Coupling) -> None:
     axes = c.axes(0)
     c.emit([axes[i] for i in c.op.numbers("perm", tuple(reversed(range(len(axes)))))])
-
-
-def couple_pad(c: Coupling) -> None:
-    """New elements may go like others; along a mirrored or repeated axis nothing may."""
-    axes = list(c.axes(0))
-    before, after = pad_sizes(c)
-    for i, labels in enumerate(axes):
-        if labels is None or (not before[i] and not after[i]):
-            continue
-        if c.op.text("mode", "constant") != "constant" or before[i] < 0 or after[i] < 0:
-            c.freeze(labels, "is padded with copies, or cropped")
-            axes[i] = None
-        else:
-            axes[i] = np.concatenate([c.space.fresh(before[i]), labels, c.space.fresh(after[i])])
-    c.emit(axes)
-
-
-def pad_sizes(c: Coupling) -> tuple[list[int], list[int]]:
-    """Elements before and after each axis."""
-    rank = len(c.axes(0))
-    given = c.op.numbers("pads") or c.vector(1)
-    at = [axis % rank for axis in c.vector(3)] if c.op.has_input(3) else list(range(rank))
-    before, after = [0] * rank, [0] * rank
-    for i, axis in enumerate(at):
-        before[axis], after[axis] = given[i], given[i + len(at)]
-    return before, after
-
-
-def refit_pad(r: Refit) -> None:
-    """As many new elements on either side as are left of them."""
-    rank = len(r.old.input(0))
-    given = list(r.old.numbers("pads"))
-    values = r.constant(1) if not given else None
-    if values is not None:
-        given = values.reshape(-1).tolist()
-    named = r.constant(3) if r.old.has_input(3) else None
-    at = list(range(rank)) if named is None else [int(axis) % rank for axis in named.reshape(-1)]
-    changed = list(given)
-    for i, axis in enumerate(at):
-        kept = r.kept_output(0, axis)
-        if kept is not None and (given[i] or given[i + len(at)]):
-            changed[i] = int(np.count_nonzero(kept < given[i]))
-            changed[i + len(at)] = int(np.count_nonzero(kept >= given[i] + r.old.input(0)[axis]))
-    if changed == given:
-        return
-    if values is None:
-        r.set("pads", changed)
-    else:
-        r.replace(1, np.array(changed, np.int64))
 
 
 def couple_expand(c: Coupling) -> None:
@@ -210,6 +165,13 @@ def couple_filled(c: Coupling) -> None:
     c.emit([c.space.fresh(size) for size in c.op.output()])
 
 
+def filled_integers(op: OpView, inputs: Sequence[NDArray[np.generic]]) -> int | None:
+    """As many as the input says, where sizes can be computed from them; generated weights are floats."""
+    if "value" not in op.attributes or op.attributes["value"].t.data_type not in (TensorProto.INT32, TensorProto.INT64):
+        return None
+    return product(tuple(int(size) for size in inputs[0].reshape(-1)))
+
+
 def couple_nothing(c: Coupling) -> None:
     """What it makes has no channels: sizes, indices, random numbers."""
 
@@ -232,8 +194,15 @@ SPECS = (
     ),
     OpSpec(op_type="Tile", moves=True, folds=False, work=Work.MOVE, couple=couple_tile, refit=refit_tile, quant=Quant.FOLLOW),
     *(OpSpec(op_type=name, folds=False, work=Work.FREE, couple=couple_nothing) for name in SOURCES),
-    OpSpec(op_type="ConstantOfShape", folds=False, work=Work.FREE, couple=couple_filled, refit=refit_sizes(0)),
-    OpSpec(op_type="Pad", folds=False, work=Work.MOVE, couple=couple_pad, refit=refit_pad, quant=Quant.FOLLOW),
+    OpSpec(
+        op_type="ConstantOfShape",
+        folds=False,
+        makes=filled_integers,
+        work=Work.FREE,
+        couple=couple_filled,
+        refit=refit_sizes(0),
+    ),
+    OpSpec(op_type="Pad", folds=False, zeros=pad_zeros, work=Work.MOVE, couple=couple_pad, refit=refit_pad, quant=Quant.FOLLOW),
     OpSpec(op_type="Resize", folds=False, work=Work.MOVE, couple=couple_resize, refit=refit_resize, quant=Quant.FOLLOW),
     OpSpec(op_type="Upsample", folds=False, work=Work.MOVE, couple=couple_resize, quant=Quant.FOLLOW),
     *(OpSpec(op_type=name) for name in RESAMPLES),

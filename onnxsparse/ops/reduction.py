@@ -11,6 +11,7 @@ from onnxsparse.ops.masking import (
     mask_skip_norm,
     reduced_axes,
 )
+from onnxsparse.ops.padding import padding_average
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import Affine, OpSpec, Quant, Work, same_shape
 
@@ -214,6 +215,15 @@ SPECS = (
     *(
         OpSpec(op_type=name, couple=couple_pool, quant=quant, homogeneous=name in SCALED_WITH_ITS_INPUT)
         for name, quant in POOLING.items()
+    ),
+    # since 7 it can count its padding
+    OpSpec(
+        op_type="AveragePool",
+        since=7,
+        take_zeros=padding_average,
+        couple=couple_pool,
+        quant=Quant.ARITHMETIC,
+        homogeneous=True,
     ),
     OpSpec(op_type="MeanVarianceNormalization", shape=same_shape, couple=couple_moments),
     *(OpSpec(op_type=name, couple=couple_regions) for name in ("MaxRoiPool", "RoiAlign")),

@@ -15,6 +15,7 @@ from onnx import helper
 if TYPE_CHECKING:
     from onnxsparse.ops.coupling import Coupling
     from onnxsparse.ops.masking import Masking
+    from onnxsparse.ops.padding import Attributes, Constant, Zeros
     from onnxsparse.ops.refit import Refit
 
 Size = tuple[int, ...]
@@ -163,9 +164,11 @@ class OpSpec:
     `view`: a constant that goes through it keeps its elements and where its zeros are.
     `moves`: its outputs are elements of its inputs, moved, left out or repeated.
     `random`: its output is no constant even without inputs.
-    `folds`: on constants alone it may be replaced by its result.
+    `folds`: on constants alone it may be replaced by its result. `makes`: for one that may not, how many integers it makes of
+    constant inputs; what is computed from few of them may be replaced still (None: may not).
     `passes`: whether its first output is its first input (the other outputs unused).
     `affine`: it scales and shifts channels by constants; `absorb`: it can take that in from behind.
+    `zeros`: how many zeros it puts around its input; `take_zeros`: its attributes with those in its own padding, where it can.
     `value`: its output, where that follows from its inputs' shapes.
     `like`: the standard op that shape inference may take it for, where onnx does not define it.
     `shape`: the shape of its first output, likewise, or where onnx's inference does not know it.
@@ -187,9 +190,12 @@ class OpSpec:
     body: "Body | None" = None
     random: bool = False
     folds: bool = True
+    makes: Callable[[OpView, Sequence[NDArray[np.generic]]], int | None] | None = None
     passes: Callable[[OpView], bool] | None = None
     affine: "Affine | None" = None
     absorb: "Absorb | None" = None
+    zeros: "Callable[[OpView, Constant], Zeros | None] | None" = None
+    take_zeros: "Callable[[OpView, Zeros], Attributes | None] | None" = None
     moves: bool = False
     like: str | None = None
     shape: Callable[[OpView], Size] | None = None

@@ -1,0 +1,70 @@
+"""Zeros that a node puts around a tensor, into the ops that read it."""
+
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from onnxsparse.folding.rewriting import Folding, bodies, is_constant_node, is_output
+from onnxsparse.ops.padding import Attributes, Zeros
+from onnxsparse.weights import Array
+
+
+def fold_pads(folding: Folding, graph: Any) -> None:
+    """From the last node to the first, so that of two Pads in a row both go."""
+    for node in reversed(list(graph.nodes)):
+        zeros = zeros_around(folding, node)
+        taken = None if zeros is None else taken_in(folding, graph, node.outputs[0], zeros)
+        if not taken:
+            continue
+        for reader, attributes in taken:
+            reader.inputs[0] = node.inputs[0]
+            reader.attrs.update(attributes)
+        folding.count(f"{node.op} folded into {' and '.join(sorted({reader.op for reader, _ in taken}))}")
+        remove(graph, node)
+
+
+def zeros_around(folding: Folding, node: Any) -> Zeros | None:
+    spec = folding.spec(node)
+    if spec is None or spec.zeros is None:
+        return None
+    return spec.zeros(folding.view(node), lambda at: constant_value(node.inputs[at]))
+
+
+def constant_value(tensor: Any) -> Array | None:
+    """Of an initializer, or of a Constant node's output."""
+    if not isinstance(tensor, gs.Constant):
+        maker = tensor.inputs[0] if tensor.inputs else None
+        if maker is None or not is_constant_node(maker):
+            return None
+        tensor = maker.attrs["value"]
+    values: Array = tensor.values
+    return values
+
+
+def taken_in(folding: Folding, graph: Any, padded: Any, zeros: Zeros) -> list[tuple[Any, Attributes]] | None:
+    """The nodes that read a padded tensor and their attributes with these zeros; None where one cannot take them in."""
+    if any(is_output(body, padded) for body in bodies(graph)):
+        return None
+    found = []
+    for reader in {id(reader): reader for reader in padded.outputs}.values():
+        spec = folding.spec(reader)
+        as_input = [at for at, tensor in enumerate(reader.inputs) if tensor is padded] == [0]
+        if spec is None or spec.take_zeros is None or not as_input or not any(n is reader for n in graph.nodes):
+            return None
+        attributes = spec.take_zeros(folding.view(reader), zeros)
+        if attributes is None:
+            return None
+        found.append((reader, attributes))
+    return found
+
+
+def remove(graph: Any, node: Any) -> None:
+    """With the Constant nodes that nothing else reads."""
+    makers = [tensor.inputs[0] for tensor in node.inputs[1:] if tensor.inputs and is_constant_node(tensor.inputs[0])]
+    node.inputs.clear()
+    node.outputs.clear()
+    graph.nodes.remove(node)
+    for maker in makers:
+        alone = not maker.outputs[0].outputs and not is_output(graph, maker.outputs[0])
+        if alone and any(n is maker for n in graph.nodes):
+            graph.nodes.remove(maker)

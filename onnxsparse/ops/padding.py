@@ -1,0 +1,155 @@
+"""Zeros around a tensor, as an op of their own and as part of the op behind it.
+
+A Pad of zeros and a Conv give the sums of a Conv that pads. An average of windows that all lie in the padded tensor is one that
+counts its padding. MaxPool pads with −∞ and quantized ops with their zero point, which are other numbers.
+Source: the ONNX operator pages of Pad, Conv and AveragePool.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxsparse.ops.coupling import Coupling
+from onnxsparse.ops.refit import Refit
+from onnxsparse.ops.spec import OpView, Size
+
+Attributes = Mapping[str, "int | str | list[int]"]
+Constant = Callable[[int], NDArray[np.generic] | None]
+
+SPATIAL = 2
+"""Where the spatial axes begin, behind batch and channels."""
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """How many elements before and after each of `axes`, which may count from the end; `rank`: None where it is not known."""
+
+    axes: Size
+    before: Size
+    after: Size
+    rank: int | None
+
+    def around(self, rank: int) -> tuple[Size, Size] | None:
+        """Before and after each spatial axis; None where batch or channels are padded, or the tensor has another rank."""
+        if self.rank not in (None, rank) or not all(-rank <= axis < rank for axis in self.axes):
+            return None
+        before, after = [0] * rank, [0] * rank
+        for axis, first, last in zip(self.axes, self.before, self.after, strict=True):
+            before[axis], after[axis] = first, last
+        if any(before[:SPATIAL] + after[:SPATIAL]):
+            return None
+        return tuple(before[SPATIAL:]), tuple(after[SPATIAL:])
+
+
+def pad_zeros(op: OpView, constant: Constant) -> Zeros | None:
+    """What a Pad adds, where that is zeros and how many of them is constant. `constant(at)`: the value of a constant input.
+
+    `paddings` in version 1, `pads` from 2 on, inputs from 11 on, with axes from 18 on.
+    """
+    if op.text("mode", "constant") != "constant" or not pads_with_zero(op, constant):
+        return None
+    given = op.numbers("pads") or op.numbers("paddings") or integers(op, constant, 1)
+    axes = integers(op, constant, 3) if op.has_input(3) else tuple(range(len(given or ()) // 2))
+    if given is None or axes is None or len(given) != 2 * len(axes) or min(given, default=0) < 0:
+        return None
+    return Zeros(axes, given[: len(axes)], given[len(axes) :], None if op.has_input(3) else len(axes))
+
+
+def pads_with_zero(op: OpView, constant: Constant) -> bool:
+    """`value` is an attribute before version 11, an input from then on, and 0 where it is neither."""
+    if op.has_input(2):
+        value = constant(2)
+        return value is not None and not np.any(value)
+    return "value" not in op.attributes or op.attributes["value"].f == 0
+
+
+def integers(op: OpView, constant: Constant, at: int) -> Size | None:
+    values = constant(at) if op.has_input(at) else None
+    return None if values is None else tuple(int(v) for v in values.reshape(-1))
+
+
+def padding_conv(op: OpView, zeros: Zeros) -> Attributes | None:
+    """The attributes of a Conv that has these zeros beside its own padding."""
+    kernel = op.numbers("kernel_shape") or (op.inputs[1] or ())[SPATIAL:]
+    rank = SPATIAL + len(kernel) if kernel else zeros.rank
+    return None if rank is None else padded(op, zeros, rank)
+
+
+def padding_average(op: OpView, zeros: Zeros) -> Attributes | None:
+    """Those of an AveragePool: it must count its own padding, or have none, and look nowhere behind it.
+
+    onnxruntime refuses a pool whose padding is as wide as its kernel.
+    """
+    kernel = op.numbers("kernel_shape")
+    attributes = padded(op, zeros, SPATIAL + len(kernel))
+    counts = op.number("count_include_pad", 0) == 1 or not any(op.numbers("pads"))
+    if attributes is None or not counts or op.number("ceil_mode", 0):
+        return None
+    pads = attributes["pads"]
+    assert isinstance(pads, list)
+    if any(pad >= size for pad, size in zip(pads, kernel * 2, strict=True)):
+        return None
+    return {**attributes, "count_include_pad": 1}
+
+
+def padded(op: OpView, zeros: Zeros, rank: int) -> dict[str, int | str | list[int]] | None:
+    """`pads` with these zeros in it; None where the input's size says how much the op pads. VALID is none, without `pads`."""
+    around = zeros.around(rank)
+    own = op.numbers("pads") or (0,) * 2 * (rank - SPATIAL)
+    how = op.text("auto_pad", "NOTSET")
+    alone = how == "NOTSET" or (how == "VALID" and "pads" not in op.attributes)
+    if around is None or not alone or len(own) != 2 * (rank - SPATIAL):
+        return None
+    pads = [a + b for a, b in zip(own, (*around[0], *around[1]), strict=True)]
+    return {"pads": pads, "auto_pad": "NOTSET"} if "auto_pad" in op.attributes else {"pads": pads}
+
+
+def couple_pad(c: Coupling) -> None:
+    """New elements may go like others; along a mirrored or repeated axis nothing may."""
+    axes = list(c.axes(0))
+    before, after = pad_sizes(c)
+    for i, labels in enumerate(axes):
+        if labels is None or (not before[i] and not after[i]):
+            continue
+        if c.op.text("mode", "constant") != "constant" or before[i] < 0 or after[i] < 0:
+            c.freeze(labels, "is padded with copies, or cropped")
+            axes[i] = None
+        else:
+            axes[i] = np.concatenate([c.space.fresh(before[i]), labels, c.space.fresh(after[i])])
+    c.emit(axes)
+
+
+def pad_sizes(c: Coupling) -> tuple[list[int], list[int]]:
+    """Elements before and after each axis."""
+    rank = len(c.axes(0))
+    given = c.op.numbers("pads") or c.vector(1)
+    at = [axis % rank for axis in c.vector(3)] if c.op.has_input(3) else list(range(rank))
+    before, after = [0] * rank, [0] * rank
+    for i, axis in enumerate(at):
+        before[axis], after[axis] = given[i], given[i + len(at)]
+    return before, after
+
+
+def refit_pad(r: Refit) -> None:
+    """As many new elements on either side as are left of them."""
+    rank = len(r.old.input(0))
+    given = list(r.old.numbers("pads"))
+    values = r.constant(1) if not given else None
+    if values is not None:
+        given = values.reshape(-1).tolist()
+    named = r.constant(3) if r.old.has_input(3) else None
+    at = list(range(rank)) if named is None else [int(axis) % rank for axis in named.reshape(-1)]
+    changed = list(given)
+    for i, axis in enumerate(at):
+        kept = r.kept_output(0, axis)
+        if kept is not None and (given[i] or given[i + len(at)]):
+            changed[i] = int(np.count_nonzero(kept < given[i]))
+            changed[i + len(at)] = int(np.count_nonzero(kept >= given[i] + r.old.input(0)[axis]))
+    if changed == given:
+        return
+    if values is None:
+        r.set("pads", changed)
+    else:
+        r.replace(1, np.array(changed, np.int64))
