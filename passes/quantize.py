@@ -33,6 +33,7 @@ from onnxsparse.quantization.export import export_files
 from onnxsparse.quantization.insertion import PER_CHANNEL_OPSET
 from onnxsparse.quantization.placement import Placement, place
 from onnxsparse.quantization.quantizing import Improvements, QuantizedModel, Quantizing
+from onnxsparse.quantization.stripping import Stripped, strip_scales
 from onnxsparse.quantization.target import PowersOfTwo, Target, load_target
 from onnxsparse.runtime import Feeds
 
@@ -91,9 +92,8 @@ class Quantize:
     """Leave these layers as floats; patterns as in --only."""
     keep_float: tuple[str, ...] = ()
     """Leave these nodes, of any op, as floats; patterns as in --only."""
-
     requantize: bool = False
-    """Throw away the scales that the model has already."""
+    """Throw away the scales of a model that is quantized already, and choose new ones."""
     equalize: bool = False
     """Make the channels of an activation alike in range, by factors that go from one layer into the next."""
     correct_bias: bool = True
@@ -115,13 +115,16 @@ class Quantize:
         """`samples`: calibration data in place of `data`."""
         if self.wide_layers and self.min_sqnr is not None:
             raise ParamError("quantize: give one of --wide-layers and --min-sqnr")
-        notes = [f"folded first: {count} × {what}" for what, count in fold(model).items()]
+        stripped = strip_scales(model) if self.requantize else Stripped()
+        notes = [f"{stripped.quantizers} quantizers removed first"] if stripped.quantizers else []
+        notes += [f"folded first: {count} × {what}" for what, count in fold(model).items()]
         before = layers(model).totals
         work, said = raised(model, self._target())
         placement = place(work, self._target(), self._kept(work))
+        skipped = (*stripped.skipped, *placement.skipped)
         if not placement.units:
             notes.append(why_nothing(placement))
-            return StepReport(self.name, (), placement.skipped, notes, before, before, rewrote=len(notes) > 1)
+            return StepReport(self.name, (), skipped, notes, before, before, rewrote=len(notes) > 1)
         data = self._data(work, samples)
         calibration = self._calibration(data)
         found = Quantizing(calibration, self._improvements(), partial(self._quality, model.copy(), data)).run(placement)
@@ -130,7 +133,7 @@ class Quantize:
         return StepReport(
             self.name,
             found.written.changes,
-            found.placement.skipped,
+            (*stripped.skipped, *found.placement.skipped),
             [*notes, *said, *found.notes, *what_was_done(found)],
             before,
             layers(model).totals,

@@ -19,7 +19,8 @@ from onnxsparse.ops import (
     reduction,
     slicing,
 )
-from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, Quant, UnknownFact, View, WeightAxes, WeightSlot, Work
+from onnxsparse.ops.forms import FloatForm, Operand
+from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, Quant, Sign, UnknownFact, View, WeightAxes, WeightSlot, Work
 
 GROUP = "onnxsparse.ops"
 """Entry points of third parties: any name → `module:SPECS`, an iterable of OpSpec."""
@@ -62,10 +63,13 @@ def find(domain: str, op_type: str, version: int) -> OpSpec | None:
 __all__ = [
     "STANDARD_DOMAINS",
     "Body",
+    "FloatForm",
     "OpSpec",
     "OpView",
+    "Operand",
     "Packing",
     "Quant",
+    "Sign",
     "UnknownFact",
     "View",
     "WeightAxes",

@@ -8,6 +8,7 @@ from functools import partial
 
 from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.folding import scale_conv, scale_conv_transpose
+from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.padding import padding_conv
 from onnxsparse.ops.refit import Refit
@@ -114,6 +115,15 @@ def refit_conv_transpose(r: Refit) -> None:
         r.set("group", r.new.output()[1] // r.new.input(1)[1])
 
 
+def qlinear_operands(op: OpView) -> tuple[Operand, ...]:
+    """X and W with scale and zero point each, the result's two, and a bias on the scale of the products."""
+    return triple(0), triple(3, axis=0), Operand(8, (1, 4), axis=0)
+
+
+QLINEAR_FORM = FloatForm(
+    op_type="Conv", operands=qlinear_operands, result=(6, 7), without=("channels_last",), when=channels_first
+)
+
 QLINEAR: Couple = partial(couple_conv, weight=3, per_output=(4, 5, 8))
 INTEGER: Couple = partial(couple_conv, per_output=(3,))
 
@@ -150,6 +160,7 @@ SPECS = (
         depthwise=is_depthwise,
         couple=INTEGER,
         refit=refit_conv,
+        dynamic=True,
     ),
     OpSpec(
         op_type="QLinearConv",
@@ -159,6 +170,7 @@ SPECS = (
         depthwise=partial(is_depthwise, weight=3),
         couple=QLINEAR,
         refit=partial(refit_conv, weight=3),
+        form=QLINEAR_FORM,
     ),
     OpSpec(
         op_type="QLinearConv",
@@ -166,6 +178,7 @@ SPECS = (
         macs=partial(nhwc_conv_macs, weight=3),
         weights=(WeightSlot(at=3, axes=conv_axes, zero_point=5, scale=4),),
         depthwise=partial(is_depthwise, weight=3),
+        form=QLINEAR_FORM,
     ),
     OpSpec(
         op_type="FusedConv",

@@ -5,7 +5,7 @@ from functools import partial
 
 from onnxsparse.ops.coupling import Couple, Coupling, couple_broadcast, couple_over_axis, couple_over_rest, couple_same
 from onnxsparse.ops.masking import mask_softmax, mask_softmax_over_rest
-from onnxsparse.ops.spec import OpSpec, Quant, View, Work, same_shape
+from onnxsparse.ops.spec import OpSpec, Quant, Sign, View, Work, same_shape
 
 ARITHMETIC = """
 Add Div Max Mean Min Mod Mul Pow Sub Sum
@@ -35,6 +35,15 @@ BiasAdd BiasSoftmax BiasDropout BiasSplitGelu
 
 HOMOGENEOUS = ("Abs", "LeakyRelu", "PRelu", "Relu")
 
+SIGNS = {
+    "Clip": Sign.CLIPPED,
+    **dict.fromkeys(("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softplus", "Sqrt"), Sign.NONNEGATIVE),
+    **dict.fromkeys(("Add", "Div", "Max", "Mean", "Min", "Mul", "Pow", "Sum"), Sign.KEPT),
+    **dict.fromkeys(("Ceil", "Celu", "Elu", "Floor", "Gelu", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Round"), Sign.KEPT),
+    **dict.fromkeys(("Selu", "Sign", "Softsign", "Swish", "Tanh"), Sign.KEPT),
+}
+"""Of what is not listed nothing is known."""
+
 OVER_THE_REST = ("Hardmax", "LogSoftmax", "Softmax")
 """Before version 13 these flatten everything from their axis on."""
 
@@ -53,9 +62,10 @@ def softmax(op_type: str) -> tuple[OpSpec, OpSpec]:
     over_rest: Couple = partial(couple_over_rest, what=op_type)
     over_axis: Couple = partial(couple_over_axis, what=op_type)
     quant = Quant.FLOAT if op_type == "Hardmax" else Quant.DISTRIBUTION
+    sign = Sign.NONNEGATIVE if op_type == "Softmax" else Sign.ANY
     return (
-        OpSpec(op_type=op_type, couple=over_rest, masked=mask_softmax_over_rest, quant=quant),
-        OpSpec(op_type=op_type, since=13, couple=over_axis, masked=mask_softmax, quant=quant),
+        OpSpec(op_type=op_type, couple=over_rest, masked=mask_softmax_over_rest, quant=quant, sign=sign),
+        OpSpec(op_type=op_type, since=13, couple=over_axis, masked=mask_softmax, quant=quant, sign=sign),
     )
 
 
@@ -70,12 +80,22 @@ def functions(names: Iterable[str], domain: str = "") -> Iterator[OpSpec]:
             couple=couple_broadcast,
             quant=Quant.ACTIVATION,
             homogeneous=name in HOMOGENEOUS and not domain,
+            sign=Sign.ANY if domain else SIGNS.get(name, Sign.ANY),
         )
 
 
 SPECS = (
     *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_broadcast) for name in LOGIC),
-    *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_broadcast, quant=Quant.ARITHMETIC) for name in ARITHMETIC),
+    *(
+        OpSpec(
+            op_type=name,
+            work=Work.ELEMENTWISE,
+            couple=couple_broadcast,
+            quant=Quant.ARITHMETIC,
+            sign=SIGNS.get(name, Sign.ANY),
+        )
+        for name in ARITHMETIC
+    ),
     *functions((*FUNCTIONS, *ACTIVATIONS)),
     *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_cumulative) for name in ("CumSum", "CumProd")),
     *functions(MICROSOFT, "com.microsoft"),

@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.folding import plain_gemm, scale_gemm
+from onnxsparse.ops.forms import FloatForm, Operand, triple
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Packing, Quant, Size, UnknownFact, WeightAxes, WeightSlot, product
@@ -220,6 +221,21 @@ def couple_einsum(c: Coupling) -> None:
     c.emit([found.get(letter) for letter in output])
 
 
+def qlinear_operands(op: OpView) -> tuple[Operand, ...]:
+    """A with a scale for each row, B with one for each column."""
+    return triple(0, axis=-2), triple(3, axis=-1)
+
+
+def qgemm_operands(op: OpView) -> tuple[Operand, ...]:
+    """As Gemm's; C has the scale of the products, alpha included."""
+    return triple(0), triple(3, axis=0 if op.number("transB", 0) else 1), Operand(6, (1, 4), axis=-1)
+
+
+def has_plain_bias(op: OpView, opset: int) -> bool:
+    """C is on the scale of alpha times the products."""
+    return not op.has_input(6) or "alpha" not in op.attributes or op.attributes["alpha"].f == 1
+
+
 QLINEAR_MATMUL: Couple = partial(couple_matmul, b=3, per_column=(4, 5))
 INTEGER_MATMUL: Couple = partial(couple_matmul, per_column=(3,))
 FLOAT_MATMUL: Couple = partial(couple_matmul, per_column=(3, 5, 6))
@@ -256,6 +272,7 @@ SPECS = (
         since=10,
         macs=matmul_macs,
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=3), WeightSlot(at=0, axes=left_axes, zero_point=2)),
+        dynamic=True,
     ),
     OpSpec(
         op_type="QLinearMatMul",
@@ -266,6 +283,7 @@ SPECS = (
             WeightSlot(at=3, axes=QLINEAR_RIGHT, zero_point=5, scale=4),
             WeightSlot(at=0, axes=left_axes, zero_point=2, scale=1),
         ),
+        form=FloatForm(op_type="MatMul", operands=qlinear_operands, result=(6, 7)),
     ),
     OpSpec(
         op_type="MatMulIntegerToFloat",
@@ -273,6 +291,7 @@ SPECS = (
         domain="com.microsoft",
         macs=matmul_macs,
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=5, scale=3),),
+        dynamic=True,
     ),
     OpSpec(
         op_type="DynamicQuantizeMatMul",
@@ -282,6 +301,7 @@ SPECS = (
         shape=lambda op: (*op.input(0)[:-1], op.input(1)[-1]),
         macs=matmul_macs,
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=3, scale=2),),
+        dynamic=True,
     ),
     OpSpec(
         op_type="QGemm",
@@ -290,6 +310,7 @@ SPECS = (
         domain="com.microsoft",
         macs=gemm_macs,
         weights=(WeightSlot(at=3, axes=gemm_right_axes, zero_point=5, scale=4),),
+        form=FloatForm(op_type="Gemm", operands=qgemm_operands, result=(7, 8), when=has_plain_bias),
     ),
     OpSpec(op_type="FusedGemm", domain="com.microsoft", like="Gemm", macs=gemm_macs, weights=GEMM_SIDES, couple=couple_gemm),
     OpSpec(

@@ -8,7 +8,8 @@ ContribOperators.
 import numpy as np
 
 from onnxsparse.ops.coupling import Coupling
-from onnxsparse.ops.slicing import join
+from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple, triples
+from onnxsparse.ops.slicing import is_contiguous, join
 from onnxsparse.ops.spec import OpSpec, OpView, Size, UnknownFact, Work, same_shape
 
 MICROSOFT = "com.microsoft"
@@ -62,6 +63,19 @@ def channel_axis(op: OpView) -> int:
     return len(op.input(0)) - 1 if op.number("channels_last", 0) else 1
 
 
+def concat_operands(op: OpView) -> tuple[Operand, ...]:
+    return tuple(triple(at) for at in concat_parts(op))
+
+
+def where_operands(op: OpView) -> tuple[Operand, ...]:
+    return Operand(0), triple(1), triple(4)
+
+
+def same_softmax(op: OpView, opset: int) -> bool:
+    """Before version 13 it flattens: it says which of the two it is, and the model's opset has one of them."""
+    return (op.number("opset", opset) >= 13) == (opset >= 13)
+
+
 def couple_binary(c: Coupling) -> None:
     c.emit(c.broadcast([0, 3]))
 
@@ -98,20 +112,73 @@ def couple_pool(c: Coupling) -> None:
     c.emit(kept)
 
 
+BINARY = {"QLinearAdd": "Add", "QLinearMul": "Mul"}
+
+FUNCTIONS = {"QLinearLeakyRelu": "LeakyRelu", "QLinearSigmoid": "Sigmoid"}
+
+LAST = ("channels_last",)
+
 SPECS = (
     *(
-        OpSpec(op_type=name, domain=MICROSOFT, shape=binary_shape, work=Work.ELEMENTWISE, couple=couple_binary)
-        for name in ("QLinearAdd", "QLinearMul")
+        OpSpec(
+            op_type=name,
+            domain=MICROSOFT,
+            shape=binary_shape,
+            work=Work.ELEMENTWISE,
+            couple=couple_binary,
+            form=FloatForm(op_type=plain, operands=triples(0, 3), result=(6, 7)),
+        )
+        for name, plain in BINARY.items()
     ),
     *(
-        OpSpec(op_type=name, domain=MICROSOFT, shape=same_shape, work=Work.ELEMENTWISE, couple=couple_elementwise)
-        for name in ("QLinearLeakyRelu", "QLinearSigmoid")
+        OpSpec(
+            op_type=name,
+            domain=MICROSOFT,
+            shape=same_shape,
+            work=Work.ELEMENTWISE,
+            couple=couple_elementwise,
+            form=FloatForm(op_type=plain, operands=triples(0), result=(3, 4)),
+        )
+        for name, plain in FUNCTIONS.items()
     ),
-    OpSpec(op_type="QLinearSoftmax", domain=MICROSOFT, shape=same_shape, work=Work.ELEMENTWISE, couple=couple_softmax),
     OpSpec(
-        op_type="QLinearConcat", domain=MICROSOFT, shape=concat_shape, typed_by=2, work=Work.ELEMENTWISE, couple=couple_concat
+        op_type="QLinearSoftmax",
+        domain=MICROSOFT,
+        shape=same_shape,
+        couple=couple_softmax,
+        form=FloatForm(op_type="Softmax", operands=triples(0), result=(3, 4), without=("opset",), when=same_softmax),
     ),
-    OpSpec(op_type="QLinearWhere", domain=MICROSOFT, shape=where_shape, typed_by=1, work=Work.ELEMENTWISE, couple=couple_where),
-    OpSpec(op_type="QLinearAveragePool", domain=MICROSOFT, shape=pool_shape, couple=couple_pool),
-    OpSpec(op_type="QLinearGlobalAveragePool", domain=MICROSOFT, shape=global_pool_shape, couple=couple_pool),
+    OpSpec(
+        op_type="QLinearConcat",
+        domain=MICROSOFT,
+        shape=concat_shape,
+        typed_by=2,
+        work=Work.MOVE,
+        in_place=is_contiguous,
+        couple=couple_concat,
+        form=FloatForm(op_type="Concat", operands=concat_operands, result=(0, 1)),
+    ),
+    OpSpec(
+        op_type="QLinearWhere",
+        domain=MICROSOFT,
+        shape=where_shape,
+        typed_by=1,
+        work=Work.ELEMENTWISE,
+        couple=couple_where,
+        form=FloatForm(op_type="Where", operands=where_operands, result=(7, 8)),
+    ),
+    OpSpec(
+        op_type="QLinearAveragePool",
+        domain=MICROSOFT,
+        shape=pool_shape,
+        couple=couple_pool,
+        form=FloatForm(op_type="AveragePool", operands=triples(0), result=(3, 4), without=LAST, when=channels_first),
+    ),
+    OpSpec(
+        op_type="QLinearGlobalAveragePool",
+        domain=MICROSOFT,
+        shape=global_pool_shape,
+        couple=couple_pool,
+        form=FloatForm(op_type="GlobalAveragePool", operands=triples(0), result=(3, 4), without=LAST, when=channels_first),
+    ),
 )

@@ -56,5 +56,5 @@ SPECS = (
         )
         for d, s in (("", 10), ("com.microsoft", 1))
     ),
-    OpSpec(op_type="DynamicQuantizeLinear", since=11, couple=couple_dynamic, masked=mask_range),
+    OpSpec(op_type="DynamicQuantizeLinear", since=11, couple=couple_dynamic, masked=mask_range, dynamic=True),
 )

@@ -99,5 +99,6 @@ SPECS = (
         masked=mask_range,
         macs=recurrent_macs,
         weights=(quantized_slot(1, scale=8, zero_point=9), quantized_slot(2, scale=10, zero_point=11)),
+        dynamic=True,
     ),
 )

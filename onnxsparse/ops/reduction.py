@@ -13,7 +13,7 @@ from onnxsparse.ops.masking import (
 )
 from onnxsparse.ops.padding import padding_average
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.spec import Affine, OpSpec, Quant, Work, same_shape
+from onnxsparse.ops.spec import Affine, OpSpec, Quant, Sign, Work, same_shape
 
 POOLING = {
     "AveragePool": Quant.ARITHMETIC,
@@ -213,7 +213,7 @@ SPECS = (
         for name in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
     ),
     *(
-        OpSpec(op_type=name, couple=couple_pool, quant=quant, homogeneous=name in SCALED_WITH_ITS_INPUT)
+        OpSpec(op_type=name, couple=couple_pool, quant=quant, homogeneous=name in SCALED_WITH_ITS_INPUT, sign=Sign.KEPT)
         for name, quant in POOLING.items()
     ),
     # since 7 it can count its padding
@@ -228,7 +228,15 @@ SPECS = (
     OpSpec(op_type="MeanVarianceNormalization", shape=same_shape, couple=couple_moments),
     *(OpSpec(op_type=name, couple=couple_regions) for name in ("MaxRoiPool", "RoiAlign")),
     *(OpSpec(op_type=name) for name in ("MaxUnpool", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")),
-    *(OpSpec(op_type=name, couple=couple_reduction, masked=mask_reduction if name in MASKABLE else None) for name in REDUCTIONS),
+    *(
+        OpSpec(
+            op_type=name,
+            couple=couple_reduction,
+            masked=mask_reduction if name in MASKABLE else None,
+            sign=Sign.ANY if "Log" in name else Sign.KEPT,
+        )
+        for name in REDUCTIONS
+    ),
     *(OpSpec(op_type=name, couple=couple_search) for name in ("ArgMax", "ArgMin")),
     *(
         OpSpec(op_type=name, selects=inputs, work=Work.HOST, couple=couple_search if name == "TopK" else None)

@@ -14,6 +14,7 @@ from onnx import helper
 
 if TYPE_CHECKING:
     from onnxsparse.ops.coupling import Coupling
+    from onnxsparse.ops.forms import FloatForm
     from onnxsparse.ops.masking import Masking
     from onnxsparse.ops.padding import Attributes, Constant, Zeros
     from onnxsparse.ops.refit import Refit
@@ -152,6 +153,17 @@ class Quant(Enum):
     """Stays as it is."""
 
 
+class Sign(Enum):
+    """Whether elements of a result can be negative."""
+
+    ANY = auto()
+    KEPT = auto()
+    """None is, where no input's is."""
+    NONNEGATIVE = auto()
+    CLIPPED = auto()
+    """None is below the attribute `min` or, since version 11, input 1."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpSpec:
     """All that is known of an op from version `since` of its domain on.
@@ -177,6 +189,9 @@ class OpSpec:
     `compares`: it tells which elements are equal to another input's.
     `quant`: what it does where a target computes in integers.
     `homogeneous`: a positive factor on its input comes out on its output, channel by channel.
+    `sign`: whether its result can be negative.
+    `fill_at`: the input with the element that it adds around others, which is zero without it.
+    `form`: the float op that it stands for on integers. `dynamic`: it computes with integers whose scale follows from the data.
     `selects`: the inputs whose small changes may change which elements come out, so that outputs behind it do not compare.
     """
 
@@ -211,6 +226,19 @@ class OpSpec:
     masked: "Callable[[Masking], None] | None" = None
     quant: Quant = Quant.FLOAT
     homogeneous: bool = False
+    sign: Sign = Sign.ANY
+    fill_at: int | None = None
+    form: "FloatForm | None" = None
+    dynamic: bool = False
+
+    @property
+    def quantizes(self) -> bool:
+        """Floats come in and integers out, by a scale that is given."""
+        return self.quant is Quant.BOUNDARY and not self.dequantizes
+
+    @property
+    def dequantizes(self) -> bool:
+        return self.quant is Quant.BOUNDARY and self.view is not None and self.view.scale is not None
 
 
 @dataclass(frozen=True, kw_only=True)
