@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxsparse.errors import ModelError
 from onnxsparse.graph import Graph
-from onnxsparse.ops import OpView, Packing, find
+from onnxsparse.ops import OpView, Packing, View, find
 from onnxsparse.weights import Array, Weights
 
 MAX_CHAIN = 32
@@ -27,6 +28,7 @@ class StoredWeight:
 
     `axes`: for each axis the op sees, the stored tensor's; None where a Reshape in between lost them. `scale` and
     `zero_point` name further constants, per tensor or along stored axis `quant_axis`, in blocks of `quant_block` (0: none).
+    `quantized_later`: it is stored as floats, which become integers on their way (QAT); its zeros are the floats'.
     """
 
     name: str
@@ -36,6 +38,7 @@ class StoredWeight:
     quant_axis: int = 0
     quant_block: int = 0
     packing: Packing | None = None
+    quantized_later: bool = False
 
     def elements(self, weights: Weights) -> int:
         if self.packing is not None:
@@ -94,19 +97,29 @@ class Resolver:
             spec = find(op.node.domain, op.node.op_type, self.opsets.get(op.node.domain, 1))
             assert spec is not None and spec.view is not None
             view = spec.view
-            if view.scale is not None and found.axes is not None:
-                axis = op.number("axis", 1) % max(rank, 1)
-                found = replace(
-                    found,
-                    scale=self._input(graph, op, view.scale),
-                    zero_point=self._input(graph, op, view.zero_point),
-                    quant_axis=found.axes[axis] if axis < len(found.axes) else 0,
-                    quant_block=op.number("block_size", 0),
-                )
+            found = replace(found, quantized_later=found.quantized_later or spec.quantizes)
+            if view.scale is not None and not found.quantized_later:
+                found = self._scaled(found, graph, op, view)
             moved = view.axes(op, rank)
             axes = found.axes
             found = replace(found, axes=None if moved is None or axes is None else tuple(axes[a] for a in moved))
         return found
+
+    def _scaled(self, found: StoredWeight, graph: Graph, op: OpView, view: View) -> StoredWeight:
+        """A tensor of integers with the scale that a node gives it."""
+        scale, zero_point = (self._input(graph, op, at) for at in (view.scale, view.zero_point))
+        if found.axes is None:
+            # a Reshape lost the axes, but one scale is of all elements
+            single = [name for name in (scale, zero_point) if name is not None and np.prod(self.weights.shape(name)) == 1]
+            return replace(found, scale=scale, zero_point=zero_point) if len(single) == 1 + (zero_point is not None) else found
+        axis = op.number("axis", 1) % max(len(found.axes), 1)
+        return replace(
+            found,
+            scale=scale,
+            zero_point=zero_point,
+            quant_axis=found.axes[axis] if axis < len(found.axes) else 0,
+            quant_block=op.number("block_size", 0),
+        )
 
     def _input(self, graph: Graph, op: OpView, at: int | None) -> str | None:
         return self.constant(graph, op.node.input[at]) if at is not None and op.has_input(at) else None
@@ -138,6 +151,23 @@ def step_size(stored: StoredWeight, weights: Weights) -> Array | float:
     return along_axis(weights[stored.scale], stored, weights)
 
 
+def is_real(stored: StoredWeight, weights: Weights) -> bool:
+    """Whether a tensor's elements are its real values; the type's kind does not tell (V: bfloat16, and int4)."""
+    return stored.scale is None and stored.zero_point is None and weights[stored.name].dtype.kind in "fV"
+
+
+def real_values(stored: StoredWeight, weights: Weights) -> Array:
+    """The floats that stored integers stand for, of their scale's type, as DequantizeLinear computes them."""
+    array, step = weights[stored.name], np.asarray(step_size(stored, weights), None if stored.scale else np.float32)
+    zero = np.asarray(zero_value(stored, weights))
+    if array.dtype.itemsize > 2:
+        array, zero = array.astype(np.int64) - zero.astype(np.int64), np.zeros(())  # float32 would round
+    real: NDArray[np.float32] = array.astype(np.float32)
+    real -= zero.astype(np.float32)
+    real *= step.astype(np.float32)
+    return real.astype(step.dtype, copy=False)
+
+
 def along_axis(values: Array, stored: StoredWeight, weights: Weights) -> Array:
     """Per-tensor, per-channel or blocked quantization parameters, shaped to broadcast against the stored tensor."""
     shape = weights.shape(stored.name)
@@ -146,11 +176,15 @@ def along_axis(values: Array, stored: StoredWeight, weights: Weights) -> Array:
     if stored.quant_block and values.ndim == len(shape):
         repeated: Array = np.repeat(values, stored.quant_block, axis=stored.quant_axis)
         return np.take(repeated, range(shape[stored.quant_axis]), axis=stored.quant_axis)
-    if len(shape) <= stored.quant_axis or values.size != shape[stored.quant_axis]:
-        raise ModelError(
-            f"'{stored.name}' of shape {list(shape)} has {values.size} scales or zero points along axis {stored.quant_axis}"
-        )
-    return values.reshape([-1 if axis == stored.quant_axis else 1 for axis in range(len(shape))])
+    axis, rank = stored.quant_axis, len(shape)
+    if values.ndim == rank > 1 and all(size in (1, whole) for size, whole in zip(values.shape, shape, strict=True)):
+        return values
+    if axis < rank and values.size == shape[axis]:
+        return values.reshape([-1 if i == axis else 1 for i in range(rank)])
+    if axis == rank - 1 == 2 and values.shape in (shape[:1], (shape[0], shape[axis])):
+        # a recurrent layer has them for each of its directions, and perhaps outputs
+        return values.reshape(shape[0], 1, -1)
+    raise ModelError(f"'{stored.name}' of shape {list(shape)} has {values.size} scales or zero points along axis {axis}")
 
 
 def count_zeros(stored: StoredWeight, weights: Weights) -> int:

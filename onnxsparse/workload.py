@@ -11,7 +11,7 @@ from onnxsparse.facts import Survey, evaluate
 from onnxsparse.graph import Graph
 from onnxsparse.layer import Layer, Layers, add_up
 from onnxsparse.model import Model
-from onnxsparse.ops import OpSpec, Work
+from onnxsparse.ops import OpSpec, Quant, Work
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Scheduler:
             # a layer inside a body or function belongs to the node around it
             self.by_node.setdefault(layer.node if layer.node in main else layer.within, []).append(layer)
         self.sizes_only = self._sizes_only()
-        self.aliases: dict[str, str] = {}
+        self.aliases: dict[str, str] = self._quantized_outputs()
         self.made: set[str] = set()
 
     def run(self) -> Workload:
@@ -105,6 +105,23 @@ class Scheduler:
                 found.update(o for o in node.output if o)
         return found
 
+    def _quantized_outputs(self) -> dict[str, str]:
+        """Values that leave the model behind a quantizer → what they are called there, which is their name as floats."""
+        graph, found = self.graph.proto, dict[str, str]()
+        outputs = {value.name for value in graph.output}
+        for output in graph.output:
+            name, way = output.name, [output.name]
+            while (index := self.graph.producers.get(name)) is not None and self._is_boundary(index):
+                name = graph.node[index].input[0]
+                way.append(name)
+            if index is not None and not outputs.intersection(way[1:]) and not found.keys() & set(way):
+                found |= dict.fromkeys(way[1:], output.name)
+        return found
+
+    def _is_boundary(self, index: int) -> bool:
+        spec = self.survey.spec(self.graph.proto.node[index])
+        return spec is not None and spec.quant is Quant.BOUNDARY
+
     def _groups(self) -> list[Group]:
         groups: list[Group] = []
         owner: dict[str, Group] = {}
@@ -114,7 +131,7 @@ class Scheduler:
                 continue
             inputs = self._activations(node)
             if spec is not None and spec.work is Work.FREE and spec.macs is None:
-                self.aliases |= {o: inputs[0] for o in node.output[:1] if inputs}
+                self.aliases |= {o: inputs[0] for o in node.output[:1] if inputs and o != inputs[0]}
                 continue
             owners = {id(owner[name]): owner[name] for name in inputs if name in owner}
             group = next(iter(owners.values()), None) if len(owners) == 1 else None
@@ -123,8 +140,9 @@ class Scheduler:
             else:
                 group = Group([index])
                 groups.append(group)
-            group.made.update(o for o in node.output if o)
-            owner |= {o: group for o in node.output if o}
+            made = {self._source(o) for o in node.output if o}
+            group.made |= made
+            owner |= dict.fromkeys(made, group)
         return groups
 
     def _fuses(self, group: Group, spec: OpSpec | None, inputs: list[str]) -> bool:

@@ -7,8 +7,11 @@ from numpy.typing import NDArray
 
 from onnxsparse.channels.groups import Solution
 from onnxsparse.channels.statistics import ChannelMeans
+from onnxsparse.constants import StoredWeight, is_real
+from onnxsparse.facts import layers
 from onnxsparse.model import Model
 from onnxsparse.ops.coupling import Role
+from onnxsparse.pruning.items import real_values
 from onnxsparse.weights import Array
 
 Scores = NDArray[np.float64]
@@ -42,16 +45,18 @@ def weight_importance(model: Model, solution: Solution, measure: str) -> Scores:
     """Sums over the tensors that a channel is part of, each tensor's slices divided by their mean, so that none outweighs
     another.
     """
+    stored = {use.tensor: use.stored for layer in layers(model, count=False) for use in layer.weights}
     total = np.zeros(solution.classes.root.size)
     norm = NORMS.get(measure, l1)
     for use in solution.found.uses:
         for axis, labels in enumerate(use.axes):
             if labels is None or use.roles.get(axis, Role.PER_CHANNEL) not in ROLES[measure]:
                 continue
-            values = model.weights[use.tensor]
-            if values.dtype.kind not in "fV" and values.dtype != np.int8:
+            weight = stored.get(use.tensor, StoredWeight(use.tensor, None))
+            if weight.packing is not None or (weight.name not in stored and not is_real(weight, model.weights)):
                 continue
-            slices = norm(np.asarray(values, np.float32), tuple(i for i in range(values.ndim) if i != axis))
+            values = real_values(model.weights, weight)
+            slices = norm(values, tuple(i for i in range(values.ndim) if i != axis))
             model.weights.release(use.tensor)
             mean = slices.mean()
             if mean > 0:

@@ -27,6 +27,7 @@ def couple_dynamic(c: Coupling) -> None:
     c.emit(c.axes(0))
 
 
+# a device that computes in integers has no floats in between: a scale is part of what makes or reads the integers
 SPECS = (
     *(
         OpSpec(
@@ -35,7 +36,7 @@ SPECS = (
             since=s,
             view=DEQUANTIZE,
             folds=False,
-            work=Work.ELEMENTWISE,
+            work=Work.FREE,
             couple=couple_scaled,
             quant=Quant.BOUNDARY,
         )
@@ -50,7 +51,7 @@ SPECS = (
             since=s,
             view=View(),
             folds=False,
-            work=Work.ELEMENTWISE,
+            work=Work.FREE,
             couple=couple_scaled,
             quant=Quant.BOUNDARY,
         )

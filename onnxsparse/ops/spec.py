@@ -232,6 +232,11 @@ class OpSpec:
     dynamic: bool = False
 
     @property
+    def computes_integers(self) -> bool:
+        """Whether it multiplies integers."""
+        return self.macs is not None and (self.dynamic or self.form is not None)
+
+    @property
     def quantizes(self) -> bool:
         """Floats come in and integers out, by a scale that is given."""
         return self.quant is Quant.BOUNDARY and not self.dequantizes

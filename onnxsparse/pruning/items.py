@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.constants import StoredWeight, flat_parts, flat_zeros, step_size, zero_value
+from onnxsparse import constants
+from onnxsparse.constants import StoredWeight, flat_parts, flat_zeros, is_real, zero_value
 from onnxsparse.errors import ModelError
 from onnxsparse.pruning.select import FIRST_NOT_FINITE, Bits, Choice, Counts, Histogram, histogram
 from onnxsparse.weights import Array, Weights
@@ -50,7 +51,7 @@ def real_parts(weights: Weights, stored: StoredWeight) -> Iterator[tuple[int, Ar
 
     A part is valid until the next one is asked for.
     """
-    if weights[stored.name].dtype.kind in "fV":
+    if is_real(stored, weights):
         yield from flat_parts(weights, stored.name)
     else:
         yield 0, real_values(weights, stored).reshape(-1)
@@ -58,12 +59,8 @@ def real_parts(weights: Weights, stored: StoredWeight) -> Iterator[tuple[int, Ar
 
 def real_values(weights: Weights, stored: StoredWeight) -> NDArray[np.float32]:
     """A tensor's real values, in its shape."""
-    array = weights[stored.name].astype(np.float32)
-    if weights[stored.name].dtype.kind in "fV":
-        return array
-    zero, step = zero_value(stored, weights), step_size(stored, weights)
-    dequantized: NDArray[np.float32] = (array - np.asarray(zero, np.float32)) * np.asarray(step, np.float32)
-    return dequantized
+    found = weights[stored.name] if is_real(stored, weights) else constants.real_values(stored, weights)
+    return found.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

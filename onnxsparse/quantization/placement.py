@@ -62,6 +62,7 @@ class Placer:
 
     def run(self) -> Placement:
         anatomy = self.anatomy
+        self.quantized_before = {at for at, spec in enumerate(anatomy.specs) if spec is not None and spec.computes_integers}
         units = {unit.root: unit for unit in anatomy.units(set(self.kept)) if self._is_wanted_kind(unit)}
         integers = self._made_in_integers(units)
         units = {root: unit for root, unit in units.items() if unit.computes or self._reads_integers(unit, integers)}

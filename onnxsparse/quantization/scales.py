@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper
 
-from onnxsparse.constants import Resolver, StoredWeight, step_size, zero_value
+from onnxsparse.constants import Resolver
 from onnxsparse.graph import Graph
 from onnxsparse.ops import OpView
-from onnxsparse.weights import Array, Weights
+from onnxsparse.weights import Array
 
 INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
 """Those of activations that clip where a Relu does."""
@@ -69,15 +68,3 @@ def read_scale(resolver: Resolver, graph: Graph, node: onnx.NodeProto, integers:
     if not zero_point.any():
         zero_point = np.zeros((), np.int8)  # one zero for all is what none at all means
     return Scale(values[0], zero_point, integers, op.number("axis", 1), op.number("block_size", 0), names)
-
-
-def real_values(stored: StoredWeight, weights: Weights) -> Array:
-    """The floats that stored integers stand for, of their scale's type, as DequantizeLinear computes them."""
-    array, step = weights[stored.name], np.asarray(step_size(stored, weights))
-    zero = np.asarray(zero_value(stored, weights))
-    if array.dtype.itemsize > 2:
-        array, zero = array.astype(np.int64) - zero.astype(np.int64), np.zeros(())  # float32 would round
-    real: NDArray[np.float32] = array.astype(np.float32)
-    real -= zero.astype(np.float32)
-    real *= step.astype(np.float32)
-    return real.astype(step.dtype, copy=False)

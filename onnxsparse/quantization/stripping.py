@@ -18,13 +18,13 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxsparse.constants import Resolver
+from onnxsparse.constants import Resolver, real_values
 from onnxsparse.graph import Graph
 from onnxsparse.model import Model
 from onnxsparse.ops import OpSpec, OpView, Quant, find
 from onnxsparse.passbase import Skip
 from onnxsparse.quantization.rewriting import Removal
-from onnxsparse.quantization.scales import Scale, Stays, read_scale, real_values
+from onnxsparse.quantization.scales import Scale, Stays, read_scale
 from onnxsparse.quantization.signs import Signs
 from onnxsparse.quantization.unfolding import unfold
 from onnxsparse.shapes import element_types, run_inference, weightless

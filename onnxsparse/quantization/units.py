@@ -88,10 +88,12 @@ class Anatomy:
         """Value → the same value behind the quantizer that it has already; a dequantized value stands for itself."""
         found: dict[str, str] = {}
         for index, node in enumerate(self.nodes):
-            if self.quant(index) is not Quant.BOUNDARY or node.input[0] in self.constant:
+            spec = self.specs[index]
+            if spec is None or not spec.dequantizes or node.input[0] in self.constant:
                 continue
             before = self.graph.producers.get(node.input[0])
-            if before is not None and self.quant(before) is Quant.BOUNDARY:
+            maker = None if before is None else self.specs[before]
+            if before is not None and maker is not None and maker.quantizes:
                 found[self.nodes[before].input[0]] = node.output[0]
                 found[node.output[0]] = node.output[0]
         return found
@@ -231,7 +233,8 @@ class Anatomy:
 
 def is_float_weight(model: Model, stored: StoredWeight) -> bool:
     """Whether a weight is stored as floats, without a scale already."""
-    return stored.scale is None and model.weights.proto(stored.name).data_type == onnx.TensorProto.FLOAT
+    quantized = stored.scale is not None or stored.quantized_later
+    return not quantized and model.weights.proto(stored.name).data_type == onnx.TensorProto.FLOAT
 
 
 def is_finite(model: Model, name: str) -> bool:
