@@ -81,8 +81,8 @@ class Removal:
             node.input[:] = [renamed.get(name, name) for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]
         replace_all(self.model.proto.graph.node, present)
+        self.additions.write()  # what makes the new tensors may read what goes
         self._drop_loose()
-        self.additions.write()
         self._describe(renamed)
 
     def _replacement(self, index: int) -> Iterator[onnx.NodeProto]:
@@ -119,6 +119,7 @@ class Removal:
         replace_all(graph.node, [node for node in graph.node if node.input or not gone.intersection(node.output)])
         replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in gone])
         replace_all(graph.input, [value for value in graph.input if value.name not in gone])
+        self.model.weights.refresh()
 
     def _describe(self, renamed: dict[str, str]) -> None:
         """Recorded types of what is there still."""

@@ -107,8 +107,8 @@ class Stripper:
         if not region.dequantizers:
             raise Stays("no DequantizeLinear reads its integers")
         made = {self.types.get(self.nodes[at].output[0]) for at in region.dequantizers}
-        kind = self.types.get(source)
-        if kind is None or made != {kind}:
+        kind = made.pop()
+        if kind is None or made or self.types.get(source, kind) != kind:
             raise Stays("its floats are of another type in front of it than behind")
         self.removal.remove(index, self._clipped(index, scale))
         self._free(region, scale, kind)
