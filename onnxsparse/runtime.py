@@ -121,7 +121,9 @@ def lend_weights(model: Model) -> "tuple[Model, dict[str, OrtValue]]":
     graph = lent.proto.graph
     used = {*Graph(graph).consumers, *(output.name for output in graph.output)}
     # onnxruntime drops what nobody reads before it takes what it was lent, and then does not find it
-    replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in used])
+    dropped = {tensor.name for tensor in graph.initializer} - used
+    replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in dropped])
+    replace_all(graph.input, [value for value in graph.input if value.name not in dropped])  # IR 3 lists initializers there
     lent.weights.refresh()
     for tensor in graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL or tensor.data_type in PACKED_TYPES:

@@ -165,6 +165,13 @@ def test_a_model_that_cannot_run_is_said() -> None:
         compare(built, built)
 
 
+def test_an_old_model_may_list_what_nobody_reads() -> None:
+    """An initializer that is among the inputs as well, as IR 3 has them, must not become an input that has to be fed."""
+    unread = {"x": "2x4", "w": "4x3", "unread": "4x400"}
+    built = model([node("MatMul", "x w", "y")], unread, weights={"w": "4x3", "unread": "4x400"}, ir_version=3)
+    assert compare(built, built).outputs[0].sqnr_db == math.inf
+
+
 def test_outputs_that_only_one_model_has_are_said() -> None:
     other = Model.from_proto(chain(3, 4))
     other.proto.graph.output[0].name = "renamed"
