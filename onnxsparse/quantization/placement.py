@@ -253,4 +253,7 @@ class Placer:
             return "the type of what it reads is not known"
         if node.op_type not in anatomy.target.integer_ops:
             return f"{anatomy.target.name} has no integers for {node.op_type}"
+        constant = [i for i in node.input if i in anatomy.constant]
+        if any(anatomy.resolver.resolve(anatomy.graph, name) is None for name in constant):
+            return "its weight is computed in the graph, not stored"
         return "its operands are not stored, or are quantized already"
