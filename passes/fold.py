@@ -22,7 +22,8 @@ class Fold:
     constants: bool = True
     """Replace what is computed from constants alone by its result, unless that is larger."""
     batch_norm: bool = True
-    """Fold batch normalisation into the convolution, transposed convolution or Gemm before it."""
+    """Fold batch normalisation, and arithmetic with a constant for each channel, into the convolution, transposed convolution
+    or Gemm before it."""
     pads: bool = True
     """Make an explicit Pad of zeros part of the convolution or average pooling behind it."""
 

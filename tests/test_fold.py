@@ -104,6 +104,65 @@ def test_batch_norm_stays_where_it_cannot_go(nodes: list[onnx.NodeProto]) -> Non
     assert_same(built, done)
 
 
+@pytest.mark.parametrize(
+    ("op", "x", "w", "attributes"),
+    [
+        ("Conv", "2x3x8x8", "6x3x3x3", {}),
+        ("Conv", "2x3x8", "6x3x3", {}),
+        ("ConvTranspose", "2x4x5x5", "4x3x3x3", {"group": 2}),
+        ("Gemm", "2x5", "5x6", {}),
+        ("Gemm", "2x5", "6x5", {"transB": 1}),
+    ],
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_arithmetic_with_a_number_for_each_channel_goes_into(
+    op: str, x: str, w: str, attributes: dict[str, Any], bias: bool
+) -> None:
+    """As exporters write biases, and batch normalisation."""
+    each = weight("6", 5).reshape(6, *[1] * (len(w.split("x")) - 2))
+    weights: dict[str, Any] = {"w": w, "a": each, "b": each + 1, "c": np.float32(0.7), "d": each[None] - 3, "bias": "6"}
+    arithmetic = [node("Mul", "h a", "i"), node("Sub", "b i", "j"), node("Div", "j c", "k"), node("Add", "d k", "y")]
+    built = model([node(op, "x w bias" if bias else "x w", "h", **attributes), *arithmetic], {"x": x}, weights=weights)
+    done, _ = folded(built)
+    assert ops(done) == [op]
+    assert_same(built, done)
+
+
+def test_a_factor_makes_no_bias() -> None:
+    built = model([node("Conv", "x w", "h"), node("Mul", "h a", "y")], {"x": "1x3x8x8"}, weights={"w": "6x3x1x1", "a": "6x1x1"})
+    done, _ = folded(built)
+    assert [list(n.input) for n in done.proto.graph.node] == [["x", "w"]]
+    assert_same(built, done)
+
+
+@pytest.mark.parametrize(
+    ("op", "order", "constant"),
+    [
+        ("Add", "h a", "8"),
+        ("Mul", "h a", "1x6x8x8"),
+        ("Add", "h a", "2x1x1x1"),
+        ("Mul", "h a", "1x1x1x1x1"),
+        ("Div", "a h", "6x1x1"),
+    ],
+    ids=["other axis", "other axes", "other batch", "more axes", "what it divides"],
+)
+def test_arithmetic_stays_that_is_not_of_channels(op: str, order: str, constant: str) -> None:
+    nodes = [node("Conv", "x w", "h"), node(op, order, "y")]
+    built = model(nodes, {"x": "1x3x8x8"}, weights={"w": "6x3x1x1", "a": constant})
+    done, report = folded(built)
+    assert report.notes == ["nothing to fold"]
+    assert ops(done) == ["Conv", op]
+
+
+def test_a_bias_of_one_row_is_folded_and_one_of_several_is_not() -> None:
+    for bias, stays in (("1x6", False), ("6x1", True), ("2x6", True)):
+        nodes = [node("Gemm", "x w c", "h"), node("Mul", "h a", "y")]
+        built = model(nodes, {"x": ("6x5" if bias == "6x1" else "2x5")}, weights={"w": "5x6", "a": "6", "c": bias})
+        done, _ = folded(built)
+        assert ("Mul" in ops(done)) == stays, bias
+        assert_same(built, done)
+
+
 def test_identity_and_dropout_go() -> None:
     nodes = [
         node("Identity", "x", "a"),

@@ -1,4 +1,4 @@
-"""Batch normalisation into the linear op before it."""
+"""Batch normalisation, and arithmetic with constants, into the linear op before it."""
 
 from typing import Any
 
@@ -6,59 +6,78 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxsparse.folding.rewriting import Folding, is_output
-from onnxsparse.ops.folding import Values
+from onnxsparse.ops.spec import Affine, ScaleShift
 from onnxsparse.weights import Array
 
 
 def fold_affine(folding: Folding, graph: Any) -> None:
-    """Batch normalisation into the linear op before it."""
+    """Batch normalisation, and arithmetic with constants, into the linear op before it."""
     for node in list(graph.nodes):
         spec = folding.spec(node)
         if spec is None or spec.affine is None or not spec.affine.when(folding.view(node)):
             continue
-        parameters = [node.inputs[at] for at in spec.affine.at]
-        maker = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
-        if maker is None or not all(isinstance(p, gs.Constant) for p in parameters) or not absorbs(folding, graph, maker):
+        varying = [t for t in node.inputs if not isinstance(t, gs.Constant)]
+        maker = varying[0].inputs[0] if len(varying) == 1 and varying[0].inputs else None
+        channels = None if maker is None else absorbed_channels(folding, graph, maker)
+        found = None if channels is None else scale_shift(folding, spec.affine, node, maker, channels)
+        if maker is None or found is None:
             continue
-        scale, shift = spec.affine.values(folding.view(node), [np.asarray(p.values, np.float64) for p in parameters])
-        absorb(folding, maker, scale, shift, parameters)
-        maker.outputs = [node.outputs[0]]
+        constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
+        absorb(folding, maker, found, constants[0] if spec.affine.shift_at is None else node.inputs[spec.affine.shift_at])
+        result = node.outputs[0]
         node.inputs.clear()
+        node.outputs.clear()
+        maker.outputs = [result]
         graph.nodes.remove(node)
         folding.count(f"{node.op} folded into {maker.op}")
 
 
-def absorbs(folding: Folding, graph: Any, maker: Any) -> bool:
-    """Whether a linear op's weights are stored and its output goes nowhere else."""
+def scale_shift(folding: Folding, affine: Affine, node: Any, maker: Any, channels: int) -> ScaleShift | None:
+    spec = folding.spec(maker)
+    assert spec is not None
+    assert spec.absorb is not None
+    inputs = [np.asarray(t.values, np.float64) if isinstance(t, gs.Constant) else None for t in node.inputs]
+    return affine.values(folding.view(node), inputs, maker.inputs[spec.absorb.weight_at].values.ndim, channels)
+
+
+def absorbed_channels(folding: Folding, graph: Any, maker: Any) -> int | None:
+    """How many channels a linear op makes, if its weights are stored and its output goes nowhere else."""
     spec = folding.spec(maker)
     if spec is None or spec.absorb is None or not any(n is maker for n in graph.nodes):
-        return False
+        return None
     weight = maker.inputs[spec.absorb.weight_at]
     bias = optional_input(maker, spec.absorb.bias_at)
     stored = isinstance(weight, gs.Constant) and (bias is None or isinstance(bias, gs.Constant))
     output = maker.outputs[0]
     alone = len(output.outputs) == 1 and not is_output(graph, output)
-    return stored and alone and weight.values.dtype.kind == "f" and spec.absorb.when(folding.view(maker))
+    if not stored or not alone or weight.values.dtype.kind != "f" or not spec.absorb.when(folding.view(maker)):
+        return None
+    channels = spec.absorb.outputs(folding.view(maker), weight.values.shape)
+    # a bias of other sizes has rows of its own
+    return channels if bias is None or bias.values.shape in ((channels,), (1, channels), (1,), (1, 1), ()) else None
 
 
 def optional_input(node: Any, at: int) -> Any:
     return node.inputs[at] if at < len(node.inputs) and node.inputs[at].name else None
 
 
-def absorb(folding: Folding, node: Any, scale: Values, shift: Values, parameters: list[Any]) -> None:
+def absorb(folding: Folding, node: Any, found: ScaleShift, parameter: Any) -> None:
+    """`parameter`: the constant that the shift was computed from."""
     spec = folding.spec(node)
     assert spec is not None
     assert spec.absorb is not None
     at, bias_at = spec.absorb.weight_at, spec.absorb.bias_at
     weight, bias = node.inputs[at], optional_input(node, bias_at)
-    scaled = spec.absorb.scale(folding.view(node), weight.values.astype(np.float64), scale)
+    scaled = spec.absorb.scale(folding.view(node), weight.values.astype(np.float64), found.scale)
     node.inputs[at] = replaced(folding, weight, scaled.astype(weight.values.dtype), node)
-    old: Values = np.zeros_like(shift) if bias is None else np.broadcast_to(bias.values, shift.shape).astype(np.float64)
-    shifted = (old * scale + shift).astype(weight.values.dtype)
+    if bias is None and not found.shift.any():
+        return
+    old = 0.0 if bias is None else bias.values.reshape(-1).astype(np.float64)
+    shifted = (old * found.scale + found.shift).astype(weight.values.dtype)
     if bias is None:
         # the shift's own parameter gives its name, so that the bias is where the training framework has it
-        fresh = gs.Constant(unused_name(folding, f"{parameters[1].name}/folded"), shifted)
-        folding.names[fresh.name] = parameters[1].name
+        fresh = gs.Constant(unused_name(folding, f"{parameter.name}/folded"), shifted)
+        folding.names[fresh.name] = parameter.name
     else:
         fresh = replaced(folding, bias, shifted, node)
     if len(node.inputs) > bias_at:

@@ -7,7 +7,7 @@ DeformConv; onnxruntime's ContribOperators for the com.microsoft ones.
 from functools import partial
 
 from onnxsparse.ops.coupling import Couple, Coupling, Role
-from onnxsparse.ops.folding import scale_conv, scale_conv_transpose
+from onnxsparse.ops.folding import conv_outputs, conv_transpose_outputs, scale_conv, scale_conv_transpose
 from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.padding import padding_conv
@@ -135,7 +135,7 @@ SPECS = (
         macs=conv_macs,
         weights=(KERNEL,),
         depthwise=is_depthwise,
-        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv),
+        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv, outputs=conv_outputs),
         take_zeros=padding_conv,
         couple=couple_conv,
         refit=refit_conv,
@@ -146,7 +146,7 @@ SPECS = (
         macs=conv_transpose_macs,
         weights=(WeightSlot(at=1, axes=conv_transpose_axes),),
         depthwise=is_depthwise_transpose,
-        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv_transpose),
+        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv_transpose, outputs=conv_transpose_outputs),
         couple=couple_conv_transpose,
         refit=refit_conv_transpose,
         quant=Quant.COMPUTE,

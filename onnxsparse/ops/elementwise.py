@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from onnxsparse.ops.coupling import Couple, Coupling, couple_broadcast, couple_over_axis, couple_over_rest, couple_same
+from onnxsparse.ops.folding import ARITHMETIC as SCALES_AND_SHIFTS
+from onnxsparse.ops.folding import arithmetic, is_numpy_like
 from onnxsparse.ops.masking import mask_softmax, mask_softmax_over_rest
-from onnxsparse.ops.spec import OpSpec, Quant, Sign, View, Work, same_shape
+from onnxsparse.ops.spec import Affine, OpSpec, Quant, Sign, View, Work, same_shape
 
 ARITHMETIC = """
 Add Div Max Mean Min Mod Mul Pow Sub Sum
@@ -93,6 +95,7 @@ SPECS = (
             couple=couple_broadcast,
             quant=Quant.ARITHMETIC,
             sign=SIGNS.get(name, Sign.ANY),
+            affine=Affine(values=arithmetic, when=is_numpy_like) if name in SCALES_AND_SHIFTS else None,
         )
         for name in ARITHMETIC
     ),

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from onnxsparse.ops.coupling import Couple, Coupling, Role
-from onnxsparse.ops.folding import plain_gemm, scale_gemm
+from onnxsparse.ops.folding import gemm_outputs, plain_gemm, scale_gemm
 from onnxsparse.ops.forms import FloatForm, Operand, triple
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.masking import mask_range
@@ -255,7 +255,7 @@ SPECS = (
         op_type="Gemm",
         macs=gemm_macs,
         weights=GEMM_SIDES,
-        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_gemm, when=plain_gemm),
+        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_gemm, outputs=gemm_outputs, when=plain_gemm),
         couple=couple_gemm,
         quant=Quant.COMPUTE,
     ),

@@ -244,7 +244,7 @@ SPECS = (
     ),
     OpSpec(
         op_type="BatchNormalization",
-        affine=Affine(at=(1, 2, 3, 4), values=normalisation, when=is_inference),
+        affine=Affine(values=normalisation, when=is_inference, shift_at=2),
         work=Work.ELEMENTWISE,
         couple=couple_batch_norm,
     ),

@@ -269,18 +269,34 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class Affine:
-    """An op that computes scale · x + shift per channel (axis 1): from its constant inputs `at`, where `when` holds."""
+    """An op that computes scale · x + shift per channel (axis 1), where `when` holds and all its inputs but x are constant.
 
-    at: tuple[int, ...]
-    values: Callable[[OpView, Sequence[NDArray[np.float64]]], tuple[NDArray[np.float64], NDArray[np.float64]]]
-    when: Callable[[OpView], bool]
+    `values(op, inputs, rank, channels)`: scale and shift, None where it does more; the input that is None is x, of `rank` axes.
+    `shift_at`: the input that a shift has its name from; None: the only constant.
+    """
+
+    values: "Callable[[OpView, Sequence[NDArray[np.float64] | None], int, int], ScaleShift | None]"
+    when: Callable[[OpView], bool] = field(default=lambda op: True)
+    shift_at: int | None = None
+
+
+@dataclass(frozen=True)
+class ScaleShift:
+    """One number each for every channel."""
+
+    scale: NDArray[np.float64]
+    shift: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Absorb:
-    """A linear op that takes a scale and shift of its outputs into the weight `weight_at` and the bias `bias_at`."""
+    """A linear op that takes a scale and shift of its outputs into the weight `weight_at` and the bias `bias_at`.
+
+    `outputs`: how many channels a weight of that shape makes.
+    """
 
     weight_at: int
     bias_at: int
     scale: Callable[[OpView, NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+    outputs: Callable[[OpView, Size], int]
     when: Callable[[OpView], bool] = field(default=lambda op: True)
