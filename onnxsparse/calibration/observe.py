@@ -140,6 +140,8 @@ def prefix(model: Model, tensors: Sequence[str]) -> Model:
 
 def element_counts(model: Model, tensors: Sequence[str], feeds: Feeds, custom_ops: Sequence[Path] = ()) -> dict[str, int]:
     """How many elements tensors have for one sample, counted inside onnxruntime."""
+    if not tensors:
+        return {}
     twin = prefix(model, tensors)
     graph = twin.proto.graph
     names = [output_name(at, "elements") for at in range(len(tensors))]
