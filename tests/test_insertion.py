@@ -177,6 +177,25 @@ class TestWhereWeightsAre:
         assert interface(done) == interface(built)
         assert_close(built, done)
 
+    def test_what_nobody_reads_any_more_is_no_input_either(self) -> None:
+        nodes = [node("Conv", "x w b", "c"), node("Relu", "c", "r"), node("Conv", "r w b", "y")]
+        built = model(nodes, {"x": "1x4x4x4"}, ["y"], {"w": light("4x4x1x1"), "b": light("4", 1)}, opset=12, ir_version=3)
+        built.proto.graph.input.extend((value("w", "4x4x1x1"), value("b", "4")))
+        built.proto.graph.output[0].CopyFrom(value("y", "1x4x4x4"))
+        done = quantized(built)
+        assert "b" not in {v.name for v in done.proto.graph.input}
+        assert_close(built, done)
+
+    def test_as_it_is_and_transposed(self) -> None:
+        """Their outputs are different axes of it, so that it has one scale."""
+        nodes = [node("MatMul", "x w", "a"), node("Transpose", "w", "t"), node("MatMul", "a t", "y")]
+        built = model(nodes, {"x": "2x4"}, ["y"], {"w": light("4x6")})
+        done = quantized(built)
+        assert graph(done) == ["a = MatMul(x', w')", "t = Transpose(w')", "y = MatMul(a', t)"]
+        assert done.weights["w"].dtype == np.int8
+        assert done.weights.shape("w_scale") == ()
+        assert_close(built, done)
+
     def test_what_bodies_read_stays_float_for_them(self) -> None:
         inner = helper.make_graph([node("Conv", "r v", "z")], "loop", [], [value("z", None)])
         other = helper.make_graph([node("Conv", "x w", "p"), node("Slice", "p s e a", "q")], "else", [], [value("q", None)])
@@ -232,6 +251,26 @@ class TestQuantizedBefore:
         assert all(done.weights[name] == part.weights[name] for name in scales if part.weights.shape(name) == ())
         assert len([n for n in done.proto.graph.node if n.op_type == "QuantizeLinear"]) == 3
         assert_close(two_layers(), done)
+
+    def test_floats_that_have_a_quantizer_are_read_behind_it(self) -> None:
+        nodes = [
+            node("QuantizeLinear", "x s z", "q"),
+            node("DequantizeLinear", "q s z", "d"),
+            node("DequantizeLinear", "v vs vz", "vd"),
+            node("MatMul", "d vd", "y"),
+            node("MatMul", "x w", "n"),
+        ]
+        scales = {"s": np.float32(0.1), "z": np.int8(0), "v": np.ones((4, 4), np.int8), "vs": np.float32(0.1), "vz": np.int8(0)}
+        done = quantized(model(nodes, {"x": "2x4"}, ["y", "n"], {"w": light("4x4"), **scales}))
+        assert graph(done) == ["y = MatMul(x', v')", "n = MatMul(x', w')"]
+        assert [n.input[1] for n in done.proto.graph.node if n.op_type == "QuantizeLinear"] == ["s", "n_scale"]
+
+    def test_a_quantizer_for_integers_alone_goes_on_reading_floats(self) -> None:
+        nodes = [node("Conv", "x w", "c"), node("QuantizeLinear", "c s z", "q"), node("Conv", "c w", "y")]
+        built = model(nodes, {"x": "1x4x2x2"}, ["q", "y"], {"w": light("4x4x1x1"), "s": np.float32(0.1), "z": np.int8(0)})
+        done = quantized(built)
+        assert graph(done) == ["c = Conv(x', w')", "y = Conv(c', w')"]
+        assert [n for n in done.proto.graph.node if n.name == "q"] == [built.proto.graph.node[1]]
 
     @staticmethod
     def trained(moved: str = "", before: bool = False) -> Model:

@@ -96,8 +96,8 @@ class TestActivations:
         assert graph(quantized(convolved(*SILU), X86)) == ["c = Conv(x', w')", "s = Sigmoid(c')", "y = Mul(c', s)"]
 
     def test_a_value_that_is_read_elsewhere_as_well_ends_the_unit(self) -> None:
-        built = convolved(node("Relu", "c", "r"), node("Conv", "c v", "d"), node("Add", "r d", "y"), v="4x4x1x1")
-        assert graph(quantized(built)) == ["c = Conv(x', w')", "r = Relu(c')", "d = Conv(c', v')", "y = Add(r, d')"]
+        built = convolved(node("Relu", "c", "a"), node("Conv", "c v", "d"), node("Add", "a d", "y"), v="4x4x1x1")
+        assert graph(quantized(built)) == ["c = Conv(x', w')", "a = Relu(c')", "d = Conv(c', v')", "y = Add(a, d')"]
 
     def test_an_activation_that_was_to_stay_float(self) -> None:
         built = convolved(node("Relu", "c", "r"), node("Conv", "r v", "y"), v="4x4x1x1")
@@ -111,6 +111,11 @@ class TestArithmetic:
         done = quantized(convolved(*nodes, v="4x4x1x1"))
         assert graph(done)[1:] == ["d = Conv(c', v')", "a = Add(c', d')", "r = Relu(a)", "y = Conv(r', w')"]
         assert [scale(done, name) for name in ("x", "c", "d", "r", "y")] == [1, 2, 3, 4, 5]
+
+    def test_arithmetic_between_arithmetic(self) -> None:
+        pool = node("AveragePool", "a", "p", kernel_shape=[1, 1])
+        done = quantized(convolved(node("Conv", "c w", "d"), node("Add", "c d", "a"), pool, node("Conv", "p w", "y")))
+        assert graph(done)[2:] == ["a = Add(c', d')", "p = AveragePool(a')", "y = Conv(p', w')"]
 
     def test_a_sum_with_what_was_never_integers_stays_float(self) -> None:
         built = convolved(node("Add", "c x", "a"), node("Conv", "a w", "y"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 
@@ -72,6 +73,14 @@ class TestThePass:
             ("conv1.weight", ("conv1",), 1152),
             ("conv2.weight", ("conv2",), 576),
         ]
+
+    def test_onnxruntime_makes_one_integer_op_of_every_layer(self, tmp_path: Path) -> None:
+        done, _ = quantize(chain(3, 8, 16, 4), target="onnxruntime-x86")
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+        onnxruntime.InferenceSession(done.to_bytes(), options, providers=["CPUExecutionProvider"])
+        ops = [n.op_type for n in onnx.load(tmp_path / "fused.onnx").graph.node]
+        assert [op for op in ops if op != "Transpose"] == ["QuantizeLinear", "QLinearConv", "QLinearConv", "QLinearConv", "DequantizeLinear"]
 
     def test_options_of_integers(self) -> None:
         built = Model.from_proto(chain(3, 8, 4))
