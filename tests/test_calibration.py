@@ -89,7 +89,6 @@ class TestObservation:
         sizes = {"a": 4, "b": 4, "c": 9, "d": 1, "e": 2, "f": 8}
         assert list(groups_within(sizes, 8)) == [["a", "b"], ["c"], ["d", "e"], ["f"]]
         assert list(groups_within(sizes, 0)) == [[name] for name in sizes]
-        assert list(groups_within({}, 8)) == []
 
     def test_a_group_runs_what_leads_to_it_and_no_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
         built = branching()
