@@ -25,12 +25,16 @@ from statistics import median
 import numpy as np
 import onnx
 
-from benchmarks.zoo_channels import at_other_sizes, binding
-from onnxsparse import Prune, compare, layers, load
+from benchmarks.zoo_channels import binding
+from onnxsparse import OnnxSparseError, Prune, compare, layers, load
+from onnxsparse.comparison import Meter, measure
+from onnxsparse.folding import fold
+from onnxsparse.graph import Graph
 from onnxsparse.inputs import seeded_samples
 from onnxsparse.model import Model
 from onnxsparse.passbase import StepReport
 from onnxsparse.passes.quantize import Quantize
+from onnxsparse.runtime import runner
 
 TARGETS = ("cv22", "onnxruntime-x86")
 SAMPLES, OTHERS = 8, 2
@@ -47,7 +51,8 @@ LIMIT_S = 900
 class Result:
     """One graph for one target. `sqnr_db` None: nothing is in integers, or no output says anything; infinite for equal outputs.
 
-    `other_sizes`: of the open dimensions, at which it runs of those at which the original does.
+    `inner_db`: of the last layer that says something, where the outputs are low or say nothing. `other_sizes`: of the open
+    dimensions, at which it runs of those at which the original does.
     """
 
     layers: int = 0
@@ -55,6 +60,7 @@ class Result:
     values: int = 0
     sqnr_db: float | None = None
     worst: str = ""
+    inner_db: float | None = None
     other_sizes: str = ""
     seconds: float = 0.0
     reasons: tuple[str, ...] = ()
@@ -110,6 +116,8 @@ def judge(source: Path, shapes: list[str], target: str, written: Path) -> Result
     try:
         result = compared(result, original, load(written).bind(shapes))
         result = replace(result, other_sizes=at_other_sizes(source, written, shapes))
+        if result.layers and (result.sqnr_db is None or result.sqnr_db < LOW_DB or result.sqnr_db == math.inf):
+            result = replace(result, inner_db=inner_sqnr_db(original, load(written).bind(shapes)))
     except Exception as error:
         faults.append(f"run: {said(error)}")
     return replace(result, faults=(*result.faults, *faults))
@@ -148,6 +156,53 @@ def compared(result: Result, original: Model, model: Model) -> Result:
         return replace(result, faults=faults)
     worst = min(telling, key=lambda name: telling[name])
     return replace(result, sqnr_db=telling[worst], worst=worst if len(outputs) > 1 else "", faults=faults)
+
+
+def inner_sqnr_db(original: Model, model: Model) -> float | None:
+    """Of the last linear layer whose result depends on the input: behind it may be a Sigmoid that is zero everywhere."""
+    first = original.copy()
+    fold(first)
+    graph, linear = Graph(first.proto.graph), {layer.within for layer in layers(first, count=False)}
+    kept = {name for node in model.proto.graph.node for name in node.output}
+    made = [node.output[0] for node, name in zip(graph.proto.node, graph.names, strict=True) if name in linear]
+    meters = {name: Meter(name, None) for name in made if name in kept}
+    runners = tuple(runner(m, also=list(meters)) for m in (first, model))
+    for feeds in seeded_samples(original, OTHERS, OTHER_SEED).feeds:
+        measure(runners, feeds, meters)
+    found = [meter.result() for meter in meters.values()]
+    return next((f.sqnr_db for f in reversed(found) if f.vacuous is None and f.sqnr_db not in (None, math.inf)), None)
+
+
+def at_other_sizes(source: Path, written: Path, shapes: list[str]) -> str:
+    """At how many other batches, resolutions and both a graph with open dimensions runs, of those at which the original does."""
+    inputs = load(source).proto.graph.input
+    free = {v.name: [not d.HasField("dim_value") for d in v.type.tensor_type.shape.dim] for v in inputs}
+    if not any(any(dims) for dims in free.values()):
+        return ""
+    works = total = 0
+    for batch, rest in ((2, 1), (1, 2), (3, 2)):
+        bound = [scaled(text, free, batch, rest) for text in shapes]
+        if bound == shapes:
+            continue
+        try:
+            feeds = seeded_samples(load(source).bind(bound), 1).feeds[0]
+            wanted = runner(load(source)).run(feeds)
+        except OnnxSparseError:
+            continue
+        total += 1
+        try:
+            found = runner(load(written)).run(feeds)
+            works += all(found[name].shape == value.shape for name, value in wanted.items())
+        except OnnxSparseError:
+            continue
+    return f"{works} of {total}"
+
+
+def scaled(text: str, free: dict[str, list[bool]], batch: int, rest: int) -> str:
+    """An input's shape with its open dimensions multiplied: the first, and the others."""
+    name, _, shape = text.partition("=")
+    factors = [(batch if at == 0 else rest) if is_open else 1 for at, is_open in enumerate(free[name])]
+    return f"{name}={'x'.join(str(int(size) * factor) for size, factor in zip(shape.split('x'), factors, strict=True))}"
 
 
 def zeros_that_stay(source: Path, shapes: list[str], written: Path) -> str:
@@ -217,8 +272,10 @@ def describe(row: Row) -> str:
 def decibels(found: Result) -> str:
     """Of the worst output; its name where there are several."""
     if found.sqnr_db is None:
-        return "says nothing" if found.layers else ""
-    return f"{found.sqnr_db:.1f}" + (f" ({found.worst})" if found.worst else "")
+        shown = "says nothing" if found.layers else ""
+    else:
+        shown = f"{found.sqnr_db:.1f}" + (f" ({found.worst})" if found.worst else "")
+    return shown if found.inner_db is None else f"{shown}, inside {found.inner_db:.1f}"
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -241,6 +298,7 @@ def render(rows: Sequence[Row]) -> str:
         "the SQNR of the worst output against the float model. Most graphs have random weights and all get random inputs: SQNR",
         "says how far the integers moved the outputs and nothing about accuracy. Zeros kept: of a copy pruned to half. Other",
         "sizes: of open dimensions, how many batch sizes and resolutions it runs at, of those at which the original does.",
+        "Inside: of the last layer that depends on the input, where the outputs say nothing or are low (a Sigmoid near zero).",
         "",
         f"- {len(rows)} graphs: {len(rows) - len(faulty) - len(nothing)} quantized, {len(nothing)} with nothing to quantize, "
         f"{len(faulty)} with a fault",
