@@ -60,16 +60,12 @@ X86, CV22 = "--target onnxruntime-x86", "--target cv22"
 PLAIN = "--no-correct-bias"
 OURS = (
     ours("x86, minmax", f"{X86} {PLAIN} --method minmax"),
-    ours("x86, moving-average", f"{X86} {PLAIN} --method moving-average"),
     ours("x86, percentile", f"{X86} {PLAIN} --method percentile"),
     ours("x86, entropy", f"{X86} {PLAIN} --method entropy"),
     ours("x86, mse", f"{X86} {PLAIN} --method mse"),
     ours("x86, as it comes (mse, biases corrected)", X86),
     ours("x86, equalized as well", f"{X86} --equalize"),
-    ours("x86, 5 wide layers as well", f"{X86} --wide-layers 5"),
     ours("cv22, minmax", f"{CV22} {PLAIN} --method minmax"),
-    ours("cv22, percentile", f"{CV22} {PLAIN} --method percentile"),
-    ours("cv22, entropy", f"{CV22} {PLAIN} --method entropy"),
     ours("cv22, mse", f"{CV22} {PLAIN} --method mse"),
     ours("cv22, mse, per tensor", f"{CV22} {PLAIN} --per-tensor"),
     ours("cv22, as it comes (mse, biases corrected)", CV22),

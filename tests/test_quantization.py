@@ -83,11 +83,15 @@ class TestGrids:
     def test_exponents(self, scale: float, exponent: int | None) -> None:
         assert Grid.exponent(scale) == exponent
 
-    @pytest.mark.parametrize("largest", [0.0, 1e-45, 1e-38])
+    @pytest.mark.parametrize("largest", [1e-45, 1e-38])
     def test_no_scale_is_zero_even_where_onnxruntime_flushes_small_numbers(self, largest: float) -> None:
         for grid in (INT8, UINT8, Grid(power_of_two=True)):
             scale, _ = grid.parameters(0, largest)
             assert np.float32(scale) >= np.finfo(np.float32).tiny
+
+    def test_what_was_always_zero_counts_as_up_to_one(self) -> None:
+        assert INT8.parameters(0, 0) == (float(np.float32(1 / 127)), 0)
+        assert UINT8.parameters(0, 0) == (float(np.float32(1 / 255)), 0)
 
     @settings(max_examples=60, deadline=None)
     @given(st.sampled_from(sorted(GRIDS)), st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.booleans())
@@ -103,7 +107,7 @@ class TestGrids:
         assert scale == float(np.float32(scale))
         if grid.power_of_two:
             assert Grid.exponent(scale) is not None
-            assert scale == grid.parameters(0, 0)[0] or max(abs(low), abs(high)) > 0.49 * last  # no larger than it must be
+            assert scale == np.finfo(np.float32).tiny or max(abs(low), abs(high)) > 0.49 * last  # no larger than it must be
 
     @pytest.mark.parametrize("kind", GRIDS)
     def test_onnxruntime_computes_the_same_integers(self, kind: str) -> None:

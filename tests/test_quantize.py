@@ -292,3 +292,10 @@ class TestTheCommand:
         assert all(done.weights[f"conv{i}.weight"].dtype == np.int8 for i in range(3))
         found = json.loads((tmp_path / "r.json").read_text())
         assert found["totals"]["sparsity_op"] == pytest.approx(totals.sparsity_op, abs=1e-4)
+
+
+def test_a_range_of_no_activation_is_said(run: Run, source: Path, tmp_path: Path) -> None:
+    ranges = {name: [-4, 4] for name in ("x", "relu0", "relu1", "y", "misspelt")}
+    (tmp_path / "r.json").write_text(json.dumps({"schema": 1, "ranges": ranges}))
+    assert run("quantize", source, tmp_path / "out.onnx", "--ranges", tmp_path / "r.json") == 0, run.err
+    assert "--ranges has 'misspelt', which the model does not make" in " ".join(run.out.split())

@@ -34,9 +34,6 @@ class Range:
     low: float
     high: float
 
-    def __or__(self, other: "Range") -> "Range":
-        return Range(min(self.low, other.low), max(self.high, other.high))
-
     def rounded(self) -> "Range":
         return Range(*(float(f"{end:.{DIGITS}g}") for end in (self.low, self.high)))
 

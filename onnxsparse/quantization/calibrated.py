@@ -30,6 +30,7 @@ class Calibration:
 
         Raises ModelError for an activation that has no range and no data to find it with.
         """
+        self._tell_unknown(placement)
         wanted = [name for name in placement.calibrated if name not in self.given]
         if not wanted:
             return placement, self.given
@@ -42,6 +43,13 @@ class Calibration:
         self.given |= ranges
         unbounded = {name for name in wanted if name not in ranges}
         return self.run(without(placement, unbounded)) if unbounded else (placement, self.given)
+
+    def _tell_unknown(self, placement: Placement) -> None:
+        """Say which ranges of the file no activation has: their names may be misspelt."""
+        unknown = [name for name in self.given if name not in placement.anatomy.graph.defined]
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            self.notes.append(f"--ranges has '{unknown[0]}'{more}, which the model does not make")
 
     def _observe(self, placement: Placement, wanted: list[str]) -> Observation:
         assert self.data is not None

@@ -45,6 +45,8 @@ class Grid:
     def parameters(self, low: float, high: float) -> tuple[float, int]:
         """(scale, zero point) for values from `low` to `high`, zero included: zero is exact on every grid."""
         low, high = min(float(low), 0.0), max(float(high), 0.0)
+        if low == high:
+            high = 1.0  # a value that was always zero has no range to go by
         if self.symmetric:
             return float(self.scales(np.array(max(-low, high)))), 0
         scale = float(self.rounded(np.array((high - low) / (self.high - self.low))))

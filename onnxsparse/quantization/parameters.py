@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxsparse.quantization.grid import Floats, Grid
+from onnxsparse.quantization.grid import SMALLEST_SCALE, Floats, Grid
 from onnxsparse.weights import Array
 
 LARGEST_BIAS = 2**31 - 1
@@ -68,7 +68,9 @@ def square_errors(weight: Array, scale: Floats, axis: int | None, grid: Grid) ->
 
 def wide_enough(scale: Floats, bias: Floats, input_scale: float) -> Floats:
     """Weight scales raised where 32 bits would not hold a bias and the products: in a few channels, of tiny weights."""
-    return np.maximum(scale, np.float64(1.000001) * np.abs(bias) / (LARGEST_FITTED_BIAS * input_scale))
+    held = np.float64(1.000001) * np.abs(bias) / (LARGEST_FITTED_BIAS * input_scale)
+    # the bias's own scale, the product of both, is a float32 as well
+    return np.maximum(np.maximum(scale, held), SMALLEST_SCALE / input_scale)
 
 
 def quantize_weight(weight: Array, scale: Floats, axis: int | None, grid: Grid) -> Quantized:
