@@ -227,6 +227,15 @@ class TestStaysFloat:
         rest = "" if kind == "Softmax" else ", g"
         assert graph(quantized(built)) == ["a = MatMul(x', w')", f"m = {kind}(a'{rest})", "y = MatMul(m', v')"]
 
+    @pytest.mark.parametrize("low", [-np.inf, np.finfo(np.float32).min, -1e9, -1e4])
+    def test_a_mask_is_no_part_of_the_product_before_it(self, low: float) -> None:
+        """On one scale with -1e9 every score would be 0."""
+        nodes = [node("MatMul", "x w", "a"), node("Add", "a mask", "m"), node("Softmax", "m", "s"), node("MatMul", "s v", "y")]
+        mask = np.triu(np.full((4, 4), low, np.float32), 1)
+        built = model(nodes, {"x": "4x4"}, ["y"], {"w": "4x4", "v": "4x4", "mask": mask})
+        lines = ["a = MatMul(x', w')", "m = Add(a', mask)", "s = Softmax(m)", "y = MatMul(s', v')"]
+        assert graph(quantized(built)) == lines
+
     def test_what_a_target_cannot_do_is_said(self) -> None:
         built = convolved(node("ConvTranspose", "c v", "y"), v="4x4x2x2")
         assert graph(quantized(built, X86)) == ["c = Conv(x', w')", "y = ConvTranspose(c', v)"]

@@ -16,6 +16,9 @@ from onnxsparse.shapes import element_types, run_inference, weightless
 LONGEST_UNIT = 12
 """Nodes looked at behind one, for what could be part of it."""
 
+MASKED = 1e4
+"""Numbers from here on, in constants that are added, stand for infinity: exporters write -1e4, -1e9 or the lowest float."""
+
 ELEMENTWISE = (Quant.ACTIVATION, Quant.ARITHMETIC)
 
 
@@ -223,9 +226,16 @@ class Anatomy:
         for index in around:
             node = self.nodes[index]
             fits = self.quant(index) in ELEMENTWISE and node.op_type in self.target.absorbs and node.domain in STANDARD_DOMAINS
-            if fits and set(self.activation_inputs(index)) <= made and len(node.output) == 1:
+            if fits and set(self.activation_inputs(index)) <= made and len(node.output) == 1 and not self._masks(index):
                 return index
         return None
+
+    def _masks(self, index: int) -> bool:
+        """Whether a node adds a mask in front of a Softmax: what it makes has no room for anything else on one scale."""
+        if self.quant(index) is not Quant.ARITHMETIC:
+            return False
+        names = (self.resolver.constant(self.graph, name) for name in self.nodes[index].input if name in self.constant)
+        return any(name is not None and not (np.abs(self.model.weights[name]) < MASKED).all() for name in names)
 
     def _leaves(self, name: str, inside: list[int]) -> bool:
         return name in self.outputs or name in self.captured or any(user not in inside for user in self.readers(name))
