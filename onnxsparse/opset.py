@@ -10,6 +10,7 @@ from functools import cached_property
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxsparse.additions import every_name
 from onnxsparse.constants import Resolver
 from onnxsparse.graph import Graph
 from onnxsparse.model import Model
@@ -181,20 +182,3 @@ def raised_import(proto: onnx.ModelProto | onnx.FunctionProto) -> int:
     for entry in imports:
         entry.version = RAISED_OPSET
     return version
-
-
-def every_name(proto: onnx.ModelProto) -> Iterator[str]:
-    """What values and nodes are called, anywhere in a model."""
-    graphs = [proto.graph]
-    nodes = [node for function in proto.functions for node in function.node]
-    for function in proto.functions:
-        yield from (*function.input, *function.output)
-    graphs += [body for node in nodes for attribute in node.attribute for body in bodies(attribute)]
-    for graph in graphs:
-        yield from (t.name for t in graph.initializer)
-        yield from (t.values.name for t in graph.sparse_initializer)
-        yield from (v.name for v in (*graph.input, *graph.output, *graph.value_info))
-        nodes += graph.node
-        graphs += [body for node in graph.node for attribute in node.attribute for body in bodies(attribute)]
-    for node in nodes:
-        yield from (node.name, *node.input, *node.output)

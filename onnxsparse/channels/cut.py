@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
+from onnxsparse.additions import Additions
 from onnxsparse.channels.discovery import Values, all_places
 from onnxsparse.channels.groups import Kept, Removed, Solution
 from onnxsparse.errors import PassError
@@ -80,15 +82,12 @@ class Cutter:
     versions: dict[tuple[int, int], Version] = field(default_factory=dict)
     before: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
     behind: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
-    made: dict[str, Version] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.places = list(all_places(Graph(self.model.proto.graph)))
         self.nodes = [place.node for place in self.places]
         self.values = Values(self.solution.found)
-        self.names = {name for node in self.nodes for name in (*node.input, *node.output, node.name)}
-        for graph in {id(place.graph): place.graph.proto for place in self.places}.values():
-            self.names |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+        self.additions = Additions(self.model)
 
     def run(self) -> CutResult:
         cuts = self._cut_constants()
@@ -197,7 +196,7 @@ class Cutter:
         name = node.input[at]
         kept = self._constant(f"{name}_kept", np.array([i not in values for i in range(size)], dtype))
         added = self._constant(f"{name}_added", np.array([values.get(i, 0) for i in range(size)], dtype))
-        zeroed, total = self._fresh(f"{name}_zeroed"), self._fresh(f"{name}_patched")
+        zeroed, total = self.additions.fresh(f"{name}_zeroed"), self.additions.fresh(f"{name}_patched")
         self.before.setdefault(index, []).extend(
             [
                 helper.make_node("Mul", [name, kept], [zeroed], name=zeroed),
@@ -219,12 +218,15 @@ class Cutter:
         """Nodes that multiply a vector of sizes by new / old."""
         factors = np.array([new[i] if i in changed else 1 for i in range(len(new))], np.int64)
         divisors = np.array([old[i] if i in changed else 1 for i in range(len(old))], np.int64)
-        product, found = self._fresh(f"{name}_product"), result or self._fresh(f"{name}_cut")
+        product, found = self.additions.fresh(f"{name}_product"), result or self.additions.fresh(f"{name}_cut")
         where.setdefault(index, []).extend(
             [
                 helper.make_node("Mul", [name, self._constant(f"{name}_factors", factors)], [product], name=product),
                 helper.make_node(
-                    "Div", [product, self._constant(f"{name}_divisors", divisors)], [found], name=self._fresh(f"{found}_sizes")
+                    "Div",
+                    [product, self._constant(f"{name}_divisors", divisors)],
+                    [found],
+                    name=self.additions.fresh(f"{found}_sizes"),
                 ),
             ]
         )
@@ -237,7 +239,7 @@ class Cutter:
         if self._only_others_read(index, set(changed)):
             return
         name = node.output[0]
-        node.output[0] = self._fresh(f"{name}_after")
+        node.output[0] = self.additions.fresh(f"{name}_after")
         self._scaled(index, node.output[0], new, old, changed, self.behind, result=name)
 
     def _only_others_read(self, index: int, changed: set[int]) -> bool:
@@ -254,17 +256,8 @@ class Cutter:
         ends = {o.name for o in graph.proto.output} | {n for p in found.places if p.bodies for n in captured(p.node)}
         return bool(users) and name not in ends
 
-    def _fresh(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self.names:
-            name, number = f"{wanted}_{number}", number + 1
-        self.names.add(name)
-        return name
-
     def _constant(self, wanted: str, value: Version) -> str:
-        name = self._fresh(wanted)
-        self.made[name] = value
-        return name
+        return self.additions.constant(wanted, partial(self._taken, value))
 
     def _write_constants(self) -> tuple[str, ...]:
         """A tensor that all its users want alike is replaced; else those that want another get a copy."""
@@ -289,7 +282,7 @@ class Cutter:
                 continue
             copied.append(tensor)
             self._copy(tensor, {place: v for place, v in users.items() if v is not None})
-        self._add_initializers()
+        self.additions.write()
         for tensor, version in replaced.items():
             self._assign(tensor, self._taken(version))
         return tuple(copied)
@@ -312,18 +305,6 @@ class Cutter:
         for declared in (*graph.input, *graph.value_info):  # IR version 3 lists initializers there, some exporters here
             if declared.name == tensor:
                 set_dims(declared, value.shape)
-
-    def _add_initializers(self) -> None:
-        graph = self.model.proto.graph
-        made = {name: self._taken(version) for name, version in self.made.items()}
-        for name, value in made.items():
-            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-            graph.initializer.append(TensorProto(name=name, dims=value.shape, data_type=kind, raw_data=b""))
-            if self.model.proto.ir_version < 4:
-                graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
-        self.model.weights.refresh()
-        for name, value in made.items():
-            self.model.weights[name] = np.asarray(value, order="C")
 
     def _write_nodes(self) -> None:
         touched = {*self.before, *self.behind}

@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxsparse.additions import Additions
 from onnxsparse.calibration.methods import Range
 from onnxsparse.errors import PassError
 from onnxsparse.model import Model
-from onnxsparse.opset import every_name
 from onnxsparse.passbase import Change
 from onnxsparse.protos import replace_all
 from onnxsparse.quantization.grid import Floats, Grid
@@ -127,10 +127,9 @@ class Inserter:
         self.nodes = list(model.proto.graph.node)
         self.before: dict[int, list[onnx.NodeProto]] = {}
         self.behind: dict[int, list[onnx.NodeProto]] = {}
-        self.made: dict[str, Array] = {}
         self.replaced: set[str] = set()
         self.beside: set[str] = set()
-        self.names = set(every_name(model.proto))
+        self.additions = Additions(model)
         self.written = Written(model, self.scales)
 
     def run(self) -> Written:
@@ -162,23 +161,23 @@ class Inserter:
         producer = self.anatomy.graph.producers.get(name)
         source, result = name, name
         if name in self.anatomy.outputs and name in placement.made_in_integers:
-            source = self._fresh(f"{name}_unquantized")
+            source = self.additions.fresh(f"{name}_unquantized")
             assert producer is not None
             node = self.nodes[producer]
             node.output[list(node.output).index(name)] = source
             self.written.unquantized[name] = source
         else:
-            result = self._fresh(f"{name}_dequantized")
+            result = self.additions.fresh(f"{name}_dequantized")
             for index in placement.readers[name]:
                 self._rewire(index, name, result)
         parameters = [
-            self._constant(f"{name}_scale", np.array(scale.scale, np.float32)),
-            self._constant(f"{name}_zero_point", np.array(scale.zero_point, scale.grid.dtype)),
+            self.additions.constant(f"{name}_scale", np.array(scale.scale, np.float32)),
+            self.additions.constant(f"{name}_zero_point", np.array(scale.zero_point, scale.grid.dtype)),
         ]
-        integers = self._fresh(f"{name}_quantized")
+        integers = self.additions.fresh(f"{name}_quantized")
         domain = self._domain(scale.grid.dtype)
         pair = [
-            helper.make_node(op, [read, *parameters], [made], name=self._fresh(f"{name}_{op}"), domain=domain)
+            helper.make_node(op, [read, *parameters], [made], name=self.additions.fresh(f"{name}_{op}"), domain=domain)
             for op, read, made in (("QuantizeLinear", source, integers), ("DequantizeLinear", integers, result))
         ]
         self.behind.setdefault(-1 if producer is None else producer, []).extend(pair)
@@ -268,20 +267,24 @@ class Inserter:
         if at is not None and list(self.anatomy.nodes[min(readers)].input).count(name) > 1:
             stays = True
         if stays or name in self.replaced or name in self.anatomy.graph.producers:
-            stored = self._constant(f"{name}_quantized", found.integers)
+            stored = self.additions.constant(f"{name}_quantized", found.integers)
             self.beside.add(name)
         else:
             stored = name
             self.replaced.add(name)
             self.model.weights[name] = found.integers
         parameters = [
-            self._constant(f"{name}_scale", found.scale.astype(np.float32)),
-            self._constant(f"{name}_zero_point", np.full(found.scale.shape, zero_point, found.integers.dtype)),
+            self.additions.constant(f"{name}_scale", found.scale.astype(np.float32)),
+            self.additions.constant(f"{name}_zero_point", np.full(found.scale.shape, zero_point, found.integers.dtype)),
         ]
-        result = self._fresh(f"{name}_dequantized")
+        result = self.additions.fresh(f"{name}_dequantized")
         domain = self._domain(found.integers.dtype)
         node = helper.make_node(
-            "DequantizeLinear", [stored, *parameters], [result], name=self._fresh(f"{name}_DequantizeLinear"), domain=domain
+            "DequantizeLinear",
+            [stored, *parameters],
+            [result],
+            name=self.additions.fresh(f"{name}_DequantizeLinear"),
+            domain=domain,
         )
         if found.axis is not None:
             node.attribute.append(helper.make_attribute("axis", found.axis))
@@ -295,18 +298,6 @@ class Inserter:
     def _domain(self, dtype: np.dtype[np.generic]) -> str:
         return MICROSOFT if dtype.itemsize == 2 and self.model.opset() < SIXTEEN_BIT_OPSET else ""
 
-    def _fresh(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self.names:
-            name, number = f"{wanted}_{number}", number + 1
-        self.names.add(name)
-        return name
-
-    def _constant(self, wanted: str, values: Array) -> str:
-        name = self._fresh(wanted)
-        self.made[name] = values
-        return name
-
     def _write(self) -> None:
         graph = self.model.proto.graph
         ordered = list(self.behind.get(-1, []))
@@ -317,20 +308,14 @@ class Inserter:
         replace_all(graph.node, [node for node in ordered if not dropped.intersection(node.output)])
         replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in dropped])
         replace_all(graph.input, [given for given in graph.input if given.name not in dropped])
-        self._add_tensors()
+        self.additions.write()
+        self._retype()
         if any(node.domain == MICROSOFT for node in graph.node) and not self.model.opset(MICROSOFT):
             self.model.proto.opset_import.add(domain=MICROSOFT, version=1)
 
-    def _add_tensors(self) -> None:
+    def _retype(self) -> None:
+        """Old models list initializers among their inputs, and some exporters record them."""
         graph = self.model.proto.graph
-        for name, values in self.made.items():
-            kind = helper.np_dtype_to_tensor_dtype(values.dtype)
-            graph.initializer.append(TensorProto(name=name, dims=values.shape, data_type=kind, raw_data=b""))
-            if self.model.proto.ir_version < 4:
-                graph.input.append(helper.make_tensor_value_info(name, kind, values.shape))
-        self.model.weights.refresh()
-        for name, values in self.made.items():
-            self.model.weights[name] = np.asarray(values, order="C")
         for declared in (*graph.input, *graph.value_info):
             if declared.name in self.replaced:
                 declared.type.tensor_type.elem_type = self.model.weights.proto(declared.name).data_type

@@ -1,46 +1,14 @@
-"""Changes to a model's main graph: names that are free, new tensors, nodes taken out and what is read in their results' place."""
+"""Changes to a model's main graph: nodes taken out, and what is read in their results' place."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
+from onnxsparse.additions import Additions
 from onnxsparse.graph import Graph, captured
 from onnxsparse.model import Model
-from onnxsparse.opset import every_name
 from onnxsparse.protos import replace_all
-from onnxsparse.weights import Array
-
-
-class Additions:
-    """New names and tensors for a model; the tensors are written, and made if they are functions, one after the other."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.names = set(every_name(model.proto))
-        self.made: dict[str, Array | Callable[[], Array]] = {}
-
-    def fresh(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self.names:
-            name, number = f"{wanted}_{number}", number + 1
-        self.names.add(name)
-        return name
-
-    def constant(self, wanted: str, values: Array) -> str:
-        name = self.fresh(wanted)
-        self.made[name] = values
-        return name
-
-    def write(self) -> None:
-        graph, weights = self.model.proto.graph, self.model.weights
-        graph.initializer.extend(TensorProto(name=name, dims=[0], data_type=TensorProto.FLOAT) for name in self.made)
-        weights.refresh()
-        for name, made in self.made.items():
-            weights[name] = made() if callable(made) else made
-            if self.model.proto.ir_version < 4:
-                kind = weights.proto(name).data_type
-                graph.input.append(helper.make_tensor_value_info(name, kind, weights.shape(name)))
 
 
 class Removal:

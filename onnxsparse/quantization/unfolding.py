@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxsparse.additions import Additions
 from onnxsparse.constants import Resolver
 from onnxsparse.graph import Graph
 from onnxsparse.model import Model
 from onnxsparse.ops import FloatForm, Operand, OpView, find
 from onnxsparse.passbase import Skip
 from onnxsparse.protos import replace_all
-from onnxsparse.quantization.rewriting import Additions
 from onnxsparse.weights import Array
 
 
