@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from onnxsparse import ApplyMasks, FixShapes, Fold, Model, PassError, Pipeline, Prune, compare, layers
+from onnxsparse.bridge.origins import StoredValues
 from onnxsparse.metadata import names
 from onnxsparse.passbase import StepReport
 from onnxsparse.pipeline import Comparing
@@ -161,6 +162,21 @@ def test_a_bias_of_one_row_is_folded_and_one_of_several_is_not() -> None:
         done, _ = folded(built)
         assert ("Mul" in ops(done)) == stays, bias
         assert_same(built, done)
+
+
+def test_weights_that_stay_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gigabytes of them would be copied into memory."""
+    read: list[str] = []
+    load = StoredValues.load
+
+    def noted(self: StoredValues) -> np.ndarray:
+        read.append(self.tensor.name)
+        return load(self)
+
+    monkeypatch.setattr(StoredValues, "load", noted)
+    nodes = [node("MatMul", "x w", "h"), node("Add", "h k", "i"), node("Identity", "i", "j"), node("Gemm", "j v", "y")]
+    folded(model(nodes, {"x": "4x8"}, ["y"], {"w": "8x8", "v": "8x4", "k": "8"}))
+    assert not set(read) & {"w", "v"}
 
 
 def test_identity_and_dropout_go() -> None:

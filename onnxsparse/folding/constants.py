@@ -80,12 +80,14 @@ def compute(folding: Folding, node: Any, known: dict[int, Computed]) -> dict[int
     if is_constant_node(node):
         values = node.attrs["value"].values
         return {id(node.outputs[0]): Computed(values, {node.outputs[0].name: values.nbytes})}
-    inputs = [(t, stored(t, known)) for t in node.inputs if t.name]
-    if spec is None or spec.random or spec.body is not None or not inputs:
+    inputs = [t for t in node.inputs if t.name]
+    if spec is None or spec.random or spec.body is not None or not inputs or not all(o.name for o in node.outputs):
         return {}
-    if any(found is None or found.values.dtype == object for _, found in inputs) or not all(o.name for o in node.outputs):
+    if not all(isinstance(t, gs.Constant) or id(t) in known for t in inputs):
+        return {}  # before the weights that it reads are copied into memory
+    given = [(t, stored(t, known)) for t in inputs]
+    if any(found.values.dtype == object for _, found in given):
         return {}
-    given = [(t, found) for t, found in inputs if found is not None]
     if not spec.folds and not makes_few(folding, node, [found.values for _, found in given]):
         return {}
     values = run_node(folding, node, {t.name: found.values for t, found in given})
@@ -100,10 +102,10 @@ def makes_few(folding: Folding, node: Any, inputs: list[Array]) -> bool:
     return made is not None and made * INTEGER_BYTES <= SLACK_BYTES
 
 
-def stored(tensor: Any, known: dict[int, Computed]) -> Computed | None:
+def stored(tensor: Any, known: dict[int, Computed]) -> Computed:
     if isinstance(tensor, gs.Constant):
         return Computed(tensor.values, {tensor.name: tensor.values.nbytes})
-    return known.get(id(tensor))
+    return known[id(tensor)]
 
 
 def run_node(folding: Folding, node: Any, feeds: dict[str, Array]) -> list[Array]:

@@ -37,7 +37,7 @@ def scale_shift(folding: Folding, affine: Affine, node: Any, maker: Any, channel
     assert spec is not None
     assert spec.absorb is not None
     inputs = [np.asarray(t.values, np.float64) if isinstance(t, gs.Constant) else None for t in node.inputs]
-    return affine.values(folding.view(node), inputs, maker.inputs[spec.absorb.weight_at].values.ndim, channels)
+    return affine.values(folding.view(node), inputs, len(maker.inputs[spec.absorb.weight_at].shape), channels)
 
 
 def absorbed_channels(folding: Folding, graph: Any, maker: Any) -> int | None:
@@ -50,11 +50,11 @@ def absorbed_channels(folding: Folding, graph: Any, maker: Any) -> int | None:
     stored = isinstance(weight, gs.Constant) and (bias is None or isinstance(bias, gs.Constant))
     output = maker.outputs[0]
     alone = len(output.outputs) == 1 and not is_output(graph, output)
-    if not stored or not alone or weight.values.dtype.kind != "f" or not spec.absorb.when(folding.view(maker)):
+    if not stored or not alone or np.dtype(weight.dtype).kind != "f" or not spec.absorb.when(folding.view(maker)):
         return None
-    channels = spec.absorb.outputs(folding.view(maker), weight.values.shape)
+    channels = spec.absorb.outputs(folding.view(maker), tuple(weight.shape))
     # a bias of other sizes has rows of its own
-    return channels if bias is None or bias.values.shape in ((channels,), (1, channels), (1,), (1, 1), ()) else None
+    return channels if bias is None or tuple(bias.shape) in ((channels,), (1, channels), (1,), (1, 1), ()) else None
 
 
 def optional_input(node: Any, at: int) -> Any:
