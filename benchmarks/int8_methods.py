@@ -72,6 +72,7 @@ OURS = (
     ours("cv22, equalized as well", f"{CV22} --equalize"),
     ours("cv22, 5 wide layers as well", f"{CV22} --wide-layers 5"),
     ours("cv22, 20 wide layers, minmax", f"{CV22} --wide-layers 20 --method minmax"),
+    ours("cv22, activations of 16 bits", f"{CV22} --activation-bits 16"),
     ours("cv22, power of two", f"{CV22} {PLAIN} --power-of-two all"),
     ours("cv22, power of two, biases corrected", f"{CV22} --power-of-two all"),
 )
