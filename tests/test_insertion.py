@@ -9,7 +9,8 @@ from onnx import helper, numpy_helper
 
 from onnxsparse.calibration.methods import Range
 from onnxsparse.model import Model
-from onnxsparse.quantization.insertion import Choices, write_integers
+from onnxsparse.quantization.choices import Choices
+from onnxsparse.quantization.insertion import write_integers
 from onnxsparse.quantization.placement import place
 from onnxsparse.quantization.target import Target
 from onnxsparse.runtime import runner

@@ -11,7 +11,8 @@ from onnx import helper
 
 from onnxsparse.calibration.methods import Range
 from onnxsparse.model import Model
-from onnxsparse.quantization.insertion import Choices, write_integers
+from onnxsparse.quantization.choices import Choices
+from onnxsparse.quantization.insertion import write_integers
 from onnxsparse.quantization.placement import Placement, place
 from onnxsparse.quantization.target import Target, load_target
 from onnxsparse.verify import first_fault

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from onnxsparse import ParamError
 from onnxsparse.calibration.methods import Range
 from onnxsparse.model import Model
+from onnxsparse.quantization.choices import Choices
 from onnxsparse.quantization.grid import Floats, Grid
-from onnxsparse.quantization.insertion import Choices, write_integers
+from onnxsparse.quantization.insertion import write_integers
 from onnxsparse.quantization.parameters import LARGEST_FITTED_BIAS, quantize_bias, quantize_weight, weight_scale, wide_enough
 from onnxsparse.quantization.placement import place
 from onnxsparse.quantization.target import load_target, names

@@ -13,8 +13,8 @@ from onnxsparse.calibration.observe import element_counts, groups_within, prefix
 from onnxsparse.comparison import Distance
 from onnxsparse.passbase import TextTable
 from onnxsparse.progress import tell
+from onnxsparse.quantization.choices import ValueScale
 from onnxsparse.quantization.grid import Grid
-from onnxsparse.quantization.insertion import ValueScale
 from onnxsparse.quantization.isolation import own_noise
 from onnxsparse.quantization.quantizing import QuantizedModel
 from onnxsparse.runtime import runner

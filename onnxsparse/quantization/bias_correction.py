@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from onnxsparse.calibration.channels import Channels, Floats, channel_means
 from onnxsparse.calibration.data import CalibrationData
-from onnxsparse.quantization.insertion import Choices, write_integers
+from onnxsparse.quantization.choices import Choices
+from onnxsparse.quantization.insertion import write_integers
 from onnxsparse.quantization.isolation import alone, isolated_groups
 from onnxsparse.quantization.placement import Placement
 

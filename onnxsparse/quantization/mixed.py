@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.model import Model
-from onnxsparse.quantization.insertion import Choices, write_integers
+from onnxsparse.quantization.choices import Choices
+from onnxsparse.quantization.insertion import write_integers
 from onnxsparse.quantization.isolation import own_noise
 from onnxsparse.quantization.placement import Placement, place
 

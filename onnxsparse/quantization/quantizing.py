@@ -8,8 +8,9 @@ from onnxsparse.calibration.methods import Range
 from onnxsparse.errors import ParamError
 from onnxsparse.quantization.bias_correction import correct_biases
 from onnxsparse.quantization.calibrated import Calibration
+from onnxsparse.quantization.choices import Choices
 from onnxsparse.quantization.equalization import equalize
-from onnxsparse.quantization.insertion import Choices, Written, write_integers
+from onnxsparse.quantization.insertion import Written, write_integers
 from onnxsparse.quantization.mixed import Quality, ranked, widened
 from onnxsparse.quantization.placement import Placement
 
