@@ -152,12 +152,14 @@ def table(paths: Sequence[Path]) -> str:
     found = [Row(**row) for path in paths for row in json.loads(path.read_text())]
     found = [row for row in found if row.fault != "not run"]
     floats = {row.model: row for row in found if row.label == "float" and row.right}
+    tried = {row.label for row in found}
     count = max((len(row.right) for row in found), default=0)
     lines = [PREFACE.format(count=count, draws=max((row.draw + 1 for row in found), default=0))]
     for kind in ("dense", "pruned"):
         lines.append(f"| float | {kind} | {f'{top1(floats[kind].right):.2f}' if kind in floats else 'not run'} |  |  |")
-        lines += [line(method.label, kind, found, floats.get(kind)) for method in METHODS]
-    return "\n".join(lines) + "\n"
+        lines += [line(method.label, kind, found, floats.get(kind)) for method in METHODS if method.label in tried]
+    left = [method.label for method in METHODS if method.label not in tried]
+    return "\n".join(lines) + (f"\n\nNot run: {'; '.join(left)}." if left else "") + "\n"
 
 
 def main() -> None:
