@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -319,12 +320,25 @@ def run_passes(command: str, steps: Sequence[Pass], job: Job) -> None:
         content = json.dumps(run_json(report, steps, model.name), indent=1, allow_nan=False)
         records.append((job.saving.record, f"{content}\n"))
     target = None if dry else job.target
+    check_names(job, steps, made)
     write(model, target, report, records)
     out = text.console()
     text.print_run(out, report, model.binding)
-    if any(step.pass_name == "prune" and step.changes for step in report.steps):
+    changed = {step.pass_name for step in report.steps if step.changes or step.rewrote}
+    if "prune" in changed and not changed & {"prune-channels", "quantize"}:
         text.note(out, PRUNE_ADVICE)
     text.print_written(out, [path for path in (*made, job.saving.record, target) if path is not None])
+
+
+def check_names(job: Job, steps: Sequence[Pass], made: Sequence[Path]) -> None:
+    """Raises ParamError for a file that two things would be written to, or that is read. `made`: what passes make besides."""
+    options = [Path(str(value)).resolve() for step in steps for value in vars(step).values() if isinstance(value, str | Path)]
+    read = Counter(options) - Counter(path.resolve() for path in made) + Counter([job.source.resolve()])
+    written = [path for path in (*made, job.saving.record) if path is not None]
+    named = Counter(path.resolve() for path in (*written, *filter(None, [job.target])))
+    for path in written:
+        if named[path.resolve()] > 1 or read[path.resolve()]:
+            raise ParamError(f"{path} is named twice; what is written needs a file of its own")
 
 
 def __getattr__(name: str) -> Callable[..., None]:

@@ -39,6 +39,8 @@ class OutputComparison:
     top1: float | None
     vacuous: str | None
     feeds: str | None = None
+    broken: bool = False
+    """Whether the second model alone makes values that are not finite, or another shape."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Comparison:
 
     @property
     def worst_sqnr_db(self) -> float | None:
-        """The lowest SQNR over outputs that mean something; None if there is none, or one does not compare."""
-        found = [o.sqnr_db for o in self.outputs if o.vacuous is None]
+        """The lowest SQNR over outputs that mean something; None if there is none, or one does not compare or is broken."""
+        found = [None if o.broken else o.sqnr_db for o in self.outputs if o.vacuous is None or o.broken]
         return min((v for v in found if v is not None), default=None) if None not in found else None
 
     def passes(self, min_sqnr_db: float) -> bool:
@@ -133,6 +135,7 @@ class Distance:
     other_power: float = 0.0
     dot: float = 0.0
     problem: str | None = None
+    broken: bool = False
     mismatch: str | None = None
 
     def add(self, a: Array, b: Array) -> bool:
@@ -141,6 +144,7 @@ class Distance:
             self.mismatch = f"has type {a.dtype}"
         elif a.shape != b.shape:
             self.mismatch = f"has shape {list(a.shape)} in one model and {list(b.shape)} in the other"
+            self.broken = True
         else:
             flat = a.reshape(-1), b.reshape(-1)
             blocks = (slice(start, start + BLOCK_ELEMENTS) for start in range(0, a.size, BLOCK_ELEMENTS))
@@ -150,6 +154,7 @@ class Distance:
     def _add_values(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
         if not np.isfinite(a).all() or not np.isfinite(b).all():
             self.problem = "it has NaN or infinite values"
+            self.broken = self.broken or bool(np.isfinite(a).all())
             return False
         difference = np.abs(a - b)
         self.elements += a.size
@@ -164,6 +169,11 @@ class Distance:
     @property
     def sqnr_db(self) -> float:
         return sqnr_db(self.power, self.noise)
+
+    @property
+    def level_db(self) -> float | None:
+        """The SQNR of what compares in whole; None where something does not."""
+        return self.sqnr_db if self.elements and self.problem is None and self.mismatch is None else None
 
     @property
     def cosine(self) -> float | None:
@@ -207,7 +217,8 @@ class Meter:
     def result(self) -> OutputComparison:
         found = self.distance
         if found.mismatch is not None or not found.elements:
-            return OutputComparison(self.name, None, None, None, None, None, found.mismatch or self._vacuous(), self.feeds)
+            why = found.mismatch or self._vacuous()
+            return OutputComparison(self.name, None, None, None, None, None, why, self.feeds, found.broken)
         return OutputComparison(
             self.name,
             found.max_difference,
@@ -217,6 +228,7 @@ class Meter:
             self.agreeing / self.rows if self.rows else None,
             self._vacuous(),
             self.feeds,
+            found.broken,
         )
 
     def _vacuous(self) -> str | None:

@@ -105,7 +105,10 @@ def open_session(model: Model, options: "SessionOptions") -> "InferenceSession":
     lent, values = lend_weights(model)
     if not others_in_side_files(lent) and lent.weights.inline_bytes < MAX_BYTES_IN_MEMORY:
         options.add_external_initializers(list(values), list(values.values()))
-        return InferenceSession(lent.to_bytes(), options, providers=providers)
+        session = InferenceSession(lent.to_bytes(), options, providers=providers)
+        for name in values:
+            model.weights.release(model.weights.find("", name) or name)  # onnxruntime has copied them
+        return session
     with tempfile.TemporaryDirectory(prefix="onnxsparse-") as folder:
         path = Path(folder) / "model.onnx"
         model.save(path)

@@ -178,6 +178,17 @@ class Weights:
             self._point(tensor, self._hold(np.ascontiguousarray(array)), data_type)
         tensor.dims[:] = array.shape
 
+    def share(self, name: str, other: "Weights", theirs: str) -> None:
+        """Give a tensor the values of another model's, without copying them."""
+        source = other.proto(theirs)
+        payload = other.payload(source)
+        if payload is None:
+            self[name] = other[theirs]
+            return
+        tensor = self.proto(name)
+        self._point(tensor, payload, source.data_type)
+        tensor.dims[:] = source.dims
+
     def assign_parts(self, name: str, parts: Iterable[Array]) -> None:
         """Replace a tensor's values, given as consecutive flat parts of the same element type, without holding them all."""
         tensor = self.proto(name)

@@ -1,6 +1,7 @@
 """From floats to int8: scales where a target computes in integers, chosen on data."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from itertools import islice
@@ -17,7 +18,7 @@ from onnxsparse.calibration.ranges import ranges_json, read_ranges
 from onnxsparse.comparison import compare
 from onnxsparse.diagnosis.measure import Diagnosis, diagnose
 from onnxsparse.diagnosis.page import diagnosis_html
-from onnxsparse.errors import ParamError
+from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.facts import layers
 from onnxsparse.folding import fold
 from onnxsparse.graph import Graph
@@ -36,6 +37,9 @@ from onnxsparse.quantization.quantizing import Improvements, QuantizedModel, Qua
 from onnxsparse.quantization.stripping import Stripped, strip_scales
 from onnxsparse.quantization.target import PowersOfTwo, Target, load_target
 from onnxsparse.runtime import Feeds
+
+FIRST_OPSET = 10
+"""The first that has QuantizeLinear."""
 
 COMPARED_SAMPLES = 8
 """Of the calibration data, on which outputs are compared with the float model's."""
@@ -59,7 +63,8 @@ class Quantize:
     target: str = "cv22"
     """What to quantize for: cv22, onnxruntime-x86, or a TOML file of your own."""
     method: Method = "mse"
-    """How an activation's range is chosen: least square error, its extremes, their average, a percentile, least divergence."""
+    """How the range of an activation of 8 bits is chosen: least square error, its extremes, their average, a percentile, least
+    divergence. One of 16 bits has twice its extremes."""
     percentile: Annotated[float, Field(gt=50, le=100)] = DEFAULT_PERCENTILE
     """Share of the elements, in per cent, that the range of --method percentile holds."""
     activation_bits: Bits | None = None
@@ -99,9 +104,10 @@ class Quantize:
     correct_bias: bool = True
     """Take the mean error of each layer out of its bias."""
     wide_layers: Annotated[int, Field(ge=0)] = 0
-    """Give this many layers more than 8 bits, those with most noise of their own: 16, or floats, as the target has it."""
-    min_sqnr: float | None = None
-    """Instead: as many as it takes for the worst output to have this SQNR in dB on calibration data."""
+    """Give this many layers and other ops more than 8 bits, those with most noise of their own: 16, or floats, as the target has
+    it."""
+    min_sqnr: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    """Instead: as many as it takes for the worst output to have this SQNR in dB on some of the data."""
     diagnose: bool = False
     """Show SQNR, range use and clipping of the worst activations and slices of outputs."""
     diagnosis_json: Path | None = None
@@ -113,8 +119,7 @@ class Quantize:
 
     def run(self, model: Model, samples: Iterable[Feeds] | None = None) -> StepReport:
         """`samples`: calibration data in place of `data`."""
-        if self.wide_layers and self.min_sqnr is not None:
-            raise ParamError("quantize: give one of --wide-layers and --min-sqnr")
+        self._check_options()
         stripped = strip_scales(model) if self.requantize else Stripped()
         notes = [f"{stripped.quantizers} quantizers removed first"] if stripped.quantizers else []
         notes += [f"folded first: {count} × {what}" for what, count in fold(model).items()]
@@ -143,13 +148,23 @@ class Quantize:
             rewrote=True,
         )
 
+    def _check_options(self) -> None:
+        """Raises ParamError for options that do not go together."""
+        if self.wide_layers and self.min_sqnr is not None:
+            raise ParamError("quantize: give one of --wide-layers and --min-sqnr")
+        if self.equalize and self.ranges is not None:
+            raise ParamError(
+                "quantize: --equalize changes the ranges of activations, so that --ranges does not fit; give one of them"
+            )
+
     def _improvements(self) -> Improvements:
         return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr)
 
     def _quality(self, original: Model, data: CalibrationData | None, quantized: Model) -> float | None:
-        """The SQNR of the worst output, on the first samples."""
+        """The SQNR of the worst output, on a few samples."""
         assert data is not None
-        return compare(original, quantized, Samples(tuple(islice(data, COMPARED_SAMPLES)))).worst_sqnr_db
+        step = max(1, data.count() // COMPARED_SAMPLES)
+        return compare(original, quantized, Samples(tuple(islice(data.every(step), COMPARED_SAMPLES)))).worst_sqnr_db
 
     def _diagnosis(self, found: QuantizedModel, data: CalibrationData | None, budget: int) -> Diagnosis | None:
         if not (self.diagnose or self.diagnosis_json or self.diagnosis_html):
@@ -225,16 +240,22 @@ def budget_bytes(text: str) -> int:
 def raised(model: Model, target: Target) -> tuple[Model, list[str]]:
     """A copy whose opset knows scales per channel, where weights are to have them; else the model. And what to say of it."""
     opset = model.opset()
-    if not target.weights.per_channel or opset >= PER_CHANNEL_OPSET:
+    if opset >= (PER_CHANNEL_OPSET if target.weights.per_channel else FIRST_OPSET):
         return model, []
     copy = model.copy()
     why = raise_opset(copy)
+    if why is not None and opset < FIRST_OPSET:
+        raise ModelError(
+            f"quantize: {model.name} is written in opset {opset}, which has no quantizers, and cannot be raised: {why}"
+        )
     if why is not None:
         return model, [f"opset stays {opset}, in which a weight tensor has one scale: {why}"]
     return copy, [f"opset raised from {opset} to {copy.opset()}, whose DequantizeLinear takes a scale per channel"]
 
 
 def why_nothing(placement: Placement) -> str:
+    if placement.kept:
+        return "nothing to quantize: what is left out by --only, --exclude and --keep-float is all that could be"
     before = len(placement.quantized_before)
     if before:
         return f"nothing to do: {before} layers are quantized already, and nothing else is a layer with float weights"
@@ -246,16 +267,16 @@ def what_was_done(found: QuantizedModel) -> list[str]:
     placement, written = found.placement, found.written
     target = placement.anatomy.target
     linear = sum(unit.computes for unit in placement.units)
-    activations, weights, changes = target.activations, target.weights, written.changes
-    kind = "symmetric" if activations.symmetric else "asymmetric"
-    per_channel = weights.per_channel and written.model.opset() >= PER_CHANNEL_OPSET
+    changes = written.changes
+    kind = "symmetric" if target.activations.symmetric else "asymmetric"
+    per_channel = target.weights.per_channel and written.model.opset() >= PER_CHANNEL_OPSET
     scales = "a scale for every output channel" if per_channel else "one scale for a tensor"
     zeros = sum(change.zeros_before for change in changes)
     rounded = sum(change.zeros_after for change in changes) - zeros
     notes = [
         f"{target.name}: {linear} layers and {len(placement.units) - linear} other ops in integers",
-        f"{len(written.scales)} activations of {activations.bits} bits ({kind}), {len(changes)} weights of {weights.bits} "
-        f"bits ({scales}), {written.biases} biases of 32 bits",
+        f"activations: {of_bits(s.grid.bits for s in written.scales.values())} ({kind}); weights: "
+        f"{of_bits(w.grid.bits for w in written.weights.values())} ({scales}); {written.biases} biases of 32 bits",
     ]
     if zeros or rounded:
         also = f"; {format_count(rounded)} others are so small that they became zero" if rounded else ""
@@ -263,3 +284,8 @@ def what_was_done(found: QuantizedModel) -> list[str]:
     if placement.quantized_before:
         notes.append(f"{len(placement.quantized_before)} layers were quantized already and keep their scales")
     return notes
+
+
+def of_bits(widths: Iterable[int]) -> str:
+    """`61 of 8 bits, 3 of 16 bits`."""
+    return ", ".join(f"{count} of {bits} bits" for bits, count in sorted(Counter(widths).items())) or "none"

@@ -66,7 +66,7 @@ class TestThePass:
         assert report.notes[1] == f"{target}: 3 layers and 0 other ops in integers"
         kind = "symmetric" if target == "cv22" else "asymmetric"
         assert report.notes[2] == (
-            f"4 activations of 8 bits ({kind}), 3 weights of 8 bits (a scale for every output channel), 3 biases of 32 bits"
+            f"activations: 4 of 8 bits ({kind}); weights: 3 of 8 bits (a scale for every output channel); 3 biases of 32 bits"
         )
         assert [(c.tensor, c.nodes, c.elements) for c in report.changes] == [
             ("conv0.weight", ("conv0",), 216),

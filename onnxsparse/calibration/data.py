@@ -2,7 +2,7 @@
 
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ import onnx
 
 from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFormat, image_feeds
 from onnxsparse.dims import Shape, fed_inputs, format_shape
-from onnxsparse.errors import ModelError
+from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.inputs import file_samples, fits
 from onnxsparse.model import Model
 from onnxsparse.runtime import Feeds
@@ -32,6 +32,10 @@ class CalibrationData:
     def __iter__(self) -> Iterator[Feeds]:
         return iter(self.samples)
 
+    def count(self) -> int:
+        """How many there are, found by going through them."""
+        return sum(1 for _ in self)
+
     def every(self, step: int) -> "CalibrationData":
         """Every so manyth sample."""
         return CalibrationData(Thinned(self.samples, step), self.source)
@@ -48,7 +52,7 @@ def open_data(source: "Path | Iterable[Feeds]", model: Model, images: ImageForma
     if not source.is_dir():
         if source.suffix.lower() in IMAGE_SUFFIXES:
             return CalibrationData(ImageFiles((source,), model, images), str(source))
-        return CalibrationData(ArrayFiles((source,), model), str(source))
+        return array_data((source,), source, model, images)
     listed = sorted(p for p in source.iterdir() if p.is_file())
     arrays = tuple(p for p in listed if p.suffix.lower() in ARRAY_SUFFIXES)
     pictures = tuple(p for p in listed if p.suffix.lower() in IMAGE_SUFFIXES)
@@ -56,8 +60,17 @@ def open_data(source: "Path | Iterable[Feeds]", model: Model, images: ImageForma
         what = "both arrays and images; give them apart" if arrays else "no .npy, .npz or image files"
         raise ModelError(f"--data {source}: the folder holds {what}")
     if arrays:
-        return CalibrationData(ArrayFiles(arrays, model), str(source))
+        return array_data(arrays, source, model, images)
     return CalibrationData(ImageFiles(pictures, model, images), str(source))
+
+
+def array_data(files: tuple[Path, ...], source: Path, model: Model, images: ImageFormat) -> CalibrationData:
+    """Arrays are taken as they are. Raises ParamError for options that are for images."""
+    if images != ImageFormat():
+        raise ParamError(
+            f"--data {source}: arrays are fed as they are; --mean, --std, --layout, --resize and --bgr are for images"
+        )
+    return CalibrationData(ArrayFiles(files, model), str(source))
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,8 @@ class Checked:
             yield {value.name: self._checked(number, feeds, value.name) for value in fed_inputs(self.model.proto.graph)}
 
     def _checked(self, number: int, feeds: Feeds, name: str) -> Array:
+        if not isinstance(feeds, Mapping):
+            raise ModelError(f"sample {number} is a {type(feeds).__name__}, not a mapping from input names to arrays")
         if name not in feeds:
             raise ModelError(f"sample {number}: no array for input '{name}' of {self.model.name}; it has {', '.join(feeds)}")
         array = np.asarray(feeds[name])

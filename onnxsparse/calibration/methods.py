@@ -44,6 +44,7 @@ class Levels:
 
     count: int = 256
     symmetric: bool = True
+    power_of_two: bool = False
 
 
 def bins_of(method: Method) -> int:
@@ -97,6 +98,7 @@ def mse_range(histogram: Histogram, levels: Levels) -> Range:
         if levels.symmetric:
             reach = np.maximum(-low, high)
             step: Floats = reach / (levels.count / 2 - 1)
+            step = np.exp2(np.ceil(np.log2(step))) if levels.power_of_two else step
             lowest: Floats = np.full_like(step, -(levels.count / 2))
         else:
             step = (high - low) / (levels.count - 1)

@@ -69,7 +69,9 @@ class TensorDiagnosis:
         return {
             "tensor": self.name,
             "node": self.node,
-            "sqnr_db": finite(self.distance.sqnr_db),
+            "sqnr_db": finite(self.distance.level_db),
+            "identical": self.distance.level_db == math.inf,
+            "problem": problem(self.distance),
             "own_sqnr_db": finite(self.own_sqnr_db),
             "low": finite(self.low),
             "high": finite(self.high),
@@ -99,8 +101,15 @@ class SliceDiagnosis:
 
     def to_json(self) -> dict[str, object]:
         root = math.sqrt(self.distance.power / max(self.distance.elements, 1))
-        sqnr_db = finite(self.distance.sqnr_db)
-        return {"output": self.output, "axis": self.axis, "index": self.index, "sqnr_db": sqnr_db, "rms": root}
+        return {
+            "output": self.output,
+            "axis": self.axis,
+            "index": self.index,
+            "sqnr_db": finite(self.distance.level_db),
+            "identical": self.distance.level_db == math.inf,
+            "problem": problem(self.distance),
+            "rms": root,
+        }
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ class Diagnosis:
         tensors = tuple(
             (
                 t.name,
-                db(t.distance.sqnr_db),
+                level(t.distance),
                 db(t.own_sqnr_db),
                 f"{t.range_use:.0%}",
                 f"{t.clipped_share:.2%}",
@@ -134,15 +143,32 @@ class Diagnosis:
             )
             for t in self.tensors[:SHOWN]
         )
-        slices = tuple((s.label, db(s.distance.sqnr_db)) for s in self.slices[:SHOWN])
+        slices = tuple((s.label, level(s.distance)) for s in self.slices[:SHOWN])
         return (
             TextTable("worst tensors", ("tensor", "SQNR dB", "own SQNR dB", "range use", "clipped", "bits"), tensors),
             TextTable("worst outputs and slices of them", ("output", "SQNR dB"), slices),
         )
 
 
+def problem(distance: Distance) -> str | None:
+    """Why there is no figure."""
+    if distance.noise and not distance.power:
+        return "it is zero in the float model"
+    return distance.mismatch or distance.problem
+
+
+def rank(distance: Distance) -> float:
+    """What does not compare, and noise on a zero signal, come first."""
+    level = distance.level_db
+    return -math.inf if level is None else level
+
+
 def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def level(distance: Distance) -> str:
+    return problem(distance) or db(distance.level_db)
 
 
 def db(value: float | None) -> str:
@@ -161,8 +187,8 @@ def diagnose(found: QuantizedModel, data: CalibrationData, budget_bytes: int) ->
     for group in groups_within({name: count * 8 for name, count in counts.items()}, budget_bytes):
         compare_group(found, [by_name[name] for name in group], few)
     slices = compare_outputs(found, few)
-    tensors.sort(key=lambda tensor: tensor.distance.sqnr_db)
-    slices.sort(key=lambda part: part.distance.sqnr_db)
+    tensors.sort(key=lambda tensor: rank(tensor.distance))
+    slices.sort(key=lambda part: rank(part.distance))
     return Diagnosis(tuple(tensors), tuple(slices), len(list(few)))
 
 

@@ -1,6 +1,8 @@
 """The diagnosis of a quantized model as one HTML file that opens offline."""
 
-from onnxsparse.diagnosis.measure import Diagnosis, finite
+import math
+
+from onnxsparse.diagnosis.measure import Diagnosis
 
 Spec = dict[str, object]
 
@@ -16,7 +18,7 @@ def diagnosis_html(found: Diagnosis, model: str) -> str:
 def figure(found: Diagnosis, model: str) -> Spec:
     """Two charts, one below the other."""
     tensors = [{"place": i, **tensor.to_json()} for i, tensor in enumerate(found.tensors, start=1)]
-    slices = [{"label": part.label, **part.to_json()} for part in found.slices if finite(part.distance.sqnr_db) is not None]
+    slices = [{"label": part.label, **part.to_json()} for part in found.slices if part.distance.level_db != math.inf]
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "title": f"{model}: signal to quantization noise, worst first, over {found.samples} samples",
@@ -46,7 +48,7 @@ def slice_chart(rows: list[dict[str, object]]) -> Spec:
         "x": {"field": "label", "type": "nominal", "title": "output", "sort": None, "axis": {"labelOverlap": True}},
         "y": {"field": "sqnr_db", "type": "quantitative", "title": "SQNR, dB"},
         "color": {"field": "output", "type": "nominal"},
-        "tooltip": [{"field": field} for field in ("label", "sqnr_db", "rms")],
+        "tooltip": [{"field": field} for field in ("label", "sqnr_db", "problem", "rms")],
     }
     title = "Outputs and slices of them"
     return {"title": title, "width": 900, "height": 260, "data": {"values": rows}, "mark": {"type": "bar"}, "encoding": encoding}

@@ -94,6 +94,7 @@ SPECS = (
             work=Work.ELEMENTWISE,
             couple=couple_broadcast,
             quant=Quant.ARITHMETIC,
+            divisor_at=1 if name in ("Div", "Mod") else None,
             sign=SIGNS.get(name, Sign.ANY),
             affine=Affine(values=arithmetic, when=is_numpy_like) if name in SCALES_AND_SHIFTS else None,
         )

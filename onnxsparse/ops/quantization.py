@@ -39,6 +39,7 @@ SPECS = (
             work=Work.FREE,
             couple=couple_scaled,
             quant=Quant.BOUNDARY,
+            like="DequantizeLinear" if d else None,
         )
         for d, s in (("", 10), ("com.microsoft", 1))
     ),
@@ -54,6 +55,7 @@ SPECS = (
             work=Work.FREE,
             couple=couple_scaled,
             quant=Quant.BOUNDARY,
+            like="QuantizeLinear" if d else None,
         )
         for d, s in (("", 10), ("com.microsoft", 1))
     ),

@@ -188,6 +188,7 @@ class OpSpec:
     `index_at`: the input whose values are positions along an axis of input 0.
     `compares`: it tells which elements are equal to another input's.
     `quant`: what it does where a target computes in integers.
+    `divisor_at`: the input that it divides by, which no grid may round to zero.
     `homogeneous`: a positive factor on its input comes out on its output, channel by channel.
     `sign`: whether its result can be negative.
     `fill_at`: the input with the element that it adds around others, which is zero without it.
@@ -225,6 +226,7 @@ class OpSpec:
     refit: "Callable[[Refit], None] | None" = None
     masked: "Callable[[Masking], None] | None" = None
     quant: Quant = Quant.FLOAT
+    divisor_at: int | None = None
     homogeneous: bool = False
     sign: Sign = Sign.ANY
     fill_at: int | None = None

@@ -30,7 +30,6 @@ class Calibration:
 
         Raises ModelError for an activation that has no range and no data to find it with.
         """
-        self._tell_unknown(placement)
         wanted = [name for name in placement.calibrated if name not in self.given]
         if not wanted:
             return placement, self.given
@@ -39,12 +38,12 @@ class Calibration:
             raise ModelError(f"--ranges has none for activation {some} of {placement.anatomy.model.name}; give --data as well")
         seen = self._observe(placement, wanted)
         grid = placement.anatomy.target.activations.grid
-        ranges = choose_ranges(seen, self.method, Levels(1 << grid.bits, grid.symmetric), self.percentile)
+        ranges = choose_ranges(seen, self.method, Levels(1 << grid.bits, grid.symmetric, grid.power_of_two), self.percentile)
         self.given |= ranges
         unbounded = {name for name in wanted if name not in ranges}
         return self.run(without(placement, unbounded)) if unbounded else (placement, self.given)
 
-    def _tell_unknown(self, placement: Placement) -> None:
+    def tell_unknown(self, placement: Placement) -> None:
         """Say which ranges of the file no activation has: their names may be misspelt."""
         unknown = [name for name in self.given if name not in placement.anatomy.graph.defined]
         if unknown:

@@ -34,10 +34,13 @@ class Choices:
     bias_shifts: Mapping[int, Floats] = field(default_factory=dict)
 
     def range_of(self, name: str, grid: Grid) -> Range:
-        """What a value's integers are to cover: with 16 bits more than was seen, since clipping costs more than coarser steps."""
-        if grid.bits == 8:
+        """What a value's integers are to cover: with 16 bits more than was seen, since clipping costs more than coarser steps.
+
+        A range that was given is taken as it is.
+        """
+        seen = self.extremes.get(name)
+        if grid.bits == 8 or seen is None:
             return self.ranges[name]
-        seen = self.extremes.get(name, self.ranges[name])
         return Range(seen.low * HEADROOM, seen.high * HEADROOM)
 
 

@@ -7,7 +7,6 @@ from typing import IO
 
 import numpy as np
 
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.errors import ParamError
 from onnxsparse.passbase import ArtifactWriter, text_writer
 from onnxsparse.quantization.calibrated import Calibration
@@ -22,19 +21,17 @@ def export_files(folder: Path, found: QuantizedModel, calibration: Calibration) 
     """
     if not folder.is_dir():
         raise ParamError(f"quantize: --export {folder} is not a folder; make it first")
+    if any(folder.glob("sample*")):
+        raise ParamError(f"quantize: --export {folder} holds samples already; give an empty folder")
     made: dict[Path, ArtifactWriter] = {folder / "choices.json": text_writer(choices_json(found))}
     if calibration.data is None:
         return made
     suffix = "npy" if len(next(iter(calibration.data))) == 1 else "npz"
-    names = [f"sample_{number:05}.{suffix}" for number in range(count(calibration.data))]
+    names = [f"sample_{number:05}.{suffix}" for number in range(calibration.data.count())]
     samples = iter(calibration.data)
     made |= {folder / name: sample_writer(samples) for name in names}
     made[folder / "samples.txt"] = text_writer("".join(f"{name}\n" for name in names))
     return made
-
-
-def count(data: CalibrationData) -> int:
-    return sum(1 for _ in data)
 
 
 def sample_writer(samples: Iterator[Feeds]) -> ArtifactWriter:

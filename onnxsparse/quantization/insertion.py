@@ -162,14 +162,24 @@ class Inserter:
 
     def _fit_bias(self, unit: Unit, scale: Floats, grid: Grid) -> Floats:
         bias, input_scale = self.anatomy.bias_name(unit), self._input_scale(unit)
-        if bias is None or input_scale is None:
+        if input_scale is None:
             return scale
-        largest = np.abs(self._shifted(unit, bias))
-        if scale.ndim == 0:
+        # onnxruntime makes a bias in 32 bits of what is added behind a product as well
+        largest = np.array(self._added(unit)) if bias is None else np.abs(self._shifted(unit, bias))
+        if scale.ndim == 0 or largest.ndim == 0:
             largest = np.array(largest.max(initial=0.0))
         elif scale.size != largest.size:
             largest = largest.reshape(-1, scale.size).max(0)  # groups of outputs share their scales
         return grid.rounded(wide_enough(scale, largest, input_scale))
+
+    def _added(self, unit: Unit) -> float:
+        """The largest constant that is part of a unit, behind its product."""
+        graph, resolver = self.anatomy.graph, self.anatomy.resolver
+        names = {name for index in unit.nodes[1:] for name in self.anatomy.nodes[index].input if name in self.anatomy.constant}
+        stored = (resolver.constant(graph, name) for name in names)
+        values = [self.model.weights[name] for name in stored if name is not None]
+        finite = [np.abs(v[np.isfinite(v)]).max(initial=0.0) for v in values if v.dtype == np.float32]
+        return float(max(finite, default=0.0))
 
     def _shifted(self, unit: Unit, bias: str) -> Floats:
         found: Floats = self.model.weights[bias].astype(np.float64)

@@ -38,7 +38,7 @@ def isolated(placement: Placement, written: Written, names: Sequence[str]) -> Mo
         )
     model.weights.refresh()
     for tensor in other.initializer:
-        model.weights[f"{ALONE}{tensor.name}"] = written.model.weights[tensor.name]
+        model.weights.share(f"{ALONE}{tensor.name}", written.model.weights, tensor.name)
     return prefix(model, [*names, *(alone(written, name) for name in names)])
 
 

@@ -1,4 +1,4 @@
-"""Which layers get more than eight bits: those that add most noise of their own.
+"""Which layers and other ops get more than eight bits: those that add most noise of their own.
 
 The ratio of noise to signal adds up along a network, so that layers are ranked by their own, which one run over the data tells
 for all of them.
@@ -19,9 +19,9 @@ Quality = Callable[[Model], float | None]
 
 
 def ranked(placement: Placement, choices: Choices, data: CalibrationData, budget_bytes: int) -> list[int]:
-    """Units that compute, noisiest first."""
+    """Units, noisiest first: layers, and arithmetic such as a residual Add."""
     noise = own_noise(placement, write_integers(placement, choices), data, budget_bytes)
-    return sorted((u.root for u in placement.units if u.computes), key=lambda root: -noise[root])
+    return sorted((unit.root for unit in placement.units), key=lambda root: -noise[root])
 
 
 def widened(placement: Placement, choices: Choices, roots: list[int]) -> tuple[Placement, Choices]:

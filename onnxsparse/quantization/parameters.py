@@ -1,5 +1,6 @@
 """Scales and integers of weights and biases."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,9 @@ LARGEST_BIAS = 2**31 - 1
 
 LARGEST_FITTED_BIAS = 2**30
 """What scales are chosen for: the other half of the 32 bits is for the products, 33 000 of them at their largest."""
+
+PART_ELEMENTS = 1 << 20
+"""How much of a weight is held as float64 at a time."""
 
 FINEST_BIAS = 2.0**-24
 """Of a bias that stands alone, on weights that are all zero: as fine as a float."""
@@ -60,9 +64,13 @@ def along(scale: Floats, axis: int | None, rank: int) -> Floats:
 def square_errors(weight: Array, scale: Floats, axis: int | None, grid: Grid) -> Floats:
     """Σ (weight − its integer's value)², of all or per channel."""
     step = along(scale, axis, weight.ndim)
-    values: Floats = weight.astype(np.float64)
-    off = (grid.integers(values, step).astype(np.float64) * step - values) ** 2
-    found: Floats = off.sum(tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None)
+    others = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
+    found: Floats = np.zeros(scale.shape)
+    for part in parts(weight):
+        own = step[part] if axis == 0 else step
+        values: Floats = weight[part].astype(np.float64)
+        off = ((grid.integers(values, own).astype(np.float64) * own - values) ** 2).sum(others)
+        found[part if axis == 0 else ...] += off
     return found
 
 
@@ -74,7 +82,21 @@ def wide_enough(scale: Floats, bias: Floats, input_scale: float) -> Floats:
 
 
 def quantize_weight(weight: Array, scale: Floats, axis: int | None, grid: Grid) -> Quantized:
-    return Quantized(grid.integers(weight, along(scale, axis, weight.ndim)), scale, axis)
+    """Part by part along the first axis: what is computed on the way is eight times as large as the integers."""
+    step = along(scale, axis, weight.ndim)
+    found = np.empty(weight.shape, grid.dtype)
+    for part in parts(weight):
+        found[part] = grid.integers(weight[part], step[part] if axis == 0 else step)
+    return Quantized(found, scale, axis)
+
+
+def parts(weight: Array) -> Iterator[slice | tuple[()]]:
+    """Stretches of the first axis that hold about `PART_ELEMENTS`."""
+    if not weight.ndim or not weight.size:
+        yield ()
+        return
+    rows = max(1, PART_ELEMENTS * weight.shape[0] // weight.size)
+    yield from (slice(start, start + rows) for start in range(0, weight.shape[0], rows))
 
 
 def quantize_bias(bias: Array, weight_scale: Floats, input_scale: float) -> Quantized:

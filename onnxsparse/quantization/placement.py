@@ -70,7 +70,7 @@ class Placer:
         active = {root: unit for root, unit in units.items() if unit.computes or unit.exit in wanted}
         integers = self._made_in_integers(active)
         followers = tuple(self._followers(integers, wanted))
-        self._scale(active, followers, integers)
+        self._scale(active, followers)
         joined = frozenset(self._join(active))
         scaled = {name: self._root(name) for name in self._in_order(self.parents)}
         placement = Placement(
@@ -177,7 +177,7 @@ class Placer:
             if self._follows(index) and node.input[0] in integers and wanted.intersection(node.output):
                 yield index
 
-    def _scale(self, units: dict[int, Unit], followers: tuple[int, ...], integers: set[str]) -> None:
+    def _scale(self, units: dict[int, Unit], followers: tuple[int, ...]) -> None:
         anatomy = self.anatomy
         for unit in units.values():
             node = anatomy.nodes[unit.root]

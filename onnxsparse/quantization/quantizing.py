@@ -39,7 +39,6 @@ class QuantizedModel:
     """A quantized model, and how it came about."""
 
     placement: Placement
-    choices: Choices
     written: Written
     ranges: Mapping[str, Range]
     notes: tuple[str, ...]
@@ -60,9 +59,11 @@ class Quantizing:
 
     @property
     def measured(self) -> CalibrationData | None:
-        """What means and noise are measured on, once the samples are counted."""
-        step = -(-self.calibration.samples // MEASURED_SAMPLES)
-        return None if self.data is None else self.data.every(max(step, 1))
+        """What means and noise are measured on."""
+        if self.data is None:
+            return None
+        self.calibration.samples = self.calibration.samples or self.data.count()
+        return self.data.every(max(1, -(-self.calibration.samples // MEASURED_SAMPLES)))
 
     def run(self, placement: Placement) -> QuantizedModel:
         """Quantize a placement's model, whose weights equalization changes."""
@@ -70,13 +71,14 @@ class Quantizing:
             raise ParamError(f"quantize: {self.improvements.named} needs --data: it measures what the model does")
         if self.data is not None and self.improvements.equalize:
             self.notes.append(f"{equalize(placement, self.data)} pairs of layers were equalized")
+        self.calibration.tell_unknown(placement)
         placement, ranges = self.calibration.run(placement)
         order = self._ranked(placement, ranges)
         placement, choices = self._widened(placement, ranges, order)
         if self.improvements.correct_bias and self.data is None:
             self.notes.append("biases were not corrected: that takes data")
         written = write_integers(placement, choices)
-        return QuantizedModel(placement, choices, written, self.calibration.given, (*self.calibration.notes, *self.notes))
+        return QuantizedModel(placement, written, self.calibration.given, (*self.calibration.notes, *self.notes))
 
     def _ranked(self, placement: Placement, ranges: Mapping[str, Range]) -> list[int]:
         """The layers that may become wide, those first that need it most."""
@@ -96,7 +98,9 @@ class Quantizing:
             names = [placement.anatomy.graph.names[root] for root in order[:count]]
             shown = ", ".join(names[:3]) + ("…" if count > 3 else "")
             kind = "16 bits" if placement.anatomy.target.wide == "int16" else "floats"
-            self.notes.append(f"{count} of {len(order)} layers are {kind}, those with most noise of their own: {shown}")
+            self.notes.append(
+                f"{count} of {len(order)} layers and other ops are {kind}, those with most noise of their own: {shown}"
+            )
         return found
 
     def _bisect(
@@ -114,8 +118,10 @@ class Quantizing:
                 best, many, reached = found, count, sqnr_db
             else:
                 few = count + 1
-        told = "not known" if reached is None else f"{reached:.1f} dB"
-        self.notes.append(f"an SQNR of {wanted_db:g} dB was asked for, the worst output has {told}")
+        told = "one that is not known" if reached is None else f"{reached:.1f} dB"
+        missed = reached is None or reached < wanted_db
+        verdict = "was not reached, with all layers wide" if missed else "was asked for"
+        self.notes.append(f"an SQNR of {wanted_db:g} dB {verdict}: the worst output has {told}")
         return many, best
 
     def _with_wide(self, placement: Placement, ranges: Mapping[str, Range], roots: list[int]) -> tuple[Placement, Choices]:

@@ -26,8 +26,8 @@ from onnxsparse.passbase import Skip
 from onnxsparse.quantization.rewriting import Removal
 from onnxsparse.quantization.scales import Scale, Stays, read_scale
 from onnxsparse.quantization.signs import Signs
+from onnxsparse.quantization.types import typed_values
 from onnxsparse.quantization.unfolding import unfold
-from onnxsparse.shapes import element_types, run_inference, weightless
 
 RELU6_END = 6.0
 """The one end of a Clip that networks have often; calibrated ranges end elsewhere."""
@@ -70,7 +70,7 @@ class Stripper:
         self.removal = Removal(model)
         self.nodes = self.removal.nodes
         self.specs = [self._find(node, model.opset(node.domain)) for node in self.nodes]
-        self.types = element_types(run_inference(weightless(model.proto, model.weights)).graph)
+        self.types = typed_values(model)
         self.resolver = Resolver(model.weights, {o.domain: o.version for o in model.proto.opset_import} | {"": model.opset()})
         self.signs = Signs(self.graph, self.specs, self.resolver)
         self.skipped: list[Skip] = []
@@ -110,7 +110,7 @@ class Stripper:
         kind = made.pop()
         if kind is None or made or self.types.get(source, kind) != kind:
             raise Stays("its floats are of another type in front of it than behind")
-        self.removal.remove(index, self._clipped(index, scale))
+        self.removal.remove(index, self._clipped(index, scale, kind))
         self._free(region, scale, kind)
         if scale.starts_at_zero:
             self.signs.nonnegative.add(integers)
@@ -225,7 +225,7 @@ class Stripper:
     def _number(self, wanted: str, value: float, kind: int) -> str:
         return self.removal.additions.constant(wanted, np.array(value, helper.tensor_dtype_to_np_dtype(kind)))
 
-    def _clipped(self, index: int, scale: Scale) -> str:
+    def _clipped(self, index: int, scale: Scale, kind: int) -> str:
         """What a quantizer reads, behind the Relu or Clip that its integers were."""
         source = self.nodes[index].input[0]
         constant = self.resolver.constant(self.graph, source) is not None
@@ -236,7 +236,7 @@ class Stripper:
         if self.model.opset() < CLIP_INPUTS_OPSET:
             return self._insert(index, "Clip", [source], min=0.0, max=RELU6_END)
         ends = {"min": 0.0, "max": RELU6_END}
-        bounds = [self._number(f"{source}_{what}", value, self.types[source]) for what, value in ends.items()]
+        bounds = [self._number(f"{source}_{what}", value, kind) for what, value in ends.items()]
         return self._insert(index, "Clip", [source, *bounds])
 
     def _insert(self, index: int, op_type: str, inputs: list[str], **attributes: Any) -> str:

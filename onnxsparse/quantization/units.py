@@ -11,7 +11,7 @@ from onnxsparse.graph import Graph, captured
 from onnxsparse.model import STANDARD_DOMAINS, Model
 from onnxsparse.ops import OpSpec, OpView, Quant, UnknownFact, find
 from onnxsparse.quantization.target import Target
-from onnxsparse.shapes import element_types, run_inference, weightless
+from onnxsparse.quantization.types import typed_values
 
 LONGEST_UNIT = 12
 """Nodes looked at behind one, for what could be part of it."""
@@ -58,7 +58,7 @@ class Anatomy:
         self.graph = Graph(model.proto.graph)
         self.nodes = list(model.proto.graph.node)
         self.specs = [find(n.domain, n.op_type, model.opset(n.domain)) for n in self.nodes]
-        self.types = element_types(run_inference(weightless(model.proto, model.weights)).graph)
+        self.types = typed_values(model)
         self.resolver = Resolver(model.weights, {o.domain: o.version for o in model.proto.opset_import} | {"": model.opset()})
         self.outputs = {o.name for o in model.proto.graph.output}
         self.captured = {name for node in self.nodes for name in captured(node)}
@@ -127,7 +127,12 @@ class Anatomy:
         nodes, leaving = self._absorbed(index, owned)
         if quant is not Quant.COMPUTE:
             read = tuple(at for at in activations if self.is_float(node.input[at]))
-            constants = tuple(at for at, name in inputs if name in self.constant and quant is not Quant.ACTIVATION)
+            divisor = self._divisor(index)
+            if divisor in activations:
+                return None  # small divisors would become zero
+            constants = tuple(
+                at for at, name in inputs if name in self.constant and quant is not Quant.ACTIVATION and at != divisor
+            )
             return Unit(index, nodes, leaving, read, constants=constants)
         weights = tuple(self._weights(index))
         bias = self._bias(index, weights)
@@ -135,6 +140,10 @@ class Anatomy:
         if any(at not in taken for at, _ in inputs if at < 2):
             return None  # an operand that is constant and not stored
         return Unit(index, nodes, leaving, activations, weights, bias_at=bias, computes=True)
+
+    def _divisor(self, index: int) -> int | None:
+        spec = self.specs[index]
+        return None if spec is None else spec.divisor_at
 
     def _weights(self, index: int) -> Iterator[UnitWeight]:
         spec, node = self.specs[index], self.nodes[index]
