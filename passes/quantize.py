@@ -254,11 +254,11 @@ def raised(model: Model, target: Target) -> tuple[Model, list[str]]:
 
 
 def why_nothing(placement: Placement) -> str:
-    if placement.kept:
-        return "nothing to quantize: what is left out by --only, --exclude and --keep-float is all that could be"
     before = len(placement.quantized_before)
     if before:
         return f"nothing to do: {before} layers are quantized already, and nothing else is a layer with float weights"
+    if placement.kept:
+        return "nothing to quantize: what --only, --exclude and --keep-float leave out is all that could be"
     return f"nothing to quantize: no layer of the model has float weights that {placement.anatomy.target.name} takes as integers"
 
 
