@@ -84,6 +84,8 @@ class Target:
     """Ops that are part of the one that makes their input: no quantizer stands between."""
     one_scale: tuple[OpType, ...] = ()
     """Ops whose inputs and output have one scale."""
+    bits: Annotated[tuple[Literal[8, 16], ...], Field(min_length=1)] = (8, 16)
+    """Of the integers it computes with."""
     wide: Literal["int16", "float"] = "float"
     activations: Activations = Activations()
     weights: Coefficients = Coefficients()
@@ -107,6 +109,8 @@ class Target:
         if power_of_two is not None:
             activations = replace(activations, power_of_two=power_of_two in ("activations", "all"))
             weights = replace(weights, power_of_two=power_of_two in ("weights", "all"))
+        if not {activations.bits, weights.bits} <= set(self.bits):
+            raise ParamError(f"quantize: {self.name} computes with integers of {' or '.join(map(str, self.bits))} bits")
         if activations.power_of_two and not activations.symmetric:
             raise ParamError(
                 f"quantize: {self.name} has activations with zero points, which scales that are powers of two go without"
