@@ -12,7 +12,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -110,9 +110,13 @@ def at_other_sizes(source: Path, target: Path, shapes: list[str]) -> str:
     free = [value for value in load(source).proto.graph.input if any(d.dim_param for d in value.type.tensor_type.shape.dim)]
     if not free:
         return ""
+    return runs_at(source, target, [[scaled(text, source, factor) for text in shapes] for factor in (2, 3)])
+
+
+def runs_at(source: Path, target: Path, sizes: Iterable[list[str]]) -> str:
+    """At how many sizes a model that was made of another runs, of those at which that one does."""
     works = total = 0
-    for factor in (2, 3):
-        bound = [scaled(text, source, factor) for text in shapes]
+    for bound in sizes:
         try:
             feeds = seeded_samples(load(source).bind(bound), 1).feeds[0]
             wanted = runner(load(source)).run(feeds)

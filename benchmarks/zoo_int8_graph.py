@@ -9,7 +9,8 @@ from pathlib import Path
 
 import onnx
 
-from onnxsparse import OnnxSparseError, Prune, compare, layers, load
+from benchmarks.zoo_channels import runs_at
+from onnxsparse import Prune, compare, layers, load
 from onnxsparse.comparison import Meter, measure
 from onnxsparse.folding import fold
 from onnxsparse.graph import Graph
@@ -159,23 +160,8 @@ def at_other_sizes(source: Path, written: Path, shapes: list[str]) -> str:
     free = {v.name: [not d.HasField("dim_value") for d in v.type.tensor_type.shape.dim] for v in inputs}
     if not any(any(dims) for dims in free.values()):
         return ""
-    works = total = 0
-    for batch, rest in ((2, 1), (1, 2), (3, 2)):
-        bound = [scaled(text, free, batch, rest) for text in shapes]
-        if bound == shapes:
-            continue
-        try:
-            feeds = seeded_samples(load(source).bind(bound), 1).feeds[0]
-            wanted = runner(load(source)).run(feeds)
-        except OnnxSparseError:
-            continue
-        total += 1
-        try:
-            found = runner(load(written)).run(feeds)
-            works += all(found[name].shape == value.shape for name, value in wanted.items())
-        except OnnxSparseError:
-            continue
-    return f"{works} of {total}"
+    sizes = ([scaled(text, free, batch, rest) for text in shapes] for batch, rest in ((2, 1), (1, 2), (3, 2)))
+    return runs_at(source, written, (bound for bound in sizes if bound != shapes))
 
 
 def scaled(text: str, free: dict[str, list[bool]], batch: int, rest: int) -> str:

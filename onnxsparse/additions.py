@@ -9,20 +9,28 @@ from onnxsparse.model import Model
 from onnxsparse.weights import Array, bodies
 
 
-class Additions:
+class Names:
+    """Names that nothing in a model has yet."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.taken = set(every_name(proto))
+
+    def fresh(self, wanted: str) -> str:
+        """`wanted`, with a number behind it where it is taken; taken from now on."""
+        name, number = wanted, 1
+        while name in self.taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self.taken.add(name)
+        return name
+
+
+class Additions(Names):
     """New names and tensors for a model; the tensors are written, and made if they are functions, one after the other."""
 
     def __init__(self, model: Model) -> None:
+        super().__init__(model.proto)
         self.model = model
-        self.names = set(every_name(model.proto))
         self.made: dict[str, Array | Callable[[], Array]] = {}
-
-    def fresh(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self.names:
-            name, number = f"{wanted}_{number}", number + 1
-        self.names.add(name)
-        return name
 
     def constant(self, wanted: str, values: Array | Callable[[], Array]) -> str:
         name = self.fresh(wanted)

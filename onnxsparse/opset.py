@@ -10,7 +10,7 @@ from functools import cached_property
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxsparse.additions import every_name
+from onnxsparse.additions import Names
 from onnxsparse.constants import Resolver
 from onnxsparse.graph import Graph
 from onnxsparse.model import Model
@@ -82,7 +82,7 @@ class Raiser:
         self.values = Values(model)
         self.resolver = Resolver(model.weights, {})
         self.functions = {(f.domain, f.name) for f in proto.functions}
-        self.names = set(every_name(proto))
+        self.fresh = Names(proto).fresh
 
     def run(self) -> None:
         RaisedGraph(self, Graph(self.proto.graph), raised_import(self.proto), self.values).run()
@@ -92,13 +92,6 @@ class Raiser:
             graph = onnx.GraphProto(node=function.node, output=[onnx.ValueInfoProto(name=name) for name in function.output])
             RaisedGraph(self, Graph(graph, function.name), raised_import(function), None).run()
             replace_all(function.node, graph.node)
-
-    def fresh(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self.names:
-            name, number = f"{wanted}_{number}", number + 1
-        self.names.add(name)
-        return name
 
 
 class RaisedGraph:
