@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.calibration.observe import element_counts, groups_within, prefix
-from onnxsparse.comparison import Distance
+from onnxsparse.comparison import Distance, sqnr_db
 from onnxsparse.passbase import TextTable
 from onnxsparse.progress import tell
 from onnxsparse.quantization.choices import ValueScale
@@ -200,7 +200,7 @@ def empty_tensors(found: QuantizedModel, data: CalibrationData, budget_bytes: in
     for name, scale in found.written.scales.items():
         made_by = anatomy.graph.producers.get(name)
         ratio = noise.get(makers[name]) if name in makers else None
-        own = None if ratio is None else math.inf if ratio == 0 else -10 * math.log10(ratio)
+        own = None if ratio is None else sqnr_db(1.0, ratio)
         yield TensorDiagnosis(name, "" if made_by is None else anatomy.graph.names[made_by], scale, own)
 
 

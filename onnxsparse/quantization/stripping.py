@@ -28,6 +28,7 @@ from onnxsparse.quantization.scales import Scale, Stays, read_scale
 from onnxsparse.quantization.signs import Signs
 from onnxsparse.quantization.types import typed_values
 from onnxsparse.quantization.unfolding import unfold
+from onnxsparse.weights import bodies
 
 RELU6_END = 6.0
 """The one end of a Clip that networks have often; calibrated ranges end elsewhere."""
@@ -258,6 +259,6 @@ class Stripper:
 
     def _holds_quantizers(self, nodes: list[onnx.NodeProto]) -> bool:
         specs = [self._find(node, 1 << 30) for node in nodes]
-        inner = [b for n in nodes for a in n.attribute for b in (*a.graphs, *([a.g] if a.HasField("g") else []))]
+        inner = [body for node in nodes for attribute in node.attribute for body in bodies(attribute)]
         boundary = any(spec is not None and spec.quant is Quant.BOUNDARY for spec in specs)
         return boundary or any(self._holds_quantizers(list(body.node)) for body in inner)
