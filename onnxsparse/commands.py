@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
+from onnxsparse.as_run import run_here
 from onnxsparse.comparison import compare as compare_models
 from onnxsparse.divergence import MIN_SQNR_DB
 from onnxsparse.divergence import bisect as bisect_models
@@ -154,7 +155,7 @@ def compare(
         passes, failure = found.passes, "not every tensor reaches" if found.compared else "no tensor is compared, so none reaches"
     else:
         with live("running both models in onnxruntime"):
-            result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed)
+            result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed, as_run=run_here)
         show(result.to_json(), json_file, lambda out: text.print_comparison(out, result, title))
         passes, failure = min_sqnr is None or result.passes(min_sqnr), "not every output reaches"
     if min_sqnr is None or passes:

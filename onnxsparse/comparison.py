@@ -2,22 +2,27 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.as_run import AsRun, Runs, explanation, saturates
+from onnxsparse.errors import BackendError
 from onnxsparse.inputs import Samples, seeded_samples
 from onnxsparse.model import Model
 from onnxsparse.ops import find
-from onnxsparse.runtime import Feeds, Runner, runner
+from onnxsparse.runtime import Feeds, Runner, holds_integers, processor_notes, runner
 from onnxsparse.weights import Array
 
 SEEDED_SAMPLES = 2
 
 INSENSITIVE = 1e-4
 """An output that moves less than this, relative to its largest value, between two inputs tells nothing about a change."""
+
+AS_RUN_TOLERANCE_DB = 1.0
+"""A processor's own run that is closer than this to the file as it is written is not worth a word."""
 
 BLOCK_ELEMENTS = 1 << 20
 """How much of a tensor is held as float64 at a time."""
@@ -41,6 +46,15 @@ class OutputComparison:
     feeds: str | None = None
     broken: bool = False
     """Whether the second model alone makes values that are not finite, or another shape."""
+    as_run_sqnr_db: float | None = None
+    """The SQNR with integers as a processor runs them; None where that was not tried, there are none, or it does not compare."""
+
+    @property
+    def runs_otherwise(self) -> bool:
+        """Whether a processor makes something else of the integers than the file says."""
+        if self.as_run_sqnr_db is None or self.sqnr_db is None or self.as_run_sqnr_db == self.sqnr_db:
+            return False
+        return abs(self.as_run_sqnr_db - self.sqnr_db) > AS_RUN_TOLERANCE_DB
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,8 @@ class Comparison:
                 "name": o.name,
                 "max_difference": o.max_difference,
                 "mean_difference": o.mean_difference,
-                "sqnr_db": o.sqnr_db if o.sqnr_db is None or math.isfinite(o.sqnr_db) else None,
+                "sqnr_db": finite(o.sqnr_db),
+                "as_run_sqnr_db": finite(o.as_run_sqnr_db),
                 "identical": o.sqnr_db == math.inf,
                 "cosine": o.cosine,
                 "top1": o.top1,
@@ -77,13 +92,24 @@ class Comparison:
         return {"schema": 1, "outputs": rows, "samples": self.samples, "notes": list(self.notes)}
 
 
-def compare(
-    first: Model, second: Model, samples: Samples | None = None, *, custom_ops: Sequence[Path] = (), seed: int = 0
-) -> Comparison:
-    """Run both models on the same inputs: `samples`, as `load_samples` reads them, else seeded random ones.
+def finite(value: float | None) -> float | None:
+    """As JSON has it, where infinity is no number."""
+    return value if value is not None and math.isfinite(value) else None
 
-    Where the first model picks elements (NonMaxSuppression, TopK), the tensors that decide are compared as well. Raises
-    BackendError where onnxruntime cannot run a model.
+
+def compare(
+    first: Model,
+    second: Model,
+    samples: Samples | None = None,
+    *,
+    custom_ops: Sequence[Path] = (),
+    seed: int = 0,
+    as_run: AsRun | None = None,
+) -> Comparison:
+    """Run both models, as they are written, on the same inputs: `samples`, as `load_samples` reads them, else seeded random ones.
+
+    Where the first model picks elements (NonMaxSuppression, TopK), the tensors that decide are compared as well. `as_run`: how
+    a processor runs a model, to try integers on as well. Raises BackendError where onnxruntime cannot run a model.
     """
     samples = seeded_samples(first, SEEDED_SAMPLES, seed) if samples is None else samples
     inner = dict(deciding_tensors(first))
@@ -97,8 +123,44 @@ def compare(
         measure(runners, feeds, meters)
     if len(samples.feeds) == 1:
         probe(runners[0], first, meters, seed)
-    notes = (*samples.notes, *(f"output '{name}' is only in {first.name}" for name in lost))
-    return Comparison(tuple(meter.result() for meter in meters.values()), len(samples.feeds), notes)
+    outputs = tuple(meter.result() for meter in meters.values())
+    notes = [*samples.notes, *(f"output '{name}' is only in {first.name}" for name in lost)]
+    notes += [*processor_notes(first), *processor_notes(second)]
+    if as_run is not None and (holds_integers(first) or holds_integers(second)):
+        outputs, said = tried((first, second), samples, outputs, as_run, custom_ops)
+        notes += said
+    return Comparison(outputs, len(samples.feeds), tuple(notes))
+
+
+def tried(
+    models: tuple[Model, Model],
+    samples: Samples,
+    outputs: tuple[OutputComparison, ...],
+    as_run: AsRun,
+    custom_ops: Sequence[Path],
+) -> tuple[tuple[OutputComparison, ...], list[str]]:
+    """The outputs' figures with those of a processor's own run beside them, and what to say where they differ."""
+    try:
+        acting: list[Runs] = [
+            as_run(model, custom_ops) if holds_integers(model) else runner(model, custom_ops=custom_ops) for model in models
+        ]
+        distances = {output.name: Distance() for output in outputs if output.feeds is None}
+        for feeds in samples.feeds:
+            first, second = (one.run(feeds) for one in acting)
+            for name, distance in distances.items():
+                distance.add(first[name], second[name])
+    except BackendError as error:
+        return outputs, [f"as onnxruntime runs it on this processor, with optimisations, it does not run: {error}"]
+    found = tuple(
+        replace(output, as_run_sqnr_db=distances[output.name].level_db if output.name in distances else None)
+        for output in outputs
+    )
+    said = [
+        f"{output.name}: {output.sqnr_db:.2f} dB as the file is written, {output.as_run_sqnr_db:.2f} dB as it runs here"
+        for output in found
+        if output.runs_otherwise
+    ]
+    return found, [*said, explanation(saturates(as_run))] if said else []
 
 
 def measure(runners: tuple[Runner, ...], feeds: Feeds, meters: "dict[str, Meter]") -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import onnx
 
-from onnxsparse.comparison import SEEDED_SAMPLES
+from onnxsparse.comparison import SEEDED_SAMPLES, finite
 from onnxsparse.dims import fed_inputs
 from onnxsparse.errors import ParamError
 from onnxsparse.graph import Graph, captured
 from onnxsparse.inputs import Samples, seeded_samples
 from onnxsparse.model import Model
+from onnxsparse.runtime import processor_notes
 from onnxsparse.tracing import Trace, Versions
 from onnxsparse.weights import bodies
 
@@ -113,10 +114,6 @@ class Divergence:
         }
 
 
-def finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def bisect(
     first: Model,
     second: Model,
@@ -154,7 +151,7 @@ def bisect(
             len(graph.producers) - len(shared), len(others) - len(shared), len(wanted) - len(traces), len(shared) - len(wanted)
         ),
         samples=len(samples.feeds),
-        notes=(*samples.notes, *what_is_passed_over(graph, traces)),
+        notes=(*samples.notes, *processor_notes(first), *processor_notes(second), *what_is_passed_over(graph, traces)),
     )
 
 

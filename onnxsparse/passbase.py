@@ -54,6 +54,8 @@ def from_text(given: object) -> object:
 Bits = Annotated[Literal[8, 16], BeforeValidator(from_text)]
 """Of an integer."""
 
+WeightBits = Annotated[Literal[7, 8, 16], BeforeValidator(from_text)]
+
 
 @dataclass(frozen=True)
 class TextTable:
@@ -85,6 +87,8 @@ class StepReport:
     """Whether it only looked: nothing is to be written but its artifacts."""
     feeds: Sequence[dict[str, Array]] = ()
     """Inputs that say more of the model than random ones: what to compare outputs on if the caller names none."""
+    runs_here: bool = False
+    """Whether the model was made for onnxruntime on a processor like this one, so that it is to be tried on it."""
     rewrote: bool = False
     """Whether more than weights was changed."""
     seconds: float | None = None

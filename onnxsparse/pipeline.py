@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnxsparse.as_run import run_here
 from onnxsparse.comparison import Comparison, compare
 from onnxsparse.errors import BackendError, ParamError, PassError
 from onnxsparse.files import Staging
@@ -14,7 +15,7 @@ from onnxsparse.inputs import Samples, load_samples
 from onnxsparse.model import Model
 from onnxsparse.passbase import Pass, StepReport, text_writer
 from onnxsparse.progress import tell
-from onnxsparse.runtime import runner
+from onnxsparse.runtime import Execution, runner
 from onnxsparse.verify import first_fault
 
 
@@ -71,7 +72,8 @@ class Pipeline:
         if samples is None and feeds:
             samples = Samples(feeds, (f"compared on {len(feeds)} of the samples that it was calibrated on",))
         try:
-            comparison = compare(original, model, samples, custom_ops=comparing.custom_ops)
+            as_run = run_here if any(step.runs_here for step in steps) else None
+            comparison = compare(original, model, samples, custom_ops=comparing.custom_ops, as_run=as_run)
         except (BackendError, ParamError) as error:
             if samples is not None:
                 raise
@@ -84,7 +86,7 @@ class Pipeline:
 def runs(model: Model, comparing: Comparing) -> bool:
     """Whether onnxruntime loads a model."""
     try:
-        runner(model, custom_ops=comparing.custom_ops)
+        runner(model, custom_ops=comparing.custom_ops, execution=Execution.AS_RUN)
     except BackendError:
         return False
     return True

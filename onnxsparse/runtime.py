@@ -1,8 +1,9 @@
-"""Running models in onnxruntime."""
+"""Running models in onnxruntime: as they are written, or as this processor runs them. No one else decides which."""
 
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,11 @@ import onnx
 from onnxsparse.errors import BackendError
 from onnxsparse.graph import Graph
 from onnxsparse.model import Model
+from onnxsparse.ops import find
+from onnxsparse.passbase import Skip
 from onnxsparse.protos import replace_all
-from onnxsparse.weights import PACKED_TYPES, Array, is_lifted, set_external, tensors
+from onnxsparse.unfolding import write_exactly
+from onnxsparse.weights import PACKED_TYPES, Array, bodies, is_lifted, set_external, tensors
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue, SessionOptions
@@ -25,6 +29,17 @@ LENT = "onnxsparse-lent"
 """Where a lent initializer is said to be."""
 
 Feeds = dict[str, Array]
+
+
+class Execution(Enum):
+    """How onnxruntime is to run a model."""
+
+    AS_WRITTEN = auto()
+    """As the file says: integers exactly, on every processor. A model of floats alone may be fused, which only rounds."""
+    NODE_BY_NODE = auto()
+    """Likewise, and no node is fused with another, so that no inner value depends on which others are read."""
+    AS_RUN = auto()
+    """As onnxruntime runs it on this processor: with all optimisations, whose integer kernels may saturate."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +69,79 @@ def runner(
     *,
     custom_ops: Sequence[Path] = (),
     also: Sequence[str] = (),
-    optimize: bool = True,
-    level: str = "ORT_ENABLE_ALL",
+    execution: Execution = Execution.AS_WRITTEN,
 ) -> Runner:
-    """`model` in an onnxruntime CPU session, with the tensors `also` as further outputs; `optimize=False` runs it as it is
-    written,
-    `level` otherwise names how far onnxruntime may change it.
+    """`model` in an onnxruntime CPU session, with the tensors `also` as further outputs.
 
     Raises BackendError where onnxruntime refuses the model, as it does for ops that it does not know.
     """
-    import onnxruntime
+    from onnxruntime import GraphOptimizationLevel, SessionOptions
 
-    options = onnxruntime.SessionOptions()
-    wanted = level if optimize else "ORT_DISABLE_ALL"
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, wanted)
-    return start(model, options, custom_ops, also)
+    options = SessionOptions()
+    model = with_outputs(model, also)
+    if execution is Execution.AS_RUN or (execution is Execution.AS_WRITTEN and not holds_integers(model)):
+        options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_ALL
+    else:
+        options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
+        model, _ = exactly_written(model)
+    return start(model, options, custom_ops)
+
+
+def fused_runner(model: Model, level: str, custom_ops: Sequence[Path] = ()) -> Runner:
+    """`model` with floats fused up to an optimisation level of onnxruntime's (ORT_ENABLE_BASIC, …), and integers exact."""
+    from onnxruntime import GraphOptimizationLevel, SessionOptions
+
+    options = SessionOptions()
+    options.graph_optimization_level = getattr(GraphOptimizationLevel, level)
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    written, _ = exactly_written(model)
+    return start(written, options, custom_ops)
+
+
+def holds_integers(model: Model) -> bool:
+    """Whether onnxruntime may compute parts of a model in integers."""
+    graphs = [model.proto.graph]
+    nodes = [node for function in model.proto.functions for node in function.node]
+    while graphs:
+        nodes += graphs.pop().node
+        graphs += [body for node in nodes for attribute in node.attribute for body in bodies(attribute)]
+        if any(is_integer(node, model) for node in nodes):
+            return True
+        nodes = []
+    return False
+
+
+def is_integer(node: onnx.NodeProto, model: Model) -> bool:
+    spec = find(node.domain, node.op_type, model.opset(node.domain))
+    return spec is not None and spec.holds_integers
+
+
+def exactly_written(model: Model) -> tuple[Model, tuple[Skip, ...]]:
+    """A model that computes in floats what its integers say, on every processor; and the nodes that do not.
+
+    QuantizeLinear and DequantizeLinear compute the same everywhere, as long as nothing is fused with them; what multiplies
+    integers is written out. A model without integers is returned as it is.
+    """
+    if not holds_integers(model):
+        return model, ()
+    work = model.copy()
+    return work, write_exactly(work)
+
+
+def processor_notes(model: Model) -> list[str]:
+    """A sentence for each node whose integers depend on the processor however the model is run."""
+    return [f"{model.name}: {node.node} depends on the processor: {node.reason}" for node in exactly_written(model)[1]]
+
+
+def with_outputs(model: Model, also: Sequence[str]) -> Model:
+    """A model with further tensors as outputs; the model itself if it has them all."""
+    present = {output.name for output in model.proto.graph.output}
+    missing = [name for name in dict.fromkeys(also) if name not in present]
+    if not missing:
+        return model
+    copy = model.copy()
+    copy.proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in missing)
+    return copy
 
 
 def profiled_runner(model: Model, profile: Path) -> Runner:
@@ -81,20 +154,15 @@ def profiled_runner(model: Model, profile: Path) -> Runner:
     return start(model, options)
 
 
-def start(model: Model, options: "SessionOptions", custom_ops: Sequence[Path] = (), also: Sequence[str] = ()) -> Runner:
+def start(model: Model, options: "SessionOptions", custom_ops: Sequence[Path] = ()) -> Runner:
     options.log_severity_level = 4
-    outputs = [o.name for o in model.proto.graph.output]
-    also = [name for name in also if name not in outputs]
-    if also:
-        model = model.copy()
-        model.proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also)
     try:
         for library in custom_ops:
             options.register_custom_ops_library(str(library.resolve()))
         session = open_session(model, options)
     except Exception as error:
         raise BackendError(f"onnxruntime cannot load {model.name}: {first_line(error)}") from None
-    return Runner(session, (*outputs, *also), model.name)
+    return Runner(session, tuple(output.name for output in model.proto.graph.output), model.name)
 
 
 def open_session(model: Model, options: "SessionOptions") -> "InferenceSession":

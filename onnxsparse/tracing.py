@@ -10,7 +10,7 @@ from onnxsparse.calibration.observe import element_counts, groups_within, prefix
 from onnxsparse.comparison import Distance
 from onnxsparse.model import Model
 from onnxsparse.progress import tell
-from onnxsparse.runtime import Feeds, Runner, runner
+from onnxsparse.runtime import Execution, Feeds, Runner, runner
 from onnxsparse.weights import Array
 
 FLOAT_BYTES = {"tensor(float)": 4, "tensor(float16)": 2, "tensor(double)": 8}
@@ -103,4 +103,4 @@ class Versions:
         return {name: elements[name] * element_bytes[name] for name in elements}
 
     def _runner(self, model: Model) -> Runner:
-        return runner(model, custom_ops=self.custom_ops, optimize=False)
+        return runner(model, custom_ops=self.custom_ops, execution=Execution.NODE_BY_NODE)

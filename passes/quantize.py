@@ -27,7 +27,7 @@ from onnxsparse.layer import Layer
 from onnxsparse.metadata import format_count
 from onnxsparse.model import Model
 from onnxsparse.opset import raise_opset
-from onnxsparse.passbase import OPTIONS, ArtifactWriter, Bits, StepReport, text_writer
+from onnxsparse.passbase import OPTIONS, ArtifactWriter, Bits, StepReport, WeightBits, text_writer
 from onnxsparse.patterns import choose
 from onnxsparse.quantization.calibrated import Calibration
 from onnxsparse.quantization.export import export_files
@@ -36,7 +36,7 @@ from onnxsparse.quantization.placement import Placement, place
 from onnxsparse.quantization.quantizing import Improvements, QuantizedModel, Quantizing
 from onnxsparse.quantization.stripping import Stripped, strip_scales
 from onnxsparse.quantization.target import PowersOfTwo, Target, load_target
-from onnxsparse.runtime import Feeds
+from onnxsparse.runtime import Feeds, processor_notes
 
 FIRST_OPSET = 10
 """The first that has QuantizeLinear."""
@@ -61,7 +61,7 @@ class Quantize:
     data: Path | None = None
     """Calibration data: npz, or a folder of npy and npz files, or of images."""
     target: str = "cv22"
-    """What to quantize for: cv22, onnxruntime-x86, or a TOML file of your own."""
+    """What to quantize for: cv22, onnxruntime-x86, onnxruntime-x86-avx2 (processors without VNNI), or a TOML file of your own."""
     method: Method = "mse"
     """How the range of an activation of 8 bits is chosen: least square error, its extremes, their average, a percentile, least
     divergence. One of 16 bits has twice its extremes."""
@@ -69,8 +69,8 @@ class Quantize:
     """Share of the elements, in per cent, that the range of --method percentile holds."""
     activation_bits: Bits | None = None
     """Of activations (default: the target's)."""
-    weight_bits: Bits | None = None
-    """Of weights (default: the target's)."""
+    weight_bits: WeightBits | None = None
+    """Of weights (default: the target's); 7 is half the range of 8."""
     per_tensor: bool = False
     """One scale for a weight tensor instead of one for each of its output channels."""
     power_of_two: PowersOfTwo | None = None
@@ -125,6 +125,7 @@ class Quantize:
         notes += [f"folded first: {count} × {what}" for what, count in fold(model).items()]
         before = layers(model).totals
         work, said = raised(model, self._target())
+        said += processor_notes(work)
         placement = place(work, self._target(), self._kept(work))
         skipped = (*stripped.skipped, *placement.skipped)
         if not placement.units:
@@ -144,6 +145,7 @@ class Quantize:
             layers(model).totals,
             self._artifacts(found, calibration, diagnosis, model.name),
             tables=diagnosis.tables() if diagnosis is not None and self.diagnose else (),
+            runs_here=self._target().runs_here,
             feeds=() if data is None else tuple(islice(data, COMPARED_SAMPLES)),
             rewrote=True,
         )

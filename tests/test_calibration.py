@@ -19,7 +19,7 @@ from onnxsparse.calibration.methods import entropy_range as entropy
 from onnxsparse.calibration.methods import mse_range as mse
 from onnxsparse.calibration.observe import Observation, groups_within, observe, prefix
 from onnxsparse.model import Model
-from onnxsparse.runtime import Feeds, runner
+from onnxsparse.runtime import Execution, Feeds, runner
 from tests.graphs import Array, model, node, weight
 
 UNBOUNDED = 1 << 40
@@ -45,7 +45,7 @@ def data(given: Sequence[Feeds] | Iterator[Feeds], built: Model) -> CalibrationD
 
 def values(built: Model, feeds: Sequence[Feeds], name: str) -> list[Array]:
     """An activation of every sample, as onnxruntime makes it without changing the model."""
-    running = runner(built, also=[name], optimize=False)
+    running = runner(built, also=[name], execution=Execution.NODE_BY_NODE)
     return [feed[name] if name in feed else running.run(feed)[name] for feed in feeds]
 
 

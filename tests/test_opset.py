@@ -13,7 +13,7 @@ from onnxsparse import Model
 from onnxsparse.ops.raising import OLDEST_OPSET, RAISED_OPSET, RULES
 from onnxsparse.opset import raise_opset
 from onnxsparse.passes.quantize import Quantize
-from onnxsparse.runtime import runner
+from onnxsparse.runtime import Execution, runner
 from onnxsparse.verify import first_fault
 from tests.graphs import BOOL, FLOAT, INT8, INT32, INT64, Array, model, node, proto, single, value, weight
 
@@ -36,7 +36,7 @@ def feeds(built: Model) -> dict[str, Array]:
 
 
 def run(built: Model, given: dict[str, Array]) -> dict[str, Array]:
-    return runner(built, optimize=False).run(given)
+    return runner(built, execution=Execution.NODE_BY_NODE).run(given)
 
 
 def raised(built: Model, given: dict[str, Array] | None = None) -> Model:

@@ -19,7 +19,7 @@ from onnxsparse.passbase import StepReport
 from onnxsparse.passes.annotate import Annotate
 from onnxsparse.passes.quantize import Quantize
 from onnxsparse.quantization.stripping import strip_scales
-from onnxsparse.runtime import runner
+from onnxsparse.runtime import Execution, runner
 from tests.graphs import FLOAT, UINT8, Array, model, node, proto, value, weight
 from tests.test_channels import halve, quantized, sound
 
@@ -126,8 +126,8 @@ def kinds(built: Model) -> list[str]:
     return [n.op_type for n in built.proto.graph.node]
 
 
-def outputs(built: Model, feeds: Mapping[str, Array], optimize: bool = True) -> dict[str, NDArray[Any]]:
-    return runner(built, optimize=optimize).run(dict(feeds))
+def outputs(built: Model, feeds: Mapping[str, Array], execution: Execution = Execution.AS_WRITTEN) -> dict[str, NDArray[Any]]:
+    return runner(built, execution=execution).run(dict(feeds))
 
 
 def floats(built: Model, name: str) -> NDArray[np.float64]:
@@ -510,7 +510,7 @@ def test_blocks_and_integers_that_others_read_become_floats_beside_them() -> Non
         "t": np.float32(0.5),
     }
     built = model(nodes, {"x": "2x8"}, ["y", "n"], held, opset=21, ir_version=10)
-    wanted = outputs(built, {"x": weight("2x8")}, optimize=False)["y"]
+    wanted = outputs(built, {"x": weight("2x8")}, execution=Execution.NODE_BY_NODE)["y"]
     back = stripped(built)
     assert kinds(back) == ["MatMul", "MatMul", "Shape"]
     assert [str(back.weights[name].dtype) for name in ("q", "r", "v")] == ["float32", "int8", "float32"]

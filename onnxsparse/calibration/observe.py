@@ -19,7 +19,7 @@ from onnxsparse.graph import Graph
 from onnxsparse.model import Model
 from onnxsparse.progress import tell
 from onnxsparse.protos import replace_all
-from onnxsparse.runtime import Feeds, runner
+from onnxsparse.runtime import Execution, Feeds, runner
 
 REDUCTIONS = {"low": "ReduceMin", "high": "ReduceMax", "sum": "ReduceSum"}
 """The sum is there for NaN, which onnxruntime's extremes pass over."""
@@ -147,7 +147,7 @@ def element_counts(model: Model, tensors: Sequence[str], feeds: Feeds, custom_op
     names = [output_name(at, "elements") for at in range(len(tensors))]
     graph.node.extend(helper.make_node("Size", [tensor], [name]) for tensor, name in zip(tensors, names, strict=True))
     replace_all(graph.output, [onnx.ValueInfoProto(name=name) for name in names])
-    running = runner(twin, custom_ops=custom_ops, optimize=False)
+    running = runner(twin, custom_ops=custom_ops, execution=Execution.NODE_BY_NODE)
     return {tensor: int(size.item()) for tensor, size in zip(tensors, running.run(feeds).values(), strict=True)}
 
 

@@ -25,7 +25,7 @@ from onnxsparse.model import Model
 from onnxsparse.ops import OpSpec, OpView, UnknownFact
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.spec import product
-from onnxsparse.runtime import Feeds, runner
+from onnxsparse.runtime import Execution, Feeds, fused_runner, runner
 from onnxsparse.weights import Array
 
 MAX_OUTPUT_ERROR = 1e-5
@@ -78,7 +78,8 @@ def prove(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_o
     """
     if not is_in_float32(model):
         if loads(model, custom_ops):
-            runner(cut, custom_ops=custom_ops)  # in its own precision the cut model has to load as well
+            # in its own precision the cut model has to load as well
+            runner(cut, custom_ops=custom_ops, execution=Execution.AS_RUN)
         model, cut = widened(model), widened(cut)
     found = attempt(model, solution, chosen, cut, custom_ops)
     if not found.holds or found.sensitive:
@@ -100,7 +101,7 @@ def prove(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_o
 
 def loads(model: Model, custom_ops: tuple[Path, ...]) -> bool:
     try:
-        runner(model, custom_ops=custom_ops)
+        runner(model, custom_ops=custom_ops, execution=Execution.AS_RUN)
     except BackendError:
         return False
     return True
@@ -111,10 +112,10 @@ def attempt(model: Model, solution: Solution, chosen: Labels, cut: Model, custom
     feeds = seeded_samples(model, 1).feeds[0]
     reference = masked_reference(model, solution, removed)
     inner = followed_values(solution)
-    wanted = runner(reference, custom_ops=custom_ops, also=inner, optimize=False).run(feeds)
+    wanted = runner(reference, custom_ops=custom_ops, also=inner, execution=Execution.NODE_BY_NODE).run(feeds)
     outputs = [value.name for value in model.proto.graph.output]
-    runner(cut, custom_ops=custom_ops)  # with optimisations it has to load as well
-    plain = runner(cut, custom_ops=custom_ops, optimize=False).run(feeds)
+    runner(cut, custom_ops=custom_ops, execution=Execution.AS_RUN)  # with optimisations it has to load as well
+    plain = runner(cut, custom_ops=custom_ops, execution=Execution.NODE_BY_NODE).run(feeds)
     error = max((relative_error(plain[name], wanted[name]) for name in outputs), default=0.0)
     tolerance = MAX_OUTPUT_ERROR
     if error > tolerance:
@@ -122,7 +123,7 @@ def attempt(model: Model, solution: Solution, chosen: Labels, cut: Model, custom
     nodes = list(node_errors(cut, solution, removed, wanted, feeds, custom_ops))
     worst = max(nodes, key=lambda n: n.error, default=None)
     other = masked_reference(model, solution, solution.removal(others(solution.groups, chosen)))
-    moved = runner(other, custom_ops=custom_ops, optimize=False).run(feeds)
+    moved = runner(other, custom_ops=custom_ops, execution=Execution.NODE_BY_NODE).run(feeds)
     least = min((relative_error(moved[name], wanted[name]) for name in outputs if is_moved(solution, name)), default=0.0)
     return Proof(error, tolerance, worst, len(nodes), least)
 
@@ -145,7 +146,7 @@ def relative_error(found: Array, wanted: Array) -> float:
 
 def own_movement(model: Model, feeds: Feeds, outputs: list[str], custom_ops: tuple[Path, ...]) -> float:
     """How far an uncut model's outputs are apart with and without onnxruntime's optimisations."""
-    plain, *others = (runner(model, custom_ops=custom_ops, level=level).run(feeds) for level in LEVELS)
+    plain, *others = (fused_runner(model, level, custom_ops).run(feeds) for level in LEVELS)
     return max(relative_error(other[name], plain[name]) for other in others for name in outputs)
 
 
@@ -191,7 +192,7 @@ def node_errors(
     makers = {name: node for node in cut.proto.graph.node for name in node.output}
     sizes = [name for name, value in wanted.items() if value.dtype.kind in "iu"]
     computed = [name for name in makers if name in {i for n in cut.proto.graph.node for i in n.input} and name not in wanted]
-    integers = runner(cut, custom_ops=custom_ops, also=[*sizes, *computed], optimize=False).run(feeds)
+    integers = runner(cut, custom_ops=custom_ops, also=[*sizes, *computed], execution=Execution.NODE_BY_NODE).run(feeds)
     for index, place in enumerate(found.places):
         original, spec = place.node, found.spec(index)
         if place.graph.scope:
@@ -257,7 +258,7 @@ def run_node(
     graph = helper.make_graph([node], "one", inputs, outputs, initial)
     proto = helper.make_model(graph, opset_imports=list(cut.proto.opset_import), ir_version=max(cut.proto.ir_version, 4))
     try:
-        made = runner(Model.from_proto(proto), optimize=False).run(feeds)
+        made = runner(Model.from_proto(proto), execution=Execution.NODE_BY_NODE).run(feeds)
     except BackendError as error:
         raise BackendError(f"the cut node {node.name or node.output[0]} does not run: {error}") from None
     worst = max((relative_error(made[name], value) for name, value in wanted.items() if value is not None), default=0.0)
@@ -277,7 +278,7 @@ def leeway(proto: onnx.ModelProto, feeds: Feeds, wanted: dict[str, Array | None]
         if values.dtype.kind == "f":
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.abs(values), tensor.name))
     magnitudes = {name: np.abs(value) if value.dtype.kind == "f" else value for name, value in feeds.items()}
-    made = runner(Model.from_proto(loud), optimize=False).run(magnitudes)
+    made = runner(Model.from_proto(loud), execution=Execution.NODE_BY_NODE).run(magnitudes)
     shares = [float(np.abs(made[n]).max()) / float(np.abs(v).max() or 1) for n, v in wanted.items() if v is not None and v.size]
     one_sign = max(shares, default=1.0) < 1 + 1e-6
     return max(1.0, terms * EPSILON / 2 / MAX_NODE_ERROR if one_sign else 1.0, *shares)

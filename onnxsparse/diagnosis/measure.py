@@ -10,14 +10,14 @@ import numpy as np
 
 from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.calibration.observe import element_counts, groups_within, prefix
-from onnxsparse.comparison import Distance, sqnr_db
+from onnxsparse.comparison import Distance, finite, sqnr_db
 from onnxsparse.passbase import TextTable
 from onnxsparse.progress import tell
 from onnxsparse.quantization.choices import ValueScale
 from onnxsparse.quantization.grid import Grid
 from onnxsparse.quantization.isolation import own_noise
 from onnxsparse.quantization.quantizing import QuantizedModel
-from onnxsparse.runtime import runner
+from onnxsparse.runtime import Execution, runner
 from onnxsparse.weights import Array
 
 SAMPLES = 16
@@ -163,10 +163,6 @@ def rank(distance: Distance) -> float:
     return -math.inf if level is None else level
 
 
-def finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def level(distance: Distance) -> str:
     return problem(distance) or db(distance.level_db)
 
@@ -207,8 +203,8 @@ def empty_tensors(found: QuantizedModel, data: CalibrationData, budget_bytes: in
 def compare_group(found: QuantizedModel, tensors: Sequence[TensorDiagnosis], data: CalibrationData) -> None:
     """Both models side by side, as they are written, for a few tensors."""
     quantized = [found.written.dequantized[tensor.name] for tensor in tensors]
-    first = runner(prefix(found.placement.anatomy.model, [tensor.name for tensor in tensors]), optimize=False)
-    second = runner(prefix(found.written.model, quantized), optimize=False)
+    first = runner(prefix(found.placement.anatomy.model, [tensor.name for tensor in tensors]), execution=Execution.NODE_BY_NODE)
+    second = runner(prefix(found.written.model, quantized), execution=Execution.NODE_BY_NODE)
     for number, feeds in enumerate(data, start=1):
         before, after = first.run(feeds), second.run(feeds)
         for tensor, name in zip(tensors, quantized, strict=True):

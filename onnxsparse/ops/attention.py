@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxsparse.ops.coupling import Coupling, Role
+from onnxsparse.ops.forms import FloatForm, Operand
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import OpSpec, OpView, UnknownFact, WeightAxes, WeightSlot, product
@@ -216,6 +217,11 @@ def refit_projecting(r: Refit) -> None:
         r.set("qkv_hidden_sizes", ends)
 
 
+def qattention_operands(op: OpView) -> tuple[Operand, ...]:
+    """Input and weights with scales at 3 and 4 and zero points at 6 and 7; bias, mask index and past are read as they are."""
+    return Operand(0, (3,), 6), Operand(1, (4,), 7, axis=1), Operand(2), Operand(5), Operand(8)
+
+
 SPECS = (
     OpSpec(op_type="Attention", since=23, macs=attention_macs, couple=couple_attention, refit=refit_attention),
     OpSpec(
@@ -231,6 +237,7 @@ SPECS = (
         domain="com.microsoft",
         macs=lambda op: projection_macs(op) + 2 * product(op.input(0)[:2]) * op.input(0)[1] * (op.input(1)[1] // 3),
         weights=(WeightSlot(at=1, axes=projection_axes, macs=projection_macs, scale=4, zero_point=7),),
+        form=FloatForm(op_type="Attention", domain="com.microsoft", operands=qattention_operands, result=None),
     ),
     OpSpec(
         op_type="MultiHeadAttention",

@@ -7,6 +7,7 @@ DeformConv; onnxruntime's ContribOperators for the com.microsoft ones.
 from functools import partial
 
 from onnxsparse.ops.coupling import Couple, Coupling, Role
+from onnxsparse.ops.exact import exact_conv_integer, exact_qlinear_conv
 from onnxsparse.ops.folding import conv_outputs, conv_transpose_outputs, scale_conv, scale_conv_transpose
 from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple
 from onnxsparse.ops.labels import Labels
@@ -161,6 +162,7 @@ SPECS = (
         couple=INTEGER,
         refit=refit_conv,
         dynamic=True,
+        exact=exact_conv_integer,
     ),
     OpSpec(
         op_type="QLinearConv",
@@ -171,6 +173,7 @@ SPECS = (
         couple=QLINEAR,
         refit=partial(refit_conv, weight=3),
         form=QLINEAR_FORM,
+        exact=exact_qlinear_conv,
     ),
     OpSpec(
         op_type="QLinearConv",
@@ -179,6 +182,7 @@ SPECS = (
         weights=(WeightSlot(at=3, axes=conv_axes, zero_point=5, scale=4),),
         depthwise=partial(is_depthwise, weight=3),
         form=QLINEAR_FORM,
+        exact=exact_qlinear_conv,
     ),
     OpSpec(
         op_type="FusedConv",

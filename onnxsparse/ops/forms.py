@@ -34,14 +34,15 @@ def triple(at: int, axis: int | None = None) -> Operand:
 
 @dataclass(frozen=True, kw_only=True)
 class FloatForm:
-    """`op_type`: the standard float op. `result`: the inputs with the result's scale and zero point; without them it is a float.
+    """`op_type` of `domain`: the float op. `result`: the inputs with the result's scale and zero point (None: it is a float).
 
     `without`: attributes that the float op has not. `when`: whether it stands for that op, told the model's opset.
     """
 
     op_type: str
     operands: Callable[[OpView], tuple[Operand, ...]]
-    result: tuple[int, int]
+    result: tuple[int, int] | None
+    domain: str = ""
     without: tuple[str, ...] = ()
     when: Callable[[OpView, int], bool] = field(default=lambda op, opset: True)
 

@@ -12,6 +12,14 @@ from functools import partial
 import numpy as np
 
 from onnxsparse.ops.coupling import Couple, Coupling, Role
+from onnxsparse.ops.exact import (
+    exact_dynamic_matmul,
+    exact_matmul_integer,
+    exact_matmul_to_float,
+    exact_nbits,
+    exact_qgemm,
+    exact_qlinear_matmul,
+)
 from onnxsparse.ops.folding import gemm_outputs, plain_gemm, scale_gemm
 from onnxsparse.ops.forms import FloatForm, Operand, triple
 from onnxsparse.ops.labels import Labels
@@ -233,7 +241,7 @@ def qgemm_operands(op: OpView) -> tuple[Operand, ...]:
 
 def has_plain_bias(op: OpView, opset: int) -> bool:
     """C is on the scale of alpha times the products."""
-    return not op.has_input(6) or "alpha" not in op.attributes or op.attributes["alpha"].f == 1
+    return not op.has_input(6) or op.real("alpha", 1.0) == 1
 
 
 QLINEAR_MATMUL: Couple = partial(couple_matmul, b=3, per_column=(4, 5))
@@ -273,6 +281,7 @@ SPECS = (
         macs=matmul_macs,
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=3), WeightSlot(at=0, axes=left_axes, zero_point=2)),
         dynamic=True,
+        exact=exact_matmul_integer,
     ),
     OpSpec(
         op_type="QLinearMatMul",
@@ -284,6 +293,7 @@ SPECS = (
             WeightSlot(at=0, axes=left_axes, zero_point=2, scale=1),
         ),
         form=FloatForm(op_type="MatMul", operands=qlinear_operands, result=(6, 7)),
+        exact=exact_qlinear_matmul,
     ),
     OpSpec(
         op_type="MatMulIntegerToFloat",
@@ -292,6 +302,7 @@ SPECS = (
         macs=matmul_macs,
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=5, scale=3),),
         dynamic=True,
+        exact=exact_matmul_to_float,
     ),
     OpSpec(
         op_type="DynamicQuantizeMatMul",
@@ -302,6 +313,7 @@ SPECS = (
         macs=matmul_macs,
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=3, scale=2),),
         dynamic=True,
+        exact=exact_dynamic_matmul,
     ),
     OpSpec(
         op_type="QGemm",
@@ -311,6 +323,7 @@ SPECS = (
         macs=gemm_macs,
         weights=(WeightSlot(at=3, axes=gemm_right_axes, zero_point=5, scale=4),),
         form=FloatForm(op_type="Gemm", operands=qgemm_operands, result=(7, 8), when=has_plain_bias),
+        exact=exact_qgemm,
     ),
     OpSpec(op_type="FusedGemm", domain="com.microsoft", like="Gemm", macs=gemm_macs, weights=GEMM_SIDES, couple=couple_gemm),
     OpSpec(
@@ -326,5 +339,6 @@ SPECS = (
         domain="com.microsoft",
         macs=nbits_macs,
         weights=(WeightSlot(at=1, axes=nbits_axes, zero_point=3, packed=nbits_packing),),
+        exact=exact_nbits,
     ),
 )

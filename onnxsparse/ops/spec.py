@@ -14,6 +14,7 @@ from onnx import helper
 
 if TYPE_CHECKING:
     from onnxsparse.ops.coupling import Coupling
+    from onnxsparse.ops.exact import Exact
     from onnxsparse.ops.forms import FloatForm
     from onnxsparse.ops.masking import Masking
     from onnxsparse.ops.padding import Attributes, Constant, Zeros
@@ -53,6 +54,9 @@ class OpView:
 
     def number(self, name: str, default: int) -> int:
         return self.attributes[name].i if name in self.attributes else default
+
+    def real(self, name: str, default: float) -> float:
+        return self.attributes[name].f if name in self.attributes else default
 
     def text(self, name: str, default: str) -> str:
         return self.attributes[name].s.decode() if name in self.attributes else default
@@ -193,6 +197,7 @@ class OpSpec:
     `sign`: whether its result can be negative.
     `fill_at`: the input with the element that it adds around others, which is zero without it.
     `form`: the float op that it stands for on integers. `dynamic`: it computes with integers whose scale follows from the data.
+    `exact`: float nodes that compute its sums of integer products, whose kernels saturate on some processors.
     `selects`: the inputs whose small changes may change which elements come out, so that outputs behind it do not compare.
     """
 
@@ -232,11 +237,17 @@ class OpSpec:
     fill_at: int | None = None
     form: "FloatForm | None" = None
     dynamic: bool = False
+    exact: "Callable[[Exact], None] | None" = None
 
     @property
     def computes_integers(self) -> bool:
         """Whether it multiplies integers."""
         return self.macs is not None and (self.dynamic or self.form is not None)
+
+    @property
+    def holds_integers(self) -> bool:
+        """Whether onnxruntime may compute it, or what it fuses it with, in integers."""
+        return self.quant is Quant.BOUNDARY or self.dynamic or self.form is not None or self.exact is not None
 
     @property
     def quantizes(self) -> bool:

@@ -29,7 +29,7 @@ class Grid:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        return np.dtype(f"{'int' if self.signed else 'uint'}{self.bits}")
+        return np.dtype(f"{'int' if self.signed else 'uint'}{8 if self.bits <= 8 else 16}")
 
     @property
     def low(self) -> int:

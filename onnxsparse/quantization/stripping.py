@@ -27,7 +27,7 @@ from onnxsparse.quantization.rewriting import Removal
 from onnxsparse.quantization.scales import Scale, Stays, read_scale
 from onnxsparse.quantization.signs import Signs
 from onnxsparse.quantization.types import typed_values
-from onnxsparse.quantization.unfolding import unfold
+from onnxsparse.unfolding import unfold
 from onnxsparse.weights import bodies
 
 RELU6_END = 6.0

@@ -53,7 +53,8 @@ class Activations:
 class Coefficients:
     """The grid of weights: symmetric, as many integers below zero as above."""
 
-    bits: Literal[8, 16] = 8
+    bits: Literal[7, 8, 16] = 8
+    """7: integers of 8 bits that use half of their range."""
     per_channel: bool = True
     """A scale for every output channel."""
     power_of_two: bool = False
@@ -84,9 +85,11 @@ class Target:
     """Ops that are part of the one that makes their input: no quantizer stands between."""
     one_scale: tuple[OpType, ...] = ()
     """Ops whose inputs and output have one scale."""
-    bits: Annotated[tuple[Literal[8, 16], ...], Field(min_length=1)] = (8, 16)
+    bits: Annotated[tuple[Literal[7, 8, 16], ...], Field(min_length=1)] = (8, 16)
     """Of the integers it computes with."""
     wide: Literal["int16", "float"] = "float"
+    runs_here: bool = False
+    """Whether onnxruntime on a processor like this one is what runs the model, so that it can be tried."""
     activations: Activations = Activations()
     weights: Coefficients = Coefficients()
 
@@ -94,7 +97,7 @@ class Target:
         self,
         *,
         activation_bits: Literal[8, 16] | None = None,
-        weight_bits: Literal[8, 16] | None = None,
+        weight_bits: Literal[7, 8, 16] | None = None,
         per_channel: bool | None = None,
         power_of_two: PowersOfTwo | None = None,
     ) -> "Target":
