@@ -51,7 +51,7 @@ def normal(pictures: np.ndarray) -> np.ndarray:
 def right(model: Path, folder: Path) -> str:
     with np.load(folder / TEST) as test:
         x, labels = normal(test["x"]), test["y"]
-    runner = session(model)
+    runner = session(model, plain=True)
     value = runner.get_inputs()[0]
     size = value.shape[0] if isinstance(value.shape[0], int) else BATCH
     logits = np.concatenate([runner.run(None, {value.name: x[i : i + size]})[0] for i in range(0, len(x), size)])

@@ -172,7 +172,7 @@ def rows(options: Any) -> Iterator[Row]:
                 yield (
                     Row(method.label, cost.fault)
                     if cost.fault
-                    else judged(method.label, reference, outputs(target, inputs), cost)
+                    else judged(method.label, reference, outputs(target, inputs, plain=True), cost)
                 )
             except Exception as error:  # whatever onnxruntime raises is the finding
                 yield Row(method.label, f"onnxruntime: {one_line(error)}")
