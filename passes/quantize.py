@@ -213,7 +213,7 @@ class Quantize:
     ) -> dict[Path, ArtifactWriter]:
         made: dict[Path, ArtifactWriter] = {}
         if self.save_ranges is not None:
-            made[self.save_ranges] = text_writer(ranges_json(found.ranges, self.method, calibration.samples))
+            made[self.save_ranges] = text_writer(ranges_json(found.ranges, self.method, found.samples))
         if diagnosis is not None and self.diagnosis_json is not None:
             made[self.diagnosis_json] = text_writer(diagnosis.to_json(name))
         if diagnosis is not None and self.diagnosis_html is not None:

@@ -272,10 +272,13 @@ per_channel = false
 
 class TestTargets:
     def test_those_that_come_with_the_package(self) -> None:
-        assert names() == ["cv22", "onnxruntime-x86"]
-        cv22, x86 = load_target("cv22"), load_target("onnxruntime-x86")
+        assert names() == ["cv22", "onnxruntime-x86", "onnxruntime-x86-avx2"]
+        cv22, x86, avx2 = map(load_target, names())
         assert (cv22.activations.grid, cv22.weights.grid) == (INT8, NARROW)
         assert (x86.activations.grid, x86.weights.grid) == (UINT8, NARROW)
+        assert (avx2.weights.grid.low, avx2.weights.grid.high, str(avx2.weights.grid.dtype)) == (-63, 63, "int8")
+        # two products of the largest integers fit into 16 bits, which two of 8 bits do not
+        assert [2 * t.activations.grid.high * t.weights.grid.high < 2**15 for t in (x86, avx2)] == [False, True]
         assert cv22.public and cv22.inferred  # what is known and what is a guess, told apart
 
     def test_a_file_of_ones_own(self, tmp_path: Path) -> None:
@@ -322,5 +325,5 @@ class TestTargets:
         assert "\n" not in str(caught.value)
 
     def test_no_such_target(self) -> None:
-        with pytest.raises(ParamError, match="no target 'cv25': it is none of cv22, onnxruntime-x86, nor a file"):
+        with pytest.raises(ParamError, match=r"no target 'cv25': it is none of cv22, .*, onnxruntime-x86-avx2, nor a file"):
             load_target("cv25")

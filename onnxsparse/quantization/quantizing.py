@@ -1,13 +1,13 @@
 """The steps from a float model to an integer one: where, in which ranges, and what makes it better."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.calibration.methods import Range
 from onnxsparse.errors import ParamError
 from onnxsparse.quantization.bias_correction import correct_biases
-from onnxsparse.quantization.calibrated import Calibration
+from onnxsparse.quantization.calibrated import Calibrated, Calibration
 from onnxsparse.quantization.choices import Choices
 from onnxsparse.quantization.equalization import equalize
 from onnxsparse.quantization.insertion import Written, write_integers
@@ -36,100 +36,123 @@ class Improvements:
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A quantized model, and how it came about."""
+    """A quantized model, and how it came about. `samples`: how many its ranges were found on."""
 
     placement: Placement
     written: Written
     ranges: Mapping[str, Range]
+    samples: int
     notes: tuple[str, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
+class Draft:
+    """Everything that is chosen before integers are written."""
+
+    calibrated: Calibrated
+    choices: Choices
+
+    def written(self) -> Written:
+        return write_integers(self.calibrated.placement, self.choices)
+
+
+@dataclass(frozen=True)
 class Quantizing:
-    """`data` None: the calibration has all ranges, and nothing else can be measured."""
+    """From a placement to a quantized model.
+
+    1. Equalize channels, which changes weights.
+    2. Find the ranges of activations.
+    3. Rank layers by their own noise, and make those wide that are to be.
+    4. Correct biases for the error of what is left.
+    5. Write integers.
+    """
 
     calibration: Calibration
     improvements: Improvements
     quality: Quality
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def data(self) -> CalibrationData | None:
-        return self.calibration.data
-
-    @property
-    def measured(self) -> CalibrationData | None:
-        """What means and noise are measured on."""
-        if self.data is None:
-            return None
-        self.calibration.samples = self.calibration.samples or self.data.count()
-        return self.data.every(max(1, -(-self.calibration.samples // MEASURED_SAMPLES)))
 
     def run(self, placement: Placement) -> QuantizedModel:
-        """Quantize a placement's model, whose weights equalization changes."""
-        if self.data is None and self.improvements.named is not None:
+        """Quantize a placement's model, whose weights equalization changes.
+
+        Raises ParamError for improvements that need data where there is none, ModelError as calibration does.
+        """
+        data = self.calibration.data
+        if data is None and self.improvements.named is not None:
             raise ParamError(f"quantize: {self.improvements.named} needs --data: it measures what the model does")
-        if self.data is not None and self.improvements.equalize:
-            self.notes.append(f"{equalize(placement, self.data)} pairs of layers were equalized")
-        self.calibration.tell_unknown(placement)
-        placement, ranges = self.calibration.run(placement)
-        order = self._ranked(placement, ranges)
-        placement, choices = self._widened(placement, ranges, order)
-        if self.improvements.correct_bias and self.data is None:
-            self.notes.append("biases were not corrected: that takes data")
-        written = write_integers(placement, choices)
-        return QuantizedModel(placement, written, self.calibration.given, (*self.calibration.notes, *self.notes))
+        notes = []
+        if data is not None and self.improvements.equalize:
+            notes.append(f"{equalize(placement, data)} pairs of layers were equalized")
+        calibrated = self.calibration.run(placement)
+        draft, said = self._widened(calibrated, self._ranked(calibrated))
+        notes += said
+        if self.improvements.correct_bias and data is None:
+            notes.append("biases were not corrected: that takes data")
+        found = draft.calibrated
+        return QuantizedModel(found.placement, draft.written(), found.ranges, found.samples, (*found.notes, *notes))
 
-    def _ranked(self, placement: Placement, ranges: Mapping[str, Range]) -> list[int]:
+    def _measured(self, calibrated: Calibrated) -> CalibrationData | None:
+        """What means and noise are measured on; None without data."""
+        data = self.calibration.data
+        return None if data is None else measurement_subset(data, calibrated.samples or data.count())
+
+    def _ranked(self, calibrated: Calibrated) -> list[int]:
         """The layers that may become wide, those first that need it most."""
-        if self.measured is None or not (self.improvements.wide_layers or self.improvements.min_sqnr_db is not None):
+        measured = self._measured(calibrated)
+        if measured is None or not (self.improvements.wide_layers or self.improvements.min_sqnr_db is not None):
             return []
-        return ranked(placement, Choices(ranges, self.calibration.extremes), self.measured, self.calibration.budget_bytes)
+        choices = Choices(calibrated.ranges, calibrated.extremes)
+        return ranked(calibrated.placement, choices, measured, self.calibration.budget_bytes)
 
-    def _widened(self, placement: Placement, ranges: Mapping[str, Range], order: list[int]) -> tuple[Placement, Choices]:
-        """As many of them wide as asked for, or as the outputs need."""
-        wanted = self.improvements.min_sqnr_db
+    def _widened(self, calibrated: Calibrated, order: list[int]) -> tuple[Draft, list[str]]:
+        """As many of them wide as asked for, or as the outputs need; and what to say of it."""
+        wanted, notes = self.improvements.min_sqnr_db, []
         if wanted is None:
             count = min(self.improvements.wide_layers, len(order))
-            found = self._with_wide(placement, ranges, order[:count])
+            draft = self._with_wide(calibrated, order[:count])
         else:
-            count, found = self._bisect(placement, ranges, order, wanted)
+            count, draft, reached = self._bisect(calibrated, order, wanted)
+            notes.append(verdict(wanted, reached))
         if count:
-            names = [placement.anatomy.graph.names[root] for root in order[:count]]
+            names = [calibrated.placement.anatomy.graph.names[root] for root in order[:count]]
             shown = ", ".join(names[:3]) + ("…" if count > 3 else "")
-            kind = "16 bits" if placement.anatomy.target.wide == "int16" else "floats"
-            self.notes.append(
-                f"{count} of {len(order)} layers and other ops are {kind}, those with most noise of their own: {shown}"
-            )
-        return found
+            kind = "16 bits" if calibrated.placement.anatomy.target.wide == "int16" else "floats"
+            notes.append(f"{count} of {len(order)} layers and other ops are {kind}, those with most noise of their own: {shown}")
+        return draft, notes
 
-    def _bisect(
-        self, placement: Placement, ranges: Mapping[str, Range], order: list[int], wanted_db: float
-    ) -> tuple[int, tuple[Placement, Choices]]:
-        """The smallest number of wide layers whose outputs are good enough; all of them where that does not do."""
+    def _bisect(self, calibrated: Calibrated, order: list[int], wanted_db: float) -> tuple[int, Draft, float | None]:
+        """The smallest number of wide layers whose outputs are good enough, and their SQNR; all where that does not do."""
         few, many = 0, len(order)
-        best = self._with_wide(placement, ranges, order)
-        reached = self.quality(write_integers(*best).model)
+        best = self._with_wide(calibrated, order)
+        reached = self.quality(best.written().model)
         while few < many:
             count = (few + many) // 2
-            found = self._with_wide(placement, ranges, order[:count])
-            sqnr_db = self.quality(write_integers(*found).model)
+            draft = self._with_wide(calibrated, order[:count])
+            sqnr_db = self.quality(draft.written().model)
             if sqnr_db is not None and sqnr_db >= wanted_db:
-                best, many, reached = found, count, sqnr_db
+                best, many, reached = draft, count, sqnr_db
             else:
                 few = count + 1
-        told = "one that is not known" if reached is None else f"{reached:.1f} dB"
-        missed = reached is None or reached < wanted_db
-        verdict = "was not reached, with all layers wide" if missed else "was asked for"
-        self.notes.append(f"an SQNR of {wanted_db:g} dB {verdict}: the worst output has {told}")
-        return many, best
+        return many, best, reached
 
-    def _with_wide(self, placement: Placement, ranges: Mapping[str, Range], roots: list[int]) -> tuple[Placement, Choices]:
+    def _with_wide(self, calibrated: Calibrated, roots: list[int]) -> Draft:
         """These layers wide, and biases corrected for what is left."""
-        placement, choices = widened(placement, Choices(ranges, self.calibration.extremes), roots)
-        if placement.anatomy.target.wide == "float" and roots:
-            placement, given = self.calibration.run(placement)
-            choices = Choices(given, self.calibration.extremes, choices.wide)
-        if self.improvements.correct_bias and self.measured is not None:
-            choices = correct_biases(placement, choices, self.measured, self.calibration.budget_bytes)
-        return placement, choices
+        placement, choices = widened(calibrated.placement, Choices(calibrated.ranges, calibrated.extremes), roots)
+        found = self.calibration.run(placement, calibrated)
+        choices = replace(choices, ranges=found.ranges, extremes=found.extremes)
+        measured = self._measured(calibrated)
+        if self.improvements.correct_bias and measured is not None:
+            choices = correct_biases(found.placement, choices, measured, self.calibration.budget_bytes)
+        return Draft(found, choices)
+
+
+def measurement_subset(data: CalibrationData, samples: int) -> CalibrationData:
+    """At most MEASURED_SAMPLES of `samples` samples, evenly spaced."""
+    return data.every(max(1, -(-samples // MEASURED_SAMPLES)))
+
+
+def verdict(wanted_db: float, reached_db: float | None) -> str:
+    """Whether an SQNR that was asked for was reached; None: of outputs that do not compare."""
+    told = "one that is not known" if reached_db is None else f"{reached_db:.1f} dB"
+    missed = reached_db is None or reached_db < wanted_db
+    outcome = "was not reached, with all layers wide" if missed else "was asked for"
+    return f"an SQNR of {wanted_db:g} dB {outcome}: the worst output has {told}"
