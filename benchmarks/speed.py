@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from onnxsparse import Model, layers, load
 from onnxsparse.constants import StoredWeight
 from onnxsparse.pruning.items import Elements
-from onnxsparse.pruning.scores import SCORES
+from onnxsparse.pruning.scores import SCORES, Scored
 from onnxsparse.pruning.select import Ranked, histogram, select
 
 WEIGHTS = 100_000_000
@@ -63,7 +63,7 @@ def choose(model: Model, score: str) -> None:
     """What prune does to find its threshold: histograms, scores, selection."""
     items = [Elements(model.weights, StoredWeight(name, (0,)), WEIGHTS // TENSORS) for name in model.weights]
     histograms = [histogram(i) for i in items]
-    ranked = [Ranked(i, c, SCORES[score](c, 1.0), 1, i.size) for i, c in zip(items, histograms, strict=True)]
+    ranked = [Ranked(i, c, SCORES[score](Scored(c, 1.0)), 1, i.size) for i, c in zip(items, histograms, strict=True)]
     select(ranked, int(0.7 * WEIGHTS))
 
 

@@ -21,7 +21,7 @@ from onnxsparse.pruning.items import Blocks, Elements, finite_histogram, keep_n_
 from onnxsparse.pruning.masks import mask_writer
 from onnxsparse.pruning.pattern import BlockPattern, GroupPattern, Pattern, parse_pattern
 from onnxsparse.pruning.plan import Plan, Ranking, plan_by_layer, plan_global, reachable, refuse
-from onnxsparse.pruning.scores import SCORES
+from onnxsparse.pruning.scores import SCORES, Scored, ScoreName
 from onnxsparse.pruning.select import Choice
 
 DEFAULT_TARGET = 0.5
@@ -48,7 +48,7 @@ class Prune:
     """Share of the weights to be zero, 0 to 1, instead of --sparsity-op."""
     scope: Literal["global", "layer"] = "global"
     """One threshold for the model, or every layer to the target."""
-    score: Literal["lamp", "l1"] = "lamp"
+    score: ScoreName = "lamp"
     """Importance: magnitude relative to its layer (lamp), or plain magnitude (l1, the paper's)."""
     cost_exponent: Annotated[float | None, Field(ge=0, le=4)] = None
     """Divide importance by operations to this power (default: 1 towards --sparsity-op, 0 towards --sparsity)."""
@@ -182,7 +182,7 @@ class Prune:
         exponent = float(self._by_operations) if self.cost_exponent is None else self.cost_exponent
         items = make_items(model, candidate, pattern)
         found = finite_histogram(items, candidate.nodes[0])
-        score = SCORES[self.score](found, max(candidate.uses, 1) ** exponent)
+        score = SCORES[self.score](Scored(found, max(candidate.uses, 1) ** exponent))
         return Ranking(candidate, items, found, score, weight)
 
     def _tell(self, rankings: Sequence[Ranking], plan: Plan, changes: Sequence[Change], kind: str, target: float) -> list[str]:

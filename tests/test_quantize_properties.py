@@ -187,7 +187,7 @@ def assert_zeros_stay(before: Model, after: Model) -> None:
 @given(networks(), st.sampled_from(["cv22", "onnxruntime-x86"]), st.sampled_from(["minmax", "mse"]))
 def test_a_quantized_model_is_sound_and_what_was_true_of_the_float_one_still_is(built: Model, target: str, method: str) -> None:
     done = built.copy()
-    Quantize(target=target, method=method).run(done, samples())  # type: ignore[arg-type]  # one of the methods
+    Quantize(target=target, method=method).run(done, samples())
     assert first_fault(done) is None
     onnx.checker.check_model(onnx.load_from_string(done.to_bytes()), full_check=True)
     assert interface(done) == interface(built)
@@ -195,7 +195,7 @@ def test_a_quantized_model_is_sound_and_what_was_true_of_the_float_one_still_is(
     assert all(np.isfinite(np.asarray(value, np.float32)).all() for value in found.values())
     assert_zeros_stay(built, done)
     again = done.copy()
-    report = Quantize(target=target, method=method).run(again, samples())  # type: ignore[arg-type]  # one of the methods
+    report = Quantize(target=target, method=method).run(again, samples())
     assert again.to_bytes() == done.to_bytes(), report.notes
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxsparse.pruning.scores import l1, lamp
+from onnxsparse.pruning.scores import Scored, l1, lamp
 from onnxsparse.pruning.select import Bits, Choice, Counts, Ranked, histogram, select
 
 
@@ -81,7 +81,7 @@ def tensors(draw: st.DrawFn) -> list[Ranked]:
             sizes = draw(st.lists(st.integers(1, 9), min_size=values.size, max_size=values.size))
             items = ArrayItems(values, np.where(values > 0, sizes, 0).astype(np.int64))
         counts = histogram(items)
-        score = draw(st.sampled_from([l1, lamp]))(counts, draw(st.sampled_from([1.0, 3.0, 400.0])))
+        score = draw(st.sampled_from([l1, lamp]))(Scored(counts, draw(st.sampled_from([1.0, 3.0, 400.0]))))
         limit = draw(st.integers(0, items.size))
         found.append(Ranked(items, counts, score, draw(st.sampled_from([1, 7, 1000])), limit))
     return found
@@ -101,7 +101,8 @@ def test_selection_is_what_sorting_would_choose(ranked: list[Ranked], share: flo
 
 
 def test_ties_go_to_the_earlier_tensor_and_the_earlier_element() -> None:
-    ranked = [Ranked(i, histogram(i), l1(histogram(i), 1.0), 1, 10) for i in (ArrayItems(np.ones(4)), ArrayItems(np.ones(4)))]
+    twice = [ArrayItems(np.ones(4)), ArrayItems(np.ones(4))]
+    ranked = [Ranked(items, histogram(items), l1(Scored(histogram(items), 1.0)), 1, 10) for items in twice]
     masks = [zeroed(r.items, c) for r, c in zip(ranked, select(ranked, 6), strict=True) if isinstance(r.items, ArrayItems)]
     assert masks[0].tolist() == [True] * 4
     assert masks[1].tolist() == [True, True, False, False]

@@ -1,15 +1,14 @@
 """From what an activation did to the range that its integers are to cover."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxsparse.calibration.histogram import BINS, Histogram
 from onnxsparse.calibration.observe import Observation, Observed
-
-Method = Literal["minmax", "moving-average", "percentile", "entropy", "mse"]
 
 Floats = NDArray[np.float64]
 
@@ -47,29 +46,49 @@ class Levels:
     power_of_two: bool = False
 
 
-def bins_of(method: Method) -> int:
-    """How many bins a method needs; 0 for those that look at extremes alone."""
-    return 0 if method in ("minmax", "moving-average") else BINS
+@dataclass(frozen=True)
+class Seen:
+    """What a method chooses a range from.
+
+    `histogram` None: of an activation that is constant, or for a method that needs none. `percentile`: share of the elements, in
+    per cent, that the range is to hold.
+    """
+
+    observed: Observed
+    histogram: Histogram | None
+    levels: Levels
+    percentile: float = DEFAULT_PERCENTILE
 
 
-def choose_ranges(seen: Observation, method: Method, levels: Levels, percentile: float = DEFAULT_PERCENTILE) -> dict[str, Range]:
-    """The range of every activation that has finite extremes."""
-    found: dict[str, Range] = {}
-    for name, observed in seen.ranges.items():
-        if observed.is_finite:
-            found[name] = choose_range(observed, seen.histograms.get(name), method, levels, percentile).rounded()
-    return found
+@dataclass(frozen=True)
+class RangeMethod:
+    """`choose`: the range of one activation. `bins`: how many bins of a histogram it needs; 0 for extremes alone."""
+
+    choose: Callable[[Seen], Range]
+    bins: int = BINS
 
 
-def choose_range(observed: Observed, histogram: Histogram | None, method: Method, levels: Levels, percentile: float) -> Range:
-    """`histogram` None: of an activation that is constant, or for a method that needs none."""
-    if method == "moving-average":
-        return Range(observed.mean_low, observed.mean_high)
-    if method == "minmax" or histogram is None:
-        return Range(observed.low, observed.high)
-    if method == "percentile":
-        return percentile_range(histogram, percentile, symmetric=levels.symmetric)
-    return (entropy_range if method == "entropy" else mse_range)(histogram, levels)
+def choose_ranges(seen: Observation, method: str, levels: Levels, percentile: float = DEFAULT_PERCENTILE) -> dict[str, Range]:
+    """The range of every activation that has finite extremes; `method` is a key of METHODS."""
+    choose = METHODS[method].choose
+    return {
+        name: choose(Seen(observed, seen.histograms.get(name), levels, percentile)).rounded()
+        for name, observed in seen.ranges.items()
+        if observed.is_finite
+    }
+
+
+def extremes(seen: Seen) -> Range:
+    return Range(seen.observed.low, seen.observed.high)
+
+
+def mean_extremes(seen: Seen) -> Range:
+    return Range(seen.observed.mean_low, seen.observed.mean_high)
+
+
+def by_histogram(choose: Callable[[Histogram, Seen], Range]) -> Callable[[Seen], Range]:
+    """A method that looks at a histogram, and takes the extremes where there is none."""
+    return lambda seen: extremes(seen) if seen.histogram is None else choose(seen.histogram, seen)
 
 
 def percentile_range(histogram: Histogram, percentile: float, *, symmetric: bool) -> Range:
@@ -164,3 +183,20 @@ def divergence_at(histogram: Histogram, counts: Floats, reach: float, levels: Le
     p, q = original / original.sum(), quantized / quantized.sum()
     kept = p > 0
     return float(np.sum(p[kept] * np.log(p[kept] / np.maximum(q[kept], SMALLEST_PROBABILITY))))
+
+
+METHODS = {
+    "minmax": RangeMethod(extremes, bins=0),
+    "moving-average": RangeMethod(mean_extremes, bins=0),
+    "percentile": RangeMethod(
+        by_histogram(lambda histogram, seen: percentile_range(histogram, seen.percentile, symmetric=seen.levels.symmetric))
+    ),
+    "entropy": RangeMethod(by_histogram(lambda histogram, seen: entropy_range(histogram, seen.levels))),
+    "mse": RangeMethod(by_histogram(lambda histogram, seen: mse_range(histogram, seen.levels))),
+}
+
+if TYPE_CHECKING:
+    Method = str
+else:
+    Method = Literal[tuple(METHODS)]
+    """A key of METHODS, so that a new method is one function and one row."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from onnxsparse.calibration.data import CalibrationData
-from onnxsparse.calibration.methods import Levels, Method, Range, bins_of, choose_ranges
+from onnxsparse.calibration.methods import METHODS, Levels, Method, Range, choose_ranges
 from onnxsparse.calibration.observe import observe
 from onnxsparse.errors import ModelError
 from onnxsparse.quantization.placement import Placement, place
@@ -62,7 +62,7 @@ class Calibration:
         if self.data is None:
             some = f"'{wanted[0]}'" + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else "")
             raise ModelError(f"--ranges has none for activation {some} of {model.name}; give --data as well")
-        seen = observe(model, wanted, self.data, bins=bins_of(self.method), budget_bytes=self.budget_bytes)
+        seen = observe(model, wanted, self.data, bins=METHODS[self.method].bins, budget_bytes=self.budget_bytes)
         grid = found.placement.anatomy.target.activations.grid
         ranges = choose_ranges(seen, self.method, Levels(1 << grid.bits, grid.symmetric, grid.power_of_two), self.percentile)
         extremes = {name: Range(own.low, own.high) for name, own in seen.ranges.items() if own.is_finite}
