@@ -8,7 +8,7 @@ from typing import TypeGuard
 from onnxsparse.backends.advice import Advice, advise
 from onnxsparse.backends.base import EIGHT_BIT, MB, Bound, CostBackend, LayerCost, Precision
 from onnxsparse.backends.layer_model import FileBackend
-from onnxsparse.backends.work import WorkItem
+from onnxsparse.backends.work import WorkItem, total_bytes
 from onnxsparse.model import Model
 from onnxsparse.tail import Tail, find_tail
 from onnxsparse.targets import Backend, MeasuringBackend, find_backend
@@ -85,8 +85,13 @@ class Deployment:
     @property
     def mem_a_mb(self) -> float | None:
         """Inputs, outputs and the most intermediates alive at a time, in 10⁶ bytes."""
-        elements, _ = self.load.peak()
-        return None if elements is None else elements * self.precision.activation_bits / 8 / MB
+        held, _ = self.load.peak(self.precision.activation_bits)
+        return None if held is None else held / MB
+
+    @property
+    def memory_bytes(self) -> list[int | None]:
+        """Inputs, outputs and intermediates held while each layer runs; None where a size is unknown."""
+        return self.load.timeline(self.precision.activation_bits)
 
     @property
     def dram_mb(self) -> float:
@@ -152,8 +157,8 @@ def measured(model: Model, backend: MeasuringBackend, load: Workload, tail: Tail
 
 def measured_row(item: WorkItem, ms: float, precision: Precision) -> Row:
     """The bytes are those that the work item has; where the time went is not told apart."""
-    inputs, outputs = (-(-(e or 0) * precision.activation_bits // 8) for e in (item.input_elements, item.output_elements))
-    coefficients = item.weights * precision.coefficient_bits // 8
+    inputs, outputs = (total_bytes(volumes or (), precision.activation_bits) for volumes in (item.reads, item.writes))
+    coefficients = total_bytes(item.coefficients, precision.coefficient_bits)
     sizes = (coefficients, inputs, outputs, 1, coefficients + inputs + outputs)
     return Row(item, LayerCost(ms, None, None, None, Bound.MEASURED, *sizes))
 
@@ -171,7 +176,7 @@ def why_unknown(item: WorkItem, unknown: frozenset[str], supported: tuple[str, .
         return "needs a host"
     if item.node in unknown:
         return "unknown op"
-    if item.input_elements is None or item.output_elements is None:
+    if item.reads is None or item.writes is None:
         return "open sizes"
     if item.macs is None:
         return "unknown op or open sizes within"

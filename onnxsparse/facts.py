@@ -18,8 +18,9 @@ from onnxsparse.functions import find_calls, inlined
 from onnxsparse.graph import Graph
 from onnxsparse.layer import Layer, Layers, UnknownNode, WeightUse, add_up
 from onnxsparse.model import Model
-from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, WeightSlot, find
+from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, WeightSlot, Work, find
 from onnxsparse.shapes import Shapes, infer_shapes
+from onnxsparse.widths import integer_bits
 
 
 def layers(model: Model, *, count: bool = True) -> Layers:
@@ -133,7 +134,8 @@ class Survey:
             used = evaluate(slot.macs, op, times) if slot.macs else macs
             stored = self.resolver.resolve(graph, node.input[slot.at])
             if stored is not None:
-                weights.append(self._use(graph, op, slot, stored, used))
+                use = self._use(graph, op, slot, stored, used)
+                weights.append(replace(use, bits=self._bits(graph, node.input[slot.at], use.stored)))
             elif node.input[slot.at] in constant:
                 parts = self._assembled(graph, node.input[slot.at], used)
                 weights += parts
@@ -149,7 +151,10 @@ class Survey:
         sizes = {s: s.elements(self.resolver.weights) for s in stored}
         whole = sum(sizes[s] * times for s, times in stored.items())
         uses = None if macs is None else macs // max(whole, 1)
-        return [WeightUse(s, sizes[s], None, None if uses is None else uses * times, None) for s, times in stored.items()]
+        return [
+            WeightUse(s, sizes[s], None, None if uses is None else uses * times, None, self._bits(graph, name, s))
+            for s, times in stored.items()
+        ]
 
     def _use(self, graph: Graph, op: OpView, slot: WeightSlot, stored: StoredWeight, macs: int | None) -> WeightUse:
         if slot.zero_point is not None:
@@ -169,6 +174,27 @@ class Survey:
         except UnknownFact:
             axes = None
         return WeightUse(stored, elements, None, uses, axes)
+
+    def _bits(self, graph: Graph, name: str, stored: StoredWeight) -> int | None:
+        """The width of a stored weight that an op reads as `name`; None for a float that no quantizer makes an integer."""
+        if stored.packing is not None:
+            return stored.packing.bits
+        own = integer_bits(self.model.weights.proto(stored.name).data_type)
+        return self.width(graph, name) if own is None else own
+
+    def width(self, graph: Graph, name: str) -> int | None:
+        """Bits of the integers that a value is made of, also where it is read behind a DequantizeLinear; None for a float."""
+        while (bits := integer_bits(self.shapes.types.get(name, 0))) is None:
+            made = graph.producer(name)
+            if made is None:
+                return None
+            graph, index = made
+            node = graph.proto.node[index]
+            spec = self.spec(node)
+            if spec is None or spec.view is None or spec.work is not Work.FREE:
+                return None
+            name = node.input[0]
+        return bits
 
     def _constant(self, graph: Graph, op: OpView, at: int | None) -> str | None:
         return self.resolver.constant(graph, op.node.input[at]) if at is not None and op.has_input(at) else None

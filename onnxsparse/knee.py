@@ -109,10 +109,10 @@ def narrow_item(item: WorkItem, width: Width, factor: float) -> WorkItem:
     return replace(
         item,
         macs=None if item.macs is None else round(item.macs * (weights if item.weights else into)),
-        weights=round(item.weights * weights),
+        coefficients=tuple(volume.scaled(weights) for volume in item.coefficients),
         nonzeros=round(item.nonzeros * weights),
-        input_elements=None if item.input_elements is None else round(item.input_elements * into),
-        output_elements=None if item.output_elements is None else round(item.output_elements * out),
+        reads=None if item.reads is None else tuple(volume.scaled(into) for volume in item.reads),
+        writes=None if item.writes is None else tuple(volume.scaled(out) for volume in item.writes),
         output_channels=round(item.output_channels * (1.0 if item.depthwise else out)),
     )
 

@@ -12,13 +12,17 @@ from onnxsparse.ops import WeightAxes
 
 @dataclass(frozen=True)
 class WeightUse:
-    """One weight tensor as one node uses it. `uses`: MACs per element; `axes`: of the tensor as the op sees it."""
+    """One weight tensor as one node uses it. `uses`: MACs per element; `axes`: of the tensor as the op sees it.
+
+    `bits`: width of an element where it is, or becomes, an integer; None for a float.
+    """
 
     stored: StoredWeight
     elements: int
     zeros: int | None
     uses: int | None
     axes: WeightAxes | None
+    bits: int | None = None
 
     @property
     def tensor(self) -> str:

@@ -146,9 +146,9 @@ def calibrate_backend(
     free
         A number to fit (default: rate, bandwidth and overhead).
     activation_bits
-        Of the models as they were measured.
+        Width of float activations in bits, as they were measured; integers have that of their type.
     coefficient_bits
-        Of the models as they were measured.
+        Width of float coefficients in bits, as they were measured; integers have that of their type.
     name
         Of the target that is written (default: the file's).
     """

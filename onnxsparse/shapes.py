@@ -21,12 +21,13 @@ class Shapes:
     """What is known of each value: (scope, name) → shape. A scope is a body's path, empty for the main graph.
 
     `dead`: scopes of branches that never run. `values`: of the main graph's small values that shape arithmetic computed on the
-    way.
+    way. `types`: value → element type (0: unknown), of the main graph and its bodies.
     """
 
     known: Known
     dead: frozenset[str] = frozenset()
     values: dict[str, Array] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
 
     def get(self, scope: str, name: str) -> Shape | None:
         """The shape of `name` as seen from `scope`; None if even its rank is unknown."""
@@ -50,19 +51,22 @@ def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, wan
     bind_inputs(work.graph, binding)
     inferred = run_inference(work)
     shapes = collect(inferred.graph)
+    types = element_types(inferred.graph)
     wanted = list(wanted)
     dead: set[str] = set()
     values: dict[str, Array] = {}
     if has_gaps(shapes, wanted) or any(scope for scope, _ in wanted):
-        propagation = Propagation(inferred, shapes, element_types(inferred.graph))
+        propagation = Propagation(inferred, shapes, types)
         propagation.run(Graph(inferred.graph))
         dead = propagation.dead
         made = {name for node in inferred.graph.node for name in node.output}
         values = {name: value for name, value in propagation.values.items() if name in made}
     if has_gaps(shapes, wanted) and any(o.domain not in STANDARD_DOMAINS for o in proto.opset_import):
-        fill(shapes, collect(run_symbolic(inferred).graph))
+        symbolic = run_symbolic(inferred).graph
+        fill(shapes, collect(symbolic))
+        types |= {name: found for name, found in element_types(symbolic).items() if not types.get(name)}
     fill(shapes, recorded)
-    return Shapes(shapes, frozenset(dead), values)
+    return Shapes(shapes, frozenset(dead), values, types)
 
 
 def has_gaps(shapes: Known, wanted: list[tuple[str, str]]) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from onnxsparse.backends.base import EIGHT_BIT, Precision
-from onnxsparse.backends.work import WorkItem
+from onnxsparse.backends.work import WorkItem, total_bytes
 from onnxsparse.workload import Workload
 
 
@@ -54,7 +54,7 @@ def needs_host(item: WorkItem) -> bool:
 
 
 def crossing(load: Workload, makers: dict[str, WorkItem], name: str, precision: Precision) -> Crossing:
-    elements = load.elements.get(name)
-    size = None if elements is None else -(-elements * precision.activation_bits // 8)
+    volume = load.volumes.get(name)
+    size = None if volume is None else total_bytes([volume], precision.activation_bits)
     maker = makers.get(name)
     return Crossing(name, None if maker is None else (maker.fused or (maker.node,))[-1], size)

@@ -1,12 +1,13 @@
 """A model as a device runs it: layers with what is fused into them, in order, and the activations between them."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import onnx
 
-from onnxsparse.backends.work import WorkItem
+from onnxsparse.backends.work import Volume, WorkItem, total_bytes
 from onnxsparse.facts import Survey, evaluate
 from onnxsparse.graph import Graph
 from onnxsparse.layer import Layer, Layers, add_up
@@ -16,34 +17,42 @@ from onnxsparse.ops import OpSpec, Quant, Work
 
 @dataclass(frozen=True)
 class Workload:
-    """Work items in order, and the activations' sizes in elements (None: unknown)."""
+    """Work items in order, and the activations' sizes (None: unknown)."""
 
     items: tuple[WorkItem, ...]
     layers: Layers
     model_inputs: tuple[str, ...]
     model_outputs: tuple[str, ...]
-    elements: dict[str, int | None]
+    volumes: dict[str, Volume | None]
 
-    def peak(self) -> tuple[int | None, tuple[str, ...]]:
-        """Elements held at the worst moment (inputs, outputs and live intermediates), and the intermediates at that moment."""
+    def peak(self, float_bits: int = 8) -> tuple[int | None, tuple[str, ...]]:
+        """Bytes held at the worst moment (inputs, outputs and live intermediates), and the intermediates at that moment."""
         ends = {*self.model_inputs, *self.model_outputs}
         live = list(self._live(ends))
-        sizes = [self._size(names) for names in live]
-        fixed = self._size(ends)
-        if fixed is None or None in sizes:
-            return None, ()
+        sizes = [self._bytes({*ends, *names}, float_bits) for names in live]
         known = [size for size in sizes if size is not None]
+        if len(known) < len(sizes):
+            return None, ()
         worst = max(range(len(known)), key=known.__getitem__, default=None)
-        return (fixed, ()) if worst is None else (fixed + known[worst], tuple(live[worst]))
+        return (self._bytes(ends, float_bits), ()) if worst is None else (known[worst], tuple(live[worst]))
 
-    def timeline(self) -> list[int | None]:
-        """Elements held while each item runs: inputs, outputs and live intermediates; None where a size is unknown."""
+    def timeline(self, float_bits: int = 8) -> list[int | None]:
+        """Bytes held while each item runs: inputs, outputs and live intermediates; None where a size is unknown."""
         ends = {*self.model_inputs, *self.model_outputs}
-        return [self._size({*ends, *live}) for live in self._live(ends)]
+        return [self._bytes({*ends, *live}, float_bits) for live in self._live(ends)]
 
-    def _size(self, names: Iterable[str]) -> int | None:
-        sizes = [self.elements.get(name) for name in names]
-        return None if None in sizes else sum(s for s in sizes if s is not None)
+    def widths(self) -> dict[str, Counter[int | None]]:
+        """How many activations and weights there are of each width in bits (None: floats)."""
+        weights = {name: volume for item in self.items for name, volume in zip(item.tensors, item.coefficients, strict=True)}
+        activations = (volume for volume in self.volumes.values() if volume is not None)
+        return {
+            "activations": Counter(volume.integer_bits for volume in activations),
+            "weights": Counter(volume.integer_bits for volume in weights.values()),
+        }
+
+    def _bytes(self, names: Iterable[str], float_bits: int) -> int | None:
+        sizes = [self.volumes.get(name) for name in names]
+        return None if None in sizes else total_bytes((size for size in sizes if size is not None), float_bits)
 
     def _live(self, ends: set[str]) -> Iterator[list[str]]:
         """The intermediates alive while each item runs: made by it or before, and used by it or after."""
@@ -83,16 +92,18 @@ class Scheduler:
         self.sizes_only = self._sizes_only()
         self.aliases: dict[str, str] = self._quantized_outputs()
         self.made: set[str] = set()
+        self.widths: dict[str, tuple[int | None, ...]] = {}
 
     def run(self) -> Workload:
         groups = self._groups()
         self.made = {name for group in groups for name in group.made}
+        self.widths = self._widths(groups)
         items = tuple(self._item(group) for group in groups)
         proto = self.graph.proto
         fed = tuple(v.name for v in proto.input if v.name not in self.graph.initializers)
         outputs = tuple(self._source(v.name) for v in proto.output)
         names = {*fed, *outputs, *(n for item in items for n in (*item.inputs, *item.outputs))}
-        return Workload(items, self.layers, fed, outputs, {name: self._elements(name) for name in names})
+        return Workload(items, self.layers, fed, outputs, {name: self._volume(name) for name in names})
 
     def _sizes_only(self) -> set[str]:
         """Values that follow from constants and shapes: a compiler computes them, not the device."""
@@ -186,13 +197,13 @@ class Scheduler:
             op_type=node.op_type,
             fused=tuple(self.graph.names[at] for at in group.nodes[1:]),
             macs=macs_of(spec, found),
-            weights=totals.weights,
+            coefficients=coefficients(found),
             nonzeros=totals.weights - (totals.zero_weights or 0),
             weight_share=sum(shares) if shares else None,
             inputs=tuple(dict.fromkeys(inputs)),
             outputs=tuple(outputs),
-            input_elements=0 if in_place else self._sum(dict.fromkeys(inputs)),
-            output_elements=0 if in_place else self._sum(dict.fromkeys(outputs)),
+            reads=() if in_place else self._volumes(inputs),
+            writes=() if in_place else self._volumes(outputs),
             depthwise=any(layer.depthwise for layer in found),
             output_channels=math.ceil(channels / groups),
             groups=groups,
@@ -221,13 +232,29 @@ class Scheduler:
         spec = self.survey.spec(self.graph.proto.node[index])
         return spec is not None and spec.work is Work.FREE and spec.macs is None
 
-    def _sum(self, names: dict[str, None]) -> int | None:
-        sizes = [self._elements(name) for name in names]
-        return None if None in sizes else sum(s for s in sizes if s is not None)
+    def _widths(self, groups: list[Group]) -> dict[str, tuple[int | None, ...]]:
+        """The widths at which each value is read by an item that did not produce it, or by the caller."""
+        found: dict[str, dict[int | None, None]] = {}
+        for group in groups:
+            read = (i for at in group.nodes for i in self.graph.proto.node[at].input if i and i not in self.sizes_only)
+            for name in read:
+                if self._source(name) not in group.made:
+                    found.setdefault(self._source(name), {})[self.survey.width(self.graph, name)] = None
+        for output in self.graph.proto.output:
+            found.setdefault(self._source(output.name), {})[self.survey.width(self.graph, output.name)] = None
+        return {name: tuple(sorted(widths, key=lambda w: w or 0)) for name, widths in found.items()}
 
-    def _elements(self, name: str) -> int | None:
+    def _volumes(self, names: Iterable[str]) -> tuple[Volume, ...] | None:
+        """The tensors, each once; None where a size is unknown."""
+        found = [self._volume(name) for name in dict.fromkeys(names)]
+        known = tuple(volume for volume in found if volume is not None)
+        return known if len(known) == len(found) else None
+
+    def _volume(self, name: str) -> Volume | None:
         shape = self.survey.shapes.get("", name)
-        return None if shape is None or None in shape else math.prod(d for d in shape if d is not None)
+        if shape is None or None in shape:
+            return None
+        return Volume(math.prod(d for d in shape if d is not None), self.widths.get(name, (None,)))
 
     def _channels(self, node: onnx.NodeProto, found: list[Layer]) -> tuple[int, int]:
         """The weight's outputs, and in how many groups of them the op works."""
@@ -237,6 +264,12 @@ class Scheduler:
             return 0, 1
         size = self.survey.model.weights.shape(stored.name)[stored.axes[axes.output]]
         return size, max(1, next((a.i for a in node.attribute if a.name == "group"), 1))
+
+
+def coefficients(found: list[Layer]) -> tuple[Volume, ...]:
+    """The weight tensors, each once."""
+    tensors = {use.tensor: Volume(use.elements, (use.bits,)) for layer in found for use in layer.weights}
+    return tuple(tensors.values())
 
 
 def macs_of(spec: OpSpec | None, found: list[Layer]) -> int | None:

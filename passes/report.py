@@ -28,9 +28,9 @@ class Report:
     hardware: Path | None = None
     """A part of your own, in a TOML file (docs/backends.md), instead of a target's name."""
     activation_bits: Bits = 8
-    """Of activations."""
+    """Width of float activations in bits; integers have that of their type."""
     coefficient_bits: Bits = 8
-    """Of coefficients."""
+    """Width of float coefficients in bits; integers have that of their type."""
     fps: Annotated[float, Field(gt=0)] | None = None
     """Frames per second of each stream, for DRAM traffic and how busy the device is (default: the target's budget)."""
     streams: Annotated[int, Field(ge=1)] = 1

@@ -22,7 +22,7 @@ class Bound(Enum):
 
 @dataclass(frozen=True)
 class Precision:
-    """Bits per element, chosen separately."""
+    """Bits per element of floats, as the target computes them. Integers in a model have the width of their type."""
 
     activation_bits: int = 8
     coefficient_bits: int = 8

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from onnxsparse.backends.base import EIGHT_BIT, MB, Bound, LayerCost, Precision
 from onnxsparse.backends.hardware import Hardware, Number, RooflineNumbers, load_hardware, numbers_of, with_value
-from onnxsparse.backends.work import WorkItem
+from onnxsparse.backends.work import WorkItem, total_bytes
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,17 @@ class FileBackend:
 
     def cost(self, work: WorkItem) -> LayerCost | None:
         """The cost of a layer, None where its operations or sizes are unknown, or the target cannot run it."""
-        if work.macs is None or work.input_elements is None or work.output_elements is None or work.on_host:
+        if work.macs is None or work.reads is None or work.writes is None or work.on_host:
             return None
         supported = self.hardware.supported_ops
         if supported and not set(work.op_types) <= set(supported):
             return None
-        return self.layer_cost(work, work.macs, *(self.activation_bytes(e) for e in (work.input_elements, work.output_elements)))
+        bits = self.precision.activation_bits
+        return self.layer_cost(work, work.macs, total_bytes(work.reads, bits), total_bytes(work.writes, bits))
 
     def roof(self) -> tuple[float, float]:
         """The most GMAC/s there are, and GB/s."""
         raise NotImplementedError
-
-    def activation_bytes(self, elements: int) -> int:
-        return math.ceil(elements * self.precision.activation_bits / 8)
 
     def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
         raise NotImplementedError
@@ -74,7 +72,7 @@ class LayerModel(FileBackend):
         numbers = self.hardware.numbers
         used, limited = skipping(work, numbers.skip_limit.value)
         compute_ms = macs * used / (numbers.rate_gmac_per_s.value * 1e6)
-        coefficients = self.coefficient_bytes(work.weights, work.nonzeros)
+        coefficients = self.coefficient_bytes(work)
         passes = self.passes(work, input_bytes)
         moved = coefficients + input_bytes * passes + output_bytes
         io_ms = moved / (numbers.bandwidth_gb_per_s.value * 1e6)
@@ -85,12 +83,12 @@ class LayerModel(FileBackend):
         sizes = (coefficients, input_bytes, output_bytes, passes, moved)
         return LayerCost(latency_ms, compute_ms, io_ms, overhead_ms, bound, *sizes)
 
-    def coefficient_bytes(self, weights: int, nonzeros: int) -> int:
+    def coefficient_bytes(self, work: WorkItem) -> int:
         """Encoded, or dense where that is smaller."""
         numbers = self.hardware.numbers
-        bits = self.precision.coefficient_bits
-        encoded = numbers.bytes_per_nonzero.value * nonzeros * bits / 8 + numbers.bits_per_weight.value / 8 * weights
-        return math.ceil(min(weights * bits / 8, encoded))
+        bits = work.coefficient_bits(self.precision.coefficient_bits)
+        encoded = numbers.bytes_per_nonzero.value * work.nonzeros * bits / 8 + numbers.bits_per_weight.value / 8 * work.weights
+        return math.ceil(min(work.weights * bits / 8, encoded))
 
     def passes(self, work: WorkItem, input_bytes: int) -> int:
         group = self.hardware.numbers.output_group_channels.value
@@ -120,7 +118,7 @@ class Roofline(FileBackend):
         padded = -work.output_channels % alignment
         filled = 1 + padded / work.output_channels if work.output_channels else 1.0
         compute_ms = macs * used * filled / (numbers.peak_gmac_per_s.value * 1e6)
-        coefficients = math.ceil(work.weights * self.precision.coefficient_bits / 8)
+        coefficients = total_bytes(work.coefficients, self.precision.coefficient_bits)
         on_chip = numbers.on_chip_mb.value * MB
         passes = int(input_bytes > on_chip)
         moved = coefficients + input_bytes * passes + (output_bytes if output_bytes > on_chip else 0)

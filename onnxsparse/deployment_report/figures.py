@@ -111,11 +111,10 @@ def sparsity(rows: list[dict[str, object]]) -> Spec | None:
 
 
 def memory(found: Deployment) -> Spec | None:
-    width = found.precision.activation_bits / 8 / 1e6
     held = [
-        {"layer": i, "node": item.node, "MB": elements * width}
-        for i, (item, elements) in enumerate(zip(found.load.items, found.load.timeline(), strict=True), start=1)
-        if elements is not None
+        {"layer": i, "node": item.node, "MB": size / 1e6}
+        for i, (item, size) in enumerate(zip(found.load.items, found.memory_bytes, strict=True), start=1)
+        if size is not None
     ]
     if not held:
         return None

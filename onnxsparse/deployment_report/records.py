@@ -41,14 +41,17 @@ def deployment_json(
     found: Deployment, model: str, curves: tuple[Curve, ...] = (), operation: Operation | None = None
 ) -> dict[str, object]:
     """The deployment report. Times are predictions unless the target measures; `fidelity` says how far to trust them."""
-    _, peak = found.load.peak()
-    width = found.precision.activation_bits / 8
+    _, peak = found.load.peak(found.precision.activation_bits)
     return {
         "schema": SCHEMA,
         "model": model,
         "target": found.backend.name,
         "fidelity": list(found.backend.fidelity),
         "precision": asdict(found.precision),
+        "widths": {
+            kind: {"float" if width is None else str(width): number for width, number in counts.items()}
+            for kind, counts in found.load.widths().items()
+        },
         "totals": totals(found) | {"mem_a_tensors": list(peak), "time_by_bound_ms": found.time_by_bound()},
         "operation": None if operation is None else asdict(operation),
         "fps_budget": found.fps_budget,
@@ -58,7 +61,7 @@ def deployment_json(
         "tail": None if found.tail is None else asdict(found.tail) | {"bytes": found.tail.bytes},
         "layers": [row_json(row) for row in found.rows],
         "other_ms": found.other_ms,
-        "memory_bytes": [None if e is None else e * width for e in found.load.timeline()],
+        "memory_bytes": found.memory_bytes,
         "unknown": [{"node": row.item.node, "op_type": row.item.op_type, "reason": row.reason} for row in found.unknown],
         "assumed": list(found.load.layers.binding.assumed),
         "curve": curves_json(curves),

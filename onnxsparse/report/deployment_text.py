@@ -93,7 +93,7 @@ def print_totals(out: Console, found: Deployment) -> None:
         note(out, "time by bound: " + ", ".join(f"{bound} {ms:.2f} ms" for bound, ms in spent))
     if found.other_ms:
         note(out, f"{found.other_ms:.2f} ms of it belong to no layer by name")
-    _, peak = found.load.peak()
+    _, peak = found.load.peak(found.precision.activation_bits)
     if peak:
         note(out, f"mem_a is largest with {name_some(peak)}")
 
