@@ -1,6 +1,6 @@
 """The first question: what will this model cost there, and what would make it cheaper?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -28,19 +28,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Operation:
-    """A model at work: `streams` in turn, each at `fps` frames per second. `busy`: share of the time."""
+    """A model at work: `streams` in turn, each at `fps` frames per second. `busy`: share of the time.
+
+    `complete` False: traffic and time are lower bounds.
+    """
 
     fps: float
     streams: int
     dram_mb_per_s: float
     busy: float
+    complete: bool = True
 
 
 @dataclass(frozen=True)
 class Deployment:
     """A model on a target. `variants`: latency on targets that explain the same measurements, this one included.
 
-    `other_ms`: measured time that belongs to no layer. `narrowing`: the layer whose measurement would tell most.
+    `partial_variants`: those that have no cost for some layer, so that their latency is a lower bound. `other_ms`: measured time
+    that belongs to no layer. `narrowing`: the layer whose measurement would tell most.
     """
 
     backend: Backend
@@ -52,6 +57,7 @@ class Deployment:
     narrowing: Narrowing | None = None
     tail: Tail | None = None
     other_ms: float = 0.0
+    partial_variants: tuple[str, ...] = ()
 
     @property
     def latency_ms(self) -> float:
@@ -75,6 +81,22 @@ class Deployment:
     def unknown(self) -> tuple[Row, ...]:
         """Layers whose cost is not known."""
         return tuple(row for row in self.rows if row.cost is None)
+
+    @property
+    def free(self) -> tuple[Row, ...]:
+        """Layers that are assumed to cost nothing."""
+        return tuple(row for row in self.rows if row.item.node in self.load.free)
+
+    @property
+    def costs_complete(self) -> bool:
+        """Whether every layer has a cost; if not, sums over layers are lower bounds."""
+        return not self.unknown
+
+    @property
+    def complete(self) -> bool:
+        """Whether all totals are complete: costs, on every variant of the target, memory, and MACs."""
+        costs = self.costs_complete and not self.partial_variants and self.mem_a_mb is not None
+        return costs and self.load.layers.totals.complete
 
     @property
     def mem_p_mb(self) -> float:
@@ -106,38 +128,50 @@ class Deployment:
     def at(self, fps: float, streams: int = 1) -> Operation:
         """What `streams` cameras of `fps` frames per second ask for."""
         frames = fps * streams
-        return Operation(fps, streams, self.dram_mb * frames, self.latency_ms * frames / 1000)
+        return Operation(fps, streams, self.dram_mb * frames, self.latency_ms * frames / 1000, self.costs_complete)
 
     def time_by_bound(self) -> dict[str, float]:
         """Milliseconds spent in layers of each bound."""
         found: dict[str, float] = {}
-        for cost in self.costs:
+        for cost in (cost for cost in self.costs if cost.bound is not Bound.FREE):
             found[cost.bound.value] = found.get(cost.bound.value, 0.0) + cost.latency_ms
         return found
 
 
-def deploy(model: Model, target: str | Path = "cv22", precision: Precision = EIGHT_BIT) -> Deployment:
+def deploy(
+    model: Model, target: str | Path = "cv22", precision: Precision = EIGHT_BIT, assume_free: Sequence[str] = ()
+) -> Deployment:
     """The predicted cost of `model` on a target: one that comes with the package, a TOML file, or a third party's.
 
-    Raises ParamError for a target that there is not, BackendError where one that measures cannot run the model.
+    `assume_free`: patterns of nodes that count as 0. Raises ParamError for a target that there is not, or a pattern that matches
+    nothing, BackendError where a target that measures cannot run the model.
     """
-    return deploy_on(model, find_backend(target, precision), precision)
+    return deploy_on(model, find_backend(target, precision), precision, assume_free)
 
 
-def deploy_on(model: Model, backend: Backend, precision: Precision = EIGHT_BIT) -> Deployment:
+def deploy_on(model: Model, backend: Backend, precision: Precision = EIGHT_BIT, assume_free: Sequence[str] = ()) -> Deployment:
     """The cost of `model` on a backend of one's own."""
-    load = workload(model)
+    load = workload(model, assume_free)
     tail = find_tail(load, precision)
     if is_measuring(backend):
         return measured(model, backend, load, tail, precision)
     assert is_predicting(backend)
     unknown = frozenset(node.node for node in load.layers.unknown)
-    rows = tuple(predicted_row(backend, item, unknown) for item in load.items)
+    rows = tuple(free_row(item) if item.node in load.free else predicted_row(backend, item, unknown) for item in load.items)
     if not isinstance(backend, FileBackend):
-        return Deployment(backend, precision, load, rows, {backend.name: total_ms(backend, load)}, tail=tail)
-    variants = {b.name: total_ms(b, load) for b in backend.variants()}
-    found = tuple(spans(backend, load))
-    return Deployment(backend, precision, load, rows, variants, found, best_measurement(backend, load), tail)
+        return Deployment(backend, precision, load, rows, {backend.name: total(row.cost for row in rows)}, tail=tail)
+    costs = {b.name: [b.cost(item) for item in load.costed] for b in backend.variants()}
+    return Deployment(
+        backend,
+        precision,
+        load,
+        rows,
+        variants={name: total(found) for name, found in costs.items()},
+        spans=tuple(spans(backend, load)),
+        narrowing=best_measurement(backend, load),
+        tail=tail,
+        partial_variants=tuple(name for name, found in costs.items() if None in found),
+    )
 
 
 def is_measuring(backend: Backend) -> TypeGuard[MeasuringBackend]:
@@ -150,9 +184,17 @@ def is_predicting(backend: Backend) -> TypeGuard[CostBackend]:
 
 def measured(model: Model, backend: MeasuringBackend, load: Workload, tail: Tail | None, precision: Precision) -> Deployment:
     found = backend.measure(model, load)
-    rows = tuple(measured_row(item, found.latency_ms.get(item.node, 0.0), precision) for item in load.items)
-    total = sum(found.latency_ms.values()) + found.other_ms
-    return Deployment(backend, precision, load, rows, {backend.name: total}, tail=tail, other_ms=found.other_ms)
+    rows = tuple(
+        free_row(item) if item.node in load.free else measured_row(item, found.latency_ms.get(item.node, 0.0), precision)
+        for item in load.items
+    )
+    whole = total(row.cost for row in rows) + found.other_ms
+    return Deployment(backend, precision, load, rows, {backend.name: whole}, tail=tail, other_ms=found.other_ms)
+
+
+def free_row(item: WorkItem) -> Row:
+    """At no cost."""
+    return Row(item, LayerCost(0.0, 0.0, 0.0, 0.0, Bound.FREE, 0, 0, 0, 0, 0))
 
 
 def measured_row(item: WorkItem, ms: float, precision: Precision) -> Row:
@@ -182,10 +224,6 @@ def why_unknown(item: WorkItem, unknown: frozenset[str], supported: tuple[str, .
         return "unknown op or open sizes within"
     lacking = dict.fromkeys(op for op in item.op_types if op not in supported)
     return f"the target's supported ops have no {', '.join(lacking)}" if supported else "no cost on this target"
-
-
-def total_ms(backend: CostBackend, load: Workload) -> float:
-    return total(backend.cost(item) for item in load.items)
 
 
 def total(costs: Iterable[LayerCost | None]) -> float:

@@ -7,6 +7,7 @@ with uses = the MACs of the nodes that use a weight tensor / its elements. Defin
 unstructured sparsity in neural networks (EuroMLSys 2023), doi 10.1145/3578356.3592583.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -95,7 +96,8 @@ class Survey:
             name = graph.names[index]
             if spec is None:
                 domain = "" if node.domain in STANDARD_DOMAINS else f"{node.domain}:"
-                self.unknown.append(UnknownNode(name, f"{domain}{node.op_type}"))
+                elements = sum(self._matrix_elements(graph, i) for i in node.input if i)
+                self.unknown.append(UnknownNode(name, f"{domain}{node.op_type}", name, elements))
             elif spec.body is not None:
                 found += self._body_layers(graph, index, spec, times)
             elif spec.macs is not None and all(i in constant for i in node.input if i):
@@ -104,10 +106,17 @@ class Survey:
                 found.append(self._layer(graph, index, spec, times, constant))
         if not graph.scope:
             found = [replace(layer, within=self._within(layer)) for layer in found]
+            self.unknown = [replace(node, within=self._within(node)) for node in self.unknown]
         return found
 
-    def _within(self, layer: Layer) -> str:
-        return next((call for call in self.calls if layer.node.startswith(f"{call}/")), layer.within)
+    def _within(self, node: Layer | UnknownNode) -> str:
+        return next((call for call in self.calls if node.node.startswith(f"{call}/")), node.within)
+
+    def _matrix_elements(self, graph: Graph, name: str) -> int:
+        """Elements of a stored tensor of two axes or more, else 0."""
+        stored = self.resolver.resolve(graph, name)
+        axes = () if stored is None else self.model.weights.shape(stored.name)
+        return math.prod(axes) if len(axes) > 1 else 0
 
     def constant_values(self, graph: Graph) -> set[str]:
         """The values of a graph that no input of the model reaches."""
@@ -200,6 +209,12 @@ class Survey:
         return self.resolver.constant(graph, op.node.input[at]) if at is not None and op.has_input(at) else None
 
     def _body_layers(self, graph: Graph, index: int, spec: OpSpec, times: int | None) -> list[Layer]:
+        before, name = len(self.unknown), graph.names[index]
+        found = self._layers_of_bodies(graph, index, spec, times)
+        self.unknown[before:] = [replace(node, within=name) for node in self.unknown[before:]]
+        return [replace(layer, within=name) for layer in found]
+
+    def _layers_of_bodies(self, graph: Graph, index: int, spec: OpSpec, times: int | None) -> list[Layer]:
         assert spec.body is not None
         node = graph.proto.node[index]
         name = graph.names[index]
@@ -211,13 +226,17 @@ class Survey:
         found = [layer for body in graph.bodies(index).values() for layer in self.graph_layers(body, product)]
         if trips is None and found:
             self.notes.append(f"{name}: how often its body runs is not constant, so the MACs of its layers are unknown")
-        return [replace(layer, within=name) for layer in found]
+        return found
 
     def _larger_branch(self, name: str, branches: list[tuple[str, list[Layer]]]) -> list[Layer]:
-        attribute, largest = max(branches, key=lambda b: (add_up(b[1]).macs or 0, len(b[1])))
+        """The layers of the branch with most MACs; one of which some are unknown may be the larger."""
+        sums = {attribute: add_up(found) for attribute, found in branches}
+        order = {a: (not sums[a].macs_complete, sums[a].macs or 0, len(found)) for a, found in branches}
+        attribute = max(order, key=order.__getitem__)
         if any(found for other, found in branches if other != attribute):
-            self.notes.append(f"{name}: only its larger branch, {attribute}, is counted")
-        return [replace(layer, within=name) for layer in largest]
+            which = "larger branch" if sums[attribute].macs_complete else "branch of unknown MACs"
+            self.notes.append(f"{name}: only its {which}, {attribute}, is counted")
+        return dict(branches)[attribute]
 
     def _integer(self, graph: Graph, node: onnx.NodeProto, at: int) -> int | None:
         key = self.resolver.constant(graph, node.input[at])

@@ -26,12 +26,16 @@ KNEE_SLOPE = 0.5
 
 @dataclass(frozen=True)
 class Curve:
-    """Latency at each of SPARSITIES. `knee`: from where on pruning pays less than half of what it did at first, or None."""
+    """Latency at each of SPARSITIES. `knee`: from where on pruning pays less than half of what it did at first, or None.
+
+    `complete` False: the cost of some layer is unknown, so that latencies are lower bounds and the knee is of what is known.
+    """
 
     variant: str
     channel_factor: float
     latency_ms: tuple[float, ...]
     knee: float | None
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,18 @@ def curves(load: Workload, backend: Backend) -> tuple[Curve, ...]:
     if not isinstance(backend, FileBackend):
         raise ParamError(f"{backend.name} does not predict from a file's numbers, so it has no curve; name another target")
     targets = backend.variants()
-    found = {factor: latencies(narrow(load, factor), targets) for factor in CHANNEL_FACTORS}
+    found = {factor: latencies(costed(load, narrow(load, factor)), targets) for factor in CHANNEL_FACTORS}
+    complete = [all(target.cost(item) is not None for item in load.costed) for target in targets]
     return tuple(
-        Curve(target.name, factor, tuple(by_target[i]), find_knee(by_target[i]))
+        Curve(target.name, factor, tuple(by_target[i]), find_knee(by_target[i]), complete[i])
         for i, target in enumerate(targets)
         for factor, by_target in found.items()
     )
+
+
+def costed(load: Workload, items: list[WorkItem]) -> list[WorkItem]:
+    """Those that are not assumed free."""
+    return [item for item in items if item.node not in load.free]
 
 
 def latencies(items: list[WorkItem], targets: Sequence[CostBackend]) -> list[list[float]]:
@@ -125,6 +135,7 @@ def curves_json(found: tuple[Curve, ...]) -> list[dict[str, object]]:
             "sparsity_op": list(SPARSITIES),
             "latency_ms": list(c.latency_ms),
             "knee": c.knee,
+            "complete": c.complete,
         }
         for c in found
     ]
@@ -134,9 +145,9 @@ def curves_csv(found: tuple[Curve, ...]) -> str:
     """One row per point."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["variant", "channel_factor", "sparsity_op", "latency_ms", "knee"])
+    writer.writerow(["variant", "channel_factor", "sparsity_op", "latency_ms", "knee", "complete"])
     for c in found:
         writer.writerows(
-            [c.variant, c.channel_factor, s, ms, s == c.knee] for s, ms in zip(SPARSITIES, c.latency_ms, strict=True)
+            [c.variant, c.channel_factor, s, ms, s == c.knee, c.complete] for s, ms in zip(SPARSITIES, c.latency_ms, strict=True)
         )
     return out.getvalue()

@@ -1,7 +1,7 @@
 """What is known of a layer, and of all layers together."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import overload
 
@@ -54,6 +54,16 @@ class Layer:
     """Zero MACs over the model's weight MACs; the layers' shares sum to the model's sparsity_op."""
 
     @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of its weight tensors."""
+        return tuple(w.tensor for w in self.weights)
+
+    @property
+    def counted(self) -> bool:
+        """Whether its MACs, and those of each of its weights, are known."""
+        return self.macs is not None and all(w.uses is not None for w in self.weights)
+
+    @property
     def elements(self) -> int:
         return sum(w.elements for w in self.weights)
 
@@ -84,7 +94,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over a model. A tensor counts once in `weights`; MACs are those that are known, None if none is."""
+    """Sums over a model. A tensor counts once in `weights`; MACs are those that are known, None if none is.
+
+    `macs_complete` False: the MACs of some node are unknown, so that MACs are lower bounds and sparsity_op is of what is known;
+    `weights_complete` False: likewise for weights and sparsity, where an unknown op reads a tensor that may be a weight.
+    """
 
     weights: int
     zero_weights: int | None
@@ -92,6 +106,13 @@ class Totals:
     nonzero_macs: int | None
     weight_macs: int
     zero_macs: int | None
+    macs_complete: bool = True
+    weights_complete: bool = True
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that the totals are of is known."""
+        return self.macs_complete and self.weights_complete
 
     @property
     def sparsity(self) -> float | None:
@@ -104,20 +125,39 @@ class Totals:
 
 @dataclass(frozen=True)
 class UnknownNode:
-    """A node whose op the toolkit does not know; its MACs are None."""
+    """A node whose op the toolkit does not know; its MACs are None.
+
+    `within`: the main graph's node that it is part of. `matrix_elements`: elements of the stored tensors of two axes or more that
+    it reads, which may be weights.
+    """
 
     node: str
     op: str
+    within: str
+    matrix_elements: int = 0
+
+    @property
+    def op_type(self) -> str:
+        """Without its domain."""
+        return self.op.rpartition(":")[2]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return ()
 
 
 @dataclass(frozen=True)
 class Layers(Sequence[Layer]):
-    """The linear ops of a model in graph order, what could not be counted, and what was assumed."""
+    """The linear ops of a model in graph order, what could not be counted, and what was assumed.
+
+    `free`: nodes whose MACs count as 0 where they are unknown, because the caller said so.
+    """
 
     layers: tuple[Layer, ...]
     unknown: tuple[UnknownNode, ...]
     notes: tuple[str, ...]
     binding: Binding
+    free: frozenset[str] = frozenset()
 
     @overload
     def __getitem__(self, index: int) -> Layer: ...
@@ -138,9 +178,23 @@ class Layers(Sequence[Layer]):
     def without_macs(self) -> tuple[Layer, ...]:
         return tuple(layer for layer in self.layers if layer.macs is None)
 
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """The nodes whose MACs are unknown and not assumed to be 0."""
+        found: list[Layer | UnknownNode] = [*(layer for layer in self.layers if not layer.counted), *self.unknown]
+        return tuple(node.node for node in found if not self.is_free(node))
+
+    def is_free(self, node: Layer | UnknownNode) -> bool:
+        """Whether a node, or the main graph's node around it, is assumed to cost nothing."""
+        return not self.free.isdisjoint((node.node, node.within))
+
     @cached_property
     def totals(self) -> Totals:
-        return add_up(self.layers)
+        return replace(
+            add_up(self.layers),
+            macs_complete=not self.uncounted,
+            weights_complete=not any(u.matrix_elements and not self.is_free(u) for u in self.unknown),
+        )
 
 
 def total(values: Iterator[int | None]) -> int | None:
@@ -162,4 +216,5 @@ def add_up(layers: Sequence[Layer]) -> Totals:
         nonzero_macs=None if macs is None or zero_macs is None else macs - zero_macs,
         weight_macs=sum(w.macs or 0 for w in used),
         zero_macs=zero_macs,
+        macs_complete=all(layer.counted for layer in layers),
     )

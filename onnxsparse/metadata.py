@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx
 
@@ -32,6 +33,13 @@ NAMES = f"{PREFIX}names"
 
 ATTACHMENT_SIGNATURE = "netron:attachment"
 
+
+Mark = Literal["≥", "≤", "of what is known"]
+"""What an incomplete total is: a lower bound, an upper bound, or a ratio of what is known."""
+
+AT_LEAST: Mark = "≥"
+AT_MOST: Mark = "≤"
+OF_KNOWN: Mark = "of what is known"
 
 CostEntries = dict[str, list[tuple[str, str]]]
 """Node → keys and values."""
@@ -63,11 +71,12 @@ def node_facts(layers: Sequence[Layer]) -> NodeFacts:
         None if macs is None else totals.nonzero_macs,
         sum(layer.elements for layer in layers),
         totals.sparsity,
-        sum(shares) if shares else None,
+        sum(shares) if shares and totals.macs_complete else None,
     )
 
 
 def totals_json(totals: Totals) -> dict[str, int | float | None]:
+    """`complete`: whether nothing is unknown; if something is, the sums are lower bounds and sparsity_op is of what is known."""
     return {
         "weights": totals.weights,
         "zero_weights": totals.zero_weights,
@@ -75,6 +84,7 @@ def totals_json(totals: Totals) -> dict[str, int | float | None]:
         "macs": totals.macs,
         "nonzero_macs": totals.nonzero_macs,
         "sparsity_op": totals.sparsity_op,
+        "complete": totals.complete,
     }
 
 
@@ -99,15 +109,18 @@ def is_stale(proto: onnx.ModelProto) -> bool:
 
 
 def cost_entries(found: Deployment) -> CostEntries:
-    """Node → its predicted cost: `#3 · 2.81 ms · 8 % · io`, exact milliseconds, what bounds it, what would help."""
+    """Node → its predicted cost: `#3 · 2.81 ms · 8 % · io`, exact milliseconds, what bounds it, what would help.
+
+    Where the cost of some layers is unknown, those say so, and rank and share of the others are of what is known.
+    """
     total = found.latency_ms
     ranked = sorted((r for r in found.rows if r.cost is not None), key=lambda r: -(r.cost.latency_ms if r.cost else 0))
-    entries: CostEntries = {}
+    entries: CostEntries = {row.item.node: [(SUMMARY, f"cost unknown: {row.reason}")] for row in found.unknown}
     for rank, row in enumerate(ranked, start=1):
         assert row.cost is not None
         ms, bound = row.cost.latency_ms, row.cost.bound.value
-        share = ms / total if total else 0.0
-        summary = f"#{rank} · {ms:.2f} ms · {100 * share:.0f} % · {bound}"
+        share = marked(f"{100 * ms / total if total else 0.0:.0f} %", None if found.costs_complete else OF_KNOWN)
+        summary = f"#{rank} · {ms:.2f} ms · {share} · {bound}"
         advice = [] if row.advice is None else [(ADVICE, str(row.advice))]
         entries[row.item.node] = [(SUMMARY, summary), (LATENCY_MS, repr(ms)), (BOUND, bound), *advice]
     return entries
@@ -119,17 +132,17 @@ def write(proto: onnx.ModelProto, layers: Layers, costs: CostEntries | None = No
     facts = facts_by_node(proto, layers)
     displaced: dict[str, list[tuple[str, str]]] = {}
     for name, node in all_nodes(Graph(proto.graph)):
-        if name in facts:
+        if name in facts or name in costs:
             theirs = [(e.key, e.value) for e in node.metadata_props if e.key in ALL_KEYS]
             if theirs:
                 displaced[name] = theirs
             remove(node, ALL_KEYS)
-            for key, value in (*costs.get(name, []), *facts[name].entries()):
+            for key, value in (*costs.get(name, []), *(facts[name].entries() if name in facts else [])):
                 node.metadata_props.add(key=key, value=value)
     rows = [[layer.node, *table_row(layer)] for layer in layers]
     found = {
         FINGERPRINT: fingerprint(proto),
-        TOTALS: compact(totals_json(layers.totals)),
+        TOTALS: compact(totals_json(layers.totals) | ({"assumed_free": sorted(layers.free)} if layers.free else {})),
         LAYERS: compact({"columns": ["node", *NODE_KEYS], "rows": rows}),
     }
     if displaced:
@@ -242,7 +255,26 @@ def readable(facts: NodeFacts) -> list[tuple[str, str]]:
 
 
 def readable_totals(totals: Totals) -> list[tuple[str, str]]:
-    return readable(NodeFacts(totals.macs, totals.nonzero_macs, totals.weights, totals.sparsity, totals.sparsity_op))
+    found = readable(NodeFacts(totals.macs, totals.nonzero_macs, totals.weights, totals.sparsity, totals.sparsity_op))
+    known = marks_of(totals)
+    return [(key, marked(value, known.get(key))) for key, value in found]
+
+
+def marks_of(totals: Totals) -> dict[str, Mark]:
+    """Total → what it is where something is unknown."""
+    made: dict[str, Mark] = {}
+    if not totals.macs_complete:
+        made |= {MACS: AT_LEAST, NONZERO_MACS: AT_LEAST, SPARSITY_OP: OF_KNOWN}
+    if not totals.weights_complete:
+        made |= {PARAMS: AT_LEAST, SPARSITY: OF_KNOWN}
+    return made
+
+
+def marked(text: str, mark: Mark | None) -> str:
+    """`≥ 0.534`, `≤ 1873`, `50.00 % of what is known`; the text alone where nothing is unknown."""
+    if mark is None or text == "?":
+        return text
+    return f"{text} {mark}" if mark == OF_KNOWN else f"{mark} {text}"
 
 
 def format_count(value: int) -> str:

@@ -3,15 +3,37 @@
 import fnmatch
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from onnxsparse.errors import ParamError
-from onnxsparse.layer import Layer
-
-Match = Callable[[Layer], bool]
 
 
-def choose(layers: Sequence[Layer], patterns: Sequence[str], option: str, model: str) -> set[str]:
+class Nameable(Protocol):
+    """What a pattern may match: a node, its op type, and the names of its weight tensors."""
+
+    @property
+    def node(self) -> str: ...
+    @property
+    def op_type(self) -> str: ...
+    @property
+    def tensors(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class NamedNode:
+    """A node that has no weights of its own."""
+
+    node: str
+    op_type: str
+    tensors: tuple[str, ...] = ()
+
+
+Match = Callable[[Nameable], bool]
+
+
+def choose(layers: Sequence[Nameable], patterns: Sequence[str], option: str, model: str) -> set[str]:
     """The nodes of the layers that any pattern matches. Raises ParamError for a pattern that matches none."""
     chosen: set[str] = set()
     for pattern in expand(patterns, option):
@@ -56,8 +78,8 @@ def compile_pattern(pattern: str, option: str) -> Match:
     return lambda layer: pattern in names(layer) or any(module.match(dotted(name)) for name in names(layer))
 
 
-def names(layer: Layer) -> list[str]:
-    return [layer.node, *(w.tensor for w in layer.weights)]
+def names(layer: Nameable) -> list[str]:
+    return [layer.node, *layer.tensors]
 
 
 def dotted(name: str) -> str:

@@ -14,7 +14,7 @@ from onnxsparse.backends.base import Precision
 from onnxsparse.backends.hardware import load_hardware
 from onnxsparse.backends.layer_model import make_backend
 from onnxsparse.commands import Sizes
-from onnxsparse.deployment import Deployment, deploy_on
+from onnxsparse.deployment import Deployment
 from onnxsparse.deployment_report.outputs import contents
 from onnxsparse.deployment_report.records import comparison_json, deployment_json, exceeded
 from onnxsparse.deployment_report.tables import comparison_markdown
@@ -57,7 +57,7 @@ def report(
         raise ParamError("--top is a number of layers, 0 or more")
     loaded = [sizes.load(path) for path in models]
     backend = find_backend(options.target, options.precision)
-    found = [(model.name, deploy_on(model, backend, options.precision)) for model in loaded]
+    found = [(model.name, options.deploy(model, backend)) for model in loaded]
     if len(found) > 1:
         return report_several(found, options, top=top)
     return report_one(*found[0], options, Shown(top, sort, curve))

@@ -42,13 +42,13 @@ def spans(backend: FileBackend, load: Workload) -> Iterator[Span]:
     """The model's latency at the low and the high end of every number's range, widest first."""
     found = []
     for name, number in backend.ranges().items():
-        ends = (sum(layer_times(backend.with_value(name, value), load.items)) for value in (number.low, number.high))
+        ends = (sum(layer_times(backend.with_value(name, value), load.costed)) for value in (number.low, number.high))
         found.append(Span(name, *ends))
     yield from sorted(found, key=lambda span: -span.width_ms)
 
 
 def layer_times(backend: FileBackend, items: tuple[WorkItem, ...]) -> list[float]:
-    """Milliseconds per item, 0 where unknown."""
+    """Milliseconds per item, 0 where unknown: their sum is a lower bound."""
     costs = (backend.cost(item) for item in items)
     return [0.0 if cost is None else cost.latency_ms for cost in costs]
 
@@ -69,16 +69,16 @@ def best_measurement(backend: FileBackend, load: Workload) -> Narrowing | None:
     """
     if not backend.ranges() and not backend.hardware.variants:
         return None
-    times = layer_times(backend, load.items)
+    times = layer_times(backend, load.costed)
     slowest = sorted(range(len(times)), key=lambda i: -times[i])[:MAX_CANDIDATES]
-    table = np.array([layer_times(target, load.items) for target in possible_targets(backend)])
+    table = np.array([layer_times(target, load.costed) for target in possible_targets(backend)])
     if table.size == 0:
         return None
     whole = table.sum(1)
     before = float(np.ptp(whole))
     left = {i: float(np.ptp(residual(table[:, i], whole))) for i in slowest}
     best = min(left, key=left.__getitem__, default=None)
-    return None if best is None or left[best] >= before else Narrowing(load.items[best].node, before, left[best])
+    return None if best is None or left[best] >= before else Narrowing(load.costed[best].node, before, left[best])
 
 
 def residual(known: Times, wanted: Times) -> Times:

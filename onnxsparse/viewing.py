@@ -24,8 +24,10 @@ def for_viewing(model: Model, *, heat: bool, target: str) -> Model:
 def rename_by_cost(shown: Model, found: Deployment) -> None:
     """`#1 io 12.3 % conv1` for the layer that takes longest, and so on; what is fused or free keeps its name."""
     ranked = sorted(((r.item.node, r.cost) for r in found.rows if r.cost is not None), key=lambda row: -row[1].latency_ms)
+    mark = None if found.costs_complete else metadata.OF_KNOWN
+    whole = found.latency_ms or 1.0  # where nothing costs anything, no layer has a share
     labels = {
-        node: f"#{rank} {cost.bound.value} {100 * cost.latency_ms / found.latency_ms:.1f} %"
+        node: f"#{rank} {cost.bound.value} {metadata.marked(f'{100 * cost.latency_ms / whole:.1f} %', mark)}"
         for rank, (node, cost) in enumerate(ranked, start=1)
     }
     names = Graph(shown.proto.graph).names

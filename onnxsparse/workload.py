@@ -2,28 +2,35 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import onnx
 
 from onnxsparse.backends.work import Volume, WorkItem, total_bytes
 from onnxsparse.facts import Survey, evaluate
 from onnxsparse.graph import Graph
-from onnxsparse.layer import Layer, Layers, add_up
+from onnxsparse.layer import Layer, Layers, UnknownNode, add_up
 from onnxsparse.model import Model
 from onnxsparse.ops import OpSpec, Quant, Work
+from onnxsparse.patterns import NamedNode, choose
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Work items in order, and the activations' sizes (None: unknown)."""
+    """Work items in order, and the activations' sizes (None: unknown). `free`: items that count as 0, at the caller's word."""
 
     items: tuple[WorkItem, ...]
     layers: Layers
     model_inputs: tuple[str, ...]
     model_outputs: tuple[str, ...]
     volumes: dict[str, Volume | None]
+    free: frozenset[str] = frozenset()
+
+    @property
+    def costed(self) -> tuple[WorkItem, ...]:
+        """The items that count."""
+        return tuple(item for item in self.items if item.node not in self.free)
 
     def peak(self, float_bits: int = 8) -> tuple[int | None, tuple[str, ...]]:
         """Bytes held at the worst moment (inputs, outputs and live intermediates), and the intermediates at that moment."""
@@ -51,7 +58,9 @@ class Workload:
         }
 
     def _bytes(self, names: Iterable[str], float_bits: int) -> int | None:
-        sizes = [self.volumes.get(name) for name in names]
+        free = {name for item in self.items if item.node in self.free for name in item.outputs}
+        # what a node that is assumed free produces counts as 0 where its size is unknown
+        sizes = [self.volumes.get(name) for name in names if name not in free or self.volumes.get(name) is not None]
         return None if None in sizes else total_bytes((size for size in sizes if size is not None), float_bits)
 
     def _live(self, ends: set[str]) -> Iterator[list[str]]:
@@ -64,9 +73,12 @@ class Workload:
             alive = {name: None for name in alive if last.get(name, -1) > i}
 
 
-def workload(model: Model) -> Workload:
-    """What a device runs for one inference of `model`, at the input sizes of `model.binding`."""
-    return Scheduler(model).run()
+def workload(model: Model, assume_free: Sequence[str] = ()) -> Workload:
+    """What a device runs for one inference of `model`, at the input sizes of `model.binding`.
+
+    `assume_free`: patterns of nodes that count as 0. Raises ParamError for a pattern that matches none.
+    """
+    return Scheduler(model, assume_free).run()
 
 
 @dataclass
@@ -80,7 +92,8 @@ class Group:
 class Scheduler:
     """Groups the nodes of the main graph into work items."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, assume_free: Sequence[str]) -> None:
+        self.assume_free = assume_free
         self.survey = Survey(model, every_shape=True)
         self.layers = self.survey.layers(count=True)
         self.graph = Graph(self.survey.proto.graph)
@@ -98,12 +111,20 @@ class Scheduler:
         groups = self._groups()
         self.made = {name for group in groups for name in group.made}
         self.widths = self._widths(groups)
+        self._free(groups)
         items = tuple(self._item(group) for group in groups)
         proto = self.graph.proto
         fed = tuple(v.name for v in proto.input if v.name not in self.graph.initializers)
         outputs = tuple(self._source(v.name) for v in proto.output)
         names = {*fed, *outputs, *(n for item in items for n in (*item.inputs, *item.outputs))}
-        return Workload(items, self.layers, fed, outputs, {name: self._volume(name) for name in names})
+        return Workload(items, self.layers, fed, outputs, {name: self._volume(name) for name in names}, self.layers.free)
+
+    def _free(self, groups: list[Group]) -> None:
+        """Find the nodes that are assumed free: items, or layers and unknown ops within them."""
+        heads = [(self.graph.names[group.nodes[0]], self.graph.proto.node[group.nodes[0]].op_type) for group in groups]
+        nodes = [*(NamedNode(*head) for head in heads), *self.layers, *self.layers.unknown]
+        found = choose(nodes, self.assume_free, "--assume-free", self.survey.model.name)
+        self.layers = replace(self.layers, free=frozenset(found))
 
     def _sizes_only(self) -> set[str]:
         """Values that follow from constants and shapes: a compiler computes them, not the device."""
@@ -196,7 +217,7 @@ class Scheduler:
             node=name,
             op_type=node.op_type,
             fused=tuple(self.graph.names[at] for at in group.nodes[1:]),
-            macs=macs_of(spec, found),
+            macs=self._macs(name, spec, found),
             coefficients=coefficients(found),
             nonzeros=totals.weights - (totals.zero_weights or 0),
             weight_share=sum(shares) if shares else None,
@@ -211,6 +232,14 @@ class Scheduler:
             tensors=tuple(dict.fromkeys(w.tensor for layer in found for w in layer.weights)),
             on_host=self._on_host(group),
         )
+
+    def _macs(self, name: str, spec: OpSpec | None, found: list[Layer]) -> int | None:
+        """0 for a known op without layers, None for an unknown one or where those of a node within are unknown."""
+        gaps: list[Layer | UnknownNode] = [node for node in self.layers.unknown if node.within == name]
+        gaps += [layer for layer in found if layer.macs is None]
+        if spec is None or not all(self.layers.is_free(node) for node in gaps):
+            return None
+        return sum(layer.macs or 0 for layer in found)
 
     def _is_in_place(self, node: onnx.NodeProto, spec: OpSpec | None, inputs: list[str]) -> bool:
         """Whether what an item reads was made where its output is to be: nothing moves."""
@@ -270,10 +299,3 @@ def coefficients(found: list[Layer]) -> tuple[Volume, ...]:
     """The weight tensors, each once."""
     tensors = {use.tensor: Volume(use.elements, (use.bits,)) for layer in found for use in layer.weights}
     return tuple(tensors.values())
-
-
-def macs_of(spec: OpSpec | None, found: list[Layer]) -> int | None:
-    """0 for a known op without layers, None for an unknown one or where a layer's are unknown."""
-    if spec is None or any(layer.macs is None for layer in found):
-        return None
-    return sum(layer.macs or 0 for layer in found)

@@ -9,9 +9,12 @@ from pydantic.dataclasses import dataclass
 
 from onnxsparse import metadata
 from onnxsparse.deployment import deploy
+from onnxsparse.deployment_report.completeness import assumed_free, fact_gaps, gaps, require_complete
 from onnxsparse.facts import layers
+from onnxsparse.layer import Layers
 from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, StepReport, text_writer
+from onnxsparse.patterns import choose
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -28,14 +31,16 @@ class Annotate:
     """Write a Netron attachment (JSON) here and leave the model untouched: open it in Netron after the model."""
     backend: str | None = None
     """Also write what each layer costs on this target and what would help (cv22, cv22-skiplimit, cv22-stream, or a TOML file)."""
+    assume_free: tuple[str, ...] = ()
+    """Count these nodes as 0, as a custom op of no cost: glob, re:EXPRESSION, op:NAME, module prefix, or @FILE of those."""
+    strict: bool = False
+    """Refuse a model of which some MACs, or with a backend some cost, are unknown."""
     ir_version: Annotated[int | None, Field(ge=3, le=100)] = None
     """Set the model's IR version; node metadata is standard from 10 on, and read by onnxruntime at 3 and above."""
 
     def run(self, model: Model) -> StepReport:
-        facts = layers(model)
-        notes = [f"{u.node}: {u.op} is not known to onnxsparse, its MACs are not counted" for u in facts.unknown]
+        facts, costs, notes = self._facts(model)
         report = StepReport(self.name, notes=notes, before=facts.totals, after=facts.totals)
-        costs = metadata.cost_entries(deploy(model, self.backend)) if self.backend is not None else None
         if self.side_file is not None:
             text, unreachable = metadata.attachment(model.proto, facts, costs)
             if unreachable:
@@ -46,3 +51,20 @@ class Annotate:
         if self.ir_version is not None:
             model.proto.ir_version = self.ir_version
         return report
+
+    def _facts(self, model: Model) -> tuple[Layers, metadata.CostEntries | None, list[str]]:
+        """Facts, predicted costs (None without a backend), and what is unknown. Raises ParamError for that with `strict`."""
+        facts = layers(model)
+        if self.backend is None:
+            nodes = (*facts, *facts.unknown)
+            facts = replace(facts, free=frozenset(choose(nodes, self.assume_free, "annotate: --assume-free", model.name)))
+            costs, told = None, fact_gaps(facts)
+        else:
+            found = deploy(model, self.backend, assume_free=self.assume_free)
+            facts = replace(facts, free=found.load.free)
+            costs, told = metadata.cost_entries(found), gaps(found)
+        if self.strict:
+            require_complete(told, facts, self.name, model.name)
+        unknown = (f"{u.node}: {u.op} is not known to onnxsparse, its MACs are not counted" for u in facts.unknown)
+        notes = [*([f"incomplete: {'; '.join(told)}"] if told else []), *unknown]
+        return facts, costs, [*notes, *([free] if (free := assumed_free(facts)) is not None else [])]

@@ -17,6 +17,7 @@ from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, Change, Skip, StepReport
 from onnxsparse.patterns import choose
 from onnxsparse.pruning.candidates import Candidate, find_candidates
+from onnxsparse.pruning.coverage import require_counted, unknown_operations
 from onnxsparse.pruning.items import Blocks, Elements, finite_histogram, keep_n_of_m
 from onnxsparse.pruning.masks import mask_writer
 from onnxsparse.pruning.pattern import BlockPattern, GroupPattern, Pattern, parse_pattern
@@ -64,6 +65,8 @@ class Prune:
     """Leave these layers alone; patterns as in --only."""
     layer_sparsity: tuple[str, ...] = ()
     """Take these layers to a sparsity of their own, as PATTERN=VALUE (0 leaves them alone); the others make up for it."""
+    partial: bool = False
+    """Prune towards --sparsity-op though the operations of some layers are unknown: of those that are known alone."""
     masks: Path | None = None
     """Also write the masks here (npz: weight name → True where kept)."""
 
@@ -72,9 +75,10 @@ class Prune:
         facts = layers(model)
         chosen = choose(facts, self.only, "prune: --only", model.name) if self.only else {layer.node for layer in facts}
         excluded = choose(facts, self.exclude, "prune: --exclude", model.name)
-        if self._by_operations and pattern_needs_target(pattern):
-            require_sizes(facts, model)
-        candidates, skipped = find_candidates(model, facts, chosen, excluded, by_operations=self._by_operations)
+        by_operations = self._by_operations and pattern_needs_target(pattern)
+        if by_operations:
+            require_operations(facts, model, partial=self.partial)
+        candidates, skipped = find_candidates(model, facts, chosen, excluded, by_operations=by_operations)
         if isinstance(pattern, BlockPattern):
             candidates, blockless = split_blockless(candidates)
             skipped += blockless
@@ -88,7 +92,11 @@ class Prune:
             own_targets = self._own_targets(facts, model)
             changes, more, notes = self._prune_to_target(model, candidates, before, pattern, own_targets)
         skipped += more
-        after = layers(model).totals if changes else before
+        found = layers(model) if changes else facts
+        after = found.totals
+        if by_operations and not before.macs_complete:
+            reached = "unknown" if after.sparsity_op is None else f"{100 * after.sparsity_op:.2f} %"
+            notes = [*notes, *(f"sparsity_op is {reached} of what is known: {gap}" for gap in unknown_operations(found))]
         return StepReport(
             self.name,
             changes=changes,
@@ -223,16 +231,11 @@ def default_cap(target: float) -> float:
     return 1 - (1 - target) / 5
 
 
-def require_sizes(facts: Layers, model: Model) -> None:
-    """Raises ParamError where operations cannot be weighed because input sizes are open."""
+def require_operations(facts: Layers, model: Model, *, partial: bool) -> None:
+    """Raises ParamError where operations cannot be weighed because those of some layers are unknown, unless `partial`."""
     if facts.totals.weight_macs > MAX_MACS:
         raise ModelError(f"{model.name} has {facts.totals.weight_macs:.1e} operations at these sizes, which no device runs")
-    unknown = [layer.node for layer in facts if layer.weights and layer.macs is None]
-    if unknown and facts.binding.unbound:
-        raise ParamError(
-            f"prune: the operations of {len(unknown)} layers of {model.name} depend on input sizes that are open; "
-            f"give them with --input-shape ({'; '.join(facts.binding.unbound)}), or prune towards --sparsity"
-        )
+    require_counted("prune", facts, model.name, partial=partial, otherwise="prune towards --sparsity")
 
 
 def pattern_needs_target(pattern: Pattern) -> bool:

@@ -28,6 +28,7 @@ from onnxsparse.model import Model
 from onnxsparse.ops.labels import Labels
 from onnxsparse.passbase import OPTIONS, ArtifactWriter, Skip, StepReport, TextTable, text_writer
 from onnxsparse.patterns import choose
+from onnxsparse.pruning.coverage import require_counted, unknown_operations
 
 DEFAULT_RATIO = 0.5
 DEFAULT_ROUNDING = 8
@@ -67,6 +68,8 @@ class PruneChannels:
     """Cut what these layers make alone: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
     exclude: tuple[str, ...] = ()
     """Leave what these layers make alone; patterns as in --only."""
+    partial: bool = False
+    """Cut to --macs or --sparsity-op though the operations of some layers are unknown: of those that are known alone."""
     calibration: Path | None = None
     """Inputs (npz, or a folder of npy and npz) on which to fold the expected value of removed channels into biases."""
     plan: bool = False
@@ -85,6 +88,9 @@ class PruneChannels:
             raise ParamError("prune-channels: --importance activation needs --calibration")
         facts = layers(model)
         notes = []
+        if self.macs is not None or self.sparsity_op is not None:
+            require_counted(self.name, facts, model.name, partial=self.partial, otherwise="cut a --ratio of the channels")
+            notes += [f"the target is of what is known: {gap}" for gap in unknown_operations(facts)]
         if computes_on_constants(model):
             notes.append(f"{fold_all_constants(model)} values that are computed from constants were folded first")
         solution = solve(model, cut_norms=self.cut_norms)
@@ -98,7 +104,7 @@ class PruneChannels:
             # what would be cut is worked out on the copy, and the model stays
             result = apply_cut(original, solution, solution.removal(chosen))
             report = replace(report, tables=(groups_table(solution, chosen),), dry=True)
-            return replace(report, artifacts=self._plan_file(model, solution, chosen, result, None))
+            return replace(report, artifacts=self._plan_file(model, facts, solution, chosen, result, None))
         if not chosen.size:
             raise ParamError(f"prune-channels: nothing can be cut from {model.name}: {self._why_nothing(solution, groups)}")
         result = apply_cut(model, solution, solution.removal(chosen))
@@ -111,7 +117,7 @@ class PruneChannels:
                 raise PassError("prune-channels: folding expected values changed more than biases")
             notes.append(f"the expected value of removed channels was folded into {folded} biases")
         after = layers(model).totals
-        artifacts = self._plan_file(model, solution, chosen, result, proof)
+        artifacts = self._plan_file(model, facts, solution, chosen, result, proof)
         return replace(report, notes=notes, after=after, rewrote=True, artifacts=artifacts)
 
     def _groups(self, facts: Layers, solution: Solution, model: Model) -> list[Group]:
@@ -178,11 +184,11 @@ class PruneChannels:
         return proof
 
     def _plan_file(
-        self, model: Model, solution: Solution, chosen: Labels, result: CutResult, proof: Proof | None
+        self, model: Model, facts: Layers, solution: Solution, chosen: Labels, result: CutResult, proof: Proof | None
     ) -> dict[Path, ArtifactWriter]:
         if self.json is None:
             return {}
-        content = plan_json(model.name, solution, chosen, result, proof)
+        content = plan_json(model, facts, solution, chosen, result, proof)
         return {self.json: text_writer(f"{json_format.dumps(content, indent=1)}\n")}
 
 

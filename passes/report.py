@@ -8,12 +8,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.backends.base import Precision
-from onnxsparse.deployment import Deployment, Operation, deploy
+from onnxsparse.deployment import Deployment, Operation, deploy_on
+from onnxsparse.deployment_report.completeness import assumed_free, gaps, incomplete, marks, require_complete
 from onnxsparse.deployment_report.outputs import ReportFiles, contents
-from onnxsparse.deployment_report.records import exceeded
+from onnxsparse.deployment_report.records import exceeded, totals
+from onnxsparse.deployment_report.tables import format_total
 from onnxsparse.errors import ParamError, PassError
 from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, Bits, StepReport, text_writer
+from onnxsparse.targets import Backend, find_backend
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -48,7 +51,11 @@ class Report:
     curve_csv: Path | None = None
     """Write latency over sparsity and channels to this file (CSV)."""
     fail_if: tuple[str, ...] = ()
-    """Fail if a total exceeds a limit: 'latency_ms>35'."""
+    """Fail if a total exceeds a limit: 'latency_ms>35'; a limit on a total that is incomplete fails."""
+    assume_free: tuple[str, ...] = ()
+    """Count these nodes as 0, as a custom op of no cost: glob, re:EXPRESSION, op:NAME, module prefix, or @FILE of those."""
+    strict: bool = False
+    """Refuse a model of which some cost or MACs are unknown."""
 
     @property
     def files(self) -> ReportFiles:
@@ -71,14 +78,28 @@ class Report:
         fps = self.fps or found.fps_budget
         return None if fps is None else found.at(fps, self.streams)
 
+    def deploy(self, model: Model, backend: Backend) -> Deployment:
+        """The model on a backend. Raises ParamError with `strict` where a total is incomplete."""
+        found = deploy_on(model, backend, self.precision, self.assume_free)
+        if self.strict:
+            require_complete(gaps(found), found.load.layers, self.name, model.name)
+        return found
+
     def run(self, model: Model) -> StepReport:
         if not self.files and not self.fail_if:
             raise ParamError("report: name a file to write (json, csv, markdown, html, svg, curve_csv) or a limit (fail_if)")
-        found = deploy(model, self.target, self.precision)
+        found = self.deploy(model, find_backend(self.target, self.precision))
         reasons = exceeded(found, self.fail_if)
         if reasons:
             raise PassError(f"report: {'; '.join(reasons)}")
-        totals = found.load.layers.totals
-        report = StepReport(self.name, notes=[f"{found.latency_ms:.2f} ms on {found.backend.name}"], before=totals, after=totals)
+        facts = found.load.layers.totals
+        report = StepReport(self.name, notes=notes_on(found), before=facts, after=facts)
         made = contents(self.files, found, model.name, self.operation(found))
         return replace(report, artifacts={path: text_writer(text) for path, text in made})
+
+
+def notes_on(found: Deployment) -> list[str]:
+    """The latency, and what is missing from it."""
+    latency = format_total("latency_ms", totals(found)["latency_ms"], marks(found).get("latency_ms"))
+    others = (incomplete(found), assumed_free(found.load.layers))
+    return [f"{latency} ms on {found.backend.name}", *(text for text in others if text is not None)]

@@ -35,7 +35,7 @@ class TestTheMainJob:
         assert run("inspect", annotated, "--json", facts) == 0
         found = json.loads(facts.read_text())
         assert found["totals"]["sparsity_op"] == pytest.approx(0.7, abs=0.01)
-        assert set(found["totals"]) == {"weights", "zero_weights", "sparsity", "macs", "nonzero_macs", "sparsity_op"}
+        assert set(found["totals"]) == {"weights", "zero_weights", "sparsity", "macs", "nonzero_macs", "sparsity_op", "complete"}
         keys = {"node", "op_type", "weights", "zero_weights", "macs", "sparsity", "sparsity_op"}
         assert all(keys <= set(layer) for layer in found["layers"])
         assert found["unknown_ops"] == []

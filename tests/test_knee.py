@@ -70,7 +70,7 @@ def test_the_command_shows_and_writes_the_curve(run: Run, source: Path, tmp_path
     assert run("report", source, "--curve", "--curve-csv", tmp_path / "c.csv") == 0
     assert "latency ms over sparsity_op" in run.out
     lines = (tmp_path / "c.csv").read_text().splitlines()
-    assert lines[0] == "variant,channel_factor,sparsity_op,latency_ms,knee"
+    assert lines[0] == "variant,channel_factor,sparsity_op,latency_ms,knee,complete"
     assert len(lines) == 1 + 3 * len(CHANNEL_FACTORS) * len(SPARSITIES)
 
 

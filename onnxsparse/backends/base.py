@@ -18,6 +18,8 @@ class Bound(Enum):
     OVERHEAD = "overhead"
     MEASURED = "measured"
     """Not told apart."""
+    FREE = "assumed free"
+    """Counted as 0, because the caller said so."""
 
 
 @dataclass(frozen=True)

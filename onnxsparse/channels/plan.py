@@ -11,6 +11,7 @@ from onnxsparse.channels.cut import CutResult, TensorCut
 from onnxsparse.channels.groups import Group, Solution
 from onnxsparse.channels.proof import Proof
 from onnxsparse.errors import ParamError
+from onnxsparse.layer import Layers
 from onnxsparse.model import Model
 from onnxsparse.ops.coupling import Role
 from onnxsparse.ops.labels import Labels
@@ -18,11 +19,14 @@ from onnxsparse.ops.labels import Labels
 SCHEMA = 1
 
 
-def plan_json(model: str, solution: Solution, chosen: Labels, result: CutResult, proof: Proof | None) -> dict[str, object]:
-    """Groups, cuts per tensor, what stays and why, and the proof. Described in docs/json.md."""
+def plan_json(
+    model: Model, facts: Layers, solution: Solution, chosen: Labels, result: CutResult, proof: Proof | None
+) -> dict[str, object]:
+    """Groups, cuts per tensor, what stays and why, and the proof. `facts` of the model as it was. Described in docs/json.md."""
     return {
         "schema": SCHEMA,
-        "model": model,
+        "model": model.name,
+        "complete": facts.totals.complete,
         "groups": [group_json(solution, group, chosen) for group in solution.groups],
         "cuts": [
             {"tensor": c.tensor, "axis": c.axis, "removed": list(c.removed), "role": c.role, "size": c.size} for c in result.cuts

@@ -3,26 +3,40 @@
 from collections.abc import Iterator
 
 from onnxsparse.deployment import Deployment
+from onnxsparse.deployment_report.completeness import assumed_free, incomplete, marks
+from onnxsparse.metadata import AT_LEAST, marked
 
 
 def caveats(found: Deployment) -> Iterator[str]:
-    """What the target was calibrated on, how far the result moves with what is not known, and what to measure."""
+    """What is missing, what the target was calibrated on, how far the result moves with what is not known, what to measure."""
+    if (missing := incomplete(found)) is not None:
+        yield missing
     yield from found.backend.fidelity
     if (counts := widths_of(found)) is not None:
         yield counts
-    if not found.costs:
-        return
+    if found.costs:
+        yield from trust(found)
+    if (free := assumed_free(found.load.layers)) is not None:
+        yield free
+
+
+def trust(found: Deployment) -> Iterator[str]:
+    """How far the latency moves with what is not known of the target; bounds where layers have no cost."""
+    mark = marks(found).get("latency_ms")
     low, high = min(found.variants.values()), max(found.variants.values())
     if len(found.variants) > 1:
-        yield f"latency range over variants that explain the same measurements: {low:.2f} to {high:.2f} ms"
+        partial = AT_LEAST if found.partial_variants else None
+        ends = f"{marked(f'{low:.2f}', partial)} to {marked(f'{high:.2f}', partial)} ms"
+        yield f"latency range over variants that explain the same measurements: {ends}"
     if found.spans:
         widest = found.spans[0]
-        ends = sorted((widest.low_ms, widest.high_ms))
-        yield f"the number that moves the result most: {widest.number}, {ends[0]:.2f} to {ends[1]:.2f} ms over its range"
+        first, last = (marked(f"{ms:.2f}", mark) for ms in sorted((widest.low_ms, widest.high_ms)))
+        yield f"the number that moves the result most: {widest.number}, {first} to {last} ms over its range"
     if found.narrowing is not None:
         told = found.narrowing
         widths = f"from {told.before_ms:.2f} to {told.after_ms:.2f} ms wide"
-        yield f"the measurement that would narrow it most: {told.node} alone, all numbers together {widths}"
+        known = "" if mark is None else ", of the layers whose cost is known"
+        yield f"the measurement that would narrow it most: {told.node} alone, all numbers together {widths}{known}"
 
 
 def widths_of(found: Deployment) -> str | None:

@@ -16,7 +16,11 @@ TOOLTIP = ["node", "op_type", "latency_ms", "compute_ms", "io_ms", "bound", "den
 
 def figures(found: Deployment, curves: tuple[Curve, ...]) -> dict[str, Spec]:
     """Every figure by name; those without anything to show are left out."""
-    rows = [{"layer": i, **row_json(row)} for i, row in enumerate(found.rows, start=1) if row.cost is not None]
+    rows = [
+        {"layer": i, **row_json(row)}
+        for i, row in enumerate(found.rows, start=1)
+        if row.cost is not None and row not in found.free
+    ]
     drawn = {
         "latency": latency(rows),
         "roofline": roofline(found, rows),
@@ -24,7 +28,8 @@ def figures(found: Deployment, curves: tuple[Curve, ...]) -> dict[str, Spec]:
         "memory": memory(found),
         "knee": knee(curves),
     }
-    return {name: spec for name, spec in drawn.items() if spec is not None}
+    known = "" if found.costs_complete else ", of the layers whose cost is known"
+    return {name: {**spec, "title": f"{spec['title']}{known}"} for name, spec in drawn.items() if spec is not None}
 
 
 def figure(title: str, height: int = 240, **parts: object) -> Spec:

@@ -7,8 +7,8 @@ from importlib.resources import files
 from onnxsparse.deployment import Deployment, Operation
 from onnxsparse.deployment_report.caveats import caveats, open_sizes
 from onnxsparse.deployment_report.figures import figures
-from onnxsparse.deployment_report.records import deployment_json, totals
-from onnxsparse.deployment_report.tables import format_total
+from onnxsparse.deployment_report.records import deployment_json
+from onnxsparse.deployment_report.tables import formatted_totals
 from onnxsparse.knee import Curve
 
 TITLES = {
@@ -40,8 +40,8 @@ def html(found: Deployment, model: str, curves: tuple[Curve, ...], operation: Op
     """The page. Figures are drawn by Vega-Lite, whose source is part of it."""
     from jinja2 import Environment
 
-    known = totals(found)
-    tiles = [(name, title, format_total(name, known[name])) for name, title in TITLES.items()]
+    shown = formatted_totals(found)
+    tiles = [(name, title, shown[name]) for name, title in TITLES.items()]
     record = deployment_json(found, model, curves, operation)
     payload = {"figures": figures(found, curves), "layers": record["layers"], "columns": COLUMNS, "other": found.other_ms}
     page = Environment(autoescape=True).from_string(resource("page.html"))

@@ -60,7 +60,8 @@ function fill() {
   }));
   const sum = shown.reduce((total, row) => total + (row.latency_ms ?? 0), 0);
   const whole = other && shown.length === layers.length ? `; with ${other.toFixed(3)} ms of no layer ${(sum + other).toFixed(3)} ms` : "";
-  document.getElementById("sum").textContent = `${shown.length} of ${layers.length} layers, ${sum.toFixed(3)} ms${whole}`;
+  const bound = shown.some((row) => row.latency_ms === null) ? "≥ " : "";
+  document.getElementById("sum").textContent = `${shown.length} of ${layers.length} layers, ${bound}${sum.toFixed(3)} ms${whole}`;
   for (const head of document.querySelectorAll("#layers th")) {
     head.setAttribute("aria-sort", head.dataset.column === order.column ? (order.down ? "descending" : "ascending") : "none");
   }

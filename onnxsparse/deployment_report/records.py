@@ -2,26 +2,28 @@
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from onnxsparse.deployment import Deployment, Operation, Row
+from onnxsparse.deployment_report.completeness import gaps, marks, remedy
 from onnxsparse.errors import ParamError
 from onnxsparse.knee import Curve, curves_json
+from onnxsparse.metadata import marked
 
 SCHEMA = 1
 
 LIMIT = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+0-9.eE]+)\s*")
-COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+COMPARE: dict[str, Callable[[float, float], bool]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
 def totals(found: Deployment) -> dict[str, float | int | None]:
     """What is compared between models, and limited by --fail-if. MB are 10⁶ bytes.
 
-    Layers whose cost is unknown are left out; where all are, so are the sums: an unknown latency keeps no limit.
+    Layers whose cost is unknown are left out, so that sums are bounds (`completeness.marks`); where all are, sums are None.
     """
     sums = found.load.layers.totals
-    nothing = bool(found.rows) and not found.costs
+    nothing = bool(found.unknown) and all(row in found.free for row in found.rows if row.cost is not None)
     return {
         "latency_ms": None if nothing else found.latency_ms,
         "latency_ms_low": None if nothing else min(found.variants.values()),
@@ -47,12 +49,15 @@ def deployment_json(
         "model": model,
         "target": found.backend.name,
         "fidelity": list(found.backend.fidelity),
+        "complete": found.complete,
+        "incomplete": gaps(found),
         "precision": asdict(found.precision),
         "widths": {
             kind: {"float" if width is None else str(width): number for width, number in counts.items()}
             for kind, counts in found.load.widths().items()
         },
-        "totals": totals(found) | {"mem_a_tensors": list(peak), "time_by_bound_ms": found.time_by_bound()},
+        "totals": totals(found)
+        | {"mem_a_tensors": list(peak), "time_by_bound_ms": found.time_by_bound(), "complete": found.complete},
         "operation": None if operation is None else asdict(operation),
         "fps_budget": found.fps_budget,
         "variants_ms": found.variants,
@@ -63,6 +68,7 @@ def deployment_json(
         "other_ms": found.other_ms,
         "memory_bytes": found.memory_bytes,
         "unknown": [{"node": row.item.node, "op_type": row.item.op_type, "reason": row.reason} for row in found.unknown],
+        "assumed_free": sorted(found.load.free),
         "assumed": list(found.load.layers.binding.assumed),
         "curve": curves_json(curves),
     }
@@ -90,7 +96,7 @@ def row_json(row: Row) -> dict[str, object]:
     if cost is None:
         return facts | dict.fromkeys(COST_KEYS) | {"reason": row.reason, "advice": None}
     known = {key: getattr(cost, key) for key in COST_KEYS} | {"bound": cost.bound.value}
-    return facts | known | {"advice": None if row.advice is None else str(row.advice)}
+    return facts | known | {"reason": None, "advice": None if row.advice is None else str(row.advice)}
 
 
 def nonzero_macs(row: Row) -> int | None:
@@ -101,15 +107,19 @@ def nonzero_macs(row: Row) -> int | None:
 
 def comparison_json(found: Sequence[tuple[str, Deployment]]) -> dict[str, object]:
     """Several models: each report, and each total's difference to the first model's."""
-    first = totals(found[0][1])
     return {
         "schema": SCHEMA,
+        "complete": all(deployment.complete for _, deployment in found),
         "models": [deployment_json(deployment, name) for name, deployment in found],
-        "differences": [
-            {"model": name} | {key: difference(value, first[key]) for key, value in totals(deployment).items()}
-            for name, deployment in found[1:]
-        ],
+        "differences": [{"model": name} | differences(deployment, found[0][1]) for name, deployment in found[1:]],
     }
+
+
+def differences(found: Deployment, first: Deployment) -> dict[str, float | None]:
+    """Each total less the first model's; None where one of the two is unknown or a bound, of which no difference is known."""
+    ours, theirs = totals(found), totals(first)
+    bounds = marks(found).keys() | marks(first).keys()
+    return {name: None if name in bounds else difference(value, theirs[name]) for name, value in ours.items()}
 
 
 def difference(value: float | None, first: float | None) -> float | None:
@@ -117,21 +127,31 @@ def difference(value: float | None, first: float | None) -> float | None:
 
 
 def exceeded(found: Deployment, limits: Sequence[str]) -> list[str]:
-    """The limits that hold, as in `latency_ms>35`: each a reason to fail. Raises ParamError for one that cannot be read."""
-    known = totals(found)
+    """The reasons to fail: what is unknown where a limit is on an incomplete total, then the limits that hold.
+
+    A limit, as `latency_ms>35`, on an incomplete total always fails. Raises ParamError for a limit that cannot be read.
+    """
+    known, bounds = totals(found), marks(found)
     reasons = []
     for limit in limits:
-        match = LIMIT.fullmatch(limit)
-        if match is None or match[1] not in known or not is_number(match[3]):
-            raise ParamError(
-                f"--fail-if '{limit}' is not a total, < or >, and a number, as in 'latency_ms>35'; totals: {', '.join(known)}"
-            )
-        value = known[match[1]]
+        name, compare, end = read_limit(limit, list(known))
+        value, mark = known[name], bounds.get(name)
         if value is None:
-            reasons.append(f"{match[1]} is unknown (--fail-if '{limit}')")
-        elif COMPARE[match[2]](value, float(match[3])):
-            reasons.append(f"{match[1]} is {value:.6g} (--fail-if '{limit}')")
-    return reasons
+            reasons.append(f"{name} is unknown (--fail-if '{limit}')")
+        elif mark is not None or compare(value, end):
+            reasons.append(f"{name} is {marked(f'{value:.6g}', mark)} (--fail-if '{limit}')")
+    partial = any(known[name] is None or name in bounds for name, _, _ in (read_limit(limit, list(known)) for limit in limits))
+    return [*gaps(found), *reasons, remedy(found.load.layers)] if partial else reasons
+
+
+def read_limit(limit: str, names: Sequence[str]) -> tuple[str, Callable[[float, float], bool], float]:
+    """A total's name, the comparison that fails, and its limit."""
+    match = LIMIT.fullmatch(limit)
+    if match is None or match[1] not in names or not is_number(match[3]):
+        raise ParamError(
+            f"--fail-if '{limit}' is not a total, < or >, and a number, as in 'latency_ms>35'; totals: {', '.join(names)}"
+        )
+    return match[1], COMPARE[match[2]], float(match[3])
 
 
 def is_number(text: str) -> bool:

@@ -9,10 +9,16 @@ from rich.text import Text
 from onnxsparse.backends.hardware import numbers_of
 from onnxsparse.deployment import Deployment, Operation, Row
 from onnxsparse.deployment_report.caveats import caveats, open_sizes
-from onnxsparse.deployment_report.records import totals
-from onnxsparse.deployment_report.tables import comparison_rows, format_total, layer_comparison_rows, milliseconds
+from onnxsparse.deployment_report.tables import (
+    comparison_rows,
+    formatted_totals,
+    layer_comparison_rows,
+    milliseconds,
+    partial_models,
+)
 from onnxsparse.fitting import Fit
 from onnxsparse.knee import SPARSITIES, Curve
+from onnxsparse.metadata import AT_LEAST, OF_KNOWN, marked
 from onnxsparse.report.text import grouped, name_some, note, print_assumed, table
 from onnxsparse.tail import Tail
 from onnxsparse.targets import Backend
@@ -56,17 +62,16 @@ def print_operation(out: Console, operation: Operation) -> None:
         else f"at {operation.fps:g} fps"
     )
     keeps_up = "" if operation.busy <= 1 else ": it does not keep up"
-    note(
-        out,
-        f"{many}: {operation.dram_mb_per_s:.1f} MB/s of DRAM traffic, busy {100 * operation.busy:.1f} % of the time{keeps_up}",
-    )
+    mark = None if operation.complete else AT_LEAST
+    traffic, busy = (marked(f"{value:.1f}", mark) for value in (operation.dram_mb_per_s, 100 * operation.busy))
+    note(out, f"{many}: {traffic} MB/s of DRAM traffic, busy {busy} % of the time{keeps_up}")
 
 
 def print_comparison_of(out: Console, found: Sequence[tuple[str, Deployment]], *, top: int | None) -> None:
     """Several models: totals in columns with differences to the first, and layers of the same name."""
     backend = found[0][1].backend
     out.print(Text(f"on {named(backend)}", style="bold"), soft_wrap=True)
-    for text in backend.fidelity:
+    for text in (*partial_models(found), *backend.fidelity):
         note(out, text)
     for name, deployment in found:
         for reason, nodes in grouped((row.reason or "", row.item.node) for row in deployment.unknown):
@@ -84,13 +89,14 @@ def print_comparison_of(out: Console, found: Sequence[tuple[str, Deployment]], *
 
 def print_totals(out: Console, found: Deployment) -> None:
     shown = ("latency_ms", "fps", "macs", "nonzero_macs", "sparsity_op", "mem_p_mb", "mem_a_mb", "dram_mb")
-    known = totals(found)
+    known = formatted_totals(found)
     rows = table("", "total", "latency ms", "fps", "MACs", "nonzero", "sparsity_op", "mem_p MB", "mem_a MB", "DRAM MB")
-    rows.add_row("", *(format_total(name, known[name]) for name in shown))
+    rows.add_row("", *(known[name] for name in shown))
     out.print(rows)
     spent = sorted(found.time_by_bound().items(), key=lambda entry: -entry[1])
     if spent:
-        note(out, "time by bound: " + ", ".join(f"{bound} {ms:.2f} ms" for bound, ms in spent))
+        known_only = "" if found.costs_complete else ", of the layers whose cost is known"
+        note(out, f"time by bound{known_only}: " + ", ".join(f"{bound} {ms:.2f} ms" for bound, ms in spent))
     if found.other_ms:
         note(out, f"{found.other_ms:.2f} ms of it belong to no layer by name")
     _, peak = found.load.peak(found.precision.activation_bits)
@@ -115,8 +121,9 @@ def print_curves(out: Console, found: Sequence[Curve]) -> None:
     shown = [SPARSITIES.index(s) for s in CURVE_COLUMNS]
     rows = table("latency ms over sparsity_op", "variant", "channels", *(f"{s:.0%}" for s in CURVE_COLUMNS), "knee")
     for c in found:
-        knee = "none" if c.knee is None else f"{c.knee:.0%}"
-        rows.add_row(c.variant, f"{c.channel_factor:.0%}", *(f"{c.latency_ms[i]:.2f}" for i in shown), knee)
+        mark = None if c.complete else AT_LEAST
+        knee = marked("none" if c.knee is None else f"{c.knee:.0%}", None if c.complete else OF_KNOWN)
+        rows.add_row(c.variant, f"{c.channel_factor:.0%}", *(marked(f"{c.latency_ms[i]:.2f}", mark) for i in shown), knee)
     out.print(rows)
     note(out, "past the knee, pruning on saves less than half of what it saved at first: cut channels there")
 

@@ -21,6 +21,7 @@ def layers_json(layers: Layers, model: str) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "model": model,
+        "complete": layers.totals.complete,
         "totals": totals_json(layers.totals),
         "layers": [layer_json(layer) for layer in layers],
         "unknown_ops": list(layers.unknown_ops),
@@ -53,6 +54,7 @@ def run_json(report: RunReport, recipe: Sequence[Pass], source: str) -> dict[str
         "versions": {name: version(name) for name in ("onnxsparse", "onnx", "onnxruntime", "numpy")}
         | {"python": python_version()},
         "recipe": [{p.name: TypeAdapter(type(p)).dump_python(p, mode="json")} for p in recipe],
+        "complete": all(t.complete for step in report.steps for t in (step.before, step.after) if t is not None),
         "steps": [step_json(step) for step in report.steps],
         "comparison": None if report.comparison is None else report.comparison.to_json(),
         "not_compared": report.not_compared,

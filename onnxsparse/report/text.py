@@ -13,7 +13,7 @@ from rich.text import Text
 from onnxsparse.comparison import Comparison, OutputComparison
 from onnxsparse.dims import Binding
 from onnxsparse.layer import Layer, Layers, Totals
-from onnxsparse.metadata import format_count, format_share
+from onnxsparse.metadata import MACS, PARAMS, SPARSITY, SPARSITY_OP, format_count, format_share, marked, marks_of
 from onnxsparse.passbase import Change, Pass, Skip, StepReport
 from onnxsparse.pipeline import RunReport
 
@@ -61,9 +61,8 @@ def print_layers(out: Console, layers: Layers, model: str, *, top: int | None, s
     """One row per layer, then totals and what could not be counted."""
     ordered = sorted(layers, key=SORT_KEYS[sort])
     shown = ordered if top is None else ordered[:top]
-    rows = table(
-        f"{model}: {len(layers)} layers", "layer", "op", "weights", "zeros", "MACs", "nonzero", "sparsity", "of sparsity_op"
-    )
+    contribution = "of sparsity_op" if layers.totals.macs_complete else "of sparsity_op (known)"
+    rows = table(f"{model}: {len(layers)} layers", "layer", "op", "weights", "zeros", "MACs", "nonzero", "sparsity", contribution)
     rows.columns[1].justify = "left"
     for layer in shown:
         zeros = count(layer.zeros) if layer.weights else ""
@@ -85,9 +84,13 @@ def print_totals(out: Console, totals: Totals) -> None:
 
 
 def total_cells(totals: Totals) -> tuple[str, ...]:
-    sparsity_op = share(totals.sparsity_op) or "none"
-    macs = (count(totals.macs), count(totals.nonzero_macs))
-    return (count(totals.weights), count(totals.zero_weights), share(totals.sparsity) or "none", *macs, sparsity_op)
+    """Weights, zeros, sparsity, MACs, nonzero MACs, sparsity_op; bounds and ratios of what is known where some are unknown."""
+    known = marks_of(totals)
+    weights = [marked(count(value), known.get(PARAMS)) for value in (totals.weights, totals.zero_weights)]
+    macs = [marked(count(value), known.get(MACS)) for value in (totals.macs, totals.nonzero_macs)]
+    sparsity = marked(share(totals.sparsity) or "none", known.get(SPARSITY))
+    nothing = "none" if totals.macs_complete else "?"
+    return (*weights, sparsity, *macs, marked(share(totals.sparsity_op) or nothing, known.get(SPARSITY_OP)))
 
 
 def print_assumed(out: Console, binding: Binding) -> None:
