@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import onnx
 
@@ -58,10 +59,14 @@ class Workload:
         }
 
     def _bytes(self, names: Iterable[str], float_bits: int) -> int | None:
-        free = {name for item in self.items if item.node in self.free for name in item.outputs}
-        # what a node that is assumed free produces counts as 0 where its size is unknown
-        sizes = [self.volumes.get(name) for name in names if name not in free or self.volumes.get(name) is not None]
+        sizes = [self.volumes.get(name) for name in names if name not in self._unsized_free]
         return None if None in sizes else total_bytes((size for size in sizes if size is not None), float_bits)
+
+    @cached_property
+    def _unsized_free(self) -> frozenset[str]:
+        """What nodes that are assumed free produce, where its size is unknown: it counts as 0."""
+        produced = (name for item in self.items if item.node in self.free for name in item.outputs)
+        return frozenset(name for name in produced if self.volumes.get(name) is None)
 
     def _live(self, ends: set[str]) -> Iterator[list[str]]:
         """The intermediates alive while each item runs: made by it or before, and used by it or after."""

@@ -141,7 +141,8 @@ def exceeded(found: Deployment, limits: Sequence[str]) -> list[str]:
         elif mark is not None or compare(value, end):
             reasons.append(f"{name} is {marked(f'{value:.6g}', mark)} (--fail-if '{limit}')")
     partial = any(known[name] is None or name in bounds for name, _, _ in (read_limit(limit, list(known)) for limit in limits))
-    return [*gaps(found), *reasons, remedy(found.load.layers)] if partial else reasons
+    missing = gaps(found) if partial else []
+    return [*missing, *reasons, remedy(found.load.layers)] if missing else reasons
 
 
 def read_limit(limit: str, names: Sequence[str]) -> tuple[str, Callable[[float, float], bool], float]:

@@ -150,7 +150,9 @@ def print_fit(out: Console, found: Fit) -> None:
         fitted = found.fitted_ms[i]
         left_out = "" if found.left_out_ms is None else f"{100 * (found.left_out_ms[i] / row.latency_ms - 1):+.1f} %"
         error = f"{100 * (fitted / row.latency_ms - 1):+.1f} %"
-        measured.add_row(Text(row.name), f"{row.latency_ms:.2f}", f"{fitted:.2f}", error, left_out)
+        mark = AT_LEAST if any(found.start.cost(item) is None for item in row.load.items) else None
+        predicted = (marked(fitted_text, mark) for fitted_text in (f"{fitted:.2f}", error))
+        measured.add_row(Text(row.name), f"{row.latency_ms:.2f}", *predicted, marked(left_out, mark) if left_out else "")
     out.print(measured)
     if found.left_out_ms is None:
         note(out, "fewer than three rows: nothing could be left out to check the fit")
