@@ -93,9 +93,15 @@ class Deployment:
         return not self.unknown
 
     @property
+    def bytes_complete(self) -> bool:
+        """Whether what every layer reads and writes is known; a measured layer has its time without."""
+        sized = (row.item.reads is not None and row.item.writes is not None for row in self.rows if row not in self.free)
+        return self.costs_complete and all(sized)
+
+    @property
     def complete(self) -> bool:
         """Whether all totals are complete: costs, on every variant of the target, memory, and MACs."""
-        costs = self.costs_complete and not self.partial_variants and self.mem_a_mb is not None
+        costs = self.bytes_complete and not self.partial_variants and self.mem_a_mb is not None
         return costs and self.load.layers.totals.complete
 
     @property
@@ -128,7 +134,7 @@ class Deployment:
     def at(self, fps: float, streams: int = 1) -> Operation:
         """What `streams` cameras of `fps` frames per second ask for."""
         frames = fps * streams
-        return Operation(fps, streams, self.dram_mb * frames, self.latency_ms * frames / 1000, self.costs_complete)
+        return Operation(fps, streams, self.dram_mb * frames, self.latency_ms * frames / 1000, self.bytes_complete)
 
     def time_by_bound(self) -> dict[str, float]:
         """Milliseconds spent in layers of each bound."""

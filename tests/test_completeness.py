@@ -8,13 +8,13 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnxsparse import Model, Prune, layers
+from onnxsparse import Model, layers
 from onnxsparse.deployment import deploy
 from onnxsparse.deployment_report.html import html
 from onnxsparse.knee import curves
 from onnxsparse.viewing import for_viewing
 from tests.commands import Run
-from tests.graphs import BOOL, chain, model, node, proto, value, weight
+from tests.graphs import BOOL, chain, model, node, proto, value
 
 ACME = {"acme": 1}
 KNOWN_MACS = 8 * 3 * 9 * 36
@@ -154,6 +154,17 @@ class TestReport:
         assert run("report", source, "--hardware", tmp_path / "p.toml", "--fail-if", "fps<1") == 1
         assert "the cost of 3 of 3 layers is unknown (the target's supported ops have no Conv" in run.err
 
+    def test_a_measured_layer_of_unknown_size_has_its_time_alone(self, run: Run, tmp_path: Path) -> None:
+        nodes = [node("MatMul", "x w", "a"), node("NonZero", "a", "y")]
+        onnx.save(proto(nodes, {"x": "4x8"}, ["y"], {"w": "8x8"}), tmp_path / "m.onnx")
+        assert run("report", tmp_path / "m.onnx", "--backend", "onnxruntime-cpu", "--json", "-") == 0
+        found = json.loads(run.out)
+        assert [(row["latency_ms"] > 0, row["output_bytes"]) for row in found["layers"]] == [(True, 32), (True, None)]
+        assert (found["complete"], found["incomplete"]) == (False, ["the sizes of some activations are unknown"])
+        limit = ("--backend", "onnxruntime-cpu", "--fail-if", "dram_mb>1")
+        assert "dram_mb is ≥" in run.fails(1, "report", tmp_path / "m.onnx", *limit)
+        assert run("report", tmp_path / "m.onnx", "--backend", "onnxruntime-cpu", "--fail-if", "latency_ms>1e9") == 0
+
 
 class TestLimits:
     @pytest.mark.parametrize(
@@ -204,50 +215,6 @@ class TestAssumeFree:
 
     def test_a_pattern_that_matches_nothing(self, run: Run, nms: Path) -> None:
         assert "--assume-free 'op:Gone' matches no layer" in run.fails(2, "report", nms, "--assume-free", "op:Gone")
-
-
-class TestPrune:
-    def test_a_share_of_unknown_operations_is_refused(self, run: Run, hidden: Path, tmp_path: Path) -> None:
-        message = run.fails(2, "prune", hidden, tmp_path / "o.onnx", "--sparsity-op", 0.5)
-        assert "the operations of 1 of 2 layers with weights of hidden.onnx are unknown (c)" in message
-        assert "--partial" in message
-        assert run("prune", hidden, tmp_path / "o.onnx", "--sparsity", 0.5, "--no-compare") == 0
-
-    def test_partial_says_of_how_much(self, run: Run, hidden: Path, tmp_path: Path) -> None:
-        """216 of 1368 weights are 16 %."""
-        record = tmp_path / "r.json"
-        options = ("--sparsity-op", 0.5, "--partial", "--no-compare", "--record", record)
-        assert run("prune", hidden, tmp_path / "o.onnx", *options) == 0
-        assert "sparsity_op is 50.00 % of what is known: the operations of 16 % of the weights; those of 1 layer" in run.out
-        found = json.loads(record.read_text())
-        assert (found["complete"], found["steps"][0]["after"]["complete"]) == (False, False)
-
-    def test_unknown_ops_without_weights_do_not_stop_it(self) -> None:
-        built = Model.from_proto(custom_nms())
-        report = Prune(sparsity_op=0.5).run(built)
-        assert report.changes
-        assert report.after is not None
-        assert not report.after.complete
-
-    def test_n_of_m_needs_no_operations(self) -> None:
-        """Both convolutions are pruned: 8 and 16 outputs; of the first, 3 inputs are no multiple of 4."""
-        report = Prune(pattern="2:4", protect="none").run(Model.from_proto(hidden_sizes()))
-        assert [change.nodes for change in report.changes] == [("c",)]
-
-    def test_an_unknown_op_with_a_matrix_is_a_layer_with_weights(self, run: Run, tmp_path: Path) -> None:
-        nodes = [node("MatMul", "x v", "a"), node("Dense", "a w", "y", domain="acme")]
-        built = proto(nodes, {"x": "4x8"}, ["y"], {"v": "8x8", "w": weight("8x24")}, domains=ACME)
-        onnx.save(built, tmp_path / "m.onnx")
-        assert "1 of 2 layers with weights" in run.fails(2, "prune", tmp_path / "m.onnx", tmp_path / "o.onnx")
-        assert run("prune", tmp_path / "m.onnx", tmp_path / "o.onnx", "--partial", "--no-compare") == 0
-        assert "the operations of 25 % of the weights" in run.out  # 64 of 256
-
-    def test_channels_to_a_share_of_unknown_operations(self, run: Run, hidden: Path, tmp_path: Path) -> None:
-        for target in ("--macs", "--sparsity-op"):
-            message = run.fails(2, "prune-channels", hidden, tmp_path / "o.onnx", target, 0.5)
-            assert "the operations of 1 of 2 layers with weights of hidden.onnx are unknown (c)" in message
-        assert run("prune-channels", hidden, "--plan", "--ratio", 0.5, "--json", tmp_path / "p.json") == 0
-        assert json.loads((tmp_path / "p.json").read_text())["complete"] is False
 
 
 class TestAnnotations:

@@ -18,6 +18,8 @@ def marks(found: Deployment) -> dict[str, Mark]:
     made = {name: mark for name, mark in marks_of(found.load.layers.totals).items() if name != PARAMS}
     if not found.costs_complete:
         made |= dict.fromkeys(COST_SUMS, AT_LEAST) | {"fps": AT_MOST}
+    if not found.bytes_complete:
+        made["dram_mb"] = AT_LEAST
     if not found.costs_complete or found.partial_variants:
         made |= dict.fromkeys(RANGE, AT_LEAST)
     return made
@@ -32,7 +34,7 @@ def gaps(found: Deployment) -> list[str]:
         told.append(f"the cost of {len(found.unknown)} of {len(found.rows)} layers is unknown ({', '.join(counted)})")
     elif found.partial_variants:
         told.append(f"some layers have no cost on {', '.join(found.partial_variants)}")
-    if not told and found.mem_a_mb is None:
+    if not told and (found.mem_a_mb is None or not found.bytes_complete):
         told.append("the sizes of some activations are unknown")
     return [*told, *fact_gaps(found.load.layers)]
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
+from onnxsparse.backends.base import Bound
 from onnxsparse.deployment import Deployment, Operation, Row
 from onnxsparse.deployment_report.completeness import gaps, marks, remedy
 from onnxsparse.errors import ParamError
@@ -96,6 +97,9 @@ def row_json(row: Row) -> dict[str, object]:
     if cost is None:
         return facts | dict.fromkeys(COST_KEYS) | {"reason": row.reason, "advice": None}
     known = {key: getattr(cost, key) for key in COST_KEYS} | {"bound": cost.bound.value}
+    sizes = {"input_bytes": item.reads, "output_bytes": item.writes}
+    # a measured layer has its time without the sizes of what it reads and writes
+    known |= {key: None for key, volumes in sizes.items() if volumes is None and cost.bound is not Bound.FREE}
     return facts | known | {"reason": None, "advice": None if row.advice is None else str(row.advice)}
 
 
