@@ -1,4 +1,4 @@
-"""Output files that appear whole or not at all."""
+"""Which files may be read beside a model, and output files that appear whole or not at all."""
 
 import os
 import secrets
@@ -62,3 +62,21 @@ def check_target(target: Path) -> Path:
     if not target.parent.is_dir():
         raise ParamError(f"cannot write {target}: the folder {target.parent} does not exist")
     return target
+
+
+def side_file(location: str, model: Path) -> Path:
+    """The real path of the external data at `location` of the model at `model`, beside whose name it is looked for.
+
+    Raises ValueError for what onnxruntime refuses too: an absolute location, and a real path that is neither inside the folder
+    of the model's name nor inside that of the file it leads to; in a Hugging Face cache the latter is `blobs`. Source:
+    onnxruntime 1.32, tensorprotoutils.cc, ValidateExternalDataPath.
+    """
+    if not location or "\0" in location:
+        raise ValueError("is not inside the model's folder: it is no file name")
+    if Path(location).is_absolute():
+        raise ValueError(f"is not inside the model's folder {model.parent}: it is an absolute path")
+    path = Path(os.path.realpath(model.parent / location))
+    folders = dict.fromkeys(Path(os.path.realpath(folder)) for folder in (model.parent, Path(os.path.realpath(model)).parent))
+    if not any(path.is_relative_to(folder) for folder in folders):
+        raise ValueError(f"is not inside the model's folder {' or '.join(map(str, folders))}")
+    return path

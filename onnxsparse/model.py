@@ -12,7 +12,8 @@ from onnx import TensorProto
 from onnxsparse.dims import Binding, bind
 from onnxsparse.errors import ModelError
 from onnxsparse.files import Staging, check_target
-from onnxsparse.weights import MappedFile, Payload, Weights, bodies, is_lifted, set_external, tensors
+from onnxsparse.mapped import MappedFile, Payload
+from onnxsparse.weights import Weights, bodies, is_lifted, set_external, tensors
 from onnxsparse.wire import FileSpan, Piece, Rewritten, lift, splice
 from onnxsparse.wire import Payload as PayloadPiece
 
@@ -196,7 +197,7 @@ def parse(data: memoryview, file: MappedFile | None, path: Path | None) -> Model
         raise ModelError("the file is truncated or not an ONNX model (it imports no operator set)")
     check_names(proto)
     payloads = [payload_of(span, file, data) for span in spans]
-    return Model(proto, Weights(proto, payloads, path.parent if path else None), path)
+    return Model(proto, Weights(proto, payloads, path), path)
 
 
 def check_names(proto: onnx.ModelProto) -> None:

@@ -5,14 +5,11 @@ external data file, or in memory since somebody assigned it. Only the last costs
 unnamed temporary file, so that pruning a model larger than memory is no special case.
 """
 
-import mmap
 import os
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import onnx
@@ -20,7 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxsparse.errors import ModelError
-from onnxsparse.wire import BULK_BYTES, LIFTED_LOCATION, RAW_DATA
+from onnxsparse.files import side_file
+from onnxsparse.mapped import MappedFile, Payload
+from onnxsparse.wire import BULK_BYTES, LIFTED_LOCATION
 
 Array = NDArray[np.generic]
 
@@ -33,68 +32,6 @@ PACKED_TYPES = {
 """Element types of less than a byte: their bytes are not the array's bytes."""
 
 
-class MappedFile:
-    """A file read through a memory map, and released when told: mapped pages count as resident until then."""
-
-    def __init__(self, descriptor: int, path: Path) -> None:
-        """Takes the descriptor over; `path` is for messages."""
-        self.descriptor = descriptor
-        self.path = path
-        self.size = os.lseek(descriptor, 0, os.SEEK_END)
-        self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if self.size else None
-
-    @classmethod
-    def open(cls, path: Path) -> "MappedFile":
-        return cls(os.open(path, os.O_RDONLY), path)
-
-    def view(self) -> memoryview:
-        return memoryview(self._map) if self._map is not None else memoryview(b"")
-
-    def release(self) -> None:
-        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-
-@dataclass(frozen=True)
-class Payload:
-    """The bytes of one tensor, in memory or at [offset, offset + length) of a file, and their TensorProto field."""
-
-    data: memoryview | None
-    file: MappedFile | None = None
-    offset: int = 0
-    length: int = 0
-    field: int = RAW_DATA
-
-    @classmethod
-    def of(cls, data: memoryview, field: int = RAW_DATA) -> "Payload":
-        return cls(data, length=len(data), field=field)
-
-    def view(self) -> memoryview:
-        if self.data is not None:
-            return self.data
-        assert self.file is not None
-        return self.file.view()[self.offset : self.offset + self.length]
-
-    def write_to(self, file: IO[bytes]) -> None:
-        """Append to `file`, inside the kernel where the bytes are in a file and the system can."""
-        if self.file is None or sys.platform != "linux":
-            file.write(self.view())
-            return
-        file.flush()
-        done = 0
-        while done < self.length:
-            done += os.sendfile(file.fileno(), self.file.descriptor, self.offset + done, self.length - done)
-        file.seek(0, os.SEEK_END)
-
-    def release(self) -> None:
-        if self.file is not None:
-            self.file.release()
-
-
 class Weights:
     """Name → array, over every constant tensor of the model: initializers, and Constant nodes under their output's name.
 
@@ -103,10 +40,11 @@ class Weights:
     `graph or function name/name`.
     """
 
-    def __init__(self, proto: onnx.ModelProto, payloads: list[Payload], folder: Path | None) -> None:
+    def __init__(self, proto: onnx.ModelProto, payloads: list[Payload], path: Path | None) -> None:
+        """`path`: the model's file, beside which external data is; None for a model made in memory."""
         self._proto = proto
         self._payloads = payloads
-        self._folder = folder
+        self._path = path
         self._side_files: dict[str, MappedFile] = {}
         self._held_bytes = 0
         self.refresh()
@@ -133,7 +71,7 @@ class Weights:
 
     def copy(self, proto: onnx.ModelProto) -> "Weights":
         """The same payloads over a copy of the proto."""
-        twin = Weights(proto, list(self._payloads), self._folder)
+        twin = Weights(proto, list(self._payloads), self._path)
         twin._side_files = self._side_files
         return twin
 
@@ -224,7 +162,7 @@ class Weights:
         location = entries.get("location", "")
         file = self._side_files.get(location)
         if file is None:
-            file = self._side_files[location] = open_side_file(name, location, self._folder)
+            file = self._side_files[location] = open_side_file(name, location, self._path)
         try:
             offset = int(entries.get("offset", "0"))
             length = int(entries.get("length", str(file.size - offset)))
@@ -245,9 +183,15 @@ class Weights:
         return self._payloads[index]
 
     def side_files(self) -> set[Path]:
-        """The external data files the model refers to."""
-        found = (e.value for t in self._tensors.values() if not is_lifted(t) for e in t.external_data if e.key == "location")
-        return {self._folder / location for location in found if self._folder is not None}
+        """Real paths of the external data files that the model refers to, as far as they may be read."""
+        if self._path is None:
+            return set()
+        found = {e.value for t in self._tensors.values() if not is_lifted(t) for e in t.external_data if e.key == "location"}
+        paths = set()
+        for location in found:
+            with suppress(ValueError):  # said where it is read
+                paths.add(side_file(location, self._path))
+        return paths
 
     @property
     def inline_bytes(self) -> int:
@@ -326,17 +270,20 @@ def clear_data(tensor: TensorProto) -> None:
         tensor.ClearField(field)
 
 
-def open_side_file(name: str, location: str, folder: Path | None) -> MappedFile:
-    """The external data file of tensor `name`, in the model's folder: a model is data, not a way to read other files."""
-    if folder is None:
+def open_side_file(name: str, location: str, model: Path | None) -> MappedFile:
+    """The external data file of tensor `name` of the model at `model`: a model is data, not a way to read other files.
+
+    Raises ModelError for a location that `side_file` refuses, or a file that cannot be read.
+    """
+    if model is None:
         raise ModelError(f"tensor '{name}' keeps its data in '{location}', and the model was not loaded from a file")
-    path = folder / location
-    if not location or Path(location).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
-        raise ModelError(f"tensor '{name}': external data '{location}' is not inside the model's folder {folder}")
     try:
-        return MappedFile.open(path)
+        side_file(location, model)
+        return MappedFile.open(os.path.join(model.parent, location))  # noqa: PTH118 - pathlib drops a slash at the end
+    except ValueError as error:
+        raise ModelError(f"tensor '{name}': external data '{location}' {error}") from None
     except OSError as error:
-        raise ModelError(f"tensor '{name}': external data file {path}: {error.strerror or error}") from None
+        raise ModelError(f"tensor '{name}': external data file {model.parent / location}: {error.strerror or error}") from None
 
 
 def element_dtype(name: str, data_type: int) -> np.dtype[np.generic]:

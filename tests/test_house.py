@@ -21,7 +21,7 @@ PACKAGE = ROOT / "onnxsparse"
 # from the ground up; a module imports from its own floor or below
 FLOORS = [
     {"errors", "progress"},
-    {"wire", "files", "dims", "protos", "widths", "backends"},
+    {"wire", "mapped", "files", "dims", "protos", "widths", "backends"},
     {"weights"},
     {"model", "graph", "functions"},
     {"bridge", "additions"},
