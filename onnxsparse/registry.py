@@ -1,6 +1,8 @@
 """Which passes there are: name → where its class is and one line about it, so that `--help` imports none of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -71,10 +73,17 @@ def passes() -> dict[str, Entry]:
     return found
 
 
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """`; did you mean 'prune'?` for a name that is nearly one of those known, else nothing."""
+    like = {option.replace("_", "-"): option for option in known}
+    found = get_close_matches(str(name).replace("_", "-"), like, n=1)
+    return f"; did you mean '{like[found[0]]}'?" if found else ""
+
+
 def find_pass(name: str) -> "type[Pass]":
     """The class of a pass. Raises ParamError for a name that is none, or a third party's that cannot be loaded."""
     if name not in passes():
-        raise ParamError(f"there is no pass '{name}'; there are {', '.join(passes())}")
+        raise ParamError(f"there is no pass '{name}'; there are {', '.join(passes())}{did_you_mean(name, passes())}")
     entry = passes()[name]
     try:
         return entry.load()

@@ -65,10 +65,25 @@ def test_a_failing_pass_leaves_nothing(run: Run, source: Path, tmp_path: Path) -
         ("passes: []\nspeed: 3", "'speed' is unknown; a recipe has passes, input_shape, dim"),
         ("passes: [prunes]", r"passes\[0\]: there is no pass 'prunes'"),
         ("passes: [fold, {prune: {sparsity_op: 2}}]", r"passes\[1\].prune.sparsity_op: Input should be less than 1 \(got 2\)"),
-        ("passes: [{prune: {sparsty: 0.5}}]", r"passes\[0\].prune.sparsty: Unexpected keyword argument"),
+        ("passes: [prunes]", r"did you mean 'prune'\?"),
+        ("passes: [prune_channels]", r"did you mean 'prune-channels'\?"),
+        ("pases: [fold]", r"'pases' is unknown; .*did you mean 'passes'\?"),
+        ("passes: [{prune: {sparsty: 0.5}}]", r"passes\[0\].prune.sparsty: .* no such option; did you mean 'sparsity'\?"),
+        ("passes: [{prune: {sparsity-op: 0.5}}]", r"prune.sparsity-op: .*did you mean 'sparsity_op'\?"),
+        ("passes: [{fold: {magic: 1}}]", r"fold.magic: .* it has constants, batch_norm, pads"),
+        ("passes: [{strip: {magic: 1}}]", r"strip.magic: .* it has none"),
+        ("passes: [fold]\npasses: [strip]", "line 2: 'passes' is in line 1 already"),
+        ("passes: []\ndim: [N=1]\n'dim': [N=2]", "line 3: 'dim' is in line 2 already"),
+        ("passes:\n- prune:\n    only: [a]\n    only: [b]", "line 4: 'only' is in line 3 already"),
+        ("passes: [{prune: {sparsity: 0.5, sparsity: 0.7}}]", "line 1: 'sparsity' is in line 1 already"),
+        ("passes: [{fold: {}, fold: {}}]", "'fold' is in line 1 already"),
+        ("passes: []\nmore: {a: {b: 1, b: 2}}", "'b' is in line 2 already"),
+        ("passes: [fold]\n---\npasses: [strip]", "another document"),
+        ("passes: [fold]\nx: 2024-99-99", "is not YAML"),
+        ("[" * 5000, "is not YAML"),
         ("passes: [{prune: 0.5}]", r"passes\[0\].prune: the options are a mapping"),
         ("passes: [{prune: {}, fold: {}}]", r"passes\[0\] is a pass's name"),
-        ("passes: [apply-masks]", r"passes\[0\].apply-masks.masks: Field required"),
+        ("passes: [apply-masks]", r"passes\[0\].apply-masks.masks: this option has to be given"),
         ("passes: []\ndim: 3", "dim is a list of texts"),
     ],
 )
@@ -76,6 +91,13 @@ def test_a_wrong_recipe_is_refused_before_the_model_is_read(tmp_path: Path, text
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(ParamError, match=message):
         load_recipe(tmp_path / "r.yaml")
+
+
+def test_keys_that_overrule_merged_ones_are_no_duplicates(tmp_path: Path) -> None:
+    text = "passes:\n- prune: &mild {sparsity: 0.5, scope: layer}\n- prune: &strong {<<: *mild, sparsity: 0.7}\n- prune: *strong"
+    (tmp_path / "r.yaml").write_text(text)
+    found = load_recipe(tmp_path / "r.yaml").passes
+    assert found == (Prune(sparsity=0.5, scope="layer"), *[Prune(sparsity=0.7, scope="layer")] * 2)
 
 
 def test_a_missing_recipe_is_said(run: Run, source: Path, tmp_path: Path) -> None:
