@@ -105,15 +105,17 @@ class Binder:
         if head not in self.inputs:
             raise ParamError(f"--input-shape {text}: {self.model_name} has no input '{head}'; it has {', '.join(self.inputs)}")
         parts = [p for p in re.split(r"[x,\s]+", tail.strip("[]() ")) if p]
-        if not all(re.fullmatch(r"[1-9]\d*", p) for p in parts):
-            raise ParamError(f"--input-shape {text}: sizes are positive whole numbers, as in {head}:1,3,224,224")
+        if not all(map(is_size, parts)):
+            raise ParamError(
+                f"--input-shape {text}: sizes are positive whole numbers of at most 63 bits, as in {head}:1,3,224,224"
+            )
         return head, [int(p) for p in parts]
 
     def set_symbol(self, text: str) -> None:
         symbol, _, size = text.partition("=")
         known = sorted({n for names in self.names.values() for n in names if n})
-        if not re.fullmatch(r"[1-9]\d*", size):
-            raise ParamError(f"--dim {text}: write it as NAME=SIZE with a positive size")
+        if not is_size(size):
+            raise ParamError(f"--dim {text}: write it as NAME=SIZE with a positive size of at most 63 bits")
         if symbol not in known:
             raise ParamError(
                 f"--dim {text}: {self.model_name} has no dimension '{symbol}'; it has {', '.join(known) or 'none with a name'}"
@@ -154,6 +156,11 @@ class Binder:
             raise ParamError(f"dimension '{symbol}' of {self.model_name} is given as {self.symbols[symbol]} and as {size}")
         for name, names in self.names.items():
             self.shapes[name] = [size if n == symbol else d for n, d in zip(names, self.shapes[name], strict=True)]
+
+
+def is_size(text: str) -> bool:
+    """Whether a text is a size that ONNX can hold."""
+    return re.fullmatch(r"[1-9]\d{0,18}", text) is not None and int(text) < 1 << 63
 
 
 def parse_image_size(text: str) -> tuple[int, int] | None:
