@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = make_app()(
             [t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False, result_action="return_value"
         )
+        if sys.stdout is not None:  # a shell may close it
+            sys.stdout.flush()  # a full disk is found here, not when Python exits
     except CycloptsError as error:
         return fail(one_line(error), ParamError.exit_code, debug)
     except OnnxSparseError as error:
@@ -61,10 +63,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return fail("interrupted; nothing was written", INTERRUPTED, debug)
     except BrokenPipeError:
-        # whoever read our output has seen enough; Python would complain once more when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()  # whoever read our output has seen enough
         return 0
+    except MemoryError as error:
+        return fail(f"there is not enough memory: {error}", OnnxSparseError.exit_code, debug)
+    except OSError as error:
+        # of what no file's own message covers: a temporary folder, standard output, a port that is taken
+        silence()
+        where = f"{error.filename}: " if error.filename else "cannot read or write: "
+        return fail(f"{where}{error.strerror or error}", OnnxSparseError.exit_code, debug)
     return result if isinstance(result, int) else 0
+
+
+def silence() -> None:
+    """Give up standard output: Python would complain once more when it closes what cannot be written."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):
+        return  # it is not a file, or closed already
 
 
 def join_hyphens(arguments: Sequence[str]) -> list[str]:

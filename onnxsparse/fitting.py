@@ -96,8 +96,8 @@ def with_values(backend: FileBackend, values: dict[str, float]) -> FileBackend:
     return backend
 
 
-def fit(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> Fit:
-    """Fit the numbers `free` to `rows`. Raises ParamError for fewer rows than numbers, or a number without a range."""
+def check_free(start: FileBackend, free: Sequence[str], rows: int) -> None:
+    """Raises ParamError for names that are no number to fit, or more of them than `rows`."""
     numbers = numbers_of(start.hardware)
     for name in free:
         if name not in numbers:
@@ -106,11 +106,16 @@ def fit(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> Fi
             raise ParamError(f"--free {name}: {start.name} gives it no range; set low and high in its file")
     if not free:
         raise ParamError(f"{start.name} has no number with a range to fit in; set low and high in its file")
-    if len(rows) < len(free):
+    if rows < len(free):
         raise ParamError(
-            f"{len(rows)} measurements cannot determine {len(free)} numbers ({', '.join(free)}); measure more models, or name "
+            f"{rows} measurements cannot determine {len(free)} numbers ({', '.join(free)}); measure more models, or name "
             "fewer with --free"
         )
+
+
+def fit(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> Fit:
+    """Fit the numbers `free` to `rows`. Raises ParamError for fewer rows than numbers, or a number without a range."""
+    check_free(start, free, len(rows))
     for row in rows:
         if all(start.cost(item) is None for item in row.load.items):
             raise ParamError(

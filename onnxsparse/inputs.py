@@ -1,13 +1,16 @@
 """What to feed a model: the caller's data, or seeded random inputs that the model can work with."""
 
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import onnx
 
+from onnxsparse.checks import sample_files, samples_with
 from onnxsparse.dims import Shape, fed_inputs, format_shape
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.graph import Graph
@@ -15,6 +18,14 @@ from onnxsparse.model import Model
 from onnxsparse.ops import find
 from onnxsparse.runtime import Feeds
 from onnxsparse.weights import Array, element_dtype
+
+MAX_INPUT_BYTES = 1 << 47
+"""What a process can address."""
+
+ARRAY_SUFFIXES = (".npy", ".npz")
+
+ArrayFiles = Annotated[Path, samples_with(*ARRAY_SUFFIXES)]
+"""Inputs: npz, or a folder of npy and npz."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class InputMaker:
             raise ParamError(
                 f"input '{value.name}' of {model.name} has type {self.dtype}, which cannot be drawn at random; give --data"
             )
+        if math.prod(self.shape) * self.dtype.itemsize > MAX_INPUT_BYTES:
+            raise ParamError(f"input '{value.name}' of {model.name} is {format_shape(self.shape)}, which no memory holds")
         self.limit: int | None = None
         self.fixed: int | None = None
         if self.dtype.kind in "iu":
@@ -116,11 +129,21 @@ def load_samples(path: Path, model: Model) -> Samples:
     An array is one sample if it has the input's shape, and several along its first axis if it has more there. npz arrays
     go by input name; a model with one input takes the only array, and npy files. Raises ModelError for what does not fit.
     """
-    files = sorted(p for p in path.iterdir() if p.suffix in (".npy", ".npz")) if path.is_dir() else [path]
+    feeds = [feed for file in array_files(path) for feed in file_samples(file, model)]
+    return Samples(tuple(feeds), (f"{len(feeds)} samples from {path}",))
+
+
+def check_samples(path: Path, model: Model) -> None:
+    """Raises ModelError where the first file that `load_samples` would read does not fit."""
+    file_samples(array_files(path)[0], model)
+
+
+def array_files(path: Path) -> list[Path]:
+    """A file, or those of a folder. Raises ModelError for a folder without any."""
+    files = sample_files(path, ARRAY_SUFFIXES)
     if not files:
         raise ModelError(f"--data {path}: the folder holds no .npy or .npz files")
-    feeds = [feed for file in files for feed in file_samples(file, model)]
-    return Samples(tuple(feeds), (f"{len(feeds)} samples from {path}",))
+    return files
 
 
 def file_samples(path: Path, model: Model) -> list[Feeds]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from onnxsparse.errors import ModelError
 from onnxsparse.wire import RAW_DATA
 
 
@@ -71,7 +72,10 @@ class Payload:
         file.flush()
         done = 0
         while done < self.length:
-            done += os.sendfile(file.fileno(), self.file.descriptor, self.offset + done, self.length - done)
+            sent = os.sendfile(file.fileno(), self.file.descriptor, self.offset + done, self.length - done)
+            if not sent:
+                raise ModelError(f"{self.file.path} got shorter while it was read")
+            done += sent
         file.seek(0, os.SEEK_END)
 
     def release(self) -> None:

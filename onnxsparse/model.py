@@ -1,5 +1,6 @@
 """A model as the toolkit holds it: a skeleton proto without bulk weights, and the weights beside it."""
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,8 +11,8 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from onnxsparse.dims import Binding, bind
-from onnxsparse.errors import ModelError
-from onnxsparse.files import Staging, check_target
+from onnxsparse.errors import ModelError, ParamError
+from onnxsparse.files import Staging, check_target, identity, remove
 from onnxsparse.mapped import MappedFile, Payload
 from onnxsparse.weights import Weights, bodies, is_lifted, set_external, tensors
 from onnxsparse.wire import FileSpan, Piece, Rewritten, lift, splice
@@ -96,19 +97,23 @@ class Model:
 
         The side file is `<name>.data` beside the target, never appended to. Where the target stands already with a side
         file, the new one gets another name and the old one goes afterwards, so that no moment sees a mixed pair.
+        The file that the model was loaded from may be the target. Raises ParamError where no file can be, or the target holds
+        this model's weights, and ModelError if the disk refuses.
         """
+        if identity(Path(path)) in map(identity, self.weights.side_files()):
+            raise ParamError(f"cannot write {path}: {self.name} keeps its weights there; name another file")
         with Staging() as staging:
             obsolete = self.stage(staging, Path(path))
-        for side_file in obsolete:
-            side_file.unlink(missing_ok=True)
+        remove(obsolete)
 
     def stage(self, staging: Staging, path: Path) -> list[Path]:
         """`save` in two steps: write temporaries now, and return what to delete once `staging` is committed."""
         target = check_target(path)
         obsolete = self._obsolete_side_files(target)
-        side_file = unused_side_file(target)
+        side_file = unused_side_file(target, staging.targets)
         skeleton, external = self._place(side_file.name)
         if external:
+            check_link(path, target)
             staging.write(side_file, lambda file: write_side_file(file, external))
         message = splice(skeleton, self._describe)
         staging.write(target, lambda file: self._write(file, message))
@@ -170,7 +175,7 @@ def load(path: str | Path) -> Model:
     Raises ModelError for a file that is missing, unreadable, no ONNX model, truncated, or larger than 2 GB inline.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - pathlib's raises where a folder above must not be read
         raise ModelError(f"{path} is a folder, not an ONNX file")
     try:
         file = MappedFile.open(path)
@@ -229,10 +234,19 @@ def payload_of(span: FileSpan, file: MappedFile | None, data: memoryview) -> Pay
     return Payload.of(data[span.offset : span.offset + span.length], span.field)
 
 
-def unused_side_file(target: Path) -> Path:
-    """`<name>.data` beside the target; a number in between where that is taken."""
+def check_link(path: Path, target: Path) -> None:
+    """Raises ParamError for a link into another folder: external data is read from beside the name that a model is loaded by."""
+    if identity(path.parent) != identity(target.parent):
+        raise ParamError(
+            f"cannot write {path}: it is a link to {target}, beside which its external data would not be found; "
+            f"name that file, or one that is no link"
+        )
+
+
+def unused_side_file(target: Path, taken: Sequence[Path]) -> Path:
+    """`<name>.data` beside the target; a number in between where that exists or is about to be written."""
     names = (f"{target.name}.data", *(f"{target.name}.{i}.data" for i in range(1, 1000)))
-    return next(p for name in names if not (p := target.with_name(name)).exists())
+    return next(p for name in names if not os.path.lexists(p := target.with_name(name)) and p not in taken)
 
 
 def aligned(offset: int) -> int:

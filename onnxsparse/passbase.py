@@ -96,7 +96,15 @@ class StepReport:
 
 
 class Pass(Protocol):
-    """A transformation of a model in place. A pass is a frozen dataclass: its fields are its options, its docstring its help."""
+    """A transformation of a model in place. A pass is a frozen dataclass: its fields are its options, its docstring its help.
+
+    What a field's type says (`onnxsparse.checks`) is checked before the first pass of a pipeline runs. A pass may define more:
+
+    - `check(self)` raises ParamError for options that do not go together;
+    - `check_model(self, model)` raises for options that do not fit the model, which only passes before it may have changed;
+    - `dry`, whether it will only look, so that there is no model to write;
+    - `changes_inputs`, whether the model takes other inputs afterwards.
+    """
 
     name: ClassVar[str]
     changes_outputs: ClassVar[bool]

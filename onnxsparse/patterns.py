@@ -5,8 +5,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
+from onnxsparse.checks import Role
 from onnxsparse.errors import ParamError
 
 
@@ -55,10 +56,25 @@ def expand(patterns: Sequence[str], option: str) -> list[str]:
             continue
         try:
             lines = Path(pattern[1:]).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ParamError(f"{option} {pattern}: cannot read the file: {error}") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ParamError(f"{option} {pattern}: cannot read the file: {reason}") from None
         found += [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     return found
+
+
+def check_pattern(pattern: str, option: str) -> None:
+    """Raises ParamError for a file that cannot be read, or an expression that is none."""
+    for line in expand([pattern], option):
+        compile_pattern(line, option)
+
+
+def pattern_files(pattern: str) -> tuple[Path, ...]:
+    return (Path(pattern[1:]),) if pattern.startswith("@") else ()
+
+
+LayerPattern = Annotated[str, Role(check_pattern, reads=pattern_files)]
+"""Names layers."""
 
 
 def compile_pattern(pattern: str, option: str) -> Match:

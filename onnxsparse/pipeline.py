@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnxsparse.as_run import run_here
+from onnxsparse.checks import given_options
 from onnxsparse.comparison import Comparison, compare
 from onnxsparse.errors import BackendError, ParamError, PassError
-from onnxsparse.files import Staging
+from onnxsparse.files import Staging, remove
 from onnxsparse.inputs import Samples, load_samples
 from onnxsparse.model import Model
 from onnxsparse.passbase import Pass, StepReport, text_writer
@@ -49,8 +50,11 @@ class Pipeline:
     def run(self, model: Model, comparing: Comparing | None = None) -> RunReport:
         """Change `model`, and compare it with what it was if `comparing` says how.
 
-        Raises PassError naming the pass that left a sound model unsound.
+        The options of all passes are checked before the first runs. Raises ParamError or ModelError for those, PassError naming
+        the pass that left a sound model unsound.
         """
+        check_passes(self.passes)
+        check_on_model(self.passes, model)
         original = model.copy()
         # read first: wrong data should not cost the time of the passes
         samples = None if comparing is None or comparing.data is None else load_samples(comparing.data, model)
@@ -83,6 +87,26 @@ class Pipeline:
         return RunReport(tuple(steps), comparison, notes=notes)
 
 
+def check_passes(steps: Sequence[Pass]) -> None:
+    """Raises ParamError or ModelError for options with which a pass cannot run, whatever the model."""
+    for step in steps:
+        for given in given_options(step, step.name):
+            given.check()
+        own = getattr(step, "check", None)
+        if callable(own):
+            own()
+
+
+def check_on_model(steps: Sequence[Pass], model: Model) -> None:
+    """Raises ParamError or ModelError for options that do not fit `model`, as data of another shape."""
+    for step in steps:
+        own = getattr(step, "check_model", None)
+        if callable(own):
+            own(model)
+        if getattr(step, "changes_inputs", False):
+            return  # what the next pass gets is not known
+
+
 def runs(model: Model, comparing: Comparing) -> bool:
     """Whether onnxruntime loads a model."""
     try:
@@ -107,5 +131,4 @@ def write(model: Model, target: Path | None, report: RunReport, extra: Sequence[
         for path, content in extra:
             staging.write(path, text_writer(content))
         obsolete = model.stage(staging, target) if target is not None else []
-    for side_file in obsolete:
-        side_file.unlink(missing_ok=True)
+    remove(obsolete)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,20 +13,20 @@ from cyclopts.validators import Number
 from onnxsparse.backends.base import Precision
 from onnxsparse.backends.hardware import load_hardware
 from onnxsparse.backends.layer_model import make_backend
-from onnxsparse.commands import Sizes
+from onnxsparse.checks import OutputFile, check_clashes, reading
 from onnxsparse.deployment import Deployment
 from onnxsparse.deployment_report.outputs import contents
-from onnxsparse.deployment_report.records import comparison_json, deployment_json, exceeded
+from onnxsparse.deployment_report.records import comparison_json, exceeded
 from onnxsparse.deployment_report.tables import comparison_markdown
 from onnxsparse.errors import ParamError
-from onnxsparse.files import Staging
-from onnxsparse.fitting import Measured, calibrated_toml, default_free, fit, read_measurements
+from onnxsparse.files import STDOUT
+from onnxsparse.fitting import Measured, calibrated_toml, check_free, default_free, fit, read_measurements
+from onnxsparse.jobs import Sizes, check_outputs, write_texts
 from onnxsparse.knee import curves
-from onnxsparse.passbase import text_writer
 from onnxsparse.passes.report import Report
 from onnxsparse.report import text
 from onnxsparse.report.deployment_text import print_comparison_of, print_curves, print_deployment, print_fit, print_operation
-from onnxsparse.targets import find_backend
+from onnxsparse.targets import HardwareTarget, find_backend
 from onnxsparse.workload import workload
 
 
@@ -55,8 +55,11 @@ def report(
         raise ParamError("report: name a model, as in 'onnxsparse report model.onnx'")
     if top is not None and top < 0:
         raise ParamError("--top is a number of layers, 0 or more")
-    loaded = [sizes.load(path) for path in models]
+    if len(models) > 1 and replace(options.files, json=None, markdown=None):
+        raise ParamError("report: csv, html, svg and curve files are of one model; name one, or use --json or --markdown")
+    check_outputs(models, options)
     backend = find_backend(options.target, options.precision)
+    loaded = [sizes.load(path) for path in models]
     found = [(model.name, options.deploy(model, backend)) for model in loaded]
     if len(found) > 1:
         return report_several(found, options, top=top)
@@ -75,12 +78,8 @@ class Shown:
 def report_one(name: str, found: Deployment, options: Report, shown: Shown) -> int:
     drawn = curves(found.load, found.backend) if shown.curve or options.curve_csv is not None else ()
     operation = options.operation(found)
-    to_stdout = options.json == Path("-")
-    files = replace(options.files, json=None) if to_stdout else options.files
-    write_texts(contents(files, found, name, operation, drawn))
-    if to_stdout:
-        print(json.dumps(deployment_json(found, name, drawn, operation), indent=1, allow_nan=False))
-    else:
+    write_texts(contents(options.files, found, name, operation, drawn))
+    if not options.files.to_stdout:
         out = text.console()
         print_deployment(out, found, name, top=shown.top, sort=shown.sort)
         if operation is not None:
@@ -91,17 +90,10 @@ def report_one(name: str, found: Deployment, options: Report, shown: Shown) -> i
 
 
 def report_several(found: Sequence[tuple[str, Deployment]], options: Report, *, top: int | None) -> int:
-    others = replace(options.files, json=None, markdown=None)
-    if others:
-        raise ParamError("report: csv, html, svg and curve files are of one model; name one, or use --json or --markdown")
-    content = f"{json.dumps(comparison_json(found), indent=1, allow_nan=False)}\n"
-    if options.markdown is not None:
-        write_texts([(options.markdown, comparison_markdown(found))])
-    if options.json == Path("-"):
-        print(content, end="")
-    else:
-        if options.json is not None:
-            write_texts([(options.json, content)])
+    as_json = f"{json.dumps(comparison_json(found), indent=1, allow_nan=False)}\n"
+    made = [(options.markdown, comparison_markdown(found)), (options.json, as_json)]
+    write_texts((path, content) for path, content in made if path is not None)
+    if not options.files.to_stdout:
         print_comparison_of(text.console(), found, top=top)
     return max(tell_exceeded(name, deployment, options) for name, deployment in found)
 
@@ -114,11 +106,13 @@ def tell_exceeded(name: str, found: Deployment, options: Report) -> int:
     return int(bool(reasons))
 
 
-def write_texts(files: Iterable[tuple[Path, str]]) -> None:
-    """All of them or none."""
-    with Staging() as staging:
-        for path, content in files:
-            staging.write(path, text_writer(content))
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """The files of a fit."""
+
+    out: OutputFile
+    measurements: Annotated[Path, reading(lambda path: list(read_measurements(path)))]
+    backend: HardwareTarget
 
 
 def calibrate_backend(
@@ -152,10 +146,14 @@ def calibrate_backend(
     name
         Of the target that is written (default: the file's).
     """
+    check_outputs((), Fitting(out=out, measurements=measurements, backend=backend))
     start = make_backend(load_hardware(backend), Precision(activation_bits, coefficient_bits))
-    rows = [Measured(label, workload(sizes.load(path)), ms) for label, path, ms in read_measurements(measurements)]
+    given = list(read_measurements(measurements))
+    check_free(start, free or default_free(start), len(given))
+    check_clashes([path for _, path, _ in given], [out])
+    rows = [Measured(label, workload(sizes.load(path)), ms) for label, path, ms in given]
     fitted = fit(start, rows, free or default_free(start))
     write_texts([(out, calibrated_toml(fitted, measurements.name, name or out.stem))])
-    shown = text.console()
+    shown = text.console(stderr=out == STDOUT)
     print_fit(shown, fitted)
     text.note(shown, f"wrote {out}; use it with --backend {out}")

@@ -165,6 +165,16 @@ def start(model: Model, options: "SessionOptions", custom_ops: Sequence[Path] = 
     return Runner(session, tuple(output.name for output in model.proto.graph.output), model.name)
 
 
+def check_library(path: Path, option: str) -> None:
+    """Raises BackendError for a file that is no library of custom ops."""
+    import onnxruntime
+
+    try:
+        onnxruntime.SessionOptions().register_custom_ops_library(str(path.resolve()))
+    except Exception as error:
+        raise BackendError(f"{option} {path}: onnxruntime cannot load it: {first_line(error)}") from None
+
+
 def open_session(model: Model, options: "SessionOptions") -> "InferenceSession":
     """A session that takes the main graph's bulk weights from where they are, so that none is written for it."""
     from onnxruntime import InferenceSession

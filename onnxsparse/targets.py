@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Annotated, Protocol, cast
 
 from onnxsparse.backends.base import EIGHT_BIT, CostBackend, Precision
 from onnxsparse.backends.hardware import load_hardware, names
 from onnxsparse.backends.layer_model import make_backend
+from onnxsparse.checks import Role
 from onnxsparse.errors import ParamError
 from onnxsparse.model import Model
 from onnxsparse.workload import Workload
@@ -67,3 +68,15 @@ def load_point(point: EntryPoint, precision: Precision) -> Backend:
     except (ImportError, AttributeError) as error:
         raise ParamError(f"the backend '{point.name}' ({point.value}) cannot be loaded: {error}") from None
     return made(precision)
+
+
+def target_files(target: str | Path) -> tuple[Path, ...]:
+    """The file of a target that is none by name."""
+    return () if str(target) in (*names(), *MEASURING, *third_parties()) else (Path(target),)
+
+
+CostTarget = Annotated[str, Role(lambda target, _option: find_backend(target), reads=target_files)]
+"""A target by name, or a TOML file."""
+
+HardwareTarget = Annotated[str, Role(lambda target, _option: load_hardware(target), reads=target_files)]
+"""A target whose file says how it is built."""

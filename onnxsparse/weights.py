@@ -201,12 +201,15 @@ class Weights:
 
 
 def spilled(parts: Iterable[Array]) -> Payload:
-    """Consecutive arrays in an unnamed temporary file that goes away with its last reader."""
-    with tempfile.TemporaryFile() as file:
-        for part in parts:
-            file.write(byte_view(part))
-        file.flush()
-        mapped = MappedFile(os.dup(file.fileno()), Path("(temporary file)"))
+    """Consecutive arrays in an unnamed temporary file that goes away with its last reader. Raises ModelError for a full disk."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            for part in parts:
+                file.write(byte_view(part))
+            file.flush()
+            mapped = MappedFile(os.dup(file.fileno()), Path("(temporary file)"))
+    except OSError as error:
+        raise ModelError(f"cannot keep weights in a temporary file: {error.strerror or error}; see TMPDIR") from None
     return Payload(None, mapped, 0, mapped.size)
 
 

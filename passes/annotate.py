@@ -1,20 +1,21 @@
 """Facts written where people and tools look for them: on the nodes."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from onnxsparse import metadata
+from onnxsparse.checks import OutputFile
 from onnxsparse.deployment import deploy
 from onnxsparse.deployment_report.completeness import assumed_free, fact_gaps, gaps, require_complete
 from onnxsparse.facts import layers
 from onnxsparse.layer import Layers
 from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, StepReport, text_writer
-from onnxsparse.patterns import choose
+from onnxsparse.patterns import LayerPattern, choose
+from onnxsparse.targets import CostTarget
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -27,11 +28,11 @@ class Annotate:
     name: ClassVar[str] = "annotate"
     changes_outputs: ClassVar[bool] = False
 
-    side_file: Path | None = None
+    side_file: OutputFile | None = None
     """Write a Netron attachment (JSON) here and leave the model untouched: open it in Netron after the model."""
-    backend: str | None = None
+    backend: CostTarget | None = None
     """Also write what each layer costs on this target and what would help (cv22, cv22-skiplimit, cv22-stream, or a TOML file)."""
-    assume_free: tuple[str, ...] = ()
+    assume_free: tuple[LayerPattern, ...] = ()
     """Count these nodes as 0, as a custom op of no cost: glob, re:EXPRESSION, op:NAME, module prefix, or @FILE of those."""
     strict: bool = False
     """Refuse a model of which some MACs, or with a backend some cost, are unknown."""

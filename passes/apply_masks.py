@@ -1,12 +1,13 @@
 """Zeros chosen elsewhere, or earlier, applied again."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic.dataclasses import dataclass
 
 from onnxsparse import metadata
+from onnxsparse.checks import reading
 from onnxsparse.constants import count_zeros, flat_zeros
 from onnxsparse.errors import ParamError
 from onnxsparse.facts import layers
@@ -22,7 +23,7 @@ class ApplyMasks:
     name: ClassVar[str] = "apply-masks"
     changes_outputs: ClassVar[bool] = True
 
-    masks: Path
+    masks: Annotated[Path, reading(read_masks)]
     """npz of boolean arrays by weight name, True where the weight is kept."""
 
     def run(self, model: Model) -> StepReport:

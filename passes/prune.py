@@ -3,19 +3,19 @@
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from onnxsparse.checks import OutputFile, Role
 from onnxsparse.constants import count_zeros
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.facts import layers
 from onnxsparse.layer import Layers, Totals
 from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, Change, Skip, StepReport
-from onnxsparse.patterns import choose
+from onnxsparse.patterns import LayerPattern, check_pattern, choose, pattern_files
 from onnxsparse.pruning.candidates import Candidate, find_candidates
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
 from onnxsparse.pruning.items import Blocks, Elements, finite_histogram, keep_n_of_m
@@ -29,6 +29,24 @@ DEFAULT_TARGET = 0.5
 
 MAX_MACS = 1 << 62
 """Gains are summed in 64 bits."""
+
+
+def pattern_and_sparsity(text: str) -> tuple[str, float]:
+    """Both parts of PATTERN=VALUE. Raises ParamError."""
+    name, _, value = text.rpartition("=")
+    if not name or not re.fullmatch(r"0?\.\d+|0|1|1\.0+", value):
+        raise ParamError(f"prune: --layer-sparsity {text}: write it as PATTERN=VALUE with a value from 0 to 1")
+    return name, float(value)
+
+
+LayerSparsity = Annotated[
+    str,
+    Role(
+        lambda text, option: check_pattern(pattern_and_sparsity(text)[0], option),
+        reads=lambda text: pattern_files(pattern_and_sparsity(text)[0]),
+    ),
+]
+"""PATTERN=VALUE."""
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -59,18 +77,24 @@ class Prune:
     """Spare stem, depthwise and output layers unless the target cannot be reached without them (soft), or not (none)."""
     max_layer_sparsity: Annotated[float | None, Field(gt=0, le=1)] = None
     """Cap for each layer (default: four fifths of the way from the target to 1; none with --scope layer)."""
-    only: tuple[str, ...] = ()
+    only: tuple[LayerPattern, ...] = ()
     """Prune these layers alone: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[LayerPattern, ...] = ()
     """Leave these layers alone; patterns as in --only."""
-    layer_sparsity: tuple[str, ...] = ()
+    layer_sparsity: tuple[LayerSparsity, ...] = ()
     """Take these layers to a sparsity of their own, as PATTERN=VALUE (0 leaves them alone); the others make up for it."""
     partial: bool = False
     """Prune towards --sparsity-op though the operations of some layers are unknown: of those that are known alone."""
-    masks: Path | None = None
+    masks: OutputFile | None = None
     """Also write the masks here (npz: weight name → True where kept)."""
 
+    def check(self) -> None:
+        """Raises ParamError for options that do not go together."""
+        self._pattern()
+        self._layer_cap()
+
     def run(self, model: Model) -> StepReport:
+        self.check()
         pattern = self._pattern()
         facts = layers(model)
         chosen = choose(facts, self.only, "prune: --only", model.name) if self.only else {layer.node for layer in facts}
@@ -117,14 +141,19 @@ class Prune:
             raise ParamError(f"prune: --pattern {self.pattern} sets the sparsity of every layer; leave the target out")
         return pattern
 
+    def _layer_cap(self) -> float:
+        """The cap of a layer with --scope layer. Raises ParamError for one below the target of every layer."""
+        cap, target = 1.0 if self.max_layer_sparsity is None else self.max_layer_sparsity, self._target[1]
+        if self.scope == "layer" and cap < target and ":" not in self.pattern:
+            raise ParamError(f"prune: --max-layer-sparsity {cap:g} is below the target {target:g} of every layer")
+        return cap
+
     def _own_targets(self, facts: Layers, model: Model) -> dict[str, float]:
         """Node → the sparsity it is to have; a later pattern overrules an earlier one."""
         found: dict[str, float] = {}
         for text in self.layer_sparsity:
-            name, _, value = text.rpartition("=")
-            if not name or not re.fullmatch(r"0?\.\d+|0|1|1\.0+", value):
-                raise ParamError(f"prune: --layer-sparsity {text}: write it as PATTERN=VALUE with a value from 0 to 1")
-            found |= dict.fromkeys(choose(facts, [name], "prune: --layer-sparsity", model.name), float(value))
+            name, value = pattern_and_sparsity(text)
+            found |= dict.fromkeys(choose(facts, [name], "prune: --layer-sparsity", model.name), value)
         return found
 
     @property
@@ -157,10 +186,7 @@ class Prune:
         targets = [max(own_targets[n] for n in r.candidate.nodes if n in own_targets) for r in fixed]
         settled = plan_by_layer(fixed, targets, 1.0)
         if self.scope == "layer":
-            cap = 1.0 if self.max_layer_sparsity is None else self.max_layer_sparsity
-            if cap < target:
-                raise ParamError(f"prune: --max-layer-sparsity {cap:g} is below the target {target:g} of every layer")
-            plan = plan_by_layer(free, [target] * len(free), cap)
+            plan = plan_by_layer(free, [target] * len(free), self._layer_cap())
         else:
             settled_gain = sum(c.gain * r.weight for c, r in zip(settled.choices, fixed, strict=True))
             plan = self._plan_global(free, before, settled_gain, kind, target)

@@ -18,17 +18,19 @@ from onnxsparse.channels.plan import classes_of, macs_at_stake, plan_json, read_
 from onnxsparse.channels.proof import Proof, prove
 from onnxsparse.channels.selection import Choice, choose_channels, choose_for_macs
 from onnxsparse.channels.statistics import ChannelMeans, channel_means, compensate, only_biases_differ
+from onnxsparse.checks import OutputFile, reading
 from onnxsparse.errors import BackendError, ParamError, PassError
 from onnxsparse.facts import layers
 from onnxsparse.folding import computes_on_constants, fold_all_constants
-from onnxsparse.inputs import load_samples
+from onnxsparse.inputs import ArrayFiles, check_samples, load_samples
 from onnxsparse.layer import Layers
 from onnxsparse.metadata import format_count
 from onnxsparse.model import Model
 from onnxsparse.ops.labels import Labels
 from onnxsparse.passbase import OPTIONS, ArtifactWriter, Skip, StepReport, TextTable, text_writer
-from onnxsparse.patterns import choose
+from onnxsparse.patterns import LayerPattern, choose
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
+from onnxsparse.targets import HardwareTarget
 
 DEFAULT_RATIO = 0.5
 DEFAULT_ROUNDING = 8
@@ -56,7 +58,7 @@ class PruneChannels:
     """Cut the same share of every group, or the least important channels of all."""
     round_to: Annotated[int | None, Field(ge=1)] = None
     """Leave a multiple of this many channels (default: what --backend is aligned to, else 8)."""
-    backend: str | None = None
+    backend: HardwareTarget | None = None
     """A target (name or TOML file) whose channel alignment to round to."""
     min_channels: Annotated[int, Field(ge=1)] = 1
     """Leave at least this many channels of every group."""
@@ -64,28 +66,42 @@ class PruneChannels:
     """Cut at most this share of any one group."""
     cut_norms: bool = False
     """Also cut along axes that a normalisation, Softmax, mean or extreme looks over, which then looks over what is left."""
-    only: tuple[str, ...] = ()
+    only: tuple[LayerPattern, ...] = ()
     """Cut what these layers make alone: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[LayerPattern, ...] = ()
     """Leave what these layers make alone; patterns as in --only."""
     partial: bool = False
     """Cut to --macs or --sparsity-op though the operations of some layers are unknown: of those that are known alone."""
-    calibration: Path | None = None
+    calibration: ArrayFiles | None = None
     """Inputs (npz, or a folder of npy and npz) on which to fold the expected value of removed channels into biases."""
     plan: bool = False
     """Only show the groups, what could be cut, and what cannot and why."""
-    from_plan: Path | None = None
+    from_plan: Annotated[Path, reading(read_cuts)] | None = None
     """Make the cut of a file that --json wrote, on this model or on a fine-tuned one."""
-    json: Path | None = None
+    json: OutputFile | None = None
     """Write groups and cuts, tensor by tensor, to this file."""
     verify: bool = True
     """Prove the cut in onnxruntime before anything is written."""
 
-    def run(self, model: Model) -> StepReport:
+    @property
+    def dry(self) -> bool:
+        """Whether it only looks."""
+        return self.plan
+
+    def check(self) -> None:
+        """Raises ParamError for options that do not go together."""
         if sum(given is not None for given in (self.ratio, self.macs, self.sparsity_op, self.from_plan)) > 1:
             raise ParamError("prune-channels: give one of --ratio, --macs, --sparsity-op and --from-plan")
         if self.importance == "activation" and self.calibration is None:
             raise ParamError("prune-channels: --importance activation needs --calibration")
+
+    def check_model(self, model: Model) -> None:
+        """Raises ModelError for calibration data that does not fit."""
+        if self.calibration is not None:
+            check_samples(self.calibration, model)
+
+    def run(self, model: Model) -> StepReport:
+        self.check()
         facts = layers(model)
         notes = []
         if self.macs is not None or self.sparsity_op is not None:
@@ -93,8 +109,9 @@ class PruneChannels:
             notes += [f"the target is of what is known: {gap}" for gap in unknown_operations(facts)]
         if computes_on_constants(model):
             notes.append(f"{fold_all_constants(model)} values that are computed from constants were folded first")
+        named = self._named(facts, model)
         solution = solve(model, cut_norms=self.cut_norms)
-        groups = self._groups(facts, solution, model)
+        groups = self._groups(solution, *named)
         original = model.copy()
         means = self._means(original, solution)
         chosen = self._choose(model, solution, groups, means)
@@ -120,10 +137,13 @@ class PruneChannels:
         artifacts = self._plan_file(model, facts, solution, chosen, result, proof)
         return replace(report, notes=notes, after=after, rewrote=True, artifacts=artifacts)
 
-    def _groups(self, facts: Layers, solution: Solution, model: Model) -> list[Group]:
-        """Those that --only and --exclude leave."""
+    def _named(self, facts: Layers, model: Model) -> tuple[set[str] | None, set[str]]:
+        """The layers of --only (None: all) and of --exclude. Raises ParamError for a pattern that matches none."""
         chosen = choose(facts, self.only, "prune-channels: --only", model.name) if self.only else None
-        excluded = choose(facts, self.exclude, "prune-channels: --exclude", model.name)
+        return chosen, choose(facts, self.exclude, "prune-channels: --exclude", model.name)
+
+    def _groups(self, solution: Solution, chosen: set[str] | None, excluded: set[str]) -> list[Group]:
+        """Those that --only and --exclude leave."""
         found = []
         for group in solution.groups:
             makers = {m.node for m in group.members if m.role.value == "produces"} | {group.name}

@@ -11,10 +11,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from onnxsparse.calibration.data import CalibrationData, open_data
-from onnxsparse.calibration.images import ImageFormat, Resize
+from onnxsparse.calibration.data import ARRAY_SUFFIXES, CalibrationData, open_data
+from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFormat, Resize
 from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method
 from onnxsparse.calibration.ranges import ranges_json, read_ranges
+from onnxsparse.checks import OutputFile, OutputFolder, reading, samples_with
 from onnxsparse.comparison import compare
 from onnxsparse.diagnosis.measure import Diagnosis, diagnose
 from onnxsparse.diagnosis.page import diagnosis_html
@@ -28,14 +29,14 @@ from onnxsparse.metadata import format_count
 from onnxsparse.model import Model
 from onnxsparse.opset import raise_opset
 from onnxsparse.passbase import OPTIONS, ArtifactWriter, Bits, StepReport, WeightBits, text_writer
-from onnxsparse.patterns import choose
+from onnxsparse.patterns import LayerPattern, choose
 from onnxsparse.quantization.calibrated import Calibration
-from onnxsparse.quantization.export import export_files
+from onnxsparse.quantization.export import check_export, export_files
 from onnxsparse.quantization.insertion import PER_CHANNEL_OPSET
 from onnxsparse.quantization.placement import Placement, place
 from onnxsparse.quantization.quantizing import Improvements, QuantizedModel, Quantizing
 from onnxsparse.quantization.stripping import Stripped, strip_scales
-from onnxsparse.quantization.target import PowersOfTwo, Target, load_target
+from onnxsparse.quantization.target import PowersOfTwo, QuantizationTarget, Target, load_target
 from onnxsparse.runtime import Feeds, processor_notes
 
 FIRST_OPSET = 10
@@ -43,6 +44,9 @@ FIRST_OPSET = 10
 
 COMPARED_SAMPLES = 8
 """Of the calibration data, on which outputs are compared with the float model's."""
+
+NO_DATA = "quantize: give calibration data with --data (npz, or a folder of arrays or images), or --ranges"
+NO_DIAGNOSIS = "quantize: --diagnose needs --data: it measures what the model does"
 
 BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
 
@@ -58,9 +62,9 @@ class Quantize:
     name: ClassVar[str] = "quantize"
     changes_outputs: ClassVar[bool] = True
 
-    data: Path | None = None
+    data: Annotated[Path, samples_with(*ARRAY_SUFFIXES, *IMAGE_SUFFIXES)] | None = None
     """Calibration data: npz, or a folder of npy and npz files, or of images."""
-    target: str = "cv22"
+    target: QuantizationTarget = "cv22"
     """What to quantize for: cv22, onnxruntime-x86, onnxruntime-x86-avx2 (processors without VNNI), or a TOML file of your own."""
     method: Method = "mse"
     """How the range of an activation of 8 bits is chosen: least square error, its extremes, their average, a percentile, least
@@ -87,15 +91,15 @@ class Quantize:
     """How images get the input's size: crop the middle, stretch, or pad."""
     bgr: bool = False
     """Give images with blue first."""
-    ranges: Path | None = None
+    ranges: Annotated[Path, reading(read_ranges)] | None = None
     """Take the ranges of activations from this file, which --save-ranges wrote; no data is needed then."""
-    save_ranges: Path | None = None
+    save_ranges: OutputFile | None = None
     """Write the ranges of activations to this file (JSON), to be edited and given to --ranges."""
-    only: tuple[str, ...] = ()
+    only: tuple[LayerPattern, ...] = ()
     """Quantize these layers alone: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[LayerPattern, ...] = ()
     """Leave these layers as floats; patterns as in --only."""
-    keep_float: tuple[str, ...] = ()
+    keep_float: tuple[LayerPattern, ...] = ()
     """Leave these nodes, of any op, as floats; patterns as in --only."""
     requantize: bool = False
     """Throw away the scales of a model that is quantized already, and choose new ones."""
@@ -110,12 +114,30 @@ class Quantize:
     """Instead: as many as it takes for the worst output to have this SQNR in dB on some of the data."""
     diagnose: bool = False
     """Show SQNR, range use and clipping of the worst activations and slices of outputs."""
-    diagnosis_json: Path | None = None
+    diagnosis_json: OutputFile | None = None
     """Write those of all of them to this file (JSON)."""
-    diagnosis_html: Path | None = None
+    diagnosis_html: OutputFile | None = None
     """Write a page with charts of them to this file; it opens offline."""
-    export: Path | None = None
+    export: OutputFolder | None = None
     """Write samples, ranges and scales as plain files into this folder, for a vendor's own quantizer."""
+
+    def check(self) -> None:
+        """Raises ParamError or ModelError for options that cannot be, alone or together, and for data that was not given."""
+        self._check_options()
+        self._target()
+        self._images()
+        budget_bytes(self.memory)
+        if self.export is not None:
+            check_export(self.export)
+        if self.data is None and self.ranges is None:
+            raise ParamError(NO_DATA)
+        if self.data is None and self._diagnoses:
+            raise ParamError(NO_DIAGNOSIS)
+
+    def check_model(self, model: Model) -> None:
+        """Raises ModelError where the first sample does not fit."""
+        for _ in islice(self._data(model, None) or (), 1):
+            pass
 
     def run(self, model: Model, samples: Iterable[Feeds] | None = None) -> StepReport:
         """`samples`: calibration data in place of `data`."""
@@ -168,11 +190,15 @@ class Quantize:
         step = max(1, data.count() // COMPARED_SAMPLES)
         return compare(original, quantized, Samples(tuple(islice(data.every(step), COMPARED_SAMPLES)))).worst_sqnr_db
 
+    @property
+    def _diagnoses(self) -> bool:
+        return self.diagnose or self.diagnosis_json is not None or self.diagnosis_html is not None
+
     def _diagnosis(self, found: QuantizedModel, data: CalibrationData | None, budget: int) -> Diagnosis | None:
-        if not (self.diagnose or self.diagnosis_json or self.diagnosis_html):
+        if not self._diagnoses:
             return None
         if data is None:
-            raise ParamError("quantize: --diagnose needs --data: it measures what the model does")
+            raise ParamError(NO_DIAGNOSIS)
         return diagnose(found, data, budget)
 
     def _target(self) -> Target:
@@ -198,11 +224,13 @@ class Quantize:
     def _data(self, model: Model, samples: Iterable[Feeds] | None) -> CalibrationData | None:
         source = samples if self.data is None else self.data
         if source is None and self.ranges is None:
-            raise ParamError("quantize: give calibration data with --data (npz, or a folder of arrays or images), or --ranges")
+            raise ParamError(NO_DATA)
         if source is None:
             return None
-        images = ImageFormat(numbers("--mean", self.mean), numbers("--std", self.std), self.layout, self.resize, self.bgr)
-        return open_data(source, model, images)
+        return open_data(source, model, self._images())
+
+    def _images(self) -> ImageFormat:
+        return ImageFormat(numbers("--mean", self.mean), numbers("--std", self.std), self.layout, self.resize, self.bgr)
 
     def _calibration(self, data: CalibrationData | None) -> Calibration:
         given = {} if self.ranges is None else read_ranges(self.ranges)
@@ -233,8 +261,8 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
 
 def budget_bytes(text: str) -> int:
     """Bytes of `512MB`. Raises ParamError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?B)\s*", text, re.IGNORECASE)
-    if found is None:
+    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMG]?B)\s*", text, re.IGNORECASE)
+    if found is None or not float(found[1]):
         raise ParamError(f"quantize: --memory {text}: write it as 512MB or 2GB")
     return int(float(found[1]) * BYTES[found[2].upper()])
 

@@ -8,15 +8,18 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.backends.base import Precision
+from onnxsparse.backends.hardware import load_hardware
+from onnxsparse.checks import OutputFile, OutputFolder, reading
 from onnxsparse.deployment import Deployment, Operation, deploy_on
 from onnxsparse.deployment_report.completeness import assumed_free, gaps, incomplete, marks, require_complete
 from onnxsparse.deployment_report.outputs import ReportFiles, contents
-from onnxsparse.deployment_report.records import exceeded, totals
+from onnxsparse.deployment_report.records import Limit, exceeded, totals
 from onnxsparse.deployment_report.tables import format_total
 from onnxsparse.errors import ParamError, PassError
 from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, Bits, StepReport, text_writer
-from onnxsparse.targets import Backend, find_backend
+from onnxsparse.patterns import LayerPattern
+from onnxsparse.targets import Backend, CostTarget, find_backend
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -26,33 +29,33 @@ class Report:
     name: ClassVar[str] = "report"
     changes_outputs: ClassVar[bool] = False
 
-    backend: str = "cv22"
+    backend: CostTarget = "cv22"
     """Target: cv22, cv22-skiplimit, cv22-stream, roofline, onnxruntime-cpu, a TOML file, or another package's."""
-    hardware: Path | None = None
+    hardware: Annotated[Path, reading(load_hardware)] | None = None
     """A part of your own, in a TOML file (docs/backends.md), instead of a target's name."""
     activation_bits: Bits = 8
     """Width of float activations in bits; integers have that of their type."""
     coefficient_bits: Bits = 8
     """Width of float coefficients in bits; integers have that of their type."""
-    fps: Annotated[float, Field(gt=0)] | None = None
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Frames per second of each stream, for DRAM traffic and how busy the device is (default: the target's budget)."""
     streams: Annotated[int, Field(ge=1)] = 1
     """Streams in turn on one device."""
-    json: Path | None = None
-    """Write the report as JSON to this file."""
-    csv: Path | None = None
+    json: OutputFile | None = None
+    """Write the report as JSON to this file; - for standard output, as for the other files."""
+    csv: OutputFile | None = None
     """Write one row per layer to this file."""
-    markdown: Path | None = None
+    markdown: OutputFile | None = None
     """Write the report as Markdown to this file."""
-    html: Path | None = None
+    html: OutputFile | None = None
     """Write the report as one HTML file that opens offline."""
-    svg: Path | None = None
+    svg: OutputFolder | None = None
     """Write the figures as SVG into this folder."""
-    curve_csv: Path | None = None
+    curve_csv: OutputFile | None = None
     """Write latency over sparsity and channels to this file (CSV)."""
-    fail_if: tuple[str, ...] = ()
+    fail_if: tuple[Limit, ...] = ()
     """Fail if a total exceeds a limit: 'latency_ms>35'; a limit on a total that is incomplete fails."""
-    assume_free: tuple[str, ...] = ()
+    assume_free: tuple[LayerPattern, ...] = ()
     """Count these nodes as 0, as a custom op of no cost: glob, re:EXPRESSION, op:NAME, module prefix, or @FILE of those."""
     strict: bool = False
     """Refuse a model of which some cost or MACs are unknown."""
@@ -85,9 +88,14 @@ class Report:
             require_complete(gaps(found), found.load.layers, self.name, model.name)
         return found
 
-    def run(self, model: Model) -> StepReport:
+    def check(self) -> None:
+        """Raises ParamError for a report that nobody gets, or of two targets."""
         if not self.files and not self.fail_if:
             raise ParamError("report: name a file to write (json, csv, markdown, html, svg, curve_csv) or a limit (fail_if)")
+        find_backend(self.target, self.precision)
+
+    def run(self, model: Model) -> StepReport:
+        self.check()
         found = self.deploy(model, find_backend(self.target, self.precision))
         reasons = exceeded(found, self.fail_if)
         if reasons:

@@ -205,7 +205,13 @@ class TestAsRun:
 
 
 class FedQuantize(Quantize):
-    """Quantize with the data of these tests."""
+    """Quantize with the data of these tests, which no option names."""
+
+    def check(self) -> None:
+        """Nothing is missing."""
+
+    def check_model(self, model: Model) -> None:
+        """Everything fits."""
 
     def run(self, given: Model, samples: Any = None) -> Any:
         return super().run(given, inputs(given))

@@ -50,8 +50,8 @@ class TestTheMainJob:
         assert json.loads(run.out)["model"] == "in.onnx"
 
     def test_in_place(self, run: Run, source: Path) -> None:
-        assert run("prune", source, source, "--sparsity-op", "0.6", "--no-compare") == 0
-        assert run("prune", source, source, "--sparsity-op", "0.6") == 0
+        assert run("prune", source, source, "--sparsity-op", "0.6", "--no-compare", "--force") == 0
+        assert run("prune", source, source, "--sparsity-op", "0.6", "--force") == 0
         assert "nothing was pruned: sparsity_op is 0.6 or more already" in run.out
 
     def test_top_and_sort(self, run: Run, source: Path) -> None:
@@ -141,6 +141,8 @@ def test_a_model_that_cannot_be_used(run: Run, tmp_path: Path, kind: str, messag
         (("--exclude", "@nowhere.txt"), "cannot read the file"),
         (("--input-shape", "1,3,9,9"), "is fixed to 8"),
         (("--dim", "N=1"), "has no dimension 'N'"),
+        (("--dim", f"N={1 << 63}"), "of at most 63 bits"),
+        (("--input-shape", f"1,3,8,{10**30}"), "of at most 63 bits"),
         (("--unknown",), "--unknown"),
         (("--masks", "/nowhere/m.npz"), "does not exist"),
     ],

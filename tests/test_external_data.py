@@ -15,6 +15,7 @@ from onnx import TensorProto
 from onnxruntime import InferenceSession
 
 from onnxsparse import ModelError, load
+from tests.commands import Run
 from tests.graphs import node, proto
 
 VALUES = np.arange(400, dtype=np.float32)
@@ -150,3 +151,23 @@ def test_data_that_another_model_reads_outlives_a_save(tmp_path: Path, monkeypat
     assert np.array_equal(load("in.onnx").weights["w"], VALUES)
     assert np.array_equal(load("out.onnx").weights["w"], VALUES)
     assert onnx.load("out.onnx").graph.initializer[0].raw_data == VALUES.tobytes()
+
+
+def test_a_model_in_a_hugging_face_cache_goes_through_every_command(run: Run, tmp_path: Path) -> None:
+    path = make(tmp_path, HUGGING_FACE)
+    cache = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert run("inspect", path) == 0
+    assert run("fold", path, tmp_path / "out.onnx") == 0
+    assert run("compare", path, tmp_path / "out.onnx", "--min-sqnr", "100") == 0
+    assert {p: p.read_bytes() for p in cache} == cache
+    assert onnxruntime_loads(tmp_path / "out.onnx")
+
+
+def test_a_cache_is_not_written_into(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data beside the blob would not be found beside the link: said before work begins, also with --force."""
+    path = make(tmp_path, HUGGING_FACE)
+    monkeypatch.setattr("onnxsparse.pipeline.Pipeline.run", lambda *_: pytest.fail("work began"))
+    assert "--force" in run.fails(2, "fold", path, path)
+    assert "--force" in run.fails(2, "fold", path, tmp_path / "blobs" / "2")
+    assert "it is a link to" in run.fails(2, "fold", path, path, "--force")
+    assert (tmp_path / "blobs" / "2").read_bytes() == VALUES.tobytes()

@@ -22,6 +22,7 @@ PACKAGE = ROOT / "onnxsparse"
 FLOORS = [
     {"errors", "progress"},
     {"wire", "mapped", "files", "dims", "protos", "widths", "backends"},
+    {"checks"},
     {"weights"},
     {"model", "graph", "functions"},
     {"bridge", "additions"},
@@ -45,8 +46,8 @@ FLOORS = [
     {"diagnosis"},
     {"pipeline", "passes", "registry"},
     {"recipe", "report", "viewing"},
-    {"commands"},
-    {"report_commands"},
+    {"jobs"},
+    {"commands", "report_commands"},
     {"cli", "__init__"},
 ]
 

@@ -12,6 +12,7 @@ from onnxsparse.deployment_report.html import html
 from onnxsparse.deployment_report.records import deployment_json
 from onnxsparse.deployment_report.tables import layers_csv, markdown
 from onnxsparse.errors import ParamError
+from onnxsparse.files import STDOUT
 from onnxsparse.knee import Curve, curves, curves_csv
 
 
@@ -28,6 +29,11 @@ class ReportFiles:
 
     def __bool__(self) -> bool:
         return self != ReportFiles()
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether one of them is standard output."""
+        return STDOUT in (self.json, self.csv, self.markdown, self.html, self.curve_csv)
 
     @property
     def need_curves(self) -> bool:

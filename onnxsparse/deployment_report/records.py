@@ -1,11 +1,14 @@
 """The deployment report as JSON (described in docs/json.md), and limits on its totals."""
 
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Annotated
 
 from onnxsparse.backends.base import Bound
+from onnxsparse.checks import Role
 from onnxsparse.deployment import Deployment, Operation, Row
 from onnxsparse.deployment_report.completeness import gaps, marks, remedy
 from onnxsparse.errors import ParamError
@@ -16,6 +19,13 @@ SCHEMA = 1
 
 LIMIT = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+0-9.eE]+)\s*")
 COMPARE: dict[str, Callable[[float, float], bool]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+TOTALS = (
+    *("latency_ms", "latency_ms_low", "latency_ms_high", "fps", "macs", "nonzero_macs", "sparsity", "sparsity_op"),
+    *("mem_p_mb", "mem_a_mb", "dram_mb"),
+)
+"""What `totals` gives."""
 
 
 def totals(found: Deployment) -> dict[str, float | int | None]:
@@ -138,30 +148,33 @@ def exceeded(found: Deployment, limits: Sequence[str]) -> list[str]:
     known, bounds = totals(found), marks(found)
     reasons = []
     for limit in limits:
-        name, compare, end = read_limit(limit, list(known))
+        name, compare, end = read_limit(limit)
         value, mark = known[name], bounds.get(name)
         if value is None:
             reasons.append(f"{name} is unknown (--fail-if '{limit}')")
         elif mark is not None or compare(value, end):
             reasons.append(f"{name} is {marked(f'{value:.6g}', mark)} (--fail-if '{limit}')")
-    partial = any(known[name] is None or name in bounds for name, _, _ in (read_limit(limit, list(known)) for limit in limits))
+    partial = any(known[name] is None or name in bounds for name, _, _ in (read_limit(limit) for limit in limits))
     missing = gaps(found) if partial else []
     return [*missing, *reasons, remedy(found.load.layers)] if missing else reasons
 
 
-def read_limit(limit: str, names: Sequence[str]) -> tuple[str, Callable[[float, float], bool], float]:
-    """A total's name, the comparison that fails, and its limit."""
+def read_limit(limit: str) -> tuple[str, Callable[[float, float], bool], float]:
+    """A total's name, the comparison that fails, and its limit. Raises ParamError for anything else."""
     match = LIMIT.fullmatch(limit)
-    if match is None or match[1] not in names or not is_number(match[3]):
+    if match is None or match[1] not in TOTALS or not is_number(match[3]):
         raise ParamError(
-            f"--fail-if '{limit}' is not a total, < or >, and a number, as in 'latency_ms>35'; totals: {', '.join(names)}"
+            f"--fail-if '{limit}' is not a total, < or >, and a number, as in 'latency_ms>35'; totals: {', '.join(TOTALS)}"
         )
     return match[1], COMPARE[match[2]], float(match[3])
 
 
+Limit = Annotated[str, Role(lambda limit, _option: read_limit(limit))]
+"""A total that fails a report."""
+
+
 def is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True

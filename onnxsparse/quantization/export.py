@@ -19,10 +19,7 @@ def export_files(folder: Path, found: QuantizedModel, calibration: Calibration) 
     """`choices.json`, and with data every sample as `sample_00000.npy` (npz where there are several inputs), listed in
     `samples.txt`. The samples are read once more when they are written, one at a time. Raises ParamError for no folder.
     """
-    if not folder.is_dir():
-        raise ParamError(f"quantize: --export {folder} is not a folder; make it first")
-    if any(folder.glob("sample*")):
-        raise ParamError(f"quantize: --export {folder} holds samples already; give an empty folder")
+    check_export(folder)
     made: dict[Path, ArtifactWriter] = {folder / "choices.json": text_writer(choices_json(found))}
     if calibration.data is None:
         return made
@@ -32,6 +29,14 @@ def export_files(folder: Path, found: QuantizedModel, calibration: Calibration) 
     made |= {folder / name: sample_writer(samples) for name in names}
     made[folder / "samples.txt"] = text_writer("".join(f"{name}\n" for name in names))
     return made
+
+
+def check_export(folder: Path) -> None:
+    """Raises ParamError for no folder, or one that would mix these samples with others."""
+    if not folder.is_dir():
+        raise ParamError(f"quantize: --export {folder} is not a folder; make it first")
+    if any(folder.glob("sample*")):
+        raise ParamError(f"quantize: --export {folder} holds samples already; give an empty folder")
 
 
 def sample_writer(samples: Iterator[Feeds]) -> ArtifactWriter:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
+from onnxsparse.checks import Role
 from onnxsparse.errors import ParamError
 from onnxsparse.quantization.grid import Grid
 
@@ -144,3 +145,12 @@ def load_target(target: str) -> Target:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ParamError(f"quantize: {target}: {place}: {first['msg']}") from None
+
+
+def target_files(target: str) -> tuple[Path, ...]:
+    """The file of a target that is none by name."""
+    return () if target in names() else (Path(target),)
+
+
+QuantizationTarget = Annotated[str, Role(lambda target, _option: load_target(target), reads=target_files)]
+"""A target by name, or a TOML file."""
