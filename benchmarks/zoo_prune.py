@@ -51,7 +51,7 @@ def run_chain(source: Path, shapes: dict[str, list[int]], folder: Path) -> Row:
     sizes = [f"--input-shape={name}={'x'.join(map(str, shape))}" for name, shape in shapes.items() if shape]
     pruned, annotated, facts, figures = (folder / n for n in ("pruned.onnx", "annotated.onnx", "facts.json", "compare.json"))
     start = time.process_time()
-    code, printed = command("prune", str(source), str(pruned), "--sparsity-op", str(TARGET), "--no-compare", *sizes)
+    code, printed = command("prune", str(source), str(pruned), "--sparsity-op", str(TARGET), "--partial", "--no-compare", *sizes)
     seconds = time.process_time() - start
     if code:
         return Row(source.name, 0, None, "", seconds, ("prune failed",), printed.strip())
@@ -79,7 +79,8 @@ def run_chain(source: Path, shapes: dict[str, list[int]], folder: Path) -> Row:
     said = [line.strip() for line in printed.splitlines() if "nothing was pruned" in line or "left alone" in line]
     if (reached or 0) < TARGET and not said:
         faults.append("target missed without a reason")
-    reason = said[0] if (reached or 0) < TARGET and said else ""
+    known = "" if inspected["complete"] else "of what is known"
+    reason = said[0] if (reached or 0) < TARGET and said else known
     return Row(
         source.name, len(inspected["layers"]), reached, worst(json.loads(figures.read_text())), seconds, tuple(faults), reason
     )
