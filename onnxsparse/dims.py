@@ -20,11 +20,15 @@ IMAGE_SIZE_KEYS = ("imgsz",)
 
 @dataclass(frozen=True)
 class Binding:
-    """Input shapes and symbolic dimensions with their sizes, and what was assumed to get there."""
+    """Input shapes and symbolic dimensions with their sizes, and what was assumed to get there.
+
+    `given`: the options that the caller gave sizes with, as they were written.
+    """
 
     shapes: dict[str, Shape]
     symbols: dict[str, int] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     @property
     def unbound(self) -> tuple[str, ...]:
@@ -60,7 +64,8 @@ def bind(proto: onnx.ModelProto, name: str, input_shape: Sequence[str] = (), dim
         binder.set_symbol(text)
     binder.assume_image_size({p.key: p.value for p in proto.metadata_props})
     binder.assume_batch()
-    return Binding({n: tuple(s) for n, s in binder.shapes.items()}, binder.symbols, tuple(binder.assumed))
+    given = (*(f"--input-shape {text}" for text in input_shape), *(f"--dim {text}" for text in dim))
+    return Binding({n: tuple(s) for n, s in binder.shapes.items()}, binder.symbols, tuple(binder.assumed), given)
 
 
 class Binder:

@@ -19,6 +19,8 @@ def evaluate_node(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Mapp
     settings = {"log": lambda *_: None, "opsets": dict(opsets), "verbose": 0, "new_ops": None}
     with np.errstate(all="ignore"):  # shape arithmetic divides and takes logarithms of what it does not use
         made = implementation(node, settings).run(*(feeds[name] if name else None for name in node.input))
+    if any(isinstance(value, list) for value in made):
+        raise NotImplementedError(f"{node.op_type} makes a sequence")
     return [np.asarray(value) for value, name in zip(made, node.output, strict=False) if name]
 
 

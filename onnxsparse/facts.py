@@ -8,7 +8,7 @@ unstructured sparsity in neural networks (EuroMLSys 2023), doi 10.1145/3578356.3
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import onnx
@@ -50,17 +50,14 @@ def with_shares(found: list[Layer]) -> list[Layer]:
 class Survey:
     """One walk over a model's graphs, gathering layers, unknown ops and notes."""
 
-    def __init__(self, model: Model, *, every_shape: bool = False) -> None:
-        """`every_shape`: look hard for the shapes of all values, not only those that formulas need."""
+    def __init__(self, model: Model) -> None:
         self.model = model
         self.proto = inlined(model.proto)
         self.calls = [Graph(model.proto.graph).names[i] for i in find_calls(model.proto)]
         self.opsets = {o.domain: o.version for o in self.proto.opset_import}
         self.opsets[""] = model.opset()
         self.resolver = Resolver(model.weights, self.opsets)
-        graph = Graph(self.proto.graph)
-        wanted = (("", name) for name in graph.producers) if every_shape else self._linear_values(graph)
-        self.shapes: Shapes = infer_shapes(self.proto, model.weights, model.binding, wanted)
+        self.shapes: Shapes = infer_shapes(self.proto, model.weights, model.binding, model.name)
         self.unknown: list[UnknownNode] = []
         self.notes: list[str] = []
 
@@ -73,19 +70,8 @@ class Survey:
     def spec(self, node: onnx.NodeProto) -> OpSpec | None:
         return find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
 
-    def _linear_values(self, graph: Graph) -> Iterator[tuple[str, str]]:
-        """(scope, name) of the values that formulas look at."""
-        for index, node in enumerate(graph.proto.node):
-            spec = self.spec(node)
-            if spec is not None and spec.macs is not None:
-                yield from ((graph.scope, name) for name in (*node.input, *node.output[:1]) if name in graph.producers)
-            if spec is not None and spec.body is not None:
-                for body in graph.bodies(index).values():
-                    yield from self._linear_values(body)
-
     def view(self, graph: Graph, node: onnx.NodeProto) -> OpView:
-        shape = self.shapes.get
-        return OpView(node, tuple(shape(graph.scope, n) for n in node.input), tuple(shape(graph.scope, n) for n in node.output))
+        return self.shapes.view(graph.scope, node)
 
     def graph_layers(self, graph: Graph, times: int | None) -> list[Layer]:
         """The layers of one graph that runs `times` times (None: unknown)."""
@@ -193,7 +179,7 @@ class Survey:
 
     def width(self, graph: Graph, name: str) -> int | None:
         """Bits of the integers that a value is made of, also where it is read behind a DequantizeLinear; None for a float."""
-        while (bits := integer_bits(self.shapes.types.get(name, 0))) is None:
+        while (bits := integer_bits(self.shapes.kind(graph.scope, name))) is None:
             made = graph.producer(name)
             if made is None:
                 return None

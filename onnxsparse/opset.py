@@ -3,7 +3,6 @@
 onnx's own version converter drops functions, and the metadata of nodes and graphs.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,8 +16,9 @@ from onnxsparse.model import Model
 from onnxsparse.ops import STANDARD_DOMAINS
 from onnxsparse.ops.raising import OLDEST_OPSET, RAISED_OPSET, CannotRaise, Raise, raise_node
 from onnxsparse.protos import replace_all
-from onnxsparse.shapes import Shapes, collect, run_inference, weightless
-from onnxsparse.weights import Array, Weights, bodies, body_scope
+from onnxsparse.recorded import collect, element_types, weightless
+from onnxsparse.shapes import Shapes, run_inference
+from onnxsparse.weights import Array, Weights
 
 
 def raise_opset(model: Model) -> str | None:
@@ -47,7 +47,7 @@ class Values:
 
     @cached_property
     def _inferred(self) -> onnx.GraphProto:
-        return run_inference(weightless(self.model.proto, self.model.weights)).graph
+        return run_inference(weightless(self.model.proto, self.model.weights))[0].graph
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -62,16 +62,6 @@ class Values:
         while scope and (scope, name) not in self._kinds:
             scope = scope.rpartition("/")[0]
         return self._kinds.get((scope, name)) or None
-
-
-def element_types(graph: onnx.GraphProto, scope: str = "") -> Iterator[tuple[tuple[str, str], int]]:
-    """((scope, value), element type): branches of an If may use a name for values of two types."""
-    yield from (((scope, t.name), t.data_type) for t in graph.initializer)
-    yield from (((scope, v.name), v.type.tensor_type.elem_type) for v in (*graph.input, *graph.value_info, *graph.output))
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in bodies(attribute):
-                yield from element_types(body, body_scope(scope, node, attribute))
 
 
 class Raiser:

@@ -1,19 +1,19 @@
 """Shapes and element types of every value, from shape inference over the model without its weights."""
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx
-from onnx import TensorProto, shape_inference
+from onnx import shape_inference
 
+from onnxsparse.conflicts import Conflict, find_conflict
 from onnxsparse.dims import Binding, Shape
+from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.graph import Graph
-from onnxsparse.ops import STANDARD_DOMAINS
-from onnxsparse.propagate import Known, Propagation, is_static
-from onnxsparse.protos import replace_all
-from onnxsparse.weights import Array, Weights, bodies, body_scope, is_lifted
-from onnxsparse.wire import BULK_BYTES
+from onnxsparse.ops import STANDARD_DOMAINS, OpView
+from onnxsparse.propagate import Key, Known, Propagation, is_static, nearest
+from onnxsparse.recorded import bind_inputs, collect, element_types, record, take_recorded, weightless
+from onnxsparse.weights import Array, Weights
 
 
 @dataclass(frozen=True)
@@ -21,65 +21,135 @@ class Shapes:
     """What is known of each value: (scope, name) → shape. A scope is a body's path, empty for the main graph.
 
     `dead`: scopes of branches that never run. `values`: of the main graph's small values that shape arithmetic computed on the
-    way. `types`: value → element type (0: unknown), of the main graph and its bodies.
+    way. `small`: (scope, name) → every small value that was read or computed. `types`: (scope, name) → element type.
     """
 
     known: Known
     dead: frozenset[str] = frozenset()
     values: dict[str, Array] = field(default_factory=dict)
-    types: dict[str, int] = field(default_factory=dict)
+    small: dict[Key, Array] = field(default_factory=dict)
+    types: dict[Key, int] = field(default_factory=dict)
 
     def get(self, scope: str, name: str) -> Shape | None:
         """The shape of `name` as seen from `scope`; None if even its rank is unknown."""
-        while True:
-            if (scope, name) in self.known:
-                return self.known[scope, name]
-            if not scope:
-                return None
-            scope = scope.rpartition("/")[0]
+        return nearest(self.known, scope, name)
+
+    def kind(self, scope: str, name: str) -> int:
+        """The element type of `name` as seen from `scope`; 0 if it is unknown."""
+        return nearest(self.types, scope, name) or 0
+
+    def view(self, scope: str, node: onnx.NodeProto) -> OpView:
+        """A node as formulas see it."""
+        inputs, outputs = (tuple(self.get(scope, name) for name in names) for names in (node.input, node.output))
+        values = {name: value for name in node.input if (value := nearest(self.small, scope, name)) is not None}
+        return OpView(node, inputs, outputs, values)
 
 
-def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, wanted: Iterable[tuple[str, str]]) -> Shapes:
-    """Shapes of `proto` with inputs bound as `binding` says.
+def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, name: str) -> Shapes:
+    """Shapes of every value of `proto`, which messages call `name`, with inputs bound as `binding` says.
 
-    onnx's inference with data propagation comes first; where it leaves a `wanted` (scope, name) open, shape arithmetic
-    is evaluated, then onnxruntime's symbolic inference is asked if there are ops that onnx does not define; what none of
-    them knows is taken from what the file records.
+    What follows from the sizes of the inputs comes first. Where that leaves something open, onnxruntime's symbolic inference is
+    asked if there are ops that onnx does not define; what it does not know either is taken from what the file records. Raises
+    ParamError, or ModelError where the sizes are the file's own, for sizes at which a node cannot run.
     """
     work = weightless(proto, weights)
     recorded = take_recorded(work.graph, binding)
     bind_inputs(work.graph, binding)
-    inferred = run_inference(work)
-    shapes = collect(inferred.graph)
-    types = element_types(inferred.graph)
-    wanted = list(wanted)
-    dead: set[str] = set()
-    values: dict[str, Array] = {}
-    if has_gaps(shapes, wanted) or any(scope for scope, _ in wanted):
-        propagation = Propagation(inferred, shapes, types)
-        propagation.run(Graph(inferred.graph))
-        dead = propagation.dead
-        made = {name for node in inferred.graph.node for name in node.output}
-        values = {name: value for name, value in propagation.values.items() if name in made}
-    if has_gaps(shapes, wanted) and any(o.domain not in STANDARD_DOMAINS for o in proto.opset_import):
-        symbolic = run_symbolic(inferred).graph
-        fill(shapes, collect(symbolic))
-        types |= {name: found for name, found in element_types(symbolic).items() if not types.get(name)}
-    fill(shapes, recorded)
-    return Shapes(shapes, frozenset(dead), values, types)
+    search = Search(work)
+    search.settle()
+    conflict = find_conflict(search.propagation, Graph(search.work.graph), suspected=search.suspected)
+    if conflict is not None:
+        raise impossible(name, binding, conflict)
+    if search.has_gaps() and any(o.domain not in STANDARD_DOMAINS for o in proto.opset_import):
+        symbolic = run_symbolic(search.recorded()).graph
+        search.types.update({key: kind for key, kind in element_types(symbolic) if kind and key not in search.types})
+        search.learn(collect(symbolic))
+    search.learn(recorded)
+    return search.result()
 
 
-def has_gaps(shapes: Known, wanted: list[tuple[str, str]]) -> bool:
-    return any(not is_static(shapes.get(key)) for key in wanted)
+def impossible(name: str, binding: Binding, conflict: Conflict) -> ParamError | ModelError:
+    """The caller's fault where the caller gave or left out sizes, the file's where it fixes them all."""
+    if binding.given:
+        return ParamError(f"{name} cannot run with {' '.join(binding.given)}: {conflict}")
+    if binding.assumed:
+        assumed = "; ".join(binding.assumed)
+        return ParamError(f"{name} cannot run where {assumed}: {conflict}; give the sizes with --input-shape or --dim")
+    return ModelError(f"{name} cannot run: {conflict}; its own input sizes lead there")
 
 
-def element_types(graph: onnx.GraphProto) -> dict[str, int]:
-    """Value → element type, over a graph and its bodies."""
-    found = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
-    found |= {t.name: t.data_type for t in graph.initializer}
-    for body in (b for node in graph.node for a in node.attribute for b in bodies(a)):
-        found |= element_types(body)
-    return found
+class Search:
+    """What is known of a model's shapes, and what more follows from it. `work`: without bulk weights, its inputs bound.
+
+    `suspected`: whether onnx's inference found fault with the model; that may be a node that never runs.
+    """
+
+    def __init__(self, work: onnx.ModelProto) -> None:
+        self.work = work
+        self.suspected = False
+        self.shapes: Known = {}
+        self.types: dict[Key, int] = {}
+        self._infer(work)
+        self.propagation = Propagation(work, self.shapes, self.types)
+        self.made: list[Key] = []
+        self.asked: list[Key] = []
+        self.has_bodies = False
+        self._list(Graph(work.graph))
+
+    def _list(self, graph: Graph) -> None:
+        """The values that shapes are wanted of, and those that formulas want to read."""
+        for index, node in enumerate(graph.proto.node):
+            spec = self.propagation.spec(node)
+            self.made += [(graph.scope, name) for name in node.output if name]
+            if spec is not None:
+                self.asked += [(graph.scope, node.input[at]) for at in spec.needs_values if any(node.input[at : at + 1])]
+            for body in graph.bodies(index).values():
+                self.has_bodies = True
+                self._list(body)
+
+    def settle(self) -> None:
+        """Node by node and over the whole model in turn, until the second brings nothing new after the first."""
+        graph = Graph(self.work.graph)
+        more = self.has_bodies or self.has_gaps()
+        while more:
+            self.propagation.run(graph)
+            known = self.propagation.extent()
+            self._infer(self.recorded())
+            more = self.propagation.extent() > known and self.has_gaps()
+
+    def learn(self, more: Known) -> None:
+        """Add shapes from elsewhere, and what follows from them."""
+        known = self.propagation.extent()
+        fill(self.shapes, more)
+        if self.propagation.extent() > known:
+            self.settle()
+
+    def _infer(self, proto: onnx.ModelProto) -> None:
+        """onnx's inference with data propagation over the whole model."""
+        inferred, self.suspected = run_inference(proto)
+        fill(self.shapes, collect(inferred.graph))
+        for key, kind in element_types(inferred.graph):
+            if kind and key not in self.types:
+                self.types[key] = kind
+
+    def has_gaps(self) -> bool:
+        known = self.propagation
+        return any(not is_static(self.shapes.get(key)) and key not in known.parts for key in self.made) or any(
+            known.value(*key) is None for key in self.asked
+        )
+
+    def recorded(self) -> onnx.ModelProto:
+        """The model with all that is known written into it."""
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self.work)
+        record(copy.graph, self.shapes, self.types)
+        return copy
+
+    def result(self) -> Shapes:
+        known = self.propagation
+        made = {name for node in self.work.graph.node for name in node.output}
+        values = {name: value for (scope, name), value in known.values.items() if not scope and name in made}
+        return Shapes(self.shapes, frozenset(known.dead), values, known.values, self.types)
 
 
 def fill(shapes: Known, more: Known) -> None:
@@ -92,12 +162,14 @@ def fill(shapes: Known, more: Known) -> None:
             shapes[key] = tuple(a if a is not None else b for a, b in zip(old, shape, strict=True))
 
 
-def run_inference(proto: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        return shape_inference.infer_shapes(proto, data_prop=True)
-    except (shape_inference.InferenceError, ValueError):
-        # a model may contradict itself where no weight is concerned; what is known without inference still counts
-        return proto
+def run_inference(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+    """`proto` with what onnx's inference finds, and whether that found fault with some node."""
+    for strict in (True, False):
+        try:
+            return shape_inference.infer_shapes(proto, data_prop=True, strict_mode=strict), not strict
+        except (shape_inference.InferenceError, ValueError):
+            continue  # a model may contradict itself where nothing runs; what is known without inference still counts
+    return proto, True
 
 
 def run_symbolic(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -121,111 +193,3 @@ def run_symbolic(proto: onnx.ModelProto) -> onnx.ModelProto:
         return proto
     finally:
         logging.disable(level)
-
-
-def weightless(proto: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
-    """A copy in which bulk tensors are typed graph inputs, so that inference and the checker see no weights."""
-    work = onnx.ModelProto()
-    work.CopyFrom(proto)
-    present = {value.name for value in work.graph.input}
-    graphs = [work.graph]
-    for graph in graphs:
-        for name, tensor in take_bulk(graph, weights):
-            if name not in present:
-                present.add(name)
-                work.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
-        graphs += [g for node in graph.node for a in node.attribute for g in bodies(a)]
-    return work
-
-
-def take_bulk(graph: onnx.GraphProto, weights: Weights) -> list[tuple[str, TensorProto]]:
-    """Remove bulk tensors from one graph; small ones that came in a side file are put into the proto instead."""
-    taken: list[tuple[str, TensorProto]] = []
-    kept_initializers: list[TensorProto] = []
-    kept_nodes: list[onnx.NodeProto] = []
-    for tensor in graph.initializer:
-        if is_bulk(tensor, weights):
-            taken.append((tensor.name, tensor))
-        else:
-            kept_initializers.append(tensor)
-    for node in graph.node:
-        value = next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
-        if value is not None and is_bulk(value, weights):
-            taken.append((node.output[0], value))
-        else:
-            kept_nodes.append(node)
-    if taken:
-        taken = [(name, copy_header(tensor)) for name, tensor in taken]
-        replace_all(graph.initializer, kept_initializers)
-        replace_all(graph.node, kept_nodes)
-    return taken
-
-
-def copy_header(tensor: TensorProto) -> TensorProto:
-    return TensorProto(dims=tensor.dims, data_type=tensor.data_type)
-
-
-def is_bulk(tensor: TensorProto, weights: Weights) -> bool:
-    if tensor.data_location != TensorProto.EXTERNAL:
-        return False
-    if is_lifted(tensor):
-        return True
-    payload = weights.payload(tensor)
-    assert payload is not None
-    if payload.length < BULK_BYTES:
-        data = bytes(payload.view())
-        del tensor.external_data[:]
-        tensor.ClearField("data_location")
-        tensor.raw_data = data
-        return False
-    return True
-
-
-def take_recorded(graph: onnx.GraphProto, binding: Binding) -> Known:
-    """What the file records of its values, which is then removed but for the outputs of ops that inference cannot know."""
-    for value in (*graph.value_info, *graph.output):
-        binding.apply(value.type.tensor_type.shape)
-    recorded = collect(graph)
-    unknown = {o for node in graph.node if node.domain not in STANDARD_DOMAINS for o in node.output}
-    kept = [value for value in graph.value_info if value.name in unknown]
-    replace_all(graph.value_info, kept)
-    for output in graph.output:
-        if output.name not in unknown:
-            output.type.tensor_type.ClearField("shape")
-    return recorded
-
-
-def bind_inputs(graph: onnx.GraphProto, binding: Binding) -> None:
-    for value in graph.input:
-        if value.name in binding.shapes and value.type.HasField("tensor_type"):
-            set_shape(value, binding.shapes[value.name])
-
-
-def set_shape(value: onnx.ValueInfoProto, shape: Shape) -> None:
-    """Record a shape; what is not known of it keeps the name it has."""
-    dims = value.type.tensor_type.shape
-    symbols = [d.dim_param for d in dims.dim] if len(dims.dim) == len(shape) else [""] * len(shape)
-    dims.Clear()
-    value.type.tensor_type.shape.SetInParent()
-    for size, symbol in zip(shape, symbols, strict=True):
-        added = dims.dim.add()
-        if size is not None:
-            added.dim_value = size
-        elif symbol:
-            added.dim_param = symbol
-
-
-def collect(graph: onnx.GraphProto, scope: str = "") -> Known:
-    """Every recorded shape of a graph and its bodies."""
-    found: Known = {}
-    for tensor in graph.initializer:
-        found[scope, tensor.name] = tuple(tensor.dims)
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        if value.type.tensor_type.HasField("shape"):
-            dims = value.type.tensor_type.shape.dim
-            found[scope, value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in bodies(attribute):
-                found |= collect(body, body_scope(scope, node, attribute))
-    return found

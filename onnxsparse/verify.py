@@ -6,7 +6,7 @@ import onnx
 
 from onnxsparse.functions import inlined
 from onnxsparse.model import Model
-from onnxsparse.shapes import weightless
+from onnxsparse.recorded import weightless
 
 
 def first_fault(model: Model) -> str | None:

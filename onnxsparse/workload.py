@@ -99,7 +99,7 @@ class Scheduler:
 
     def __init__(self, model: Model, assume_free: Sequence[str]) -> None:
         self.assume_free = assume_free
-        self.survey = Survey(model, every_shape=True)
+        self.survey = Survey(model)
         self.layers = self.survey.layers(count=True)
         self.graph = Graph(self.survey.proto.graph)
         self.by_node: dict[str, list[Layer]] = {}

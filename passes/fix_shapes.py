@@ -6,9 +6,11 @@ from pydantic.dataclasses import dataclass
 
 from onnxsparse.dims import format_shape
 from onnxsparse.errors import PassError
+from onnxsparse.functions import inlined
 from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, StepReport
-from onnxsparse.shapes import infer_shapes, set_shape
+from onnxsparse.recorded import set_shape
+from onnxsparse.shapes import infer_shapes
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -24,7 +26,7 @@ class FixShapes:
 
     def run(self, model: Model) -> StepReport:
         binding, graph = model.binding, model.proto.graph
-        shapes = infer_shapes(model.proto, model.weights, binding, [("", o.name) for o in graph.output])
+        shapes = infer_shapes(inlined(model.proto), model.weights, binding, model.name)
         notes = []
         for value in (*graph.input, *graph.output, *graph.value_info):
             found = shapes.get("", value.name)

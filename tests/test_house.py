@@ -28,6 +28,7 @@ FLOORS = [
     {"bridge", "additions"},
     {"ops", "evaluate"},
     {"constants", "propagate", "assembly"},
+    {"recorded", "conflicts"},
     {"shapes"},
     {"layer", "opset", "patterns"},
     {"facts"},

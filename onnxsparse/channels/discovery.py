@@ -126,7 +126,7 @@ class Discovery:
 def discover(model: Model, *, cut_norms: bool = False) -> Discovery:
     """Label all graphs of `model` at the sizes it is bound to."""
     model = model.copy()  # what is found stays true of this one when the caller's is cut
-    found = Discovery(model, Survey(model, every_shape=True), Graph(model.proto.graph))
+    found = Discovery(model, Survey(model), Graph(model.proto.graph))
     Walk(found, cut_norms).run()
     return found
 

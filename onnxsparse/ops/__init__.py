@@ -10,6 +10,7 @@ from onnxsparse.ops import (
     attention,
     control,
     convolution,
+    einsum,
     elementwise,
     matmul,
     movement,
@@ -17,6 +18,7 @@ from onnxsparse.ops import (
     quantization,
     recurrent,
     reduction,
+    sequences,
     slicing,
 )
 from onnxsparse.ops.forms import FloatForm, Operand
@@ -25,7 +27,21 @@ from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, Quant, Sign, Unkn
 GROUP = "onnxsparse.ops"
 """Entry points of third parties: any name → `module:SPECS`, an iterable of OpSpec."""
 
-FAMILIES = (attention, control, convolution, elementwise, matmul, movement, qlinear, quantization, recurrent, reduction, slicing)
+FAMILIES = (
+    attention,
+    control,
+    convolution,
+    einsum,
+    elementwise,
+    matmul,
+    movement,
+    qlinear,
+    quantization,
+    recurrent,
+    reduction,
+    sequences,
+    slicing,
+)
 
 
 @cache

@@ -1,17 +1,30 @@
 """Fused attention. Two activation products per head, Q·Kᵀ and P·V; com.microsoft's Attention projects as well.
 
 Masks and windows are not exploited: every query meets every key. Source: the ONNX operator page of Attention (23);
-onnxruntime's ContribOperators for Attention and MultiHeadAttention.
+onnxruntime's ContribOperators for those of com.microsoft.
 """
 
 import itertools
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from onnxsparse.ops.conflicts import multiplying, text
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.forms import FloatForm, Operand
+from onnxsparse.ops.heads import (
+    decoder,
+    grouped,
+    grouped_shape,
+    multi_head,
+    multi_head_shape,
+    pair_of,
+    projected_sizes,
+    projecting,
+    projecting_shape,
+)
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import OpSpec, OpView, UnknownFact, WeightAxes, WeightSlot, product
@@ -34,45 +47,24 @@ def attention_macs(op: OpView) -> int:
     return batch * heads * queries * keys * (key_size + value_size)
 
 
-def projecting_attention_macs(op: OpView) -> int:
-    """The projection of X (N × length × size) by one weight of size × (Q + K + V), and the two products over it."""
-    batch, length, _ = op.input(0)
-    query_size, _, value_size = projected_sizes(op)
-    keys = length + (op.input(4)[3] if op.has_input(4) else 0)  # past is 2 × N × heads × length × head size
-    return projection_macs(op) + batch * length * keys * (query_size + value_size)
-
-
-def projected_sizes(op: OpView) -> tuple[int, ...]:
-    third = op.input(1)[1] // 3
-    return op.numbers("qkv_hidden_sizes", (third, third, third))
+def attention_conflict(op: OpView) -> str | None:
+    """Heads of Q and K have one size; there are as many keys as values."""
+    query, key, value = (op.input(at) for at in (0, 1, 2))
+    if not len(query) == len(key) == len(value):
+        raise UnknownFact("rank")
+    heads = (1, 1) if len(query) == 4 else (op.required("q_num_heads"), op.required("kv_num_heads"))
+    pairs = ((query[-1] // heads[0], key[-1] // heads[1], key), (key[-2], value[-2], value))
+    wrong = next(((a, b, other) for a, b, other in pairs if a != b), None)
+    return None if wrong is None else f"cannot attend from {text(query)} to {text(wrong[2])}: {wrong[0]} meets {wrong[1]}"
 
 
 def projection_macs(op: OpView) -> int:
     return product(op.input(0)[:2]) * product(op.input(1))
 
 
-def multi_head_macs(op: OpView) -> int:
-    """Batch × queries × keys × (Q's hidden size + V's), past keys included.
-
-    Q is N × length × hidden, or Q, K and V packed as N × length × heads × 3 × size; K and V may come in heads already,
-    as N × heads × length × size, or packed as N × length × heads × 2 × size.
-    """
-    query = op.input(0)
-    batch, queries = query[:2]
-    past = op.input(6)[2] if op.has_input(6) else 0
-    if len(query) == 5:
-        hidden = query[2] * query[4]
-        return batch * queries * (queries + past) * 2 * hidden
-    hidden = query[2]
-    if not op.has_input(1):
-        raise UnknownFact("key")
-    key = op.input(1)
-    if len(key) == 5:
-        return batch * queries * (key[1] + past) * 2 * hidden
-    value = op.input(2)
-    if len(key) == 4:
-        return batch * queries * (key[2] + past) * (hidden + value[1] * value[3])
-    return batch * queries * (key[1] + past) * (hidden + value[2])
+def projecting_attention_macs(op: OpView, past: int = 4, length: int = 6) -> int:
+    """The projection of X by one weight, and the two products over it."""
+    return projection_macs(op) + projecting(op, past, length).macs
 
 
 def projection_axes(op: OpView) -> WeightAxes:
@@ -89,9 +81,11 @@ class Heads:
     value_size: int
 
 
-def couple_heads(c: Coupling, q: Labels | None, k: Labels | None, v: Labels | None, heads: Heads) -> Labels | None:
+def couple_heads(
+    c: Coupling, q: Labels | None, k: Labels | None, v: Labels | None, heads: Heads, mask: int | None = None
+) -> Labels | None:
     """The output's hidden axis. Whole heads go through all of Q, K and V, several query heads with the key head that they
-    share; or, in every head, the same elements of Q and K, or of V.
+    share; or, in every head, the same elements of Q and K, or of V. A mask (input `mask`) may have an axis of heads.
     """
     shared = heads.query // heads.key
     q_head, q_group, q_size = c.factor(q, (heads.key, shared, heads.size))
@@ -101,7 +95,25 @@ def couple_heads(c: Coupling, q: Labels | None, k: Labels | None, v: Labels | No
     head = c.unite(*(h for h, n in ((q_head, heads.key), (k_head, heads.key), (v_head, heads.key)) if n > 1))
     if heads.size > 1:
         c.unite(q_size, k_size)
+        if c.op.number("do_rotary", 0):
+            c.freeze(q_size, "is rotated in pairs")
+    freeze_masked_heads(c, mask, head)
     return c.space.merge((head, q_group, v_size), (heads.key, shared, heads.value_size), c.name)
+
+
+def freeze_masked_heads(c: Coupling, mask: int | None, head: Labels | None) -> None:
+    """Whole heads stay where a mask (… × heads × queries × keys) has one slice for each of them."""
+    if mask is None or not c.op.has_input(mask):
+        return
+    c.freeze_all(mask, "masks attention")
+    if c.op.partial(mask)[-3:-2] not in ((), (1,)):
+        c.freeze(head, "has a mask of its own")
+
+
+def refuse_more_outputs(c: Coupling) -> None:
+    """What is kept for later calls, or scores: other outputs than the first have axes of their own."""
+    if any(c.op.node.output[1:]):
+        raise UnknownFact("more outputs than one")
 
 
 def couple_attention(c: Coupling) -> None:
@@ -111,20 +123,20 @@ def couple_attention(c: Coupling) -> None:
     q, k, v = (c.axes(at) for at in (0, 1, 2))
     if any(c.op.has_input(at) for at in (4, 5)):
         raise UnknownFact("past")
-    c.freeze_all(3, "masks attention")
+    refuse_more_outputs(c)
     if len(q) == 4:
         c.freeze(k[2], "Softmax looks over it")
         c.freeze(v[2], "Softmax looks over it")
         shared = c.op.input(0)[1] // c.op.input(1)[1]
         head, group = c.factor(q[1], (c.op.input(1)[1], shared))
         c.freeze(group, "shares a key head")
-        c.unite(*(axis for axis in (head, k[1], v[1]) if c.op.input(1)[1] > 1))
+        freeze_masked_heads(c, 3, c.unite(*(axis for axis in (head, k[1], v[1]) if c.op.input(1)[1] > 1)))
         c.contract((0, 3), (1, 3))
         c.emit((q[0], q[1], q[2], v[3]))
         return
     query, key = c.op.required("q_num_heads"), c.op.required("kv_num_heads")
     heads = Heads(query, key, c.op.input(0)[2] // query, c.op.input(2)[2] // key)
-    hidden = couple_heads(c, q[2], k[2], v[2], heads)
+    hidden = couple_heads(c, q[2], k[2], v[2], heads, mask=3)
     c.contracted += [(0, 2), (1, 2)]
     c.emit((q[0], q[1], hidden))
 
@@ -133,14 +145,14 @@ def couple_multi_head(c: Coupling) -> None:
     """As above, three-dimensional, with as many key as query heads and one bias for all three."""
     if not c.op.has_input(2) or len(c.axes(0)) != 3 or len(c.axes(1)) != 3 or any(c.op.has_input(at) for at in (6, 7)):
         raise UnknownFact("layout")
+    refuse_more_outputs(c)
     q, k, v = (c.axes(at) for at in (0, 1, 2))
     count = c.op.required("num_heads")
-    hidden = couple_heads(c, q[2], k[2], v[2], Heads(count, count, c.op.input(0)[2] // count, c.op.input(2)[2] // count))
+    heads = Heads(count, count, c.op.input(0)[2] // count, c.op.input(2)[2] // count)
+    hidden = couple_heads(c, q[2], k[2], v[2], heads, mask=5)
     c.contracted += [(0, 2), (1, 2)]
     couple_packed(c, 3, 0, (q[2], k[2], v[2]))
-    for at in (4, 5):
-        if c.op.has_input(at):
-            c.freeze_all(at, "masks attention")
+    c.freeze_all(4, "masks attention")
     c.emit((q[0], q[1], hidden))
 
 
@@ -160,6 +172,8 @@ def couple_projecting(c: Coupling) -> None:
     """X · W gives Q, K and V; the weight's outputs, and the bias, are theirs behind one another."""
     if c.op.has_input(4):
         raise UnknownFact("past")
+    refuse_more_outputs(c)
+    c.freeze_all(3, "masks attention")
     c.contract((0, 2), (1, 0))
     c.roles[1, 1] = Role.PRODUCES
     sizes = projected_sizes(c.op)
@@ -169,7 +183,7 @@ def couple_projecting(c: Coupling) -> None:
     # the products over Q and K happen inside: there a removed column is zeros
     c.contracted += [(1, 1), (2, 0)] if c.op.has_input(2) else [(1, 1)]
     count = c.op.required("num_heads")
-    hidden = couple_heads(c, q, k, v, Heads(count, count, sizes[0] // count, sizes[2] // count))
+    hidden = couple_heads(c, q, k, v, Heads(count, count, sizes[0] // count, sizes[2] // count), mask=5)
     c.emit((c.axes(0)[0], c.axes(0)[1], hidden))
 
 
@@ -222,28 +236,78 @@ def qattention_operands(op: OpView) -> tuple[Operand, ...]:
     return Operand(0, (3,), 6), Operand(1, (4,), 7, axis=1), Operand(2), Operand(5), Operand(8)
 
 
+MICROSOFT = "com.microsoft"
+
+PROJECTION = (WeightSlot(at=1, axes=projection_axes, macs=projection_macs),)
+
+LATER_PAIR = (lambda op: multi_head(op).kept_keys, lambda op: multi_head(op).kept_values, lambda op: multi_head(op).scores)
+
 SPECS = (
-    OpSpec(op_type="Attention", since=23, macs=attention_macs, couple=couple_attention, refit=refit_attention),
     OpSpec(
         op_type="Attention",
-        domain="com.microsoft",
+        since=23,
+        macs=attention_macs,
+        couple=couple_attention,
+        refit=refit_attention,
+        conflict=attention_conflict,
+    ),
+    OpSpec(
+        op_type="Attention",
+        domain=MICROSOFT,
         macs=projecting_attention_macs,
+        shape=projecting_shape,
+        more_shapes=(pair_of(projecting),),
+        needs_values=(6,),
+        conflict=multiplying(),
         couple=couple_projecting,
         refit=refit_projecting,
-        weights=(WeightSlot(at=1, axes=projection_axes, macs=projection_macs),),
+        weights=PROJECTION,
+    ),
+    OpSpec(
+        op_type="DecoderMaskedSelfAttention",
+        domain=MICROSOFT,
+        macs=projecting_attention_macs,
+        shape=projecting_shape,
+        more_shapes=(pair_of(projecting),),
+        needs_values=(6,),
+        conflict=multiplying(),
+        weights=PROJECTION,
     ),
     OpSpec(
         op_type="QAttention",
-        domain="com.microsoft",
-        macs=lambda op: projection_macs(op) + 2 * product(op.input(0)[:2]) * op.input(0)[1] * (op.input(1)[1] // 3),
+        domain=MICROSOFT,
+        macs=partial(projecting_attention_macs, past=8, length=0),
+        shape=projecting_shape,
+        more_shapes=(pair_of(partial(projecting, past=8, length=0)),),
+        typed_by=(3,),
+        conflict=multiplying(),
         weights=(WeightSlot(at=1, axes=projection_axes, macs=projection_macs, scale=4, zero_point=7),),
         form=FloatForm(op_type="Attention", domain="com.microsoft", operands=qattention_operands, result=None),
     ),
     OpSpec(
         op_type="MultiHeadAttention",
-        domain="com.microsoft",
-        macs=multi_head_macs,
+        domain=MICROSOFT,
+        macs=lambda op: multi_head(op).macs,
+        shape=multi_head_shape,
+        more_shapes=LATER_PAIR,
+        needs_values=(8,),
         couple=couple_multi_head,
         refit=refit_multi_head,
+    ),
+    OpSpec(
+        op_type="DecoderMaskedMultiHeadAttention",
+        domain=MICROSOFT,
+        macs=lambda op: decoder(op).macs,
+        shape=lambda op: decoder(op).output,
+        more_shapes=(lambda op: decoder(op).kept_keys, lambda op: decoder(op).kept_values, lambda op: decoder(op).scores),
+        needs_values=(7,),
+    ),
+    OpSpec(
+        op_type="GroupQueryAttention",
+        domain=MICROSOFT,
+        macs=lambda op: grouped(op).macs,
+        shape=grouped_shape,
+        more_shapes=(lambda op: grouped(op).kept_keys, lambda op: grouped(op).kept_values, lambda op: grouped(op).scores),
+        needs_values=(6,),
     ),
 )

@@ -6,6 +6,7 @@ DeformConv; onnxruntime's ContribOperators for the com.microsoft ones.
 
 from functools import partial
 
+from onnxsparse.ops.conflicts import NONE, convolving, first_of, text, unequal
 from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.exact import exact_conv_integer, exact_qlinear_conv
 from onnxsparse.ops.folding import conv_outputs, conv_transpose_outputs, scale_conv, scale_conv_transpose
@@ -13,7 +14,8 @@ from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.padding import padding_conv
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Quant, WeightAxes, WeightSlot, product
+from onnxsparse.ops.sizes import windows
+from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Quant, Shape, WeightAxes, WeightSlot, product
 
 
 def conv_macs(op: OpView, weight: int = 1) -> int:
@@ -28,12 +30,27 @@ def conv_transpose_macs(op: OpView) -> int:
     return product(op.input(1)) * batch * product(tuple(positions))
 
 
-def nhwc_conv_macs(op: OpView, weight: int) -> int:
-    """As `conv_macs` with channels last in activations when `channels_last` is set: output N × positions × M."""
-    if not op.number("channels_last", 0):
-        return conv_macs(op, weight)
-    batch, *positions, _ = op.output()
-    return product(op.input(weight)) * batch * product(tuple(positions))
+def last_conv_macs(op: OpView, weight: int = 1) -> int:
+    """As `conv_macs` with channels last in activations: output N × positions × M."""
+    return product(op.input(weight)) * product(op.output()[:-1])
+
+
+def either_conv_macs(op: OpView, weight: int) -> int:
+    """Channels last when `channels_last` is set."""
+    return last_conv_macs(op, weight) if op.number("channels_last", 0) else conv_macs(op, weight)
+
+
+def last_conv_shape(op: OpView, weight: int = 1) -> Shape:
+    """N × positions × M."""
+    x, w = op.partial(0), op.partial(weight)
+    return (x[0], *windows(op, x[1:-1], w[2:]), w[0])
+
+
+def either_conv_shape(op: OpView, weight: int) -> Shape:
+    if op.number("channels_last", 0):
+        return last_conv_shape(op, weight)
+    x, w = op.partial(0), op.partial(weight)
+    return (x[0], w[0], *windows(op, x[2:], w[2:]))
 
 
 def conv_axes(op: OpView) -> WeightAxes:
@@ -53,8 +70,10 @@ def is_depthwise_transpose(op: OpView) -> bool:
     return op.number("group", 1) == op.input(1)[0] > 1
 
 
-def couple_conv(c: Coupling, weight: int = 1, per_output: tuple[int, ...] = (2,)) -> None:
-    """X: N × C × positions; W: M × C/group × kernel; bias and scales per output channel."""
+def couple_conv(c: Coupling, weight: int = 1, per_output: tuple[int, ...] = (2,), residual: int = NONE) -> None:
+    """X: N × C × positions; W: M × C/group × kernel; bias and scales per output channel. What is added to the result before an
+    activation (input `residual`) has its shape.
+    """
     x, groups = c.axes(0), c.op.number("group", 1)
     for labels in (*x[2:], *c.axes(weight)[2:]):
         c.freeze(labels, "is convolved over")
@@ -66,7 +85,13 @@ def couple_conv(c: Coupling, weight: int = 1, per_output: tuple[int, ...] = (2,)
     for at in per_output:
         if c.op.has_input(at) and len(c.axes(at)) == 1:
             c.follow(at, 0, made)
-    c.emit((x[0], made, *(None for _ in x[2:])))
+    batch = x[0]
+    if c.op.has_input(residual):
+        z = c.axes(residual)
+        batch, made = c.unite(batch, z[0]), c.unite(made, z[1])
+        for labels in z[2:]:
+            c.freeze(labels, "is added to positions of a convolution")
+    c.emit((batch, made, *(None for _ in x[2:])))
 
 
 def couple_groups(c: Coupling, weight: int, groups: int, made: Labels | None) -> None:
@@ -125,6 +150,19 @@ QLINEAR_FORM = FloatForm(
     op_type="Conv", operands=qlinear_operands, result=(6, 7), without=("channels_last",), when=channels_first
 )
 
+RESIDUAL = 3
+"""Where onnxruntime's fused convolutions take what is added to their result before the activation."""
+
+
+def adding(op: OpView) -> str | None:
+    """The result and what is added to it have one shape."""
+    if not op.has_input(RESIDUAL) or op.outputs[0] is None:
+        return None
+    z, made = op.partial(RESIDUAL), op.outputs[0]
+    different = len(z) != len(made) or any(map(unequal, z, made))
+    return f"cannot add {text(z)} to {text(made)}" if different else None
+
+
 QLINEAR: Couple = partial(couple_conv, weight=3, per_output=(4, 5, 8))
 INTEGER: Couple = partial(couple_conv, per_output=(3,))
 
@@ -134,6 +172,7 @@ SPECS = (
     OpSpec(
         op_type="Conv",
         macs=conv_macs,
+        conflict=convolving(),
         weights=(KERNEL,),
         depthwise=is_depthwise,
         absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv, outputs=conv_outputs),
@@ -145,6 +184,7 @@ SPECS = (
     OpSpec(
         op_type="ConvTranspose",
         macs=conv_transpose_macs,
+        conflict=convolving(transposed=True),
         weights=(WeightSlot(at=1, axes=conv_transpose_axes),),
         depthwise=is_depthwise_transpose,
         absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv_transpose, outputs=conv_transpose_outputs),
@@ -157,6 +197,7 @@ SPECS = (
         op_type="ConvInteger",
         since=10,
         macs=conv_macs,
+        conflict=convolving(bias=NONE),
         weights=(WeightSlot(at=1, axes=conv_axes, zero_point=3),),
         depthwise=is_depthwise,
         couple=INTEGER,
@@ -168,6 +209,7 @@ SPECS = (
         op_type="QLinearConv",
         since=10,
         macs=partial(conv_macs, weight=3),
+        conflict=convolving(3, 8),
         weights=(WeightSlot(at=3, axes=conv_axes, zero_point=5, scale=4),),
         depthwise=partial(is_depthwise, weight=3),
         couple=QLINEAR,
@@ -178,7 +220,10 @@ SPECS = (
     OpSpec(
         op_type="QLinearConv",
         domain="com.microsoft",
-        macs=partial(nhwc_conv_macs, weight=3),
+        macs=partial(either_conv_macs, weight=3),
+        shape=partial(either_conv_shape, weight=3),
+        typed_by=(7, 0),
+        conflict=convolving(3, 8),
         weights=(WeightSlot(at=3, axes=conv_axes, zero_point=5, scale=4),),
         depthwise=partial(is_depthwise, weight=3),
         form=QLINEAR_FORM,
@@ -189,9 +234,22 @@ SPECS = (
         domain="com.microsoft",
         like="Conv",
         macs=conv_macs,
+        conflict=first_of(convolving(), adding),
         weights=(KERNEL,),
         depthwise=is_depthwise,
-        couple=couple_conv,
+        couple=partial(couple_conv, residual=RESIDUAL),
         refit=refit_conv,
+    ),
+    *(
+        OpSpec(
+            op_type=name,
+            domain="com.microsoft",
+            macs=last_conv_macs,
+            shape=last_conv_shape,
+            conflict=first_of(convolving(last=True), adding),
+            weights=(KERNEL,),
+            depthwise=is_depthwise,
+        )
+        for name in ("NhwcConv", "NhwcFusedConv")
     ),
 )

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from onnxsparse.ops.conflicts import broadcasting
 from onnxsparse.ops.coupling import Couple, Coupling, couple_broadcast, couple_over_axis, couple_over_rest, couple_same
 from onnxsparse.ops.folding import ARITHMETIC as SCALES_AND_SHIFTS
 from onnxsparse.ops.folding import arithmetic, is_numpy_like
 from onnxsparse.ops.masking import mask_softmax, mask_softmax_over_rest
-from onnxsparse.ops.spec import Affine, OpSpec, Quant, Sign, View, Work, same_shape
+from onnxsparse.ops.spec import Affine, OpSpec, OpView, Quant, Shape, Sign, View, Work, same_shape
 
 ARITHMETIC = """
 Add Div Max Mean Min Mod Mul Pow Sub Sum
@@ -31,8 +32,8 @@ MICROSOFT = """
 BiasGelu FastGelu Gelu QuickGelu
 """.split()
 
-MICROSOFT_BROADCAST = """
-BiasAdd BiasSoftmax BiasDropout BiasSplitGelu
+MICROSOFT_SAME = """
+BiasAdd BiasDropout BiasSoftmax
 """.split()
 
 HOMOGENEOUS = ("Abs", "LeakyRelu", "PRelu", "Relu")
@@ -86,13 +87,20 @@ def functions(names: Iterable[str], domain: str = "") -> Iterator[OpSpec]:
         )
 
 
+def halved(op: OpView) -> Shape:
+    """BiasSplitGelu: one half of the last axis times the Gelu of the other."""
+    *others, last = op.partial(0, 3)
+    return (*others, None if last is None else last // 2)
+
+
 SPECS = (
-    *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_broadcast) for name in LOGIC),
+    *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_broadcast, conflict=broadcasting()) for name in LOGIC),
     *(
         OpSpec(
             op_type=name,
             work=Work.ELEMENTWISE,
             couple=couple_broadcast,
+            conflict=broadcasting(),
             quant=Quant.ARITHMETIC,
             divisor_at=1 if name in ("Div", "Mod") else None,
             sign=SIGNS.get(name, Sign.ANY),
@@ -103,9 +111,10 @@ SPECS = (
     *functions((*FUNCTIONS, *ACTIVATIONS)),
     *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_cumulative) for name in ("CumSum", "CumProd")),
     *functions(MICROSOFT, "com.microsoft"),
-    *(OpSpec(op_type=name, domain="com.microsoft", work=Work.ELEMENTWISE) for name in MICROSOFT_BROADCAST),
+    *(OpSpec(op_type=name, domain="com.microsoft", shape=same_shape, work=Work.ELEMENTWISE) for name in MICROSOFT_SAME),
+    OpSpec(op_type="BiasSplitGelu", domain="com.microsoft", shape=halved, work=Work.ELEMENTWISE),
     *(spec for name in OVER_THE_REST for spec in softmax(name)),
-    OpSpec(op_type="Equal", compares=True, work=Work.ELEMENTWISE, couple=couple_broadcast),
+    OpSpec(op_type="Equal", compares=True, work=Work.ELEMENTWISE, couple=couple_broadcast, conflict=broadcasting()),
     OpSpec(op_type="Cast", view=View(), work=Work.ELEMENTWISE, couple=couple_same),
     OpSpec(op_type="CastLike", since=15, view=View(), work=Work.ELEMENTWISE, couple=couple_same),
     OpSpec(op_type="BitCast", work=Work.FREE),

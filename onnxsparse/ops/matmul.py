@@ -1,17 +1,14 @@
 """Matrix products. Each element of a constant operand is used once per row of the other one it meets.
 
-Source: the ONNX operator pages of MatMul, Gemm, Einsum, MatMulInteger and QLinearMatMul, numpy.matmul for broadcasting;
+Source: the ONNX operator pages of MatMul, Gemm, MatMulInteger and QLinearMatMul, numpy.matmul for broadcasting;
 onnxruntime's ContribOperators for the com.microsoft ones.
 """
 
-import math
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-
-from onnxsparse.ops.coupling import Couple, Coupling, Role
+from onnxsparse.ops.conflicts import columns, gemm, multiplying
+from onnxsparse.ops.coupling import Couple, Coupling
 from onnxsparse.ops.exact import (
     exact_dynamic_matmul,
     exact_matmul_integer,
@@ -24,7 +21,20 @@ from onnxsparse.ops.folding import gemm_outputs, plain_gemm, scale_gemm
 from onnxsparse.ops.forms import FloatForm, Operand, triple
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.masking import mask_range
-from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Packing, Quant, Size, UnknownFact, WeightAxes, WeightSlot, product
+from onnxsparse.ops.sizes import arranged, matrix_product
+from onnxsparse.ops.spec import (
+    Absorb,
+    OpSpec,
+    OpView,
+    Packing,
+    Quant,
+    Shape,
+    UnknownFact,
+    WeightAxes,
+    WeightSlot,
+    known,
+    product,
+)
 
 
 def matmul_macs(op: OpView) -> int:
@@ -33,22 +43,17 @@ def matmul_macs(op: OpView) -> int:
 
 
 def fused_matmul_macs(op: OpView) -> int:
-    """As `matmul_macs`, the first operand optionally transposed; transBatchA moves its row axis to the front."""
-    a = op.input(0)
-    contracted = a[-1]
-    if op.number("transA", 0):
-        contracted = a[0] if op.number("transBatchA", 0) else a[-2]
-    return product(op.output()) * contracted
+    """As `matmul_macs`, of operands that may be transposed first."""
+    return product(op.output()) * known(arranged(op, 0, "A"))[-1]
 
 
-def fused_matmul_shape(op: OpView) -> Size:
-    """numpy.matmul's, the operands transposed first; unknown where the batch axes are moved."""
-    if op.number("transBatchA", 0) or op.number("transBatchB", 0) or min(len(op.input(0)), len(op.input(1))) < 2:
-        raise UnknownFact("shape")
-    a, b = op.input(0), op.input(1)
-    rows = a[-1] if op.number("transA", 0) else a[-2]
-    columns = b[-2] if op.number("transB", 0) else b[-1]
-    return (*np.broadcast_shapes(a[:-2], b[:-2]), rows, columns)
+def fused_matmul_shape(op: OpView) -> Shape:
+    """numpy.matmul's, of operands that may be transposed first."""
+    return matrix_product(arranged(op, 0, "A"), arranged(op, 1, "B"))
+
+
+def product_shape(op: OpView) -> Shape:
+    return matrix_product(op.partial(0), op.partial(1))
 
 
 def gemm_macs(op: OpView) -> int:
@@ -58,52 +63,9 @@ def gemm_macs(op: OpView) -> int:
     return rows * columns * contracted
 
 
-def qgemm_shape(op: OpView) -> Size:
+def qgemm_shape(op: OpView) -> Shape:
     """M × N, from A and, behind A's scale and zero point, B."""
-    return op.input(0)[1 if op.number("transA", 0) else 0], op.input(3)[0 if op.number("transB", 0) else 1]
-
-
-def einsum_macs(op: OpView) -> int:
-    """Operands contracted from left to right: each step costs the product of all sizes that either side has.
-
-    A label is summed as soon as no later operand and not the output needs it.
-    """
-    terms, output, sizes = einsum_labels(op)
-    macs, current = 0, terms[0]
-    for position, term in enumerate(terms[1:], start=1):
-        macs += math.prod(sizes[label] for label in set(current) | set(term))
-        needed = set(output).union(*terms[position + 1 :])
-        current = [label for label in dict.fromkeys([*current, *term]) if label in needed]
-    return macs
-
-
-def einsum_labels(op: OpView) -> tuple[list[list[str]], list[str], dict[str, int]]:
-    """The labels of each operand and of the output, and each label's size.
-
-    An ellipsis becomes labels `…1`, `…2`, counted from its right end, as broadcasting aligns them.
-    """
-    left, arrow, right = op.text("equation", "").replace(" ", "").partition("->")
-    terms: list[list[str]] = []
-    sizes: dict[str, int] = {}
-    for at, text in enumerate(left.split(",")):
-        shape = op.input(at)
-        hidden = len(shape) - len(text.replace("...", ""))
-        head, dots, tail = text.partition("...")
-        labels = [*head, *(f"…{i}" for i in range(hidden, 0, -1) if dots), *tail]
-        if len(labels) != len(shape):
-            raise UnknownFact("equation")
-        for label, size in zip(labels, shape, strict=True):
-            sizes[label] = max(size, sizes.get(label, 1))  # sizes of 1 broadcast
-        terms.append(labels)
-    if not terms:
-        raise UnknownFact("equation")
-    dots_labels = sorted((label for label in sizes if label[0] == "…"), reverse=True)
-    if arrow:
-        head, dots, tail = right.partition("...")
-        return terms, [*head, *(dots_labels if dots else []), *tail], sizes
-    # without an arrow the output has every label that occurs once, in alphabetical order
-    counts = Counter(label for term in terms for label in term)
-    return terms, [*dots_labels, *sorted(label for label, n in counts.items() if n == 1 and label[0] != "…")], sizes
+    return arranged(op, 0, "A")[0], arranged(op, 3, "B")[-1]
 
 
 def right_axes(op: OpView, at: int = 1) -> WeightAxes:
@@ -127,20 +89,14 @@ def gemm_left_axes(op: OpView) -> WeightAxes:
 
 
 def fused_axes(op: OpView, at: int) -> WeightAxes:
-    """FusedMatMul's operands with the last two axes optionally swapped."""
-    plain = left_axes(op) if at == 0 else right_axes(op)
-    swapped = op.number("transA" if at == 0 else "transB", 0)
-    return WeightAxes(output=plain.input, input=plain.output) if swapped else plain
-
-
-def einsum_axes(op: OpView, at: int) -> WeightAxes:
-    """The input axis is the first contracted label's, the output axis the first kept one's that no other operand has."""
-    terms, output, _ = einsum_labels(op)
-    others = set().union(*(term for i, term in enumerate(terms) if i != at))
-    labels = terms[at]
-    contracted = [i for i, label in enumerate(labels) if label not in output]
-    own = [i for i, label in enumerate(labels) if label in output and label not in others]
-    return WeightAxes(output=(own or [0])[0], input=(contracted or [len(labels) - 1])[0])
+    """FusedMatMul's operands: the last two axes, or the first and the last, optionally swapped."""
+    plain, letter = (left_axes(op), "A") if at == 0 else (right_axes(op), "B")
+    if len(op.input(at)) < 2:
+        return plain
+    row, column = (0 if op.number(f"transBatch{letter}", 0) else len(op.input(at)) - 2), len(op.input(at)) - 1
+    if op.number(f"trans{letter}", 0):
+        row, column = column, row
+    return WeightAxes(output=row, input=column) if at == 0 else WeightAxes(output=column, input=row)
 
 
 def nbits_macs(op: OpView) -> int:
@@ -150,6 +106,11 @@ def nbits_macs(op: OpView) -> int:
 
 def nbits_packing(op: OpView) -> Packing:
     return Packing(op.number("bits", 4), outputs=op.required("N"), inputs=op.required("K"), block=op.required("block_size"))
+
+
+def nbits_shape(op: OpView) -> Shape:
+    """… × N; A is … × K."""
+    return (*op.partial(0)[:-1], op.required("N"))
 
 
 def nbits_axes(op: OpView) -> WeightAxes:
@@ -186,6 +147,13 @@ def couple_fused_matmul(c: Coupling) -> None:
     c.emit([*batch_axes(c, 0, 1), rows, columns])
 
 
+def couple_activated_matmul(c: Coupling) -> None:
+    """As above; a Softmax after it reduces over an axis."""
+    if c.op.text("activation", "").endswith(("Softmax", "Hardmax")):
+        raise UnknownFact("activation")
+    couple_fused_matmul(c)
+
+
 def couple_dynamic_matmul(c: Coupling) -> None:
     """A is quantized by its range, B comes with scales and zero points, and there is a bias."""
     for labels in c.axes(0):
@@ -209,24 +177,6 @@ def couple_gemm(c: Coupling, a: int = 0, b: int = 1, bias: int = 2, per_column: 
         if c.op.has_input(at) and len(c.axes(at)) == 1:
             c.follow(at, 0, columns)
     c.emit((rows, columns))
-
-
-def couple_einsum(c: Coupling) -> None:
-    """Axes of one letter go together; a letter that the output lacks is summed over."""
-    terms, output, _ = einsum_labels(c.op)
-    found: dict[str, Labels | None] = {}
-    for letter in {letter for term in terms for letter in term}:
-        places = [(at, i) for at, term in enumerate(terms) for i, other in enumerate(term) if other == letter]
-        there = [c.axes(at)[i] for at, i in places if c.op.input(at)[i] != 1]
-        found[letter] = c.unite(*there)
-        if len({at for at, _ in places}) < len(places):
-            c.freeze(found[letter], "is a diagonal")
-        if letter not in output:
-            c.contracted += places
-            c.roles |= dict.fromkeys(places, Role.CONSUMES)
-        elif len(places) == 1:
-            c.roles[places[0]] = Role.PRODUCES
-    c.emit([found.get(letter) for letter in output])
 
 
 def qlinear_operands(op: OpView) -> tuple[Operand, ...]:
@@ -258,27 +208,29 @@ BOTH_SIDES = (WeightSlot(at=1, axes=right_axes), WeightSlot(at=0, axes=left_axes
 GEMM_SIDES = (WeightSlot(at=1, axes=gemm_right_axes), WeightSlot(at=0, axes=gemm_left_axes))
 
 SPECS = (
-    OpSpec(op_type="MatMul", macs=matmul_macs, weights=BOTH_SIDES, couple=couple_matmul, quant=Quant.COMPUTE),
+    OpSpec(
+        op_type="MatMul",
+        macs=matmul_macs,
+        conflict=multiplying(),
+        weights=BOTH_SIDES,
+        couple=couple_matmul,
+        quant=Quant.COMPUTE,
+    ),
     OpSpec(
         op_type="Gemm",
         macs=gemm_macs,
+        conflict=gemm(),
         weights=GEMM_SIDES,
         absorb=Absorb(weight_at=1, bias_at=2, scale=scale_gemm, outputs=gemm_outputs, when=plain_gemm),
         couple=couple_gemm,
         quant=Quant.COMPUTE,
     ),
     OpSpec(
-        op_type="Einsum",
-        since=12,
-        macs=einsum_macs,
-        couple=couple_einsum,
-        weights=tuple(WeightSlot(at=at, axes=partial(einsum_axes, at=at)) for at in (1, 0, 2, 3)),
-    ),
-    OpSpec(
         op_type="MatMulInteger",
         couple=INTEGER_MATMUL,
         since=10,
         macs=matmul_macs,
+        conflict=multiplying(),
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=3), WeightSlot(at=0, axes=left_axes, zero_point=2)),
         dynamic=True,
         exact=exact_matmul_integer,
@@ -288,6 +240,7 @@ SPECS = (
         couple=QLINEAR_MATMUL,
         since=10,
         macs=matmul_macs,
+        conflict=multiplying(b=3),
         weights=(
             WeightSlot(at=3, axes=QLINEAR_RIGHT, zero_point=5, scale=4),
             WeightSlot(at=0, axes=left_axes, zero_point=2, scale=1),
@@ -300,6 +253,9 @@ SPECS = (
         couple=FLOAT_MATMUL,
         domain="com.microsoft",
         macs=matmul_macs,
+        shape=product_shape,
+        typed_by=(2,),
+        conflict=multiplying(),
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=5, scale=3),),
         dynamic=True,
         exact=exact_matmul_to_float,
@@ -309,7 +265,8 @@ SPECS = (
         domain="com.microsoft",
         couple=couple_dynamic_matmul,
         masked=mask_range,
-        shape=lambda op: (*op.input(0)[:-1], op.input(1)[-1]),
+        shape=product_shape,
+        conflict=multiplying(),
         macs=matmul_macs,
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=3, scale=2),),
         dynamic=True,
@@ -319,25 +276,50 @@ SPECS = (
         op_type="QGemm",
         couple=QGEMM,
         shape=qgemm_shape,
+        typed_by=(8, 1),
+        conflict=gemm(b=3, bias=6),
         domain="com.microsoft",
         macs=gemm_macs,
         weights=(WeightSlot(at=3, axes=gemm_right_axes, zero_point=5, scale=4),),
         form=FloatForm(op_type="Gemm", operands=qgemm_operands, result=(7, 8), when=has_plain_bias),
         exact=exact_qgemm,
     ),
-    OpSpec(op_type="FusedGemm", domain="com.microsoft", like="Gemm", macs=gemm_macs, weights=GEMM_SIDES, couple=couple_gemm),
     OpSpec(
-        op_type="FusedMatMul",
+        op_type="FusedGemm",
         domain="com.microsoft",
-        macs=fused_matmul_macs,
-        couple=couple_fused_matmul,
-        shape=fused_matmul_shape,
-        weights=(WeightSlot(at=1, axes=FUSED_RIGHT), WeightSlot(at=0, axes=FUSED_LEFT)),
+        like="Gemm",
+        macs=gemm_macs,
+        conflict=gemm(),
+        weights=GEMM_SIDES,
+        couple=couple_gemm,
+    ),
+    OpSpec(
+        op_type="GemmFastGelu",
+        domain="com.microsoft",
+        shape=product_shape,
+        macs=matmul_macs,
+        conflict=multiplying(),
+        weights=BOTH_SIDES,
+        couple=partial(couple_matmul, per_column=(2,)),
+    ),
+    *(
+        OpSpec(
+            op_type=name,
+            domain="com.microsoft",
+            macs=fused_matmul_macs,
+            couple=couple_fused_matmul if name != "FusedMatMulActivation" else couple_activated_matmul,
+            shape=fused_matmul_shape,
+            conflict=multiplying(),
+            weights=(WeightSlot(at=1, axes=FUSED_RIGHT), WeightSlot(at=0, axes=FUSED_LEFT)),
+        )
+        for name in ("FusedMatMul", "FusedMatMulActivation", "TransposeMatMul")
     ),
     OpSpec(
         op_type="MatMulNBits",
         domain="com.microsoft",
         macs=nbits_macs,
+        shape=nbits_shape,
+        conflict=columns("K"),
         weights=(WeightSlot(at=1, axes=nbits_axes, zero_point=3, packed=nbits_packing),),
         exact=exact_nbits,
     ),

@@ -6,12 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnxsparse.ops.conflicts import blocks, reshaping
 from onnxsparse.ops.coupling import Coupling, couple_same
 from onnxsparse.ops.labels import Axes, Labels
 from onnxsparse.ops.padding import couple_pad, pad_zeros, refit_pad
 from onnxsparse.ops.refit import Refit, refit_reshape, refit_sizes
 from onnxsparse.ops.reshaping import couple_reshape
-from onnxsparse.ops.spec import OpSpec, OpView, Quant, View, Work, product
+from onnxsparse.ops.sequences import pass_on
+from onnxsparse.ops.spec import OpSpec, OpView, Quant, Shape, UnknownFact, View, Work, product, same_shape
 
 MOVES = """
 CenterCropPad ReverseSequence
@@ -29,15 +31,11 @@ RANDOM = """
 Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike
 """.split()
 
-CONTAINERS = """
-ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty
-SequenceErase SequenceInsert SequenceLength SplitToSequence ImageDecoder RegexFullMatch StringConcat StringNormalizer
-StringSplit TfIdfVectorizer
+HOSTED = """
+ImageDecoder RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer
 """.split()
 
-MICROSOFT = """
-Pad GatherND ExpandDims Crop EmbedLayerNormalization RotaryEmbedding RemovePadding RestorePadding CropAndResize
-""".split()
+MICROSOFT = "com.microsoft"
 
 
 def shape_value(op: OpView) -> NDArray[np.int64]:
@@ -184,9 +182,37 @@ def refit_shape(r: Refit) -> None:
         r.restore_output(before, after)
 
 
+def padded_shape(op: OpView) -> Shape:
+    """Each axis with what is put before and after it."""
+    shape, pads = op.partial(0), op.integers(1)
+    if len(pads) != 2 * len(shape):
+        raise UnknownFact("pads")
+    pairs = zip(shape, pads[: len(shape)], pads[len(shape) :], strict=True)
+    return tuple(None if size is None else before + size + after for size, before, after in pairs)
+
+
+def expanded_shape(op: OpView) -> Shape:
+    """A new axis before the one named; negative ones count back from the end of the result."""
+    shape, axes = op.partial(0), op.integers(1)
+    if len(axes) != 1 or not -len(shape) - 1 <= axes[0] <= len(shape):
+        raise UnknownFact("axis")
+    at = axes[0] % (len(shape) + 1)
+    return (*shape[:at], 1, *shape[at:])
+
+
+def packed_shape(op: OpView) -> Shape:
+    """As many rows as the values of the other input say."""
+    return None, op.partial(0, 3)[2]
+
+
+def cropped_shape(op: OpView) -> Shape:
+    """Boxes × channels × the crop's height and width."""
+    return (op.partial(1, 2)[0], op.partial(0, 4)[1], *op.integers(3))
+
+
 SPECS = (
     *(OpSpec(op_type=name, moves=True, work=Work.MOVE, quant=Quant.FOLLOW) for name in MOVES),
-    OpSpec(op_type="DepthToSpace", moves=True, work=Work.MOVE, couple=couple_depth_to_space, quant=Quant.FOLLOW),
+    OpSpec(op_type="DepthToSpace", moves=True, work=Work.MOVE, couple=couple_depth_to_space, quant=Quant.FOLLOW, conflict=blocks),
     OpSpec(op_type="SpaceToDepth", moves=True, work=Work.MOVE, couple=couple_space_to_depth, quant=Quant.FOLLOW),
     # what these make may be far larger than what they are made from
     OpSpec(
@@ -217,13 +243,21 @@ SPECS = (
     *(OpSpec(op_type=name) for name in RESAMPLES),
     OpSpec(op_type="GridSample", couple=couple_grid_sample),
     OpSpec(op_type="Trilu", couple=couple_triangle),
-    *(OpSpec(op_type=name, work=Work.HOST) for name in CONTAINERS),
+    *(OpSpec(op_type=name, work=Work.HOST) for name in HOSTED),
     *(OpSpec(op_type=name, random=True) for name in RANDOM),
-    *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
+    OpSpec(op_type="Pad", domain=MICROSOFT, shape=padded_shape, needs_values=(1,)),
+    OpSpec(op_type="GatherND", domain=MICROSOFT, like="GatherND"),
+    OpSpec(op_type="ExpandDims", domain=MICROSOFT, shape=expanded_shape, needs_values=(1,)),
+    OpSpec(op_type="Crop", domain=MICROSOFT),
+    OpSpec(op_type="RotaryEmbedding", domain=MICROSOFT, shape=same_shape),
+    OpSpec(op_type="RemovePadding", domain=MICROSOFT, shape=packed_shape),
+    OpSpec(op_type="RestorePadding", domain=MICROSOFT, shape=lambda op: (*op.partial(1, 2), op.partial(0, 2)[1])),
+    OpSpec(op_type="CropAndResize", domain=MICROSOFT, shape=cropped_shape, needs_values=(3,)),
     OpSpec(op_type="Shape", value=shape_value, work=Work.FREE, couple=couple_nothing, refit=refit_shape),
     OpSpec(op_type="Size", value=size_value, work=Work.FREE),
     OpSpec(
         op_type="Identity",
+        sequence=pass_on,
         moves=True,
         view=View(),
         passes=lambda op: True,
@@ -251,6 +285,7 @@ SPECS = (
     ),
     OpSpec(
         op_type="Reshape",
+        conflict=reshaping,
         moves=True,
         view=View(axes=lost_axes),
         work=Work.FREE,

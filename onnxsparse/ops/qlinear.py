@@ -5,24 +5,24 @@ They are cut as the float ops they stand for: scales and zero points are of whol
 ContribOperators.
 """
 
-import numpy as np
-
+from onnxsparse.ops.conflicts import broadcasting
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple, triples
+from onnxsparse.ops.sizes import broadcast, windows
 from onnxsparse.ops.slicing import is_contiguous, join
-from onnxsparse.ops.spec import OpSpec, OpView, Size, UnknownFact, Work, same_shape
+from onnxsparse.ops.spec import OpSpec, OpView, Shape, UnknownFact, Work, same_shape
 
 MICROSOFT = "com.microsoft"
 
 
-def binary_shape(op: OpView) -> Size:
+def binary_shape(op: OpView) -> Shape:
     """A, its scale and zero point, then B's."""
-    return np.broadcast_shapes(op.input(0), op.input(3))
+    return broadcast(op.partial(0), op.partial(3))
 
 
-def where_shape(op: OpView) -> Size:
+def where_shape(op: OpView) -> Shape:
     """The condition, X with scale and zero point, Y with its."""
-    return np.broadcast_shapes(op.input(0), op.input(1), op.input(4))
+    return broadcast(op.partial(0), op.partial(1), op.partial(4))
 
 
 def concat_parts(op: OpView) -> list[int]:
@@ -30,33 +30,26 @@ def concat_parts(op: OpView) -> list[int]:
     return list(range(2, len(op.node.input), 3))
 
 
-def concat_shape(op: OpView) -> Size:
+def concat_shape(op: OpView) -> Shape:
     parts = [op.input(at) for at in concat_parts(op)]
+    if len({len(part) for part in parts}) != 1 or not parts[0]:
+        raise UnknownFact("rank")
     axis = op.required("axis") % len(parts[0])
     return (*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :])
 
 
-def global_pool_shape(op: OpView) -> Size:
-    shape = op.input(0)
-    channel = channel_axis(op)
+def global_pool_shape(op: OpView) -> Shape:
+    shape = op.partial(0)
+    channel = len(shape) - 1 if op.number("channels_last", 0) else 1
     return tuple(size if i in (0, channel) else 1 for i, size in enumerate(shape))
 
 
-def pool_shape(op: OpView) -> Size:
+def pool_shape(op: OpView) -> Shape:
     """As AveragePool's: a window, its stride, padding, and whether a last window that is cut off counts."""
+    shape, kernel = op.partial(0), op.numbers("kernel_shape")
     if op.number("channels_last", 0):
-        raise UnknownFact("layout")
-    batch, channels, *sizes = op.input(0)
-    kernel = op.numbers("kernel_shape")
-    strides = op.numbers("strides", (1,) * len(kernel))
-    pads = op.numbers("pads", (0,) * 2 * len(kernel))
-    way = op.text("auto_pad", "NOTSET")
-    if way.startswith("SAME"):
-        return batch, channels, *(-(-size // stride) for size, stride in zip(sizes, strides, strict=True))
-    around = [0 if way == "VALID" else pads[i] + pads[i + len(kernel)] for i in range(len(kernel))]
-    spare = [size + pad - window for size, pad, window in zip(sizes, around, kernel, strict=True)]
-    rounded = [-(-s // stride) if op.number("ceil_mode", 0) else s // stride for s, stride in zip(spare, strides, strict=True)]
-    return batch, channels, *(steps + 1 for steps in rounded)
+        return (shape[0], *windows(op, shape[1:-1], kernel), shape[-1])
+    return (*shape[:2], *windows(op, shape[2:], kernel))
 
 
 def channel_axis(op: OpView) -> int:
@@ -124,6 +117,7 @@ SPECS = (
             op_type=name,
             domain=MICROSOFT,
             shape=binary_shape,
+            conflict=broadcasting(0, 3),
             work=Work.ELEMENTWISE,
             couple=couple_binary,
             form=FloatForm(op_type=plain, operands=triples(0, 3), result=(6, 7)),
@@ -152,7 +146,7 @@ SPECS = (
         op_type="QLinearConcat",
         domain=MICROSOFT,
         shape=concat_shape,
-        typed_by=2,
+        typed_by=(2,),
         work=Work.MOVE,
         in_place=is_contiguous,
         couple=couple_concat,
@@ -162,7 +156,8 @@ SPECS = (
         op_type="QLinearWhere",
         domain=MICROSOFT,
         shape=where_shape,
-        typed_by=1,
+        conflict=broadcasting(0, 1, 4),
+        typed_by=(1,),
         work=Work.ELEMENTWISE,
         couple=couple_where,
         form=FloatForm(op_type="Where", operands=where_operands, result=(7, 8)),

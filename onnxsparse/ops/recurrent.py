@@ -9,10 +9,11 @@ from functools import partial
 
 import numpy as np
 
+from onnxsparse.ops.conflicts import recurring
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.spec import OpSpec, OpView, WeightAxes, WeightSlot, product
+from onnxsparse.ops.spec import OpSpec, OpView, Shape, WeightAxes, WeightSlot, product
 
 
 def steps(op: OpView) -> int:
@@ -87,9 +88,27 @@ def refit_recurrent(r: Refit) -> None:
     r.set("hidden_size", r.new.input(2)[2])
 
 
+def dynamic_outputs(op: OpView) -> Shape:
+    """Y of DynamicQuantizeLSTM: steps × d × batch × hidden."""
+    steps, batch, _ = op.partial(0, 3)
+    return steps, op.partial(1, 3)[0], batch, op.required("hidden_size")
+
+
+def dynamic_state(op: OpView) -> Shape:
+    """Its last state."""
+    return dynamic_outputs(op)[1:]
+
+
 SPECS = (
     *(
-        OpSpec(op_type=name, macs=recurrent_macs, weights=(slot(1), slot(2)), couple=couple_recurrent, refit=refit_recurrent)
+        OpSpec(
+            op_type=name,
+            macs=recurrent_macs,
+            weights=(slot(1), slot(2)),
+            couple=couple_recurrent,
+            refit=refit_recurrent,
+            conflict=recurring,
+        )
         for name in GATES
     ),
     OpSpec(
@@ -97,6 +116,8 @@ SPECS = (
         domain="com.microsoft",
         couple=couple_dynamic_lstm,
         masked=mask_range,
+        shape=dynamic_outputs,
+        more_shapes=(dynamic_state, dynamic_state),
         macs=recurrent_macs,
         weights=(quantized_slot(1, scale=8, zero_point=9), quantized_slot(2, scale=10, zero_point=11)),
         dynamic=True,

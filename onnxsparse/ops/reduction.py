@@ -1,5 +1,6 @@
 """Ops that look over an axis: normalisation, pooling, reduction, search. None of them has weights or counts as MACs."""
 
+from onnxsparse.ops.conflicts import groups, normalising, per_channel
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.folding import is_inference, normalisation
 from onnxsparse.ops.labels import Axes
@@ -13,7 +14,8 @@ from onnxsparse.ops.masking import (
 )
 from onnxsparse.ops.padding import padding_average
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.spec import Affine, OpSpec, Quant, Sign, Work, same_shape
+from onnxsparse.ops.sizes import reduced, windows
+from onnxsparse.ops.spec import Affine, OpSpec, OpView, Quant, Shape, Sign, Work, same_shape
 
 POOLING = {
     "AveragePool": Quant.ARITHMETIC,
@@ -36,9 +38,7 @@ SEARCHES = {"NonMaxSuppression": (0, 1), "NonZero": (), "TopK": (0,), "Unique": 
 """Op → the inputs that decide which elements it picks; a value either is zero or not, or equal or not, for the other two."""
 
 # exporters and onnxruntime write the fused normalisations into the standard domain as well
-MICROSOFT = """
-GroupNorm SkipGroupNorm QLinearReduceMean Unique NhwcMaxPool
-""".split()
+MICROSOFT = "com.microsoft"
 
 EXACT = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")
 """Sums: a channel of zeros adds nothing."""
@@ -202,14 +202,45 @@ FUSED = ("LayerNormalization", "SimplifiedLayerNormalization")
 FREEZING = ("LRN", "LpNormalization")
 
 
+def statistics(op: OpView) -> Shape:
+    """One number for each row of the last axis."""
+    return (*op.partial(0)[:-1], 1)
+
+
+def embedded(op: OpView) -> Shape:
+    """N × length × the width of the word embedding."""
+    return (*op.partial(0, 2), op.partial(2, 2)[1])
+
+
+def embedded_mask(op: OpView) -> Shape:
+    return op.partial(0, 2)[:1]
+
+
+def last_pool_shape(op: OpView) -> Shape:
+    """Channels last."""
+    x = op.partial(0)
+    return (x[0], *windows(op, x[1:-1], op.numbers("kernel_shape")), x[-1])
+
+
 SPECS = (
     OpSpec(
-        op_type="GroupNormalization", shape=same_shape, couple=couple_group_norm, refit=refit_group_norm, masked=mask_group_norm
+        op_type="GroupNormalization",
+        shape=same_shape,
+        couple=couple_group_norm,
+        refit=refit_group_norm,
+        masked=mask_group_norm,
+        conflict=groups("num_groups"),
     ),
-    OpSpec(op_type="InstanceNormalization", couple=couple_instance, masked=mask_instance_norm),
+    OpSpec(op_type="InstanceNormalization", couple=couple_instance, masked=mask_instance_norm, conflict=per_channel),
     *(OpSpec(op_type=name, couple=couple_along) for name in FREEZING),
     *(
-        OpSpec(op_type=name, couple=couple_layer_norm, masked=mask_layer_norm)
+        OpSpec(
+            op_type=name,
+            shape=same_shape,
+            couple=couple_layer_norm,
+            masked=mask_layer_norm,
+            conflict=normalising(1, 2),
+        )
         for name in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
     ),
     *(
@@ -248,10 +279,40 @@ SPECS = (
         work=Work.ELEMENTWISE,
         couple=couple_batch_norm,
     ),
-    *(OpSpec(op_type=name, domain="com.microsoft") for name in MICROSOFT),
-    *(OpSpec(op_type=name, domain="com.microsoft", couple=couple_layer_norm, masked=mask_layer_norm) for name in FUSED),
+    OpSpec(op_type="GroupNorm", domain=MICROSOFT, shape=same_shape),
+    OpSpec(op_type="SkipGroupNorm", domain=MICROSOFT, shape=same_shape, more_shapes=(same_shape,)),
+    OpSpec(op_type="QLinearReduceMean", domain=MICROSOFT, shape=lambda op: reduced(op, op.numbers("axes"))),
+    OpSpec(op_type="Unique", domain=MICROSOFT),
+    OpSpec(op_type="NhwcMaxPool", domain=MICROSOFT, shape=last_pool_shape),
+    OpSpec(
+        op_type="EmbedLayerNormalization",
+        domain=MICROSOFT,
+        shape=embedded,
+        more_shapes=(embedded_mask, embedded),
+        typed_by=(2,),
+    ),
+    OpSpec(op_type="QEmbedLayerNormalization", domain=MICROSOFT, shape=embedded, more_shapes=(embedded_mask,), typed_by=(8,)),
     *(
-        OpSpec(op_type=f"Skip{name}", domain="com.microsoft", shape=same_shape, couple=couple_skip_norm, masked=mask_skip_norm)
+        OpSpec(
+            op_type=name,
+            domain=MICROSOFT,
+            shape=same_shape,
+            couple=couple_layer_norm,
+            masked=mask_layer_norm,
+            conflict=normalising(1, 2),
+        )
+        for name in FUSED
+    ),
+    *(
+        OpSpec(
+            op_type=f"Skip{name}",
+            domain=MICROSOFT,
+            shape=same_shape,
+            more_shapes=(statistics, statistics, same_shape),
+            couple=couple_skip_norm,
+            masked=mask_skip_norm,
+            conflict=normalising(1, 2, 3),
+        )
         for name in FUSED
     ),
 )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.ops.conflicts import gathering, joining
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit, positions
@@ -237,10 +238,25 @@ SPECS = (
     OpSpec(op_type="Slice", moves=True, work=Work.MOVE, couple=couple_slice, refit=refit_slice, quant=Quant.FOLLOW),
     OpSpec(op_type="Split", moves=True, work=Work.MOVE, couple=couple_split, refit=refit_old_split, quant=Quant.FOLLOW),
     OpSpec(op_type="Split", since=13, moves=True, work=Work.MOVE, couple=couple_split, refit=refit_split, quant=Quant.FOLLOW),
-    OpSpec(op_type="Concat", moves=True, work=Work.MOVE, in_place=is_contiguous, couple=couple_concat, quant=Quant.JOIN),
+    OpSpec(
+        op_type="Concat",
+        moves=True,
+        work=Work.MOVE,
+        in_place=is_contiguous,
+        couple=couple_concat,
+        quant=Quant.JOIN,
+        conflict=joining,
+    ),
     OpSpec(op_type="Compress", moves=True, work=Work.HOST),
     OpSpec(
-        op_type="Gather", moves=True, index_at=1, work=Work.MOVE, couple=couple_gather, refit=refit_gather, quant=Quant.FOLLOW
+        op_type="Gather",
+        moves=True,
+        index_at=1,
+        work=Work.MOVE,
+        couple=couple_gather,
+        refit=refit_gather,
+        quant=Quant.FOLLOW,
+        conflict=gathering,
     ),
     OpSpec(op_type="GatherElements", moves=True, index_at=1, work=Work.MOVE, couple=couple_gather_elements, quant=Quant.FOLLOW),
     OpSpec(op_type="ScatterND", couple=couple_scatter),

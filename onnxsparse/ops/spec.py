@@ -1,7 +1,7 @@
 """What the toolkit knows of one op, and what a formula about it can see."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cached_property
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from onnxsparse.ops.masking import Masking
     from onnxsparse.ops.padding import Attributes, Constant, Zeros
     from onnxsparse.ops.refit import Refit
+    from onnxsparse.ops.sequences import Sequences
 
 Size = tuple[int, ...]
+
+Shape = tuple[int | None, ...]
+"""None for a size that is unknown."""
 
 
 class UnknownFact(Exception):  # noqa: N818 - not an error: a formula lacks a number, and its result is unknown
@@ -29,14 +33,15 @@ class UnknownFact(Exception):  # noqa: N818 - not an error: a formula lacks a nu
 
 @dataclass(frozen=True)
 class OpView:
-    """One node as formulas see it: attributes, shapes, and the values of small constant inputs.
+    """One node as formulas see it: attributes, shapes, and the values of small inputs that follow from sizes and constants.
 
     Shapes are in the order of the node's inputs and outputs; None where even the rank is unknown.
     """
 
     node: onnx.NodeProto
-    inputs: tuple[tuple[int | None, ...] | None, ...]
-    outputs: tuple[tuple[int | None, ...] | None, ...]
+    inputs: tuple[Shape | None, ...]
+    outputs: tuple[Shape | None, ...]
+    values: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
 
     @cached_property
     def attributes(self) -> dict[str, onnx.AttributeProto]:
@@ -48,6 +53,19 @@ class OpView:
     def input(self, at: int) -> Size:
         """The shape of input `at`. Raises UnknownFact unless every size is known."""
         return known(self.inputs[at] if self.has_input(at) else None)
+
+    def partial(self, at: int, *ranks: int) -> Shape:
+        """The shape of input `at`, None for a size that is unknown. Raises UnknownFact for another rank than one of `ranks`."""
+        shape = self.inputs[at] if self.has_input(at) else None
+        if shape is None or (ranks and len(shape) not in ranks):
+            raise UnknownFact("rank")
+        return shape
+
+    def integers(self, at: int) -> Size:
+        """The elements of an integer input. Raises UnknownFact where they are computed from more than sizes and constants."""
+        if not self.has_input(at) or self.node.input[at] not in self.values:
+            raise UnknownFact("values")
+        return tuple(int(element) for element in self.values[self.node.input[at]].reshape(-1))
 
     def output(self, at: int = 0) -> Size:
         return known(self.outputs[at] if at < len(self.outputs) else None)
@@ -65,21 +83,21 @@ class OpView:
         return tuple(self.attributes[name].ints) if name in self.attributes else default
 
     def required(self, name: str) -> int:
-        if name not in self.attributes:
+        if name not in self.attributes or self.attributes[name].ref_attr_name:
             raise UnknownFact(name)
         value: int = helper.get_attribute_value(self.attributes[name])
         return value
 
 
-def known(shape: tuple[int | None, ...] | None) -> Size:
+def known(shape: Shape | None) -> Size:
     if shape is None or None in shape:
         raise UnknownFact("shape")
     return tuple(d for d in shape if d is not None)
 
 
-def same_shape(op: OpView) -> Size:
+def same_shape(op: OpView) -> Shape:
     """The first input's."""
-    return op.input(0)
+    return op.partial(0)
 
 
 def product(sizes: Size) -> int:
@@ -187,8 +205,12 @@ class OpSpec:
     `zeros`: how many zeros it puts around its input; `take_zeros`: its attributes with those in its own padding, where it can.
     `value`: its output, where that follows from its inputs' shapes.
     `like`: the standard op that shape inference may take it for, where onnx does not define it.
-    `shape`: the shape of its first output, likewise, or where onnx's inference does not know it.
-    `typed_by`: the input that has its first output's element type, likewise.
+    `shape`: the shape of its first output, likewise, or where onnx's inference does not know it. `more_shapes`: those of the
+    outputs behind it. `typed_by`: the inputs, the first of which that is there has its outputs' element type.
+    `needs_values`: the inputs whose values its formulas read, beside shapes.
+    `sequence`: what becomes of the sequences of tensors that it takes or makes.
+    `conflict`: why inputs of these sizes cannot meet, with the two sizes, where onnx's inference does not look; None where they
+    can, or where that is unknown. Raises UnknownFact likewise.
     `index_at`: the input whose values are positions along an axis of input 0.
     `compares`: it tells which elements are equal to another input's.
     `quant`: what it does where a target computes in integers.
@@ -219,8 +241,12 @@ class OpSpec:
     take_zeros: "Callable[[OpView, Zeros], Attributes | None] | None" = None
     moves: bool = False
     like: str | None = None
-    shape: Callable[[OpView], Size] | None = None
-    typed_by: int = 0
+    shape: Callable[[OpView], Shape] | None = None
+    more_shapes: tuple[Callable[[OpView], Shape], ...] = ()
+    typed_by: tuple[int, ...] = (0,)
+    needs_values: tuple[int, ...] = ()
+    sequence: "Callable[[Sequences], None] | None" = None
+    conflict: Callable[[OpView], str | None] | None = None
     index_at: int | None = None
     selects: tuple[int, ...] = ()
     compares: bool = False

@@ -2,7 +2,9 @@
 
 from onnxsparse.model import Model
 from onnxsparse.ops import find
-from onnxsparse.shapes import element_types, run_inference, weightless
+from onnxsparse.propagate import twin
+from onnxsparse.recorded import element_types, weightless
+from onnxsparse.shapes import run_inference
 
 
 def typed_values(model: Model) -> dict[str, int]:
@@ -11,5 +13,6 @@ def typed_values(model: Model) -> dict[str, int]:
     for node in work.graph.node:
         spec = find(node.domain, node.op_type, model.opset(node.domain))
         if spec is not None and spec.like is not None:
-            node.domain, node.op_type = "", spec.like
-    return element_types(run_inference(work).graph)
+            node.CopyFrom(twin(node, spec.like, model.opset()))
+    inferred, _ = run_inference(work)
+    return {name: kind for (_, name), kind in element_types(inferred.graph)}

@@ -1,0 +1,210 @@
+"""Sizes that cannot meet, where onnx's inference does not look: what onnxruntime refuses when it comes to run the node.
+
+A rule returns the two sizes in words, None where they meet, and raises UnknownFact where it lacks a size.
+"""
+
+from collections.abc import Callable
+
+from onnxsparse.ops.sizes import arranged, broadcast
+from onnxsparse.ops.spec import OpView, Shape, UnknownFact, product
+
+Rule = Callable[[OpView], str | None]
+
+
+def text(shape: Shape) -> str:
+    """`4x128`, `?` for a size that is unknown."""
+    return "x".join("?" if size is None else str(size) for size in shape) or "a scalar"
+
+
+def unequal(a: int | None, b: int | None) -> bool:
+    return a is not None and b is not None and a != b
+
+
+def broadcasting(*ats: int) -> Rule:
+    """Inputs that broadcast as numpy does (all, without `ats`). Before opset 7 an attribute says how, and nothing is checked."""
+
+    def rule(op: OpView) -> str | None:
+        if "broadcast" in op.attributes:
+            return None
+        places = ats or tuple(at for at in range(len(op.node.input)) if op.has_input(at))
+        shapes = [op.partial(at) for at in places]
+        whole: Shape = ()
+        for shape in shapes:
+            for back in range(1, min(len(shape), len(whole)) + 1):
+                if 1 not in (a := shape[-back], b := whole[-back]) and unequal(a, b):
+                    return f"cannot broadcast {' and '.join(map(text, shapes))}: {b} meets {a}"
+            whole = broadcast(whole, shape)
+        return None
+
+    return rule
+
+
+def multiplying(a: int = 0, b: int = 1) -> Rule:
+    """numpy.matmul's operands, transposed as onnxruntime's fused ops may."""
+
+    def rule(op: OpView) -> str | None:
+        left, right = (arranged(op, at, letter) for at, letter in ((a, "A"), (b, "B")))
+        columns, rows = left[-1], right[max(len(right) - 2, 0) - len(right)]
+        if unequal(columns, rows):
+            return f"cannot multiply {text(left)} by {text(right)}: {columns} meets {rows}"
+        return None
+
+    return rule
+
+
+def gemm(a: int = 0, b: int = 1, bias: int = 2) -> Rule:
+    """M × K by K × N, either transposed; a bias that broadcasts to M × N."""
+
+    def rule(op: OpView) -> str | None:
+        found = multiplying(a, b)(op)
+        if found is not None or not op.has_input(bias):
+            return found
+        made = (arranged(op, a, "A")[0], arranged(op, b, "B")[-1])
+        return spreading(op.partial(bias), made, "add a bias of")
+
+    return rule
+
+
+def spreading(small: Shape, large: Shape, what: str) -> str | None:
+    """One that broadcasts to the other, which stays as it is."""
+    for back in range(1, min(len(small), len(large)) + 1):
+        if small[-back] != 1 and unequal(small[-back], large[-back]):
+            return f"cannot {what} {text(small)} to {text(large)}: {small[-back]} meets {large[-back]}"
+    return f"cannot {what} {text(small)} to {text(large)}" if len(small) > len(large) else None
+
+
+NONE = 99
+"""No input of any op."""
+
+
+def convolving(weight: int = 1, bias: int = 2, *, transposed: bool = False, last: bool = False) -> Rule:
+    """X: N × C × positions, or channels last; W: M × C/group × kernel, or C × M/group × kernel."""
+
+    def rule(op: OpView) -> str | None:
+        x, w = op.partial(0), op.partial(weight)
+        if len(x) != len(w) or len(x) < 3:
+            return f"cannot convolve {text(x)} with a kernel of {text(w)}: {len(x)} axes meet {len(w)}"
+        groups = op.number("group", 1)
+        channels, sizes = (x[-1], x[1:-1]) if last or op.number("channels_last", 0) else (x[1], x[2:])
+        wanted = w[0] if transposed else None if w[1] is None else w[1] * groups
+        if unequal(channels, wanted):
+            return f"cannot convolve {text(x)} with a kernel of {text(w)}: {channels} channels meet {wanted}"
+        made = w[0] if not transposed else None if w[1] is None else w[1] * groups
+        if op.has_input(bias) and unequal(op.partial(bias, 1)[0], made):
+            return f"makes {made} channels and has a bias for {op.partial(bias, 1)[0]}"
+        return None if transposed else too_small(op, x, sizes, w[2:])
+
+    return rule
+
+
+def too_small(op: OpView, x: Shape, sizes: Shape, kernel: Shape) -> str | None:
+    """A kernel that is larger than what it moves over, padding included."""
+    rank = len(sizes)
+    pads, dilations = op.numbers("pads", (0,) * 2 * rank), op.numbers("dilations", (1,) * rank)
+    if op.text("auto_pad", "NOTSET").startswith("SAME") or len(pads) != 2 * rank or len(dilations) != rank:
+        return None
+    for i, (size, window) in enumerate(zip(sizes, kernel, strict=True)):
+        if size is None or window is None:
+            continue
+        reach, padded = dilations[i] * (window - 1) + 1, size + pads[i] + pads[i + rank]
+        if reach > padded:
+            return f"cannot convolve {text(x)}: its kernel spans {reach}, its padded input {padded}"
+    return None
+
+
+def reshaping(op: OpView) -> str | None:
+    """As many elements after as before."""
+    before, after = op.input(0), op.output()
+    if 0 in after or product(before) == product(after):
+        return None
+    return f"cannot make {text(after)} of {text(before)}: {product(after)} elements of {product(before)}"
+
+
+def joining(op: OpView) -> str | None:
+    """Inputs of one rank, of one size along all axes but one."""
+    shapes = [op.partial(at) for at in range(len(op.node.input))]
+    ranks = {len(shape) for shape in shapes}
+    if len(ranks) > 1:
+        return f"cannot join {' and '.join(map(text, shapes))}: {min(ranks)} axes meet {max(ranks)}"
+    axis = op.number("axis", 1) % max(*ranks, 1)
+    for i, column in enumerate(zip(*shapes, strict=True)):
+        sizes = {size for size in column if size is not None}
+        if i != axis and len(sizes) > 1:
+            return f"cannot join {' and '.join(map(text, shapes))} along axis {axis}: {min(sizes)} meets {max(sizes)}"
+    return None
+
+
+def normalising(*ats: int) -> Rule:
+    """Parameters that broadcast to the axes from `axis` (the last) on."""
+
+    def rule(op: OpView) -> str | None:
+        x = op.partial(0)
+        for at in (at for at in ats if op.has_input(at)):
+            found = spreading(op.partial(at), x, "scale or shift by")
+            if found is not None:
+                return found
+        return None
+
+    return rule
+
+
+def per_channel(op: OpView) -> str | None:
+    """Scale and bias with one element for each channel (axis 1)."""
+    x = op.partial(0)
+    for at in (1, 2):
+        size = op.input(at)[0] if len(op.partial(at)) == 1 else None
+        if len(x) > 1 and unequal(size, x[1]):
+            return f"cannot normalise {text(x)} with parameters for {size} channels: {size} meets {x[1]}"
+    return None
+
+
+def recurring(op: OpView) -> str | None:
+    """X: steps × batch × input; W: d × gates·hidden × input."""
+    x, w = op.partial(0, 3), op.partial(1, 3)
+    return f"cannot multiply {text(x)} by {text(w)}: {x[2]} meets {w[2]}" if unequal(x[2], w[2]) else None
+
+
+def gathering(op: OpView) -> str | None:
+    """Indices within the axis."""
+    shape = op.partial(0)
+    if not shape:
+        raise UnknownFact("rank")
+    size, indices = shape[op.number("axis", 0) % len(shape)], op.integers(1)
+    if size is None:
+        raise UnknownFact("size")
+    outside = next((index for index in indices if not -size <= index < size), None)
+    return None if outside is None else f"cannot take index {outside} of {size} in {text(shape)}"
+
+
+def blocks(op: OpView) -> str | None:
+    """DepthToSpace: channels in blocks."""
+    channels, block = op.partial(0, 4)[1], op.required("blocksize")
+    wrong = channels is not None and block > 0 and channels % (block * block)
+    return f"cannot divide {channels} channels by {block}x{block}" if wrong else None
+
+
+def groups(name: str) -> Rule:
+    """Channels in groups of one size."""
+
+    def rule(op: OpView) -> str | None:
+        channels, count = op.partial(0)[1:2], op.required(name)
+        wrong = channels and channels[0] is not None and count > 0 and channels[0] % count
+        return f"cannot divide {channels[0]} channels by {count} groups" if wrong else None
+
+    return rule
+
+
+def columns(name: str) -> Rule:
+    """A last axis that an attribute gives the size of."""
+
+    def rule(op: OpView) -> str | None:
+        shape, wanted = op.partial(0), op.required(name)
+        wrong = bool(shape) and unequal(shape[-1], wanted)
+        return f"cannot multiply {text(shape)} by a weight of {wanted} rows: {shape[-1]} meets {wanted}" if wrong else None
+
+    return rule
+
+
+def first_of(*rules: Rule) -> Rule:
+    """The first reason that one of the rules has."""
+    return lambda op: next((reason for reason in (rule(op) for rule in rules) if reason is not None), None)

@@ -1,0 +1,162 @@
+"""onnxruntime's fused attention as products per head: how many queries meet how many keys, and what comes out.
+
+Where the past lies in a buffer that is longer than it, its length is a value, not a size. Source: onnxruntime's ContribOperators.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onnxsparse.ops.sizes import times
+from onnxsparse.ops.spec import OpView, Shape, UnknownFact
+
+
+@dataclass(frozen=True)
+class Products:
+    """Q · Kᵀ and P · V, each query meeting each key, past keys included. `stored`: keys and values that are kept for later have
+    so many rows, more than `keys` in a buffer; `kept_heads`: of how many heads.
+    """
+
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    size: int
+    value_size: int
+    kept_heads: int
+    stored: int
+
+    @property
+    def macs(self) -> int:
+        return self.batch * self.heads * self.queries * self.keys * (self.size + self.value_size)
+
+    @property
+    def kept_keys(self) -> Shape:
+        return self.batch, self.kept_heads, self.stored, self.size
+
+    @property
+    def kept_values(self) -> Shape:
+        return self.batch, self.kept_heads, self.stored, self.value_size
+
+    @property
+    def scores(self) -> Shape:
+        return self.batch, self.heads, self.queries, self.keys
+
+    @property
+    def output(self) -> Shape:
+        return self.batch, self.queries, self.heads * self.value_size
+
+
+def sized(op: OpView, at: int, *ranks: int) -> tuple[int, ...]:
+    """The shape of an input, all sizes known, of one of these ranks."""
+    op.partial(at, *ranks)
+    return op.input(at)
+
+
+def past_rows(op: OpView, past: int, length: int, new: int) -> tuple[int, int]:
+    """Keys in all and rows kept, from a past of N × heads × length × size at input `past`; the value of input `length` says how
+    much of a buffer is filled.
+    """
+    rows = sized(op, past, 4)[2] if op.has_input(past) else 0
+    if not op.has_input(length):
+        return rows + new, rows + new
+    (filled,) = op.integers(length)[:1] or (0,)
+    return filled + new, rows
+
+
+def multi_head(op: OpView, key_past: int = 6, length: int = 8) -> Products:
+    """Q is N × length × hidden, or Q, K and V packed as N × length × heads × 3 × size; K and V may come in heads already,
+    as N × heads × length × size, or packed as N × length × heads × 2 × size.
+    """
+    query, heads = sized(op, 0, 3, 5), op.required("num_heads")
+    batch, queries = query[:2]
+    if len(query) == 5:
+        new, size, value_size = queries, query[4], query[4]
+    elif not op.has_input(1):
+        raise UnknownFact("key")
+    else:
+        key, size = sized(op, 1, 3, 4, 5), query[2] // heads
+        new = key[2] if len(key) == 4 else key[1]
+        value_size = key[4] if len(key) == 5 else per_head(op, 2, heads)
+    keys, stored = past_rows(op, key_past, length, new)
+    return Products(batch, heads, queries, keys, size, value_size, heads, stored)
+
+
+def per_head(op: OpView, at: int, heads: int) -> int:
+    """A head's size in N × length × hidden or N × heads × length × size."""
+    shape = sized(op, at, 3, 4)
+    return shape[3] if len(shape) == 4 else shape[2] // heads
+
+
+def multi_head_shape(op: OpView) -> Shape:
+    """N × length × V's hidden size, as far as sizes are known."""
+    query = op.partial(0, 3, 5)
+    if len(query) == 5:
+        return query[0], query[1], times(query[2], query[4])
+    if op.has_input(2):
+        value = op.partial(2, 3, 4)
+        return query[0], query[1], value[2] if len(value) == 3 else times(value[1], value[3])
+    key = op.partial(1, 5)
+    return query[0], query[1], times(key[2], key[4])
+
+
+def decoder(op: OpView) -> Products:
+    """One query, which is a row of N × 1 × hidden, or of Q, K and V packed. K and V in heads are another sequence's."""
+    batch, queries, hidden = sized(op, 0, 3)
+    heads = op.required("num_heads")
+    if op.has_input(1) and len(op.partial(1, 3, 4)) == 4:
+        size, keys = hidden // heads, sized(op, 1, 4)[2]
+        return Products(batch, heads, queries, keys, size, per_head(op, 2, heads), heads, keys)
+    size = hidden // heads if op.has_input(1) else hidden // heads // 3
+    value_size = per_head(op, 2, heads) if op.has_input(2) else size
+    keys, stored = past_rows(op, 5, 7, queries)
+    return Products(batch, heads, queries, keys, size, value_size, heads, stored)
+
+
+def grouped(op: OpView) -> Products:
+    """Q is N × length × heads · size, or Q, K and V packed; several query heads share a key head. Input 6 says how many keys
+    there are, past ones included.
+    """
+    batch, queries, hidden = sized(op, 0, 3)
+    heads, kept = op.required("num_heads"), op.required("kv_num_heads")
+    size = hidden // heads if op.has_input(1) else hidden // (heads + 2 * kept)
+    new = sized(op, 1, 3)[1] if op.has_input(1) else queries
+    past = sized(op, 3, 4)[2] if op.has_input(3) else 0
+    keys = new if not past else (op.integers(6)[:1] or (new,))[0]
+    return Products(batch, heads, queries, keys, size, size, kept, max(past, keys))
+
+
+def grouped_shape(op: OpView) -> Shape:
+    """Q's shape; where it is packed with K and V, without them."""
+    batch, length, hidden = op.partial(0, 3)
+    heads, kept = op.required("num_heads"), op.required("kv_num_heads")
+    if op.has_input(1) or hidden is None:
+        return batch, length, hidden
+    return batch, length, hidden // (heads + 2 * kept) * heads
+
+
+def projecting(op: OpView, past: int = 4, length: int = 6) -> Products:
+    """X (N × length × size) times one weight of size × (Q + K + V); a past is 2 × N × heads × length × head size."""
+    batch, queries, _ = sized(op, 0, 3)
+    heads, (query, _, value) = op.required("num_heads"), projected_sizes(op)
+    rows = sized(op, past, 5)[3] if op.has_input(past) else 0
+    keys, stored = rows + queries, rows + queries
+    if length and op.has_input(length):
+        keys, stored = (op.integers(length)[:1] or (0,))[0] + queries, rows
+    return Products(batch, heads, queries, keys, query // heads, value // heads, heads, stored)
+
+
+def projected_sizes(op: OpView) -> tuple[int, ...]:
+    """Of Q, K and V."""
+    third = sized(op, 1, 2)[1] // 3
+    return op.numbers("qkv_hidden_sizes", (third, third, third))
+
+
+def projecting_shape(op: OpView) -> Shape:
+    """N × length × V's hidden size."""
+    batch, length, _ = op.partial(0, 3)
+    return batch, length, projected_sizes(op)[2]
+
+
+def pair_of(products: Callable[[OpView], Products]) -> Callable[[OpView], Shape]:
+    """Keys and values that are kept, in one tensor."""
+    return lambda op: (2, *products(op).kept_keys)

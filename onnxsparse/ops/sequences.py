@@ -1,0 +1,139 @@
+"""Sequences of tensors, and optional values: what is known of a sequence is the shapes of its elements, in order.
+
+Source: the ONNX operator pages of the ops listed below.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxsparse.ops.spec import OpSpec, OpView, Shape, UnknownFact, Work
+
+Parts = tuple[Shape | None, ...]
+"""The shapes of a sequence's elements; None for one whose rank is unknown."""
+
+
+@dataclass
+class Sequences:
+    """One node that takes or makes sequences. `parts(at)`: the elements of input `at`; raises UnknownFact unless their number is
+    known. A rule sets what its first output is: `made`, the elements of a sequence, or `shape` and, if it is known, `value`.
+    """
+
+    op: OpView
+    parts: Callable[[int], Parts]
+    made: Parts | None = None
+    shape: Shape | None = None
+    value: NDArray[np.generic] | None = None
+
+    def number(self, at: int) -> int:
+        """The one integer that input `at` holds."""
+        values = self.op.integers(at)
+        if len(values) != 1:
+            raise UnknownFact("value")
+        return values[0]
+
+    def position(self, at: int, count: int, last: int) -> int:
+        """The integer that input `at` holds, where negative ones count back from `count`. Raises UnknownFact beyond `last`."""
+        given = self.number(at)
+        found = given if given >= 0 else count + given
+        if not 0 <= found <= last:
+            raise UnknownFact("position")
+        return found
+
+
+def make_empty(s: Sequences) -> None:
+    s.made = ()
+
+
+def construct(s: Sequences) -> None:
+    s.made = s.op.inputs
+
+
+def insert(s: Sequences) -> None:
+    """Before a position, or at the end."""
+    parts = s.parts(0)
+    at = s.position(2, len(parts), len(parts)) if s.op.has_input(2) else len(parts)
+    s.made = (*parts[:at], s.op.inputs[1], *parts[at:])
+
+
+def erase(s: Sequences) -> None:
+    """At a position, or the last."""
+    parts = s.parts(0)
+    at = s.position(1, len(parts), len(parts) - 1) if s.op.has_input(1) else len(parts) - 1
+    s.made = (*parts[:at], *parts[at + 1 :])
+
+
+def pick(s: Sequences) -> None:
+    """At a position; where that is unknown, what all elements have in common."""
+    parts = s.parts(0)
+    if len(set(parts)) == 1:
+        s.shape = parts[0]
+    else:
+        s.shape = parts[s.position(1, len(parts), len(parts) - 1)]
+
+
+def measure(s: Sequences) -> None:
+    s.shape, s.value = (), np.array(len(s.parts(0)), np.int64)
+
+
+def split(s: Sequences) -> None:
+    """Along `axis`: into sizes that are given, pieces of one size (the last may be smaller), or single slices."""
+    whole = s.op.partial(0)
+    axis = s.op.number("axis", 0) % max(len(whole), 1)
+    if not s.op.has_input(1):
+        one = (1,) if s.op.number("keepdims", 1) else ()
+        s.made = ((*whole[:axis], *one, *whole[axis + 1 :]),) * s.op.input(0)[axis]
+        return
+    sizes = s.op.integers(1)
+    if s.op.inputs[1] == ():
+        size, piece = s.op.input(0)[axis], max(s.number(1), 1)
+        sizes = tuple(min(piece, size - start) for start in range(0, size, piece))
+    s.made = tuple((*whole[:axis], part, *whole[axis + 1 :]) for part in sizes)
+
+
+def concatenate(s: Sequences) -> None:
+    """Along `axis`, or along a new one."""
+    parts = s.parts(0)
+    if not parts or any(part is None for part in parts):
+        raise UnknownFact("elements")
+    shapes = [part for part in parts if part is not None]
+    rank = len(shapes[0]) + s.op.number("new_axis", 0)
+    if len(set(map(len, shapes))) > 1 or not rank:
+        raise UnknownFact("rank")
+    axis = s.op.required("axis") % rank
+    columns = list(zip(*shapes, strict=True))
+    common = [next((size for size in column if size is not None), None) for column in columns]
+    if s.op.number("new_axis", 0):
+        s.shape = (*common[:axis], len(shapes), *common[axis:])
+        return
+    along = columns[axis]
+    total = None if None in along else sum(size for size in along if size is not None)
+    s.shape = (*common[:axis], total, *common[axis + 1 :])
+
+
+def pass_on(s: Sequences) -> None:
+    """A tensor or a sequence goes through as it is."""
+    s.shape = s.op.inputs[0] if s.op.inputs else None
+    if s.shape is None:
+        s.made = s.parts(0)
+
+
+RULES = {
+    "ConcatFromSequence": concatenate,
+    "Optional": pass_on,
+    "OptionalGetElement": pass_on,
+    "SequenceAt": pick,
+    "SequenceConstruct": construct,
+    "SequenceEmpty": make_empty,
+    "SequenceErase": erase,
+    "SequenceInsert": insert,
+    "SequenceLength": measure,
+    "SplitToSequence": split,
+}
+
+SPECS = (
+    *(OpSpec(op_type=name, work=Work.HOST, sequence=rule) for name, rule in RULES.items()),
+    OpSpec(op_type="OptionalHasElement", work=Work.HOST, shape=lambda op: ()),
+)
