@@ -17,6 +17,9 @@ from onnxsparse.graph import Graph, captured
 from onnxsparse.ops import OpSpec, UnknownFact
 from onnxsparse.propagate import Propagation, is_static
 
+MAX_SHOWN = 8
+"""Integers of an input that a message shows."""
+
 DOES_NOT_FIT = (InferenceError, SchemaError, ValidationError, RuntimeError, ValueError)
 
 
@@ -37,6 +40,7 @@ def find_conflict(known: Propagation, graph: Graph, *, suspected: bool) -> Confl
 
     `suspected`: whether onnx's inference found fault with the model; if not, it need not be asked node by node.
     """
+    known.read_initializers(graph)
     for index in needed(graph):
         node = graph.proto.node[index]
         spec = known.spec(node)
@@ -94,6 +98,11 @@ def why_not(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec |
             reason = None
         if reason is not None:
             return reason
+    made = next(
+        (shape for shape in op.outputs if shape is not None and any(size is not None and size < 0 for size in shape)), None
+    )
+    if made is not None:
+        return f"would make {format_shape(made)} of {' and '.join(map(format_shape, shapes))}"
     if not suspected or not all(map(is_static, shapes)) or spec is None:
         return None
     return refusal(known, scope, node, spec)
@@ -112,5 +121,13 @@ def refusal(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec) 
         known.inferred(scope, node, spec, sizes=False)
     except DOES_NOT_FIT:
         return None
-    shapes = " and ".join(format_shape(known.shape(scope, name)) for name in node.input if name)
-    return f"cannot take {shapes}: {why}"
+    shown = " and ".join(show(known, scope, name) for name in node.input if name)
+    return f"cannot take {shown}: {why}"
+
+
+def show(known: Propagation, scope: str, name: str) -> str:
+    """A few integers as they are, which say where to cut or what shape to make; the shape of anything else."""
+    value = known.value(scope, name)
+    if value is not None and value.ndim == 1 and value.dtype.kind == "i" and value.size <= MAX_SHOWN:
+        return str(value.tolist())
+    return format_shape(known.shape(scope, name))

@@ -6,7 +6,7 @@ runs only on models where plain inference left gaps.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import onnx
@@ -136,11 +136,13 @@ class Propagation:
         if known is not None:
             for name, value in zip(filter(None, node.output), known, strict=False):
                 self._set_value(scope, name, value)
-        elif any(not is_static(self.shape(scope, o)) for o in node.output if o):
+            return
+        if any(not is_static(self.shape(scope, o)) for o in node.output if o):
             self._infer(scope, node, spec)
             if spec is not None:
                 self._apply_formulas(scope, node, spec)
-                self._follow_sequence(scope, node, spec)
+        if spec is not None and spec.sequence is not None:
+            self._follow_sequence(scope, node, spec.sequence, spec)
 
     def _apply_formulas(self, scope: str, node: onnx.NodeProto, spec: OpSpec) -> None:
         """What the op's own formulas say of outputs that inference left open."""
@@ -154,12 +156,10 @@ class Propagation:
             self._set_shape(scope, name, shape)
             self._type_as_input(scope, name, node, spec)
 
-    def _follow_sequence(self, scope: str, node: onnx.NodeProto, spec: OpSpec) -> None:
-        if spec.sequence is None or (scope, node.output[0]) in self.parts:
-            return
+    def _follow_sequence(self, scope: str, node: onnx.NodeProto, rule: Callable[[Sequences], None], spec: OpSpec) -> None:
         asked = Sequences(self.view(scope, node), lambda at: self._elements(scope, node.input[at]))
         try:
-            spec.sequence(asked)
+            rule(asked)
         except UnknownFact:
             return
         name = node.output[0]

@@ -6,6 +6,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxsparse.dims import Binding, Shape
+from onnxsparse.ops import STANDARD_DOMAINS
 from onnxsparse.propagate import Key, Known
 from onnxsparse.protos import replace_all
 from onnxsparse.weights import Weights, bodies, body_scope, is_lifted
@@ -72,13 +73,16 @@ def is_bulk(tensor: TensorProto, weights: Weights) -> bool:
 
 def take_recorded(graph: onnx.GraphProto, binding: Binding, scope: str = "") -> Known:
     """What the file records of its values' shapes, which is then removed: a file may be wrong there, or be true at other sizes.
-    The main graph's inputs keep theirs.
+    The main graph's inputs keep theirs; element types stay where inference cannot know them.
     """
     inputs = graph.input if scope else ()
     for value in (*inputs, *graph.value_info, *graph.output):
         if value.type.HasField("tensor_type"):
             binding.apply(value.type.tensor_type.shape)
     recorded = collect_own(graph, scope)
+    foreign = {name for node in graph.node if node.domain not in STANDARD_DOMAINS for name in node.output}
+    # an entry for an initializer, even an empty one, keeps onnx's inference from reading its value
+    replace_all(graph.value_info, [value for value in graph.value_info if value.name in foreign])
     for value in (*inputs, *graph.value_info, *graph.output):
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")

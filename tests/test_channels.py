@@ -370,6 +370,59 @@ def test_fused_attention_is_cut_with_its_heads_and_scale(op: str, kv_heads: int)
     sound(smaller, proof)
 
 
+@pytest.mark.parametrize(("op", "at"), [("standard", 3), ("multi-head", 5), ("projecting", 5)])
+@pytest.mark.parametrize("slices", [1, 4])
+def test_heads_stay_where_a_mask_has_a_slice_for_each(op: str, at: int, slices: int) -> None:
+    """A mask of 1 x 4 x 5 x 5 for 4 heads: of each head's 6 elements 3 can go, but no head."""
+    built = fused(op)
+    attention = built.proto.graph.node[-2]
+    attention.input.extend([""] * (at - len(attention.input)) + ["mask"])
+    mask = weight(f"1x{slices}x5x5")
+    built.proto.graph.initializer.append(onnx.numpy_helper.from_array(mask, "mask"))
+    built = Model.from_proto(onnx.load_from_string(built.to_bytes()))
+    smaller, proof = halve(built)
+    made = shapes(smaller, "wo")["wo"]
+    assert made == (12, 8)
+    heads = next(a.i for a in smaller.proto.graph.node[-2].attribute if a.name in ("num_heads", "q_num_heads"))
+    assert heads == 4 if slices == 4 else heads <= 4
+    assert smaller.weights.shape("mask") == (1, slices, 5, 5)
+    sound(smaller, proof)
+
+
+def test_attention_that_keeps_keys_for_later_is_not_cut() -> None:
+    """What it gives out beside its result has an axis of heads."""
+    built = fused("multi-head")
+    built.proto.graph.node[-2].output.extend(["keys", "values"])
+    built.proto.graph.output.append(value("keys", "2x4x5x6"))
+    solution = solve(Model.from_proto(onnx.load_from_string(built.to_bytes())))
+    assert not solution.groups
+
+
+def test_what_is_added_to_a_fused_convolution_is_cut_with_it() -> None:
+    """The third op's residual is the first one's result: both keep the same channels."""
+    ms = "com.microsoft"
+    nodes = [
+        node("FusedConv", "x w0 b0", "a", domain=ms, activation="Relu", pads=[1] * 4),
+        node("FusedConv", "a w1 b1", "c", domain=ms, activation="Relu", pads=[1] * 4),
+        node("FusedConv", "c w2 _ a", "d", domain=ms, activation="Relu", pads=[1] * 4),
+        node("Conv", "d w3", "y"),
+    ]
+    weights = {"w0": "8x3x3x3", "b0": "8", "w1": "6x8x3x3", "b1": "6", "w2": "8x6x3x3", "w3": "5x8x1x1"}
+    built = model(nodes, {"x": "1x3x6x6"}, ["y"], weights, domains={ms: 1})
+    built.proto.graph.output[0].CopyFrom(value("y", "1x5x6x6"))
+    smaller, proof = halve(built)
+    assert shapes(smaller, "w0", "w1", "w2", "w3") == {
+        "w0": (4, 3, 3, 3),
+        "w1": (3, 4, 3, 3),
+        "w2": (4, 3, 3, 3),
+        "w3": (5, 4, 1, 1),
+    }
+    kept = [row for row in range(8) if any(np.array_equal(built.weights["w0"][row], new) for new in smaller.weights["w0"])]
+    assert np.array_equal(smaller.weights["b0"], built.weights["b0"][kept])
+    assert np.array_equal(smaller.weights["w3"], built.weights["w3"][:, kept])
+    sound(smaller, proof)
+
+
 @pytest.mark.parametrize("opset", [11, 13, 18])
 def test_live_shape_arithmetic_is_told_the_old_sizes(opset: int) -> None:
     """Flatten written as Shape → Gather → Concat → Reshape, and a target from the channels' own size; at two batch sizes."""

@@ -47,6 +47,9 @@ def multiplying(a: int = 0, b: int = 1) -> Rule:
         columns, rows = left[-1], right[max(len(right) - 2, 0) - len(right)]
         if unequal(columns, rows):
             return f"cannot multiply {text(left)} by {text(right)}: {columns} meets {rows}"
+        for back in range(3, min(len(left), len(right)) + 1):
+            if 1 not in (first := left[-back], second := right[-back]) and unequal(first, second):
+                return f"cannot multiply {text(left)} by {text(right)}: {first} meets {second}"
         return None
 
     return rule
@@ -82,8 +85,10 @@ def convolving(weight: int = 1, bias: int = 2, *, transposed: bool = False, last
 
     def rule(op: OpView) -> str | None:
         x, w = op.partial(0), op.partial(weight)
-        if len(x) != len(w) or len(x) < 3:
+        if len(x) != len(w):
             return f"cannot convolve {text(x)} with a kernel of {text(w)}: {len(x)} axes meet {len(w)}"
+        if len(x) < 3:
+            return f"cannot convolve {text(x)} with a kernel of {text(w)}: there are no positions"
         groups = op.number("group", 1)
         channels, sizes = (x[-1], x[1:-1]) if last or op.number("channels_last", 0) else (x[1], x[2:])
         wanted = w[0] if transposed else None if w[1] is None else w[1] * groups
@@ -100,8 +105,10 @@ def convolving(weight: int = 1, bias: int = 2, *, transposed: bool = False, last
 def too_small(op: OpView, x: Shape, sizes: Shape, kernel: Shape) -> str | None:
     """A kernel that is larger than what it moves over, padding included."""
     rank = len(sizes)
-    pads, dilations = op.numbers("pads", (0,) * 2 * rank), op.numbers("dilations", (1,) * rank)
-    if op.text("auto_pad", "NOTSET").startswith("SAME") or len(pads) != 2 * rank or len(dilations) != rank:
+    pads = op.numbers("pads", (0,) * 2 * rank) if op.text("auto_pad", "NOTSET") != "VALID" else (0,) * 2 * rank
+    dilations = op.numbers("dilations", (1,) * rank)
+    regular = len(pads) == 2 * rank and len(kernel) == len(dilations) == rank
+    if op.text("auto_pad", "NOTSET").startswith("SAME") or not regular:
         return None
     for i, (size, window) in enumerate(zip(sizes, kernel, strict=True)):
         if size is None or window is None:
@@ -146,6 +153,15 @@ def normalising(*ats: int) -> Rule:
         return None
 
     return rule
+
+
+def skipping(op: OpView) -> str | None:
+    """Two inputs of the same width, and a scale of it."""
+    x, skip, scale = op.partial(0), op.partial(1), op.partial(2, 1)
+    for other in (skip, scale):
+        if x and other and unequal(x[-1], other[-1]):
+            return f"cannot normalise {text(x)} with {text(other)}: {x[-1]} meets {other[-1]}"
+    return None
 
 
 def per_channel(op: OpView) -> str | None:

@@ -1,6 +1,6 @@
 """Ops that look over an axis: normalisation, pooling, reduction, search. None of them has weights or counts as MACs."""
 
-from onnxsparse.ops.conflicts import groups, normalising, per_channel
+from onnxsparse.ops.conflicts import groups, normalising, per_channel, skipping
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.folding import is_inference, normalisation
 from onnxsparse.ops.labels import Axes
@@ -311,7 +311,7 @@ SPECS = (
             more_shapes=(statistics, statistics, same_shape),
             couple=couple_skip_norm,
             masked=mask_skip_norm,
-            conflict=normalising(1, 2, 3),
+            conflict=skipping,
         )
         for name in FUSED
     ),

@@ -1,0 +1,157 @@
+"""Compare the MACs of every graph of a folder with those of what onnxruntime's own optimiser makes of it.
+
+    python benchmarks/zoo_optimised.py ZOO --out benchmarks/results/zoo-optimised.md
+
+ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs). The levels are basic
+and extended. MACs that are gone are a fault, unless they stay where one of the two optimisers that take nodes out is left out:
+folding of constants, and merging of equal nodes. Every shape that is inferred is held against the one at run time.
+"""
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from onnxsparse import Model, OnnxSparseError, layers, load
+from onnxsparse.facts import Survey
+from onnxsparse.inputs import seeded_samples
+from onnxsparse.layer import Layers
+
+LEVELS = {"basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC, "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED}
+
+TAKE_OUT = {"CommonSubexpressionElimination": "equal to others", "ConstantFolding": "computed from constants"}
+"""onnxruntime's optimisers that take nodes out → what such nodes are."""
+
+FUSED_DOMAIN = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model at one level. `fused`: onnxruntime's own ops in it; `gone`: layers that were taken out, and why."""
+
+    model: str
+    level: str
+    fused: str = ""
+    before: int | None = None
+    after: int | None = None
+    shapes: int = 0
+    gone: str = ""
+    faults: tuple[str, ...] = ()
+
+
+def options_for(level: ort.GraphOptimizationLevel) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = level
+    return options
+
+
+def optimise(source: Path, level: str, target: Path, without: Sequence[str] = ()) -> None:
+    """Write what onnxruntime makes of a model at a level."""
+    options = options_for(LEVELS[level])
+    options.optimized_model_filepath = str(target)
+    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without))
+
+
+def bound(path: Path, shapes: dict[str, list[int]]) -> Model:
+    """The model with its inputs at the sizes that run."""
+    return load(path).bind([f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items() if shape])
+
+
+def run(source: Path, shapes: dict[str, list[int]], level: str, folder: Path) -> Row:
+    target = folder / "optimised.onnx"
+    optimise(source, level, target)
+    model = bound(target, shapes)
+    fused = Counter(node.op_type for node in model.proto.graph.node if node.domain == FUSED_DOMAIN)
+    shown = ", ".join(f"{count} × {op}" for op, count in sorted(fused.items()))
+    try:
+        before, after = layers(bound(source, shapes), count=False), layers(model, count=False)
+        compared, faults = check_shapes(model)
+    except OnnxSparseError as error:
+        return Row(source.name, level, shown, faults=(str(error),))
+    known = {layer.node for layer in before.without_macs}
+    faults += [f"{layer.node} has no MACs" for layer in after.without_macs if layer.node not in known]
+    faults += [f"{op} is unknown" for op in after.unknown_ops if op not in before.unknown_ops]
+    gone = ""
+    if before.totals.macs != after.totals.macs:
+        gone = explain(source, shapes, level, folder, before, after)
+        faults += [] if gone else ["MACs differ, and no node was taken out"]
+    return Row(source.name, level, shown, before.totals.macs, after.totals.macs, compared, gone, tuple(faults))
+
+
+def explain(source: Path, shapes: dict[str, list[int]], level: str, folder: Path, before: Layers, after: Layers) -> str:
+    """The layers that are gone where leaving one optimiser out keeps their MACs; empty where none does."""
+    for optimiser, what in TAKE_OUT.items():
+        target = folder / f"{optimiser}.onnx"
+        optimise(source, level, target, [optimiser])
+        if layers(bound(target, shapes), count=False).totals.macs == before.totals.macs:
+            left = {layer.node for layer in after}
+            names = [layer.node for layer in before if layer.node not in left]
+            return f"{len(before) - len(after)} {what}, of {', '.join(names)}"
+    return ""
+
+
+def check_shapes(model: Model) -> tuple[int, list[str]]:
+    """How many values' shapes are as at run time; those that are not, or that are unknown."""
+    survey = Survey(model)
+    proto = onnx.load_from_string(model.to_bytes())
+    known = {value.name for value in proto.graph.output}
+    names = [name for node in proto.graph.node for name in node.output if name and name not in known]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(proto.SerializeToString(), options_for(level), providers=["CPUExecutionProvider"])
+    outputs = [value.name for value in session.get_outputs()]
+    compared, faults = 0, []
+    for name, value in zip(outputs, session.run(None, seeded_samples(model, 1).feeds[0]), strict=True):
+        shape = survey.shapes.get("", name)
+        if isinstance(value, np.ndarray) and shape == value.shape:
+            compared += 1
+        elif isinstance(value, np.ndarray):
+            faults.append(f"{name} is {value.shape}, inferred as {shape}")
+    return compared, faults
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("zoo", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    rows = []
+    for entry in json.loads((options.zoo / "manifest.json").read_text()):
+        for level in LEVELS:
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(run(options.zoo / entry["file"], entry["run_shapes"], level, Path(folder)))
+            print(rows[-1], flush=True)
+    options.out.write_text(render(rows))
+
+
+def render(rows: list[Row]) -> str:
+    same = sum(row.before == row.after and not row.faults for row in rows)
+    explained = sum(bool(row.gone) and not row.faults for row in rows)
+    faulty = sum(bool(row.faults) for row in rows)
+    lines = [
+        "# MACs of what onnxruntime's optimiser writes",
+        "",
+        f"Made by `benchmarks/zoo_optimised.py`. {len(rows) // len(LEVELS)} graphs, each as onnxruntime writes it at the levels",
+        f"{' and '.join(LEVELS)}. {same} of {len(rows)} have the MACs from before, {explained} those less what was taken out,",
+        f"which is listed, and {faulty} a fault. The shapes of",
+        f"{sum(row.shapes for row in rows)} values are inferred as they are at run time.",
+        "",
+        "| model | level | fused ops | MACs before | after | taken out | faults |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        macs = " | ".join("" if value is None else f"{value}" for value in (row.before, row.after))
+        lines.append(f"| {row.model} | {row.level} | {row.fused} | {macs} | {row.gone} | {'; '.join(row.faults)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
