@@ -224,97 +224,67 @@ def test_what_a_file_records_is_no_evidence_against_what_follows_from_its_sizes(
     assert macs(nodes, "2x4x8", {"w": "8x6"}, domains={MS: 1}, value_info=info) == 2 * 4 * 8 * 6
 
 
-SEQUENCES: list[tuple[str, list[onnx.NodeProto], Mapping[str, Any], int]] = [
+ATTENTION: list[tuple[str, Callable[[], Model], int]] = [
+    ("with a past", CASES[0][1], 2 * 5 * 32 * 96 + 2 * 5 * 12 * (32 + 32)),
     (
-        "inserted and joined",
-        [
-            node("SequenceEmpty", "", "e"),
-            node("SequenceInsert", "e x", "s"),
-            node("SequenceInsert", "s x zero", "t"),
-            node("ConcatFromSequence", "t", "c", axis=1),  # 4x16
-            node("MatMul", "c w", "y"),
-        ],
-        {"zero": np.array(0), "w": "16x3"},
-        4 * 16 * 3,
+        "quantized, with a past of 7",
+        lambda: ms(
+            "QAttention",
+            "x w b s s _ z z p",
+            {"x": ("2x5x32", UINT8), "p": "2x2x4x7x8"},
+            {"w": np.ones((32, 96), np.uint8), "b": "96", "s": SCALE, "z": ZERO},
+            num_heads=4,
+        ),
+        2 * 5 * 32 * 96 + 2 * 5 * 12 * (32 + 32),
+    ),
+    ("of many heads, with a past", CASES[2][1], 2 * 5 * 12 * (32 + 32)),
+    ("over another sequence, in heads", CASES[3][1], 2 * 5 * 9 * (32 + 32)),
+    ("of grouped heads, over the 9 keys that the value says", CASES[4][1], 2 * 1 * 9 * (32 + 32)),
+    (
+        "of one query over 7 + 1 keys",
+        lambda: ms(
+            "DecoderMaskedMultiHeadAttention",
+            "q k w _ _ p v",
+            {"q": "2x1x32", "k": "2x1x32", "w": "2x1x32", **KEPT},
+            num_heads=4,
+        ),
+        2 * 1 * 8 * (32 + 32),
     ),
     (
-        "split evenly, the last part smaller",
-        [
-            node("SplitToSequence", "x three", "s", axis=1),  # 4x3, 4x3, 4x2
-            node("SequenceAt", "s last", "a"),
-            node("MatMul", "a w", "y"),
-        ],
-        {"three": np.array(3), "last": np.array(-1), "w": "2x5"},
-        4 * 2 * 5,
-    ),
-    (
-        "split by sizes, one erased, stacked",
-        [
-            node("SplitToSequence", "x sizes", "s", axis=1),  # 4x2, 4x4, 4x2
-            node("SequenceErase", "s one", "t"),
-            node("ConcatFromSequence", "t", "c", axis=0, new_axis=1),  # 2x4x2
-            node("MatMul", "c w", "y"),
-        ],
-        {"sizes": integers(2, 4, 2), "one": np.array(1), "w": "2x5"},
-        2 * 4 * 2 * 5,
-    ),
-    (
-        "split into slices, whichever is taken",
-        [
-            node("SplitToSequence", "x", "s", axis=0, keepdims=0),  # four of 8
-            node("ArgMax", "x", "m", axis=0, keepdims=0),
-            node("Gather", "m zero", "i"),
-            node("SequenceAt", "s i", "a"),
-            node("MatMul", "a w", "y"),
-        ],
-        {"zero": np.array(0), "w": "8x5"},
-        8 * 5,
-    ),
-    (
-        "counted",
-        [
-            node("SequenceConstruct", "x x x", "s"),
-            node("SequenceLength", "s", "n"),
-            node("Unsqueeze", "n axes", "r"),
-            node("Concat", "r one", "repeats", axis=0),
-            node("Tile", "x repeats", "t"),  # 12x8
-            node("MatMul", "t w", "y"),
-        ],
-        {"axes": integers(0), "one": integers(1), "w": "8x5"},
-        12 * 8 * 5,
-    ),
-    (
-        "through an optional value and an Identity",
-        [
-            node("SequenceConstruct", "x x", "s"),
-            node("Identity", "s", "i"),
-            node("Optional", "i", "o"),
-            node("OptionalGetElement", "o", "g"),
-            node("ConcatFromSequence", "g", "c", axis=0),  # 8x8
-            node("MatMul", "c w", "y"),
-        ],
-        {"w": "8x5"},
-        8 * 8 * 5,
+        "of grouped heads, Q, K and V packed",
+        lambda: ms(
+            "GroupQueryAttention",
+            "q _ _ _ _ n t",
+            {"q": "2x5x64"},  # 4 + 2 + 2 heads of 8
+            {"n": integers(4, 4, dtype=np.int32), "t": integers(5, dtype=np.int32)},
+            num_heads=4,
+            kv_num_heads=2,
+        ),
+        2 * 5 * 5 * (32 + 32),
     ),
 ]
 
 
-@pytest.mark.parametrize(("nodes", "weights", "expected"), [case[1:] for case in SEQUENCES], ids=[case[0] for case in SEQUENCES])
-def test_shapes_go_through_sequences(nodes: list[onnx.NodeProto], weights: Mapping[str, Any], expected: int) -> None:
-    assert macs(nodes, "4x8", weights, opset=18) == expected
+@pytest.mark.parametrize(("build", "expected"), [case[1:] for case in ATTENTION], ids=[case[0] for case in ATTENTION])
+def test_attention_counts_the_keys_of_the_past(build: Callable[[], Model], expected: int) -> None:
+    assert layers(build()).totals.macs == expected
 
 
-def test_an_if_passes_on_a_sequence_that_both_branches_make() -> None:
-    branches = [
-        helper.make_graph(
-            [node("SequenceConstruct", order, name)], name, [], [helper.make_tensor_sequence_value_info(name, FLOAT, None)]
-        )
-        for order, name in (("x x", "s"), ("x x", "t"))
-    ]
+def test_keys_in_a_buffer_that_nobody_says_the_filling_of_are_unknown() -> None:
+    inputs = {"q": "2x1x32", "k": "2x1x16", "p": "2x2x12x8", "n": ("2", INT32), "t": ("1", INT32)}
+    built = ms("GroupQueryAttention", "q k k p p n t", inputs, num_heads=4, kv_num_heads=2)
+    found = layers(built)
+    assert found.totals.macs is None
+    assert Survey(built).shapes.get("", "y") == (2, 1, 32)
+
+
+def test_values_that_formulas_read_follow_from_shapes() -> None:
+    """The number of keys is the length of a mask, as generators of text write it: 12 kept, of which 9 with the new one."""
     nodes = [
-        node("If", "c", "s2", then_branch=branches[0], else_branch=branches[1]),
-        node("ConcatFromSequence", "s2", "j", axis=1),
-        node("MatMul", "j w", "y"),
+        node("Shape", "m", "s"),
+        node("Gather", "s one", "l", axis=0),
+        node("Cast", "l", "t", to=INT32),
+        node("GroupQueryAttention", "q k k p p n t", "y", domain=MS, num_heads=4, kv_num_heads=2),
     ]
-    built = model(nodes, {"x": "4x8", "c": ("", onnx.TensorProto.BOOL)}, ["y"], {"w": "16x3"})
-    assert layers(built).totals.macs == 4 * 16 * 3
+    inputs = {"q": "2x1x32", "k": "2x1x16", "p": "2x2x12x8", "m": "2x9", "n": ("2", INT32)}
+    assert layers(model(nodes, inputs, ["y"], {"one": np.array(1)}, domains={MS: 1})).totals.macs == 2 * 9 * (32 + 32)
