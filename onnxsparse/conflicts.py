@@ -72,17 +72,12 @@ def conflict_in_bodies(known: Propagation, graph: Graph, index: int, spec: OpSpe
     assert spec.body is not None
     node = graph.proto.node[index]
     if not spec.body.branches:
-        trips = spec.body.trips(known.view(graph.scope, node), lambda at: integer(known, graph.scope, node, at))
+        trips = spec.body.trips(known.view(graph.scope, node), lambda at: known.integer(graph.scope, node, at))
         if not trips:
             return None
     alive = [body for body in graph.bodies(index).values() if body.scope not in known.dead]
     found = [find_conflict(known, body, suspected=suspected) for body in alive]
     return found[0] if found and all(found) else None
-
-
-def integer(known: Propagation, scope: str, node: onnx.NodeProto, at: int) -> int | None:
-    value = known.value(scope, node.input[at])
-    return int(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
 
 def why_not(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec | None, suspected: bool) -> str | None:

@@ -6,7 +6,7 @@ runs only on models where plain inference left gaps.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import onnx
@@ -124,12 +124,25 @@ class Propagation:
             self.shapes.update(before[0])
             self.values, self.dead, self.parts = before[1:]
             self.run(inner)
-            return
+            seeds = {}
         for position, shape in seeds.items():
             if shape is not None:
                 output = node.output[position - carried.start]
                 self._set_type(graph.scope, output, graph.scope, node.input[position])
                 self._set_shape(graph.scope, output, shape)
+        if body.carried is not None:
+            trips = body.trips(op, lambda at: self.integer(graph.scope, node, at))
+            self._stack(graph.scope, node.output[len(carried) :], inner, inner.proto.output[1 + len(carried) :], trips)
+
+    def _stack(
+        self, scope: str, outputs: Sequence[str], inner: Graph, results: Sequence[onnx.ValueInfoProto], trips: int | None
+    ) -> None:
+        """What a loop's body gives out in every round, behind one another along a new first axis."""
+        for output, result in zip(outputs, results, strict=False):
+            shape = self.shape(inner.scope, result.name)
+            if output and shape is not None:
+                self._set_shape(scope, output, (trips, *shape))
+                self._set_type(scope, output, inner.scope, result.name)
 
     def _step(self, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> None:
         known = self._evaluate(scope, node, spec)
@@ -247,6 +260,11 @@ class Propagation:
 
     def value(self, scope: str, name: str) -> Array | None:
         return nearest(self.values, scope, name)
+
+    def integer(self, scope: str, node: onnx.NodeProto, at: int) -> int | None:
+        """The one integer that a node's input holds, None where it is unknown."""
+        value = self.value(scope, node.input[at])
+        return int(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
     def _values(self, scope: str, node: onnx.NodeProto) -> dict[str, Array]:
         """Those inputs of a node whose values are known."""

@@ -1,4 +1,4 @@
-"""Shapes through sequences of tensors and optional values."""
+"""Shapes through sequences of tensors, optional values and loops."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,8 @@ import pytest
 from onnx import helper
 
 from onnxsparse import layers
-from tests.graphs import FLOAT, model, node
+from onnxsparse.facts import Survey
+from tests.graphs import BOOL, FLOAT, INT64, model, node
 
 SEQUENCES: list[tuple[str, list[onnx.NodeProto], Mapping[str, Any], int]] = [
     (
@@ -131,3 +132,17 @@ def test_a_sequence_of_unknown_length_leaves_shapes_open() -> None:
     built = model(nodes, {"x": "4x?"}, ["y"], {"w": "8x5"})
     assert layers(built).totals.macs is None
     assert layers(built.bind(["4x8"])).totals.macs == 4 * 8 * 5
+
+
+def test_a_loop_stacks_what_each_round_gives_out() -> None:
+    body = helper.make_graph(
+        [node("Identity", "go", "on"), node("Relu", "h", "k"), node("FusedMatMul", "k w", "o", domain="com.microsoft")],
+        "body",
+        [helper.make_tensor_value_info(n, t, s) for n, t, s in (("i", INT64, []), ("go", BOOL, []), ("h", FLOAT, None))],
+        [helper.make_tensor_value_info(n, t, s) for n, t, s in (("on", BOOL, []), ("k", FLOAT, None), ("o", FLOAT, None))],
+    )
+    nodes = [node("Loop", "n yes x", "last all", body=body), node("MatMul", "all v", "y")]
+    weights = {"n": np.array(3), "yes": np.array(True), "w": "8x5", "v": "5x2"}
+    built = model(nodes, {"x": "4x8"}, ["y"], weights, domains={"com.microsoft": 1})
+    assert Survey(built).shapes.get("", "all") == (3, 4, 5)
+    assert layers(built).totals.macs == 3 * 4 * 8 * 5 + 3 * 4 * 5 * 2
