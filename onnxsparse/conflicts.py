@@ -98,12 +98,12 @@ def why_not(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec |
     )
     if made is not None:
         return f"would make {format_shape(made)} of {' and '.join(map(format_shape, shapes))}"
-    if not suspected or not all(map(is_static, shapes)) or spec is None:
+    if not suspected or not all(map(is_static, shapes)):
         return None
     return refusal(known, scope, node, spec)
 
 
-def refusal(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec) -> str | None:
+def refusal(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> str | None:
     """What onnx's inference has against the sizes of a node's inputs; None where it has nothing, or where it would refuse
     the node whatever the sizes are.
     """

@@ -70,11 +70,12 @@ def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, nam
 
 def impossible(name: str, binding: Binding, conflict: Conflict) -> ParamError | ModelError:
     """The caller's fault where the caller gave or left out sizes, the file's where it fixes them all."""
-    if binding.given:
-        return ParamError(f"{name} cannot run with {' '.join(binding.given)}: {conflict}")
-    if binding.assumed:
-        assumed = "; ".join(binding.assumed)
-        return ParamError(f"{name} cannot run where {assumed}: {conflict}; give the sizes with --input-shape or --dim")
+    given, assumed = " ".join(binding.given), " and ".join(binding.assumed)
+    if assumed:
+        sizes = f"with {given}, where {assumed}" if given else f"where {assumed}"
+        return ParamError(f"{name} cannot run {sizes}: {conflict}; give the sizes with --input-shape or --dim")
+    if given:
+        return ParamError(f"{name} cannot run with {given}: {conflict}")
     return ModelError(f"{name} cannot run: {conflict}; its own input sizes lead there")
 
 

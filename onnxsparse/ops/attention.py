@@ -11,7 +11,8 @@ from functools import partial
 
 import numpy as np
 
-from onnxsparse.ops.conflicts import multiplying, text
+from onnxsparse.dims import format_shape
+from onnxsparse.ops.conflicts import multiplying
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.forms import FloatForm, Operand
 from onnxsparse.ops.heads import (
@@ -50,12 +51,16 @@ def attention_macs(op: OpView) -> int:
 def attention_conflict(op: OpView) -> str | None:
     """Heads of Q and K have one size; there are as many keys as values."""
     query, key, value = (op.input(at) for at in (0, 1, 2))
-    if not len(query) == len(key) == len(value):
+    if not len(query) == len(key) == len(value) or len(query) not in (3, 4):
         raise UnknownFact("rank")
-    heads = (1, 1) if len(query) == 4 else (op.required("q_num_heads"), op.required("kv_num_heads"))
+    heads = (1, 1) if len(query) == 4 else (op.positive("q_num_heads"), op.positive("kv_num_heads"))
     pairs = ((query[-1] // heads[0], key[-1] // heads[1], key), (key[-2], value[-2], value))
     wrong = next(((a, b, other) for a, b, other in pairs if a != b), None)
-    return None if wrong is None else f"cannot attend from {text(query)} to {text(wrong[2])}: {wrong[0]} meets {wrong[1]}"
+    return (
+        None
+        if wrong is None
+        else f"cannot attend from {format_shape(query)} to {format_shape(wrong[2])}: {wrong[0]} meets {wrong[1]}"
+    )
 
 
 def projection_macs(op: OpView) -> int:

@@ -5,15 +5,11 @@ A rule returns the two sizes in words, None where they meet, and raises UnknownF
 
 from collections.abc import Callable
 
+from onnxsparse.dims import format_shape
 from onnxsparse.ops.sizes import arranged, broadcast
 from onnxsparse.ops.spec import OpView, Shape, UnknownFact, product
 
 Rule = Callable[[OpView], str | None]
-
-
-def text(shape: Shape) -> str:
-    """`4x128`, `?` for a size that is unknown."""
-    return "x".join("?" if size is None else str(size) for size in shape) or "a scalar"
 
 
 def unequal(a: int | None, b: int | None) -> bool:
@@ -32,7 +28,7 @@ def broadcasting(*ats: int) -> Rule:
         for shape in shapes:
             for back in range(1, min(len(shape), len(whole)) + 1):
                 if 1 not in (a := shape[-back], b := whole[-back]) and unequal(a, b):
-                    return f"cannot broadcast {' and '.join(map(text, shapes))}: {b} meets {a}"
+                    return f"cannot broadcast {' and '.join(map(format_shape, shapes))}: {b} meets {a}"
             whole = broadcast(whole, shape)
         return None
 
@@ -46,10 +42,10 @@ def multiplying(a: int = 0, b: int = 1) -> Rule:
         left, right = (arranged(op, at, letter) for at, letter in ((a, "A"), (b, "B")))
         columns, rows = left[-1], right[max(len(right) - 2, 0) - len(right)]
         if unequal(columns, rows):
-            return f"cannot multiply {text(left)} by {text(right)}: {columns} meets {rows}"
+            return f"cannot multiply {format_shape(left)} by {format_shape(right)}: {columns} meets {rows}"
         for back in range(3, min(len(left), len(right)) + 1):
             if 1 not in (first := left[-back], second := right[-back]) and unequal(first, second):
-                return f"cannot multiply {text(left)} by {text(right)}: {first} meets {second}"
+                return f"cannot multiply {format_shape(left)} by {format_shape(right)}: {first} meets {second}"
         return None
 
     return rule
@@ -72,8 +68,8 @@ def spreading(small: Shape, large: Shape, what: str) -> str | None:
     """One that broadcasts to the other, which stays as it is."""
     for back in range(1, min(len(small), len(large)) + 1):
         if small[-back] != 1 and unequal(small[-back], large[-back]):
-            return f"cannot {what} {text(small)} to {text(large)}: {small[-back]} meets {large[-back]}"
-    return f"cannot {what} {text(small)} to {text(large)}" if len(small) > len(large) else None
+            return f"cannot {what} {format_shape(small)} to {format_shape(large)}: {small[-back]} meets {large[-back]}"
+    return f"cannot {what} {format_shape(small)} to {format_shape(large)}" if len(small) > len(large) else None
 
 
 NONE = 99
@@ -86,14 +82,14 @@ def convolving(weight: int = 1, bias: int = 2, *, transposed: bool = False, last
     def rule(op: OpView) -> str | None:
         x, w = op.partial(0), op.partial(weight)
         if len(x) != len(w):
-            return f"cannot convolve {text(x)} with a kernel of {text(w)}: {len(x)} axes meet {len(w)}"
+            return f"cannot convolve {format_shape(x)} with a kernel of {format_shape(w)}: {len(x)} axes meet {len(w)}"
         if len(x) < 3:
-            return f"cannot convolve {text(x)} with a kernel of {text(w)}: there are no positions"
+            return f"cannot convolve {format_shape(x)} with a kernel of {format_shape(w)}: there are no positions"
         groups = op.number("group", 1)
         channels, sizes = (x[-1], x[1:-1]) if last or op.number("channels_last", 0) else (x[1], x[2:])
         wanted = w[0] if transposed else None if w[1] is None else w[1] * groups
         if unequal(channels, wanted):
-            return f"cannot convolve {text(x)} with a kernel of {text(w)}: {channels} channels meet {wanted}"
+            return f"cannot convolve {format_shape(x)} with a kernel of {format_shape(w)}: {channels} channels meet {wanted}"
         made = w[0] if not transposed else None if w[1] is None else w[1] * groups
         if op.has_input(bias) and unequal(op.partial(bias, 1)[0], made):
             return f"makes {made} channels and has a bias for {op.partial(bias, 1)[0]}"
@@ -115,7 +111,7 @@ def too_small(op: OpView, x: Shape, sizes: Shape, kernel: Shape) -> str | None:
             continue
         reach, padded = dilations[i] * (window - 1) + 1, size + pads[i] + pads[i + rank]
         if reach > padded:
-            return f"cannot convolve {text(x)}: its kernel spans {reach}, its padded input {padded}"
+            return f"cannot convolve {format_shape(x)}: its kernel spans {reach}, its padded input {padded}"
     return None
 
 
@@ -124,7 +120,7 @@ def reshaping(op: OpView) -> str | None:
     before, after = op.input(0), op.output()
     if 0 in after or product(before) == product(after):
         return None
-    return f"cannot make {text(after)} of {text(before)}: {product(after)} elements of {product(before)}"
+    return f"cannot make {format_shape(after)} of {format_shape(before)}: {product(after)} elements of {product(before)}"
 
 
 def joining(op: OpView) -> str | None:
@@ -132,12 +128,12 @@ def joining(op: OpView) -> str | None:
     shapes = [op.partial(at) for at in range(len(op.node.input))]
     ranks = {len(shape) for shape in shapes}
     if len(ranks) > 1:
-        return f"cannot join {' and '.join(map(text, shapes))}: {min(ranks)} axes meet {max(ranks)}"
+        return f"cannot join {' and '.join(map(format_shape, shapes))}: {min(ranks)} axes meet {max(ranks)}"
     axis = op.number("axis", 1) % max(*ranks, 1)
     for i, column in enumerate(zip(*shapes, strict=True)):
         sizes = {size for size in column if size is not None}
         if i != axis and len(sizes) > 1:
-            return f"cannot join {' and '.join(map(text, shapes))} along axis {axis}: {min(sizes)} meets {max(sizes)}"
+            return f"cannot join {' and '.join(map(format_shape, shapes))} along axis {axis}: {min(sizes)} meets {max(sizes)}"
     return None
 
 
@@ -160,7 +156,7 @@ def skipping(op: OpView) -> str | None:
     x, skip, scale = op.partial(0), op.partial(1), op.partial(2, 1)
     for other in (skip, scale):
         if x and other and unequal(x[-1], other[-1]):
-            return f"cannot normalise {text(x)} with {text(other)}: {x[-1]} meets {other[-1]}"
+            return f"cannot normalise {format_shape(x)} with {format_shape(other)}: {x[-1]} meets {other[-1]}"
     return None
 
 
@@ -170,14 +166,14 @@ def per_channel(op: OpView) -> str | None:
     for at in (1, 2):
         size = op.input(at)[0] if len(op.partial(at)) == 1 else None
         if len(x) > 1 and unequal(size, x[1]):
-            return f"cannot normalise {text(x)} with parameters for {size} channels: {size} meets {x[1]}"
+            return f"cannot normalise {format_shape(x)} with parameters for {size} channels: {size} meets {x[1]}"
     return None
 
 
 def recurring(op: OpView) -> str | None:
     """X: steps × batch × input; W: d × gates·hidden × input."""
     x, w = op.partial(0, 3), op.partial(1, 3)
-    return f"cannot multiply {text(x)} by {text(w)}: {x[2]} meets {w[2]}" if unequal(x[2], w[2]) else None
+    return f"cannot multiply {format_shape(x)} by {format_shape(w)}: {x[2]} meets {w[2]}" if unequal(x[2], w[2]) else None
 
 
 def gathering(op: OpView) -> str | None:
@@ -189,7 +185,7 @@ def gathering(op: OpView) -> str | None:
     if size is None:
         raise UnknownFact("size")
     outside = next((index for index in indices if not -size <= index < size), None)
-    return None if outside is None else f"cannot take index {outside} of {size} in {text(shape)}"
+    return None if outside is None else f"cannot take index {outside} of {size} in {format_shape(shape)}"
 
 
 def blocks(op: OpView) -> str | None:
@@ -216,7 +212,9 @@ def columns(name: str) -> Rule:
     def rule(op: OpView) -> str | None:
         shape, wanted = op.partial(0), op.required(name)
         wrong = bool(shape) and unequal(shape[-1], wanted)
-        return f"cannot multiply {text(shape)} by a weight of {wanted} rows: {shape[-1]} meets {wanted}" if wrong else None
+        return (
+            f"cannot multiply {format_shape(shape)} by a weight of {wanted} rows: {shape[-1]} meets {wanted}" if wrong else None
+        )
 
     return rule
 

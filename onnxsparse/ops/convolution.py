@@ -6,7 +6,8 @@ DeformConv; onnxruntime's ContribOperators for the com.microsoft ones.
 
 from functools import partial
 
-from onnxsparse.ops.conflicts import NONE, convolving, first_of, text, unequal
+from onnxsparse.dims import format_shape
+from onnxsparse.ops.conflicts import NONE, convolving, first_of, unequal
 from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.exact import exact_conv_integer, exact_qlinear_conv
 from onnxsparse.ops.folding import conv_outputs, conv_transpose_outputs, scale_conv, scale_conv_transpose
@@ -160,7 +161,7 @@ def adding(op: OpView) -> str | None:
         return None
     z, made = op.partial(RESIDUAL), op.outputs[0]
     different = len(z) != len(made) or any(map(unequal, z, made))
-    return f"cannot add {text(z)} to {text(made)}" if different else None
+    return f"cannot add {format_shape(z)} to {format_shape(made)}" if different else None
 
 
 QLINEAR: Couple = partial(couple_conv, weight=3, per_output=(4, 5, 8))

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from functools import partial
 
-from onnxsparse.ops.conflicts import text
+from onnxsparse.dims import format_shape
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.spec import OpSpec, OpView, UnknownFact, WeightAxes, WeightSlot
@@ -60,7 +60,7 @@ def einsum_conflict(op: OpView) -> str | None:
     for at, term in enumerate(terms):
         for label, size in zip(term, op.input(at), strict=True):
             if size != 1 and sizes.setdefault(label, size) != size:
-                shapes = " and ".join(text(op.input(i)) for i in range(len(terms)))
+                shapes = " and ".join(format_shape(op.input(i)) for i in range(len(terms)))
                 return f"cannot multiply {shapes}: {sizes[label]} meets {size} along '{label}'"
     return None
 

@@ -61,7 +61,7 @@ def windows(op: OpView, sizes: Shape, kernel: Shape) -> Shape:
     pads, way = op.numbers("pads", (0,) * 2 * rank), op.text("auto_pad", "NOTSET")
     if way == "VALID":
         pads = (0,) * 2 * rank
-    if not len(kernel) == len(strides) == len(dilations) == len(pads) / 2 == rank:
+    if not len(kernel) == len(strides) == len(dilations) == len(pads) / 2 == rank or min(strides, default=1) < 1:
         raise UnknownFact("rank")
     if way.startswith("SAME"):
         return tuple(None if size is None else -(-size // stride) for size, stride in zip(sizes, strides, strict=True))
@@ -83,6 +83,8 @@ def like_input(at: int) -> Callable[[OpView], Shape]:
 def reduced(op: OpView, axes: Size) -> Shape:
     """Input 0 without `axes` (all, where there are none), or with size 1 there if `keepdims` is set, as by default."""
     shape = op.partial(0)
+    if not shape:
+        return shape
     gone = {axis % len(shape) for axis in axes or range(len(shape))}
     if op.number("keepdims", 1):
         return tuple(1 if i in gone else size for i, size in enumerate(shape))

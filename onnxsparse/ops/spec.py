@@ -12,6 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from onnxsparse.dims import Shape as Shape
+
 if TYPE_CHECKING:
     from onnxsparse.ops.coupling import Coupling
     from onnxsparse.ops.exact import Exact
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
     from onnxsparse.ops.sequences import Sequences
 
 Size = tuple[int, ...]
-
-Shape = tuple[int | None, ...]
-"""None for a size that is unknown."""
 
 
 class UnknownFact(Exception):  # noqa: N818 - not an error: a formula lacks a number, and its result is unknown
@@ -81,6 +80,13 @@ class OpView:
 
     def numbers(self, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         return tuple(self.attributes[name].ints) if name in self.attributes else default
+
+    def positive(self, name: str) -> int:
+        """A count that an attribute gives. Raises UnknownFact where it is missing, or is none."""
+        value = self.required(name)
+        if not isinstance(value, int) or value < 1:
+            raise UnknownFact(name)
+        return value
 
     def required(self, name: str) -> int:
         if name not in self.attributes or self.attributes[name].ref_attr_name:
