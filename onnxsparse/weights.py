@@ -47,6 +47,8 @@ class Weights:
         self._path = path
         self._side_files: dict[str, MappedFile] = {}
         self._held_bytes = 0
+        self.sparse: list[onnx.SparseTensorProto] = []
+        """The tensors that came sparse; see `sparse`."""
         self.refresh()
 
     def refresh(self) -> None:
@@ -73,6 +75,7 @@ class Weights:
         """The same payloads over a copy of the proto."""
         twin = Weights(proto, list(self._payloads), self._path)
         twin._side_files = self._side_files
+        twin.sparse = list(self.sparse)
         return twin
 
     def __iter__(self) -> Iterator[str]:
@@ -95,16 +98,22 @@ class Weights:
         return tuple(self.proto(name).dims)
 
     def __getitem__(self, name: str) -> Array:
-        tensor = self.proto(name)
+        return self.read(name, self.proto(name))
+
+    def read(self, name: str, tensor: TensorProto) -> Array:
+        """The values of a tensor of this model, or of a copy of it, that need not have a name here; `name` is for messages."""
         payload = self.payload(tensor)
         array = read_small(name, tensor) if payload is None else read_bytes(name, tensor, payload.view())
         array.flags.writeable = False
         return array
 
     def __setitem__(self, name: str, array: Array) -> None:
-        tensor = self.proto(name)
+        self.fill(self.proto(name), array)
+
+    def fill(self, tensor: TensorProto, array: Array) -> None:
+        """Give a tensor of this model values, and shape or element type where they differ."""
         data_type = tensor.data_type
-        if array.dtype != element_dtype(name, data_type):
+        if array.dtype != element_dtype(tensor.name, data_type):
             data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
         small = data_type in PACKED_TYPES or array.nbytes < BULK_BYTES
         if small:
@@ -195,7 +204,7 @@ class Weights:
 
     @property
     def inline_bytes(self) -> int:
-        """Bytes of the payloads that a save writes into the model file itself."""
+        """Bytes of the payloads that a model has in its file itself."""
         found = (self.payload(t) for t in self._tensors.values() if is_lifted(t))
         return sum(p.length for p in found if p is not None)
 

@@ -24,7 +24,7 @@ FLOORS = [
     {"wire", "mapped", "files", "dims", "protos", "widths", "backends"},
     {"checks"},
     {"weights"},
-    {"model", "graph", "functions"},
+    {"sparse", "model", "graph", "functions"},
     {"bridge", "additions"},
     {"ops", "evaluate"},
     {"constants", "propagate", "assembly"},
