@@ -12,25 +12,30 @@ from onnxsparse.passbase import OPTIONS, StepReport
 class Fold:
     """Fold batch normalisation and constant expressions into the weights, and remove Identity and Dropout.
 
-    The model computes the same. Weights keep their names; where a new tensor had to be made, the model's metadata says from
-    which, so that masks made before still find it.
+    The model computes the same, and its graph takes no more bytes. Weights keep their names; where a new tensor had to be made,
+    the model's metadata says from which, so that masks made before still find it. An initializer that is an input as well is a
+    default, which a caller may override (IR version 4 and later): it stays, and nothing that depends on it is folded.
     """
 
     name: ClassVar[str] = "fold"
     changes_outputs: ClassVar[bool] = True
 
     constants: bool = True
-    """Replace what is computed from constants alone by its result, unless that is larger."""
+    """Replace what is computed from constants alone by its result, unless the file would get larger."""
     batch_norm: bool = True
     """Fold batch normalisation, and arithmetic with a constant for each channel, into the convolution, transposed convolution
     or Gemm before it."""
     pads: bool = True
     """Make an explicit Pad of zeros part of the convolution or average pooling behind it."""
+    constant_defaults: bool = False
+    """Make constants of initializers that are inputs as well, so that callers cannot override them any more."""
 
     def run(self, model: Model) -> StepReport:
         # graphsurgeon takes a while to import
-        from onnxsparse.folding import fold
+        from onnxsparse.folding import fix_defaults, fold
 
+        fixed = fix_defaults(model) if self.constant_defaults else 0
         done = fold(model, self.constants, self.batch_norm, self.pads)
-        notes = [f"{count} × {what}" for what, count in done.items()]
+        notes = [f"{fixed} defaults of inputs made constants"] if fixed else []
+        notes += [f"{count} × {what}" for what, count in done.items()]
         return StepReport(self.name, notes=notes or ["nothing to fold"], rewrote=bool(notes))

@@ -144,7 +144,7 @@ class Quantize:
         self._check_options()
         stripped = strip_scales(model) if self.requantize else Stripped()
         notes = [f"{stripped.quantizers} quantizers removed first"] if stripped.quantizers else []
-        notes += [f"folded first: {count} × {what}" for what, count in fold(model).items()]
+        notes += [f"folded first: {count} × {what}" for what, count in fold(model, may_grow=True).items()]
         before = layers(model).totals
         work, said = raised(model, self._target())
         said += processor_notes(work)
