@@ -60,6 +60,13 @@ class Graph:
         """The values that are this graph's own."""
         return frozenset((*self.producers, *self.initializers, *(value.name for value in self.proto.input)))
 
+    def is_default(self, name: str) -> bool:
+        """Whether a value, as seen from here, is what an input is where the caller gives it no other."""
+        graph = self
+        while graph.parent is not None and name not in graph.defined:
+            graph = graph.parent
+        return name in graph.overridable
+
     def producer(self, name: str) -> "tuple[Graph, int] | None":
         """The graph and index of the node that makes `name`, here or in a graph around this one."""
         graph: Graph | None = self

@@ -45,7 +45,7 @@ class Propagation:
         self.dead: set[str] = set()
 
     def run(self, graph: Graph) -> None:
-        for tensor in graph.proto.initializer:
+        for tensor in (t for t in graph.proto.initializer if t.name not in graph.overridable):
             self._set_value(graph.scope, tensor.name, read_small(tensor.name, tensor))
         for index, node in enumerate(graph.proto.node):
             version = self.opsets.get(node.domain, 1)

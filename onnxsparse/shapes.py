@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, shape_inference
 
 from onnxsparse.dims import Binding, Shape
-from onnxsparse.graph import Graph
+from onnxsparse.graph import main_graph
 from onnxsparse.ops import STANDARD_DOMAINS
 from onnxsparse.propagate import Known, Propagation, is_static
 from onnxsparse.protos import replace_all
@@ -57,7 +57,7 @@ def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, wan
     values: dict[str, Array] = {}
     if has_gaps(shapes, wanted) or any(scope for scope, _ in wanted):
         propagation = Propagation(inferred, shapes, types)
-        propagation.run(Graph(inferred.graph))
+        propagation.run(main_graph(inferred))
         dead = propagation.dead
         made = {name for node in inferred.graph.node for name in node.output}
         values = {name: value for name, value in propagation.values.items() if name in made}

@@ -9,7 +9,7 @@ import onnx
 
 from onnxsparse.evaluate import evaluate_node
 from onnxsparse.facts import Survey
-from onnxsparse.graph import Graph
+from onnxsparse.graph import Graph, main_graph
 from onnxsparse.model import Model
 from onnxsparse.ops import OpSpec, OpView, UnknownFact
 from onnxsparse.ops.coupling import Coupling, Role
@@ -126,7 +126,7 @@ class Discovery:
 def discover(model: Model, *, cut_norms: bool = False) -> Discovery:
     """Label all graphs of `model` at the sizes it is bound to."""
     model = model.copy()  # what is found stays true of this one when the caller's is cut
-    found = Discovery(model, Survey(model, every_shape=True), Graph(model.proto.graph))
+    found = Discovery(model, Survey(model, every_shape=True), main_graph(model.proto))
     Walk(found, cut_norms).run()
     return found
 
@@ -151,7 +151,8 @@ class Values:
 
     def _find(self, key: str) -> Array | None:
         found = self.found
-        tensor = found.stored(*found.origins[key])
+        graph, name = found.origins[key]
+        tensor = None if graph.is_default(name) else found.stored(graph, name)
         if tensor is not None:
             return found.model.weights[tensor]
         index = found.makers.get(key)
@@ -298,6 +299,10 @@ class Walk:
         axes = tuple(self.found.space.fresh(size) if size > 1 else None for size in self.found.model.weights.shape(tensor))
         if shared:
             self.named[tensor] = axes
+        place = self.found.places[index]
+        if place.graph.is_default(place.node.input[at]):
+            for labels in (labels for labels in axes if labels is not None):
+                self.found.space.freeze(labels, "is an input, which callers may override", place.name)
         return axes
 
     def _apply(self, coupling: Coupling, spec: OpSpec | None) -> None:
@@ -326,7 +331,8 @@ class Walk:
         constants = self._constants(place.graph)
         for (at, axis), role in coupling.roles.items():
             labels = (coupling.inputs[at] or ())[axis]
-            if labels is not None and place.node.input[at] in constants:
+            name = place.node.input[at]
+            if labels is not None and (name in constants or place.graph.is_default(name)):
                 found.operands.append(Operand(index, labels, role))
         for at in range(len(place.node.input)):
             tensor = found.tensor(index, at)
