@@ -54,7 +54,7 @@ class Survey:
         """`every_shape`: look hard for the shapes of all values, not only those that formulas need."""
         self.model = model
         self.proto = inlined(model.proto)
-        self.calls = [Graph(model.proto.graph).names[i] for i in find_calls(model.proto)]
+        self.calls = [graph.names[index] for graph, index in find_calls(model.proto) if not graph.scope]
         self.opsets = {o.domain: o.version for o in self.proto.opset_import}
         self.opsets[""] = model.opset()
         self.resolver = Resolver(model.weights, self.opsets)

@@ -138,6 +138,15 @@ class Model:
             raise ModelError(f"{self.name} is larger than 2 GB and cannot be held in one message")
         return b"".join(self._bytes(piece) for piece in message.pieces)
 
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that `save` writes: the message, and what is in side files."""
+        proto = self._as_written()
+        external = (t for _, _, t in tensors(proto) if t.data_location == TensorProto.EXTERNAL and not is_lifted(t))
+        payloads = (self.weights.payload(tensor) for tensor in external)
+        inside = splice(proto.SerializeToString(), self._describe).length
+        return inside + sum(payload.length for payload in payloads if payload is not None)
+
     def _as_written(self) -> onnx.ModelProto:
         """A copy of the proto in which what came sparse is sparse again."""
         proto = onnx.ModelProto()

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from onnxsparse.flattening import flatten
 from onnxsparse.model import Model
 from onnxsparse.passbase import OPTIONS, StepReport
 
@@ -14,7 +15,9 @@ class Fold:
 
     The model computes the same, and its graph takes no more bytes. Weights keep their names; where a new tensor had to be made,
     the model's metadata says from which, so that masks made before still find it. An initializer that is an input as well is a
-    default, which a caller may override (IR version 4 and later): it stays, and nothing that depends on it is folded.
+    default, which a caller may override (IR version 4 and later): it stays, and nothing that depends on it is folded. An If that
+    constants and fixed sizes settle gives way to the branch that runs; model-local functions are written out where there is
+    something to fold in them, and the file is no larger for it.
     """
 
     name: ClassVar[str] = "fold"
@@ -32,10 +35,23 @@ class Fold:
 
     def run(self, model: Model) -> StepReport:
         # graphsurgeon takes a while to import
-        from onnxsparse.folding import fix_defaults, fold
+        from onnxsparse.folding import fix_defaults
 
         fixed = fix_defaults(model) if self.constant_defaults else 0
-        done = fold(model, self.constants, self.batch_norm, self.pads)
         notes = [f"{fixed} defaults of inputs made constants"] if fixed else []
-        notes += [f"{count} × {what}" for what, count in done.items()]
+        notes += self._fold(model)
         return StepReport(self.name, notes=notes or ["nothing to fold"], rewrote=bool(notes))
+
+    def _fold(self, model: Model) -> list[str]:
+        """Fold with calls written out, unless the file is smaller with functions."""
+        from onnxsparse.folding import fold
+
+        work = model.copy()
+        notes = flatten(work)
+        done = fold(work, self.constants, self.batch_norm, self.pads)
+        if model.proto.functions and (not done or work.written_bytes > model.written_bytes):
+            work = model.copy()
+            notes = flatten(work, functions=False)
+            done = fold(work, self.constants, self.batch_norm, self.pads)
+        model.assign(work)
+        return [*notes, *(f"{count} × {what}" for what, count in done.items())]

@@ -38,7 +38,7 @@ FLOORS = [
     {"unfolding"},
     {"runtime"},
     {"as_run"},
-    {"inputs", "pruning", "folding", "deployment_report"},
+    {"inputs", "flattening", "pruning", "folding", "deployment_report"},
     {"channels", "calibration"},
     {"quantization"},
     {"measuring"},
