@@ -3,6 +3,7 @@
 1. Calls are written out. A constant that a function holds becomes an initializer, one for all of its calls.
 2. An If whose condition follows from constants, and from sizes that the file itself fixes, gives way to the branch that runs.
    Sizes that were only assumed, or given for a report, settle nothing: the file has to run at others as well.
+3. Outputs that nothing reads (the mask of a Dropout, the indices of a MaxPool) are left out.
 """
 
 from collections import Counter
@@ -19,6 +20,7 @@ from onnxsparse.functions import ORIGIN, find_calls, inlined, origin
 from onnxsparse.graph import FIRST_IR_WITH_DEFAULTS, Graph, captured
 from onnxsparse.model import Model
 from onnxsparse.ops import find
+from onnxsparse.ops.spec import spare_outputs
 from onnxsparse.protos import replace_all
 from onnxsparse.shapes import infer_shapes
 from onnxsparse.sparse import every_graph
@@ -38,7 +40,30 @@ def flatten(model: Model, *, functions: bool = True) -> list[str]:
     settled = settle(model)
     if settled:
         notes.append(f"{settled} × If replaced by the branch that runs: constants and fixed sizes settle its condition")
+    dropped = drop_spare_outputs(model)
+    if dropped:
+        notes.append(f"{dropped} outputs that nothing reads were left out of their nodes")
     return notes
+
+
+def drop_spare_outputs(model: Model) -> int:
+    """Leave out outputs that nothing reads and that their nodes can do without; returns how many."""
+    graphs = every_graph(model.proto)
+    read = {name for graph in graphs for node in graph.node for name in node.input}
+    read |= {value.name for graph in graphs for value in graph.output}
+    count = 0
+    for node in (node for graph in graphs for node in graph.node if len(node.output) > 1):
+        version = model.opset(node.domain)
+        spec = find(node.domain, node.op_type, version)
+        if spec is None or spec.outputs_decide:
+            continue
+        for at in spare_outputs(node, version):
+            if node.output[at] and node.output[at] not in read:
+                node.output[at] = ""
+                count += 1
+        while len(node.output) > 1 and not node.output[-1]:
+            del node.output[-1]
+    return count
 
 
 def write_out_functions(model: Model) -> None:

@@ -201,6 +201,9 @@ class Walk:
         self.named: dict[str, Axes] = {}
         self.arithmetic: set[str] = set()
         self.constants: dict[str, set[str]] = {}
+        ends = ((graph, value.name) for p in found.places for graph in (found.graph, *p.bodies) for value in graph.proto.output)
+        inputs = ((place.graph, name) for place in found.places for name in place.node.input if name)
+        self.read = {found.key(graph, name) for graph, name in (*inputs, *ends)}
         self.index = {id(place.node): i for i, place in enumerate(found.places)}
 
     def run(self) -> None:
@@ -322,6 +325,11 @@ class Walk:
 
     def _keep(self, index: int, coupling: Coupling) -> None:
         found, place = self.found, self.found.places[index]
+        for at in range(1, len(place.node.output)):
+            followed = at < len(coupling.outputs) and coupling.outputs[at] is not None
+            if not followed and found.output_key(index, at) in self.read and not place.bodies:
+                for position in range(len(coupling.inputs)):
+                    coupling.freeze_all(position, f"is in output {at} of {place.node.op_type}, which is read and has no rule")
         for at in range(len(place.node.output)):
             made = coupling.outputs[at] if at < len(coupling.outputs) else None
             key = found.output_key(index, at)

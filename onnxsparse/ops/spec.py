@@ -1,7 +1,7 @@
 """What the toolkit knows of one op, and what a formula about it can see."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cached_property
@@ -188,6 +188,7 @@ class OpSpec:
     `value`: its output, where that follows from its inputs' shapes.
     `like`: the standard op that shape inference may take it for, where onnx does not define it.
     `shape`: the shape of its first output, likewise, or where onnx's inference does not know it.
+    `outputs_decide`: which outputs are named says what it computes, whether anything reads them or not.
     `typed_by`: the input that has its first output's element type, likewise.
     `index_at`: the input whose values are positions along an axis of input 0.
     `compares`: it tells which elements are equal to another input's.
@@ -210,6 +211,7 @@ class OpSpec:
     view: "View | None" = None
     body: "Body | None" = None
     random: bool = False
+    outputs_decide: bool = False
     folds: bool = True
     makes: Callable[[OpView, Sequence[NDArray[np.generic]]], int | None] | None = None
     passes: Callable[[OpView], bool] | None = None
@@ -257,6 +259,17 @@ class OpSpec:
     @property
     def dequantizes(self) -> bool:
         return self.quant is Quant.BOUNDARY and self.view is not None and self.view.scale is not None
+
+
+def spare_outputs(node: onnx.NodeProto, version: int) -> Iterator[int]:
+    """The outputs of a node, behind the first, that it may leave out; none of an op that onnx does not define."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, "" if node.domain == "ai.onnx" else node.domain)
+    except onnx.defs.SchemaError:
+        return
+    for at, output in list(enumerate(schema.outputs))[1 : len(node.output)]:
+        if output.option == onnx.defs.OpSchema.FormalParameterOption.Optional:
+            yield at
 
 
 @dataclass(frozen=True, kw_only=True)
