@@ -214,11 +214,20 @@ class TestSettledIfs:
         assert any("2 layers" in note for note in notes)
 
     def test_a_size_that_was_assumed_settles_nothing(self) -> None:
-        built = self.built("Nx4xHxW").bind(["x:2,4,5,5"])
+        built = self.built("NxCxHxW").bind(["x:2,4,5,5"])
         assert layers(built).totals.macs == 16 * 4 * 9 * 2 * 9 + 3 * 16 * 2 * 9
         done = built.copy()
         Fold().run(done)
         assert "If" in [n.op_type for n in done.proto.graph.node]
+
+    def test_a_fixed_size_settles_it_where_others_are_open(self) -> None:
+        """The second size is 4 whatever the others are, and 5 is not 4 at any of them."""
+        for four, kept in ((4, "w"), (5, "v")):
+            built = self.built("Nx4xHxW")
+            built.weights["four"] = np.array(four)
+            flatten(built)
+            assert [n.op_type for n in built.proto.graph.node if n.op_type == "If"] == []
+            assert kept in built.weights
 
     def test_results_that_are_handed_on_or_given_twice(self) -> None:
         then = branch([node("Relu", "x", "a")])
