@@ -47,7 +47,7 @@ def settled_branch(model: Model) -> Branch | None:
     wanted = [(branch.body.scope, value.name) for branch in branches for value in branch.body.proto.output]
     if not wanted:
         return None
-    shapes = infer_shapes(model.proto, model.weights, recorded(model.proto), wanted)
+    shapes = infer_shapes(without_recorded(model.proto), model.weights, recorded(model.proto), wanted)
     values = FixedValues(model, shapes)
     for branch in branches:
         if branch.others and all(other.scope in shapes.dead for other in branch.others):
@@ -56,6 +56,15 @@ def settled_branch(model: Model) -> Branch | None:
         if condition is not None and condition.size == 1 and branch.runs_if == bool(condition.reshape(-1)[0]):
             return branch
     return None
+
+
+def without_recorded(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which no sizes of inner values are recorded: exporters leave there those of the one input they traced."""
+    work = onnx.ModelProto()
+    work.CopyFrom(proto)
+    for graph in every_graph(work):
+        del graph.value_info[:]
+    return work
 
 
 def all_branches(model: Model) -> Iterator[Branch]:

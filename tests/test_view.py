@@ -229,6 +229,15 @@ class TestSettledIfs:
             assert [n.op_type for n in built.proto.graph.node if n.op_type == "If"] == []
             assert kept in built.weights
 
+    def test_a_recorded_size_of_an_inner_value_settles_nothing(self) -> None:
+        """Exporters record what they traced; the input says that it may be another."""
+        built = self.built("NxCxHxW")
+        nodes = built.proto.graph.node
+        nodes[0].input[0] = "z"
+        nodes.insert(0, node("Relu", "x", "z"))
+        built.proto.graph.value_info.append(value("z", "2x4x5x5"))
+        assert not flatten(built)
+
     def test_results_that_are_handed_on_or_given_twice(self) -> None:
         then = branch([node("Relu", "x", "a")])
         then.output.add().CopyFrom(then.output[0])
