@@ -39,19 +39,21 @@ class Fold:
 
         fixed = fix_defaults(model) if self.constant_defaults else 0
         notes = [f"{fixed} defaults of inputs made constants"] if fixed else []
-        notes += self._fold(model)
-        return StepReport(self.name, notes=notes or ["nothing to fold"], rewrote=bool(notes))
+        done, left = self._fold(model)
+        notes += done
+        larger = [f"{left} × left as it is: the file would get larger"] if left else []
+        return StepReport(self.name, notes=[*(notes or ["nothing to fold"]), *larger], rewrote=bool(notes))
 
-    def _fold(self, model: Model) -> list[str]:
-        """Fold with calls written out, unless the file is smaller with functions."""
+    def _fold(self, model: Model) -> tuple[list[str], int]:
+        """Fold with calls written out, unless the file is smaller with functions; what was done, and how many folds were left."""
         from onnxsparse.folding import fold
 
         work = model.copy()
         notes = flatten(work)
-        done = fold(work, self.constants, self.batch_norm, self.pads)
-        if model.proto.functions and (not done or work.written_bytes > model.written_bytes):
+        folding = fold(work, self.constants, self.batch_norm, self.pads)
+        if model.proto.functions and (not folding.notes or work.written_bytes > model.written_bytes):
             work = model.copy()
             notes = flatten(work, functions=False)
-            done = fold(work, self.constants, self.batch_norm, self.pads)
+            folding = fold(work, self.constants, self.batch_norm, self.pads)
         model.assign(work)
-        return [*notes, *(f"{count} × {what}" for what, count in done.items())]
+        return [*notes, *(f"{count} × {what}" for what, count in folding.notes.items())], folding.left

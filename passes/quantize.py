@@ -146,7 +146,7 @@ class Quantize:
         stripped = strip_scales(model) if self.requantize else Stripped()
         notes = [f"{stripped.quantizers} quantizers removed first"] if stripped.quantizers else []
         notes += flatten(model)
-        notes += [f"folded first: {count} × {what}" for what, count in fold(model, may_grow=True).items()]
+        notes += [f"folded first: {count} × {what}" for what, count in fold(model, may_grow=True).notes.items()]
         before = layers(model).totals
         work, said = raised(model, self._target())
         said += processor_notes(work)

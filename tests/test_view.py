@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxsparse import Fold, Model, ParamError, Prune, PruneChannels, Quantize, compare, layers
+from onnxsparse import Annotate, Fold, Model, ParamError, Prune, PruneChannels, Quantize, compare, layers
 from onnxsparse.flattening import flatten
 from onnxsparse.inputs import Samples
 from onnxsparse.runtime import runner
@@ -177,9 +177,13 @@ class TestFunctions:
         other = branch([node("Identity", "z", "e")])
         choice = node("If", "c", "y", then_branch=then, else_branch=other)
         inputs = {"x": "2x4", "z": "2x5", "c": ("", BOOL)}
-        found = layers(model([choice], inputs, domains={OWN: 1}, functions=[made]))
+        built = model([choice], inputs, domains={OWN: 1}, functions=[made])
+        found = layers(built)
         assert [(layer.node, layer.macs, layer.elements) for layer in found] == [("y.then_branch/call/mm", 40, 20)]
         assert not found.unknown
+        Annotate().run(built)
+        call = next(a.g for a in built.proto.graph.node[0].attribute if a.name == "then_branch").node[0]
+        assert {entry.key: entry.value for entry in call.metadata_props}["macs"] == "40"
 
 
 class TestSettledIfs:

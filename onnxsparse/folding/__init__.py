@@ -13,10 +13,8 @@ from onnxsparse.protos import replace_all
 __all__ = ["computes_on_constants", "fix_defaults", "fold", "fold_all_constants"]
 
 
-def fold(
-    model: Model, constants: bool = True, batch_norm: bool = True, pads: bool = True, *, may_grow: bool = False
-) -> dict[str, int]:
-    """Remove Identity and Dropout, and fold constants, batch normalisation and padding; returns how often each was done.
+def fold(model: Model, constants: bool = True, batch_norm: bool = True, pads: bool = True, *, may_grow: bool = False) -> Folding:
+    """Remove Identity and Dropout, and fold constants, batch normalisation and padding; returns what was done, and left.
 
     `may_grow`: whether a weight that several nodes use may be copied, or a constant written in two forms, for it.
     """
@@ -32,7 +30,7 @@ def fold(
             if pads:
                 fold_pads(folding, graph)
     remember(folding)
-    return folding.notes
+    return folding
 
 
 def fold_all_constants(model: Model) -> int:

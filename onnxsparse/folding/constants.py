@@ -65,6 +65,7 @@ def fold_constants(folding: Folding, graph: Any) -> None:
         chosen = [r for r in wanted if r.values.nbytes <= sum(known[id(r.tensor)].sources.values()) + SLACK_BYTES]
     else:
         chosen = affordable(folding, graph, wanted, made)
+        folding.left += len(wanted) - len(chosen)
     for found in chosen:
         rewire(found.tensor, constant_for(folding, found.tensor, known[id(found.tensor)]), list(found.users))
     for node in reversed(made):

@@ -26,6 +26,7 @@ def fold_affine(folding: Folding, graph: Any) -> None:
         constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
         parameter = constants[0] if spec.affine.shift_at is None else node.inputs[spec.affine.shift_at]
         if not folding.may_grow and added_bytes(folding, maker, found, parameter.name) > freed_bytes(folding, node):
+            folding.left += 1
             continue
         absorb(folding, maker, found, parameter)
         result = node.outputs[0]

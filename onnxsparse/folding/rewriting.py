@@ -20,10 +20,14 @@ FIELD_BYTES = 4
 
 @dataclass
 class Folding:
-    """What was done, and which tensor each new one was made from. `may_grow`: whether the file may get larger by it."""
+    """What was done, and which tensor each new one was made from.
+
+    `may_grow`: whether the file may get larger by it; `left`: how many folds were left for that.
+    """
 
     model: Model
     may_grow: bool = False
+    left: int = 0
     stored: dict[int, tuple[Any, int]] = field(default_factory=dict)
     """Constants as they came, by identity, and the bytes of each in the file."""
     notes: dict[str, int] = field(default_factory=dict)
