@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnxsparse import metadata
 from onnxsparse.additions import Names
 from onnxsparse.branches import settle
-from onnxsparse.functions import ORIGIN, find_calls, inlined, origin
+from onnxsparse.functions import ORIGIN, every_node, find_calls, inlined, origin
 from onnxsparse.model import Model
 from onnxsparse.ops import find
 from onnxsparse.ops.spec import spare_outputs
@@ -62,8 +62,7 @@ def drop_spare_outputs(model: Model) -> int:
 def write_out_functions(model: Model) -> None:
     """Calls become nodes; functions that nothing calls any more go."""
     proto = inlined(model.proto)
-    kept = [f for f in proto.functions if not is_called(model.proto, f)]
-    replace_all(proto.functions, kept)
+    proto.functions.extend(f for f in model.proto.functions if not is_called(model.proto, f))
     renamed = share_constants(proto, model)
     for graph in every_graph(proto):
         attributes = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
@@ -77,10 +76,8 @@ def write_out_functions(model: Model) -> None:
 
 def is_called(proto: onnx.ModelProto, function: onnx.FunctionProto) -> bool:
     """Whether a node of the model, or of another function, calls a function."""
-    nodes = [node for graph in every_graph(proto) for node in graph.node]
-    nodes += [node for other in proto.functions for node in other.node]
     key = (function.domain, function.name, function.overload)
-    return any((node.domain, node.op_type, node.overload) == key for node in nodes)
+    return any((node.domain, node.op_type, node.overload) == key for node in every_node(proto))
 
 
 def share_constants(proto: onnx.ModelProto, model: Model) -> dict[str, str]:

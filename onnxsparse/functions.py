@@ -22,7 +22,7 @@ ORIGIN = f"origin-{secrets.token_hex(8)}"
 
 
 def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """`proto` without calls to model-local functions, in its bodies neither; `proto` itself if it has none.
+    """`proto` without model-local functions and calls to them, in its bodies neither; `proto` itself if it has no calls.
 
     A body node is named `<call>/<its own name>`, so that it can be told where it came from; so can its tensors, see `origin`.
     """
@@ -31,9 +31,11 @@ def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     work = onnx.ModelProto()
     work.CopyFrom(proto)
     mark_origins(work)
+    align_imports(work)
     for _ in range(MAX_DEPTH):
         work = inline_calls(work)
         if not has_calls(work):
+            del work.functions[:]
             return work
     raise ModelError(f"model-local functions call each other more than {MAX_DEPTH} deep")
 
@@ -75,6 +77,26 @@ def origin(tensor: TensorProto) -> tuple[str, str] | None:
     return scope, name
 
 
+def align_imports(proto: onnx.ModelProto) -> None:
+    """Let functions import the model's versions of operator sets, where all that they use means the same in both."""
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    for function in proto.functions:
+        nodes = list(every_node(onnx.ModelProto(functions=[function])))
+        for entry in function.opset_import:
+            wanted = versions.get(entry.domain, entry.version)
+            own = [node.op_type for node in nodes if node.domain == entry.domain]
+            if all(since(entry.domain, op, entry.version) == since(entry.domain, op, wanted) for op in own):
+                entry.version = wanted
+
+
+def since(domain: str, op_type: str, version: int) -> int | None:
+    """From which version on an op is what it is in `version`; None for one that onnx does not define."""
+    try:
+        return int(onnx.defs.get_schema(op_type, version, domain).since_version)
+    except onnx.defs.SchemaError:
+        return None
+
+
 def inline_calls(proto: onnx.ModelProto) -> onnx.ModelProto:
     """One level of calls written out: each call gets a function of its own, whose nodes bear the call's name."""
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
@@ -97,10 +119,22 @@ def inline_calls(proto: onnx.ModelProto) -> onnx.ModelProto:
         result = inliner.inline_selected_functions(work, made)
     except (RuntimeError, onnx.checker.ValidationError) as error:
         raise ModelError(f"a call to a model-local function cannot be written out: {error}") from None
-    graphs = [result.graph]
-    for found in graphs:
-        for node in found.node:
-            if node.name.startswith(tuple(prefixes)):
-                node.name = re.sub(r"__\d+$", "", node.name)  # the inliner's own suffix
-            graphs += [body for attribute in node.attribute for body in bodies(attribute)]
+    remove_suffixes(work, result)
     return result
+
+
+def remove_suffixes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Give nodes their names back, to which the inliner adds a number."""
+    known = {node.name for node in every_node(before)}
+    for node in every_node(after):
+        name = re.sub(r"__\d+$", "", node.name)
+        if node.name not in known and name in known:
+            node.name = name
+
+
+def every_node(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Of the main graph, functions, and the bodies in both."""
+    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    for node in nodes:
+        yield node
+        nodes += [inner for attribute in node.attribute for body in bodies(attribute) for inner in body.node]

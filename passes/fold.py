@@ -51,7 +51,8 @@ class Fold:
         work = model.copy()
         notes = flatten(work)
         folding = fold(work, self.constants, self.batch_norm, self.pads)
-        if model.proto.functions and (not folding.notes or work.written_bytes > model.written_bytes):
+        nothing = not folding.notes and len(notes) <= 1  # calls were written out, perhaps
+        if model.proto.functions and (nothing or work.written_bytes > model.written_bytes):
             work = model.copy()
             notes = flatten(work, functions=False)
             folding = fold(work, self.constants, self.batch_norm, self.pads)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxsparse import Annotate, Fold, Model, ParamError, Prune, PruneChannels, Quantize, compare, layers
+from onnxsparse import Annotate, Fold, Model, ModelError, ParamError, Prune, PruneChannels, Quantize, compare, layers
 from onnxsparse.flattening import flatten
 from onnxsparse.inputs import Samples
 from onnxsparse.runtime import runner
@@ -158,6 +158,19 @@ class TestFunctions:
         ]  # fmt: skip
         _, _, stays = quantized(built, x=weight("2x3", 3))
         assert stays == {}
+
+    def test_a_function_of_another_opset_is_written_out_where_its_ops_are_the_same(self) -> None:
+        """MatMul is since 13 what it is; ReduceMean is another one since 18."""
+        for last, seen in ((node("Relu", "p", "o"), True), (node("ReduceMean", "p", "o", axes=[1]), False)):
+            made = function("F", [constant("w", weight("4x5")), node("MatMul", "a w", "p", name="mm"), last], "o")
+            built = proto([node("Relu", "x", "y")], {"x": "2x4"}, opset=18, domains={OWN: 1})
+            built.graph.node[0].CopyFrom(node("F", "x", "y", domain=OWN))
+            built.functions.append(made)
+            if seen:
+                assert layers(Model.from_proto(built)).totals.macs == 2 * 4 * 5
+            else:
+                with pytest.raises(ModelError, match="cannot be written out"):
+                    layers(Model.from_proto(built))
 
     def test_a_weight_that_a_call_gives_as_an_attribute_is_one(self) -> None:
         given = node("Constant", "", "w")
