@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxsparse.errors import BackendError
-from onnxsparse.folding.growth import Replacement, affordable, is_any_output
+from onnxsparse.folding.growth import Replacement, affordable, all_outputs
 from onnxsparse.folding.rewriting import Folding, is_constant_node, rewire
 from onnxsparse.graph import main_graph
 from onnxsparse.model import Model
@@ -60,7 +60,9 @@ def fold_constants(folding: Folding, graph: Any) -> None:
         results = compute(folding, node, known)
         known |= results
         made += [node] if results else []
-    wanted = [found for node in made if folds(folding, node) for found in replacements(folding, graph, node, known, made)]
+    inside = {id(node) for node in made if folds(folding, node)}
+    outputs = all_outputs(graph)
+    wanted = [r for node in made if id(node) in inside for r in replacements(node, known, inside) if id(r.tensor) not in outputs]
     if folding.may_grow:
         chosen = [r for r in wanted if r.values.nbytes <= sum(known[id(r.tensor)].sources.values()) + SLACK_BYTES]
     else:
@@ -68,19 +70,21 @@ def fold_constants(folding: Folding, graph: Any) -> None:
         folding.left += len(wanted) - len(chosen)
     for found in chosen:
         rewire(found.tensor, constant_for(folding, found.tensor, known[id(found.tensor)]), list(found.users))
+    gone = set()
     for node in reversed(made):
-        if not any(o.outputs or is_any_output(graph, o) for o in node.outputs):
+        if not any(o.outputs or id(o) in outputs for o in node.outputs):
             node.inputs.clear()
-            graph.nodes.remove(node)
+            gone.add(id(node))
+    # list.remove compares nodes field by field
+    graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
 
 
-def replacements(folding: Folding, graph: Any, node: Any, known: dict[int, Computed], made: list[Any]) -> Iterator[Replacement]:
-    """What a node computes from constants, where a node that stays uses it."""
-    inside = {id(other) for other in made if folds(folding, other)}
+def replacements(node: Any, known: dict[int, Computed], inside: set[int]) -> Iterator[Replacement]:
+    """What a node computes from constants, where a node uses it that is not replaced itself, as those `inside` are."""
     for tensor in node.outputs:
         found = known.get(id(tensor))
         users = tuple(user for user in tensor.outputs if id(user) not in inside)
-        if found is not None and found.values.dtype != object and users and not is_any_output(graph, tensor):
+        if found is not None and found.values.dtype != object and users:
             yield Replacement(tensor, node, users, found.values)
 
 

@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
-from onnxsparse.folding.rewriting import FIELD_BYTES, Folding, bodies, is_constant_node, is_output
+from onnxsparse.folding.rewriting import FIELD_BYTES, Folding, bodies, is_constant_node
 from onnxsparse.weights import Array
 
 
@@ -29,58 +29,61 @@ class Replacement:
 def affordable(folding: Folding, graph: Any, wanted: Sequence[Replacement], computed: Sequence[Any]) -> list[Replacement]:
     """Those with which the file does not get larger.
 
-    1. Replacements whose makers are computed from common constants or nodes are looked at together: one alone may not free
-       what they share.
+    1. Replacements that hang together by common constants or nodes are looked at together: one alone may not free what they
+       share.
     2. While they add more than they free, the largest is left out.
 
     `computed`: the nodes that follow from constants, in order.
     """
-    found: list[Replacement] = []
-    for together in connected(wanted, computed):
+    outputs = all_outputs(graph)
+    found: set[int] = set()
+    for together, nodes in connected(wanted, computed):
         chosen = sorted(together, key=lambda r: r.values.nbytes)
-        while chosen and growth(folding, graph, chosen, computed) > 0:
+        while chosen and growth(folding, outputs, chosen, nodes) > 0:
             chosen.pop()
-        found += chosen
-    kept = {id(r) for r in found}
-    return [r for r in wanted if id(r) in kept]
+        found |= {id(r) for r in chosen}
+    return [r for r in wanted if id(r) in found]
 
 
-def connected(wanted: Sequence[Replacement], computed: Sequence[Any]) -> list[list[Replacement]]:
-    """Replacements in groups, by what they are computed from."""
-    reach: dict[int, set[int]] = {}  # node → it, and the constants and nodes that it is computed from
-    makers = {id(o): node for node in computed for o in node.outputs}
+def connected(wanted: Sequence[Replacement], computed: Sequence[Any]) -> list[tuple[list[Replacement], list[Any]]]:
+    """Replacements in groups that share nothing, each with the nodes of `computed` that belong to it."""
+    parents: dict[int, int] = {}
+
+    def root(item: int) -> int:
+        while parents.setdefault(item, item) != item:
+            parents[item] = item = parents[parents[item]]
+        return item
+
     for node in computed:
-        reach[id(node)] = {id(node)}
-        for tensor in node.inputs:
-            maker = makers.get(id(tensor))
-            reach[id(node)] |= {id(tensor)} if maker is None else reach[id(maker)]
-    groups: list[tuple[set[int], list[Replacement]]] = []
+        for tensor in (*node.inputs, *node.outputs):
+            if tensor.name:
+                parents[root(id(tensor))] = root(id(node))
+    groups: dict[int, tuple[list[Replacement], list[Any]]] = {}
     for replacement in wanted:
-        own = set(reach[id(replacement.maker)])
-        apart = [group for group in groups if not group[0] & own]
-        joined = [group for group in groups if group[0] & own]
-        members = [r for _, group in joined for r in group]
-        groups = [*apart, (own.union(*(sources for sources, _ in joined)), [*members, replacement])]
-    return [members for _, members in groups]
+        groups.setdefault(root(id(replacement.maker)), ([], []))[0].append(replacement)
+    for node in computed:
+        if root(id(node)) in groups:
+            groups[root(id(node))][1].append(node)
+    return list(groups.values())
 
 
-def growth(folding: Folding, graph: Any, chosen: Sequence[Replacement], computed: Sequence[Any]) -> int:
+def growth(folding: Folding, outputs: set[int], chosen: Sequence[Replacement], computed: Sequence[Any]) -> int:
     """Bytes that the file gains by these replacements, negative where it loses some."""
-    dead = unused(graph, chosen, computed)
+    dead = unused(outputs, chosen, computed)
     gone = {id(node) for node in dead}
     constants = {id(t): t for node in dead for t in node.inputs if isinstance(t, gs.Constant)}
-    freed = [t for t in constants.values() if all(id(u) in gone for u in t.outputs) and not is_any_output(graph, t)]
+    freed = [t for t in constants.values() if all(id(u) in gone for u in t.outputs) and id(t) not in outputs]
     added = sum(constant_bytes(r.tensor.name, r.values) for r in chosen)
     return added - sum(node_bytes(folding, node) for node in dead) - sum(stored_bytes(folding, t) for t in freed)
 
 
-def unused(graph: Any, chosen: Sequence[Replacement], computed: Sequence[Any]) -> list[Any]:
+def unused(outputs: set[int], chosen: Sequence[Replacement], computed: Sequence[Any]) -> list[Any]:
     """The nodes of `computed` that nothing needs once the replacements are made."""
     served: Mapping[int, set[int]] = {id(r.tensor): {id(user) for user in r.users} for r in chosen}
     dead: dict[int, Any] = {}
     for node in reversed(computed):
         alive = any(
-            is_any_output(graph, o) or any(id(u) not in dead and id(u) not in served.get(id(o), set()) for u in o.outputs)
+            id(o) in outputs or any(id(u) not in dead and id(u) not in served.get(id(o), set()) for u in o.outputs)
             for o in node.outputs
         )
         if not alive:
@@ -88,9 +91,9 @@ def unused(graph: Any, chosen: Sequence[Replacement], computed: Sequence[Any]) -
     return list(dead.values())
 
 
-def is_any_output(graph: Any, tensor: Any) -> bool:
-    """Whether a value is an output of a graph or of a body in it."""
-    return any(is_output(body, tensor) for body in bodies(graph))
+def all_outputs(graph: Any) -> set[int]:
+    """Identities of the outputs of a graph and of the bodies in it."""
+    return {id(tensor) for body in bodies(graph) for tensor in body.outputs}
 
 
 def constant_bytes(name: str, values: Array) -> int:
