@@ -97,10 +97,9 @@ class Splice:
         handed = self._name_results()
         renamed = self._tensors()
         nodes = [self._renamed(node) for node in self.inner.node]
-        own = [node.name for i, node in enumerate(self.outer.node) if i != self.branch.index]
-        for node in nodes:
-            if node.name in own:
-                node.name = f"{self.branch.graph.names[self.branch.index]}/{node.name}"
+        outside = f"{self.branch.graph.scope}/" if self.branch.graph.scope else ""
+        for node, name in zip(nodes, self.branch.body.names, strict=True):
+            node.name = name.removeprefix(outside)  # what it was called before, by `inspect` for one
         before, after = list(self.outer.node[: self.branch.index]), list(self.outer.node[self.branch.index + 1 :])
         read = [*self.node.input, *captured(self.node)]
         replace_all(self.outer.node, [*before, *nodes, *handed, *after])

@@ -220,7 +220,12 @@ class TestSettledIfs:
         built = self.built()
         done = built.copy()
         Fold().run(done)
-        assert [(n.op_type, n.name) for n in done.proto.graph.node] == [("Conv", "if/conv"), ("Relu", "b"), ("Conv", "conv")]
+        assert [(n.op_type, n.name) for n in done.proto.graph.node] == [
+            ("Conv", "if.then_branch/conv"),
+            ("Relu", "if.then_branch/b"),
+            ("Conv", "conv"),
+        ]
+        assert [layer.node for layer in layers(done)] == [layer.node for layer in layers(built)]
         assert done.written_bytes < built.written_bytes
         x = {"x": weight("2x4x5x5", 4)}
         assert np.allclose(runner(done).run(x)["y"], runner(built).run(x)["y"])
