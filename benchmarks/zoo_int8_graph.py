@@ -12,6 +12,7 @@ import onnx
 from benchmarks.zoo_channels import runs_at
 from onnxsparse import Prune, compare, layers, load
 from onnxsparse.comparison import Meter, measure
+from onnxsparse.flattening import flatten
 from onnxsparse.folding import fold
 from onnxsparse.graph import Graph
 from onnxsparse.inputs import seeded_samples
@@ -142,7 +143,8 @@ def compared(result: Result, original: Model, model: Model) -> Result:
 def inner_sqnr_db(original: Model, model: Model) -> float | None:
     """Of the last linear layer whose result depends on the input: behind it may be a Sigmoid that is zero everywhere."""
     first = original.copy()
-    fold(first)
+    flatten(first)
+    fold(first, may_grow=True)
     graph, linear = Graph(first.proto.graph), {layer.within for layer in layers(first, count=False)}
     kept = {name for node in model.proto.graph.node for name in node.output}
     made = [node.output[0] for node, name in zip(graph.proto.node, graph.names, strict=True) if name in linear]

@@ -34,10 +34,10 @@ class Assembly:
         key = self.resolver.constant(graph, name)
         if key is not None:
             return self._leaf(key)
-        made = graph.producer(name)
-        if made is None:
+        producer = graph.producer(name)
+        if producer is None:
             return None
-        graph, index = made
+        graph, index = producer
         node = graph.proto.node[index]
         spec = find(node.domain, node.op_type, self.resolver.opsets.get(node.domain, 1))
         if spec is None or not spec.moves:
@@ -46,7 +46,10 @@ class Assembly:
         known = {i: a for i, a in feeds.items() if a is not None}
         if len(known) < len(feeds):
             return None
-        for output, value in zip(node.output, evaluate_node(node, known, self.resolver.opsets), strict=False):
+        made = evaluate_node(node, known, self.resolver.opsets)
+        if made is None:
+            return None
+        for output, value in zip(node.output, made, strict=False):
             self.values[graph.scope, output] = value
         return self.values[graph.scope, name]
 

@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxsparse.errors import ModelError
+from onnxsparse.functions import origin
 from onnxsparse.graph import Graph
 from onnxsparse.ops import OpView, Packing, View, find
 from onnxsparse.weights import Array, Weights
@@ -67,8 +68,7 @@ class Resolver:
         return None
 
     def _key(self, graph: Graph, name: str, tensor: onnx.TensorProto) -> str | None:
-        # a tensor that came out of an inlined function has a new name, but still its payload
-        return self.weights.find(graph.scope, name) or self.weights.find_payload(tensor)
+        return self.weights.find(*(origin(tensor) or (graph.scope, name)))
 
     def resolve(self, graph: Graph, name: str) -> StoredWeight | None:
         """The stored tensor behind `name`, None if `name` is computed."""

@@ -68,6 +68,11 @@ def bind(proto: onnx.ModelProto, name: str, input_shape: Sequence[str] = (), dim
     return Binding({n: tuple(s) for n, s in binder.shapes.items()}, binder.symbols, tuple(binder.assumed), given)
 
 
+def recorded(proto: onnx.ModelProto) -> Binding:
+    """The sizes that a file fixes for its inputs, and no others: what follows from them holds wherever the model runs."""
+    return Binding({name: tuple(shape) for name, shape in Binder(proto.graph, "").shapes.items()})
+
+
 class Binder:
     """Collects sizes; an axis is (input name, axis number)."""
 

@@ -11,9 +11,20 @@ from onnx.reference.ops._op_list import load_op
 
 from onnxsparse.weights import Array
 
+NO_RESULT = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What the reference implementation raises for inputs that do not fit, or for an op that it lacks."""
 
-def evaluate_node(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Mapping[str, int]) -> list[Array]:
-    """The node's outputs. Raises whatever the reference implementation raises where inputs do not fit."""
+
+def evaluate_node(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Mapping[str, int]) -> list[Array] | None:
+    """The node's outputs; None where its inputs do not fit its op, or onnx has no implementation of it."""
+    try:
+        return computed(node, feeds, opsets)
+    except NO_RESULT:
+        return None
+
+
+def computed(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Mapping[str, int]) -> list[Array]:
+    """The node's outputs. Raises one of NO_RESULT."""
     # a whole evaluator around one node costs five times as much, and shape arithmetic has thousands of them
     implementation = find(node.domain, node.op_type, opsets.get(node.domain, 1))
     settings = {"log": lambda *_: None, "opsets": dict(opsets), "verbose": 0, "new_ops": None}

@@ -16,7 +16,7 @@ import onnx
 from onnxsparse.assembly import sources
 from onnxsparse.constants import Resolver, StoredWeight, count_zeros
 from onnxsparse.functions import find_calls, inlined
-from onnxsparse.graph import Graph
+from onnxsparse.graph import Graph, main_graph
 from onnxsparse.layer import Layer, Layers, UnknownNode, WeightUse, add_up
 from onnxsparse.model import Model
 from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, WeightSlot, Work, find
@@ -53,7 +53,7 @@ class Survey:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.proto = inlined(model.proto)
-        self.calls = [Graph(model.proto.graph).names[i] for i in find_calls(model.proto)]
+        self.calls = [graph.names[index] for graph, index in find_calls(model.proto) if not graph.scope]
         self.opsets = {o.domain: o.version for o in self.proto.opset_import}
         self.opsets[""] = model.opset()
         self.resolver = Resolver(model.weights, self.opsets)
@@ -62,7 +62,7 @@ class Survey:
         self.notes: list[str] = []
 
     def layers(self, *, count: bool) -> Layers:
-        found = self.graph_layers(Graph(self.proto.graph), 1)
+        found = self.graph_layers(main_graph(self.proto), 1)
         if count:
             found = with_zeros(found, self.model)
         return Layers(tuple(with_shares(found)), tuple(self.unknown), tuple(self.notes), self.model.binding)
@@ -106,7 +106,7 @@ class Survey:
 
     def constant_values(self, graph: Graph) -> set[str]:
         """The values of a graph that no input of the model reaches."""
-        found = set(graph.initializers)
+        found = set(graph.initializers) - graph.overridable
         if graph.parent is not None:
             outer = graph.parent
             found |= self.constant_values(outer)

@@ -9,17 +9,22 @@ import onnx
 
 from onnxsparse.weights import bodies, body_scope
 
+FIRST_IR_WITH_DEFAULTS = 4
+"""From here on an initializer that is an input as well is the default of that input."""
+
 
 @dataclass(frozen=True)
 class Graph:
     """One graph of a model: the main one, or the body of an If, Loop or Scan, whose outer values are its parent's.
 
-    `scope` is the path of nodes and attributes that leads to a body, empty for the main graph.
+    `scope` is the path of nodes and attributes that leads to a body, empty for the main graph. `overridable`: initializers that
+    are inputs as well, so that their values are defaults, which a caller may override.
     """
 
     proto: onnx.GraphProto
     scope: str = ""
     parent: "Graph | None" = None
+    overridable: frozenset[str] = frozenset()
 
     @cached_property
     def names(self) -> list[str]:
@@ -55,6 +60,13 @@ class Graph:
         """The values that are this graph's own."""
         return frozenset((*self.producers, *self.initializers, *(value.name for value in self.proto.input)))
 
+    def is_default(self, name: str) -> bool:
+        """Whether a value, as seen from here, is what an input is where the caller gives it no other."""
+        graph = self
+        while graph.parent is not None and name not in graph.defined:
+            graph = graph.parent
+        return name in graph.overridable
+
     def producer(self, name: str) -> "tuple[Graph, int] | None":
         """The graph and index of the node that makes `name`, here or in a graph around this one."""
         graph: Graph | None = self
@@ -70,6 +82,18 @@ class Graph:
         """The graphs node `index` holds, by attribute name."""
         node = self.proto.node[index]
         return {a.name: Graph(g, body_scope(self.scope, node, a), self) for a in node.attribute for g in bodies(a)}
+
+
+def main_graph(proto: onnx.ModelProto) -> Graph:
+    """The main graph of a model, which knows its defaults."""
+    return Graph(proto.graph, overridable=overridable(proto))
+
+
+def overridable(proto: onnx.ModelProto) -> frozenset[str]:
+    """The inputs that have a default. Below IR version 4 every initializer is listed as an input, and means a constant."""
+    if proto.ir_version < FIRST_IR_WITH_DEFAULTS:
+        return frozenset()
+    return frozenset({value.name for value in proto.graph.input} & {tensor.name for tensor in proto.graph.initializer})
 
 
 def fallback_name(index: int, node: onnx.NodeProto) -> str:

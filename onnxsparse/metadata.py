@@ -13,6 +13,7 @@ from typing import Literal
 import onnx
 
 from onnxsparse.deployment import Deployment
+from onnxsparse.functions import find_calls
 from onnxsparse.graph import Graph
 from onnxsparse.layer import Layer, Layers, Totals, add_up
 
@@ -159,9 +160,11 @@ def facts_by_node(proto: onnx.ModelProto, layers: Layers) -> dict[str, NodeFacts
     """Facts for every node whose op is known: layers, nodes that contain layers, and 0 MACs for the others."""
     unknown = {u.node for u in layers.unknown}
     found = {name: NodeFacts(macs=0) for name, _ in all_nodes(Graph(proto.graph)) if name not in unknown}
+    calls = [graph.names[index] for graph, index in find_calls(proto)]
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
-        for name in dict.fromkeys((layer.node, layer.within)):
+        inside = (call for call in calls if layer.node.startswith(f"{call}/"))
+        for name in dict.fromkeys((layer.node, layer.within, *inside)):
             groups.setdefault(name, []).append(layer)
     return found | {name: node_facts(group) for name, group in groups.items()}
 

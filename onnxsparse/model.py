@@ -14,6 +14,7 @@ from onnxsparse.dims import Binding, bind
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.files import Staging, check_target, identity, remove
 from onnxsparse.mapped import MappedFile, Payload
+from onnxsparse.sparse import densify, restore
 from onnxsparse.weights import Weights, bodies, is_lifted, set_external, tensors
 from onnxsparse.wire import FileSpan, Piece, Rewritten, lift, splice
 from onnxsparse.wire import Payload as PayloadPiece
@@ -34,6 +35,7 @@ ALIGNMENT_BYTES = 4096
 class Model:
     """An ONNX model. `proto` has everything but bulk weights, which `weights` reads and assigns by name.
 
+    Sparse tensors are dense in it, and sparse again when it is saved.
     Data may be changed in place, through `weights` or `proto`; `copy` first where the original is still needed.
     """
 
@@ -131,16 +133,34 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """The whole model as one ONNX message. Raises ModelError above 2 GB."""
-        message = splice(self.proto.SerializeToString(), self._describe)
+        message = splice(self._as_written().SerializeToString(), self._describe)
         if message.length > MAX_INLINE_BYTES:
             raise ModelError(f"{self.name} is larger than 2 GB and cannot be held in one message")
         return b"".join(self._bytes(piece) for piece in message.pieces)
 
-    def _place(self, side_name: str) -> tuple[bytes, list[Payload]]:
-        """The skeleton to write, with external tensors pointing at their new places, and the payloads for those places."""
-        external_only = self.weights.inline_bytes + self.proto.ByteSize() > MAX_INLINE_BYTES
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that `save` writes: the message, and what is in side files."""
+        proto = self._as_written()
+        external = (t for _, _, t in tensors(proto) if t.data_location == TensorProto.EXTERNAL and not is_lifted(t))
+        payloads = (self.weights.payload(tensor) for tensor in external)
+        inside = splice(proto.SerializeToString(), self._describe).length
+        return inside + sum(payload.length for payload in payloads if payload is not None)
+
+    def _as_written(self) -> onnx.ModelProto:
+        """A copy of the proto in which what came sparse is sparse again."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
+        if self.weights.sparse:
+            restore(proto, self.weights)
+        return proto
+
+    def _place(self, side_name: str) -> tuple[bytes, list[Payload]]:
+        """The skeleton to write, with external tensors pointing at their new places, and the payloads for those places."""
+        proto = self._as_written()
+        lifted = (self.weights.payload(tensor) for _, _, tensor in tensors(proto) if is_lifted(tensor))
+        inline_bytes = sum(payload.length for payload in lifted if payload is not None)
+        external_only = inline_bytes + proto.ByteSize() > MAX_INLINE_BYTES
         payloads: list[Payload] = []
         offset = 0
         for _, _, tensor in tensors(proto):
@@ -202,7 +222,9 @@ def parse(data: memoryview, file: MappedFile | None, path: Path | None) -> Model
         raise ModelError("the file is truncated or not an ONNX model (it imports no operator set)")
     check_names(proto)
     payloads = [payload_of(span, file, data) for span in spans]
-    return Model(proto, Weights(proto, payloads, path), path)
+    weights = Weights(proto, payloads, path)
+    densify(proto, weights)
+    return Model(proto, weights, path)
 
 
 def check_names(proto: onnx.ModelProto) -> None:
@@ -210,7 +232,7 @@ def check_names(proto: onnx.ModelProto) -> None:
     graphs: list[onnx.GraphProto] = [proto.graph]
     try:
         for graph in graphs:
-            names = [graph.name, *(t.name for t in graph.initializer)]
+            names = [graph.name, *(t.name for t in graph.initializer), *(t.values.name for t in graph.sparse_initializer)]
             names += [v.name for values in (graph.input, graph.output, graph.value_info) for v in values]
             graphs += check_nodes(list(graph.node), names)
         for function in proto.functions:

@@ -18,7 +18,7 @@ from onnxsparse.ops.raising import OLDEST_OPSET, RAISED_OPSET, CannotRaise, Rais
 from onnxsparse.protos import replace_all
 from onnxsparse.recorded import collect, element_types, weightless
 from onnxsparse.shapes import Shapes, run_inference
-from onnxsparse.weights import Array, Weights
+from onnxsparse.weights import Array, Weights, function_scopes
 
 
 def raise_opset(model: Model) -> str | None:
@@ -76,11 +76,11 @@ class Raiser:
 
     def run(self) -> None:
         RaisedGraph(self, Graph(self.proto.graph), raised_import(self.proto), self.values).run()
-        for function in self.proto.functions:
+        for scope, function in function_scopes(self.proto):
             if all(o.domain not in STANDARD_DOMAINS or o.version >= RAISED_OPSET for o in function.opset_import):
                 continue
             graph = onnx.GraphProto(node=function.node, output=[onnx.ValueInfoProto(name=name) for name in function.output])
-            RaisedGraph(self, Graph(graph, function.name), raised_import(function), None).run()
+            RaisedGraph(self, Graph(graph, scope), raised_import(function), None).run()
             replace_all(function.node, graph.node)
 
 

@@ -68,7 +68,7 @@ class Propagation:
 
     def read_initializers(self, graph: Graph) -> None:
         for tensor in graph.proto.initializer:
-            if math.prod(tensor.dims) <= MAX_VALUE_ELEMENTS:
+            if tensor.name not in graph.overridable and math.prod(tensor.dims) <= MAX_VALUE_ELEMENTS:
                 self._set_value(graph.scope, tensor.name, read_small(tensor.name, tensor))
 
     def extent(self) -> int:
@@ -205,10 +205,7 @@ class Propagation:
         sizes = [self.shape(scope, o) for o in node.output if o]
         if any(s is not None and None not in s and math.prod(d or 0 for d in s) > MAX_VALUE_ELEMENTS for s in sizes):
             return None
-        try:
-            return evaluate_node(node, feeds, self.opsets)
-        except (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
-            return None  # the reference implementation's own words for inputs that do not fit, or an op that it lacks
+        return evaluate_node(node, feeds, self.opsets)
 
     def _infer(self, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> None:
         """By onnx's inference for the op, or for the standard op that it is like."""

@@ -16,6 +16,7 @@ from onnxsparse.model import Model
 from onnxsparse.ops import find
 from onnxsparse.passbase import Skip
 from onnxsparse.protos import replace_all
+from onnxsparse.sparse import unmark
 from onnxsparse.unfolding import write_exactly
 from onnxsparse.weights import PACKED_TYPES, Array, bodies, is_lifted, set_external, tensors
 
@@ -199,6 +200,7 @@ def lend_weights(model: Model) -> "tuple[Model, dict[str, OrtValue]]":
 
     values: dict[str, OrtValue] = {}
     lent = model.copy()
+    unmark(lent.proto)  # a sparse tensor cannot be lent
     graph = lent.proto.graph
     used = {*Graph(graph).consumers, *(output.name for output in graph.output)}
     # onnxruntime drops what nobody reads before it takes what it was lent, and then does not find it

@@ -9,7 +9,7 @@ from onnx import shape_inference
 from onnxsparse.conflicts import Conflict, find_conflict
 from onnxsparse.dims import Binding, Shape
 from onnxsparse.errors import ModelError, ParamError
-from onnxsparse.graph import Graph
+from onnxsparse.graph import Graph, main_graph
 from onnxsparse.ops import STANDARD_DOMAINS, OpView
 from onnxsparse.propagate import Key, Known, Propagation, is_static, nearest
 from onnxsparse.recorded import bind_inputs, collect, element_types, record, take_recorded, weightless
@@ -57,7 +57,7 @@ def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, nam
     bind_inputs(work.graph, binding)
     search = Search(work)
     search.settle()
-    conflict = find_conflict(search.propagation, Graph(search.work.graph), suspected=search.suspected)
+    conflict = find_conflict(search.propagation, main_graph(search.work), suspected=search.suspected)
     if conflict is not None:
         raise impossible(name, binding, conflict)
     if search.has_gaps() and any(o.domain not in STANDARD_DOMAINS for o in proto.opset_import):
@@ -95,7 +95,7 @@ class Search:
         self.made: list[Key] = []
         self.asked: list[Key] = []
         self.has_bodies = False
-        self._list(Graph(work.graph))
+        self._list(main_graph(work))
 
     def _list(self, graph: Graph) -> None:
         """The values that shapes are wanted of, and those that formulas want to read."""
@@ -110,7 +110,7 @@ class Search:
 
     def settle(self) -> None:
         """Node by node and over the whole model in turn, until the second brings nothing new after the first."""
-        graph = Graph(self.work.graph)
+        graph = main_graph(self.work)
         more = self.has_bodies or self.has_gaps()
         while more:
             self.propagation.run(graph)

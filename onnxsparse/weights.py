@@ -7,7 +7,8 @@ unnamed temporary file, so that pruning a model larger than memory is no special
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from onnxsparse.mapped import MappedFile, Payload
 from onnxsparse.wire import BULK_BYTES, LIFTED_LOCATION
 
 Array = NDArray[np.generic]
+
+Call = tuple[str, str, str]
+"""Domain, name and overload of a function."""
 
 SPILL_BYTES = 64 << 20
 """Assigned arrays above this total go to a temporary file."""
@@ -47,6 +51,8 @@ class Weights:
         self._path = path
         self._side_files: dict[str, MappedFile] = {}
         self._held_bytes = 0
+        self.sparse: list[onnx.SparseTensorProto] = []
+        """The tensors that came sparse; see `sparse`."""
         self.refresh()
 
     def refresh(self) -> None:
@@ -63,16 +69,11 @@ class Weights:
         """The name here of tensor `name` of the graph or function `scope` (empty: the main graph)."""
         return self._names.get((scope, name))
 
-    def find_payload(self, tensor: TensorProto) -> str | None:
-        """The name here of the tensor whose lifted payload another proto's `tensor` refers to."""
-        if not is_lifted(tensor):
-            return None
-        return next((n for n, t in self._tensors.items() if is_lifted(t) and t.external_data == tensor.external_data), None)
-
     def copy(self, proto: onnx.ModelProto) -> "Weights":
         """The same payloads over a copy of the proto."""
         twin = Weights(proto, list(self._payloads), self._path)
         twin._side_files = self._side_files
+        twin.sparse = list(self.sparse)
         return twin
 
     def __iter__(self) -> Iterator[str]:
@@ -95,16 +96,22 @@ class Weights:
         return tuple(self.proto(name).dims)
 
     def __getitem__(self, name: str) -> Array:
-        tensor = self.proto(name)
+        return self.read(name, self.proto(name))
+
+    def read(self, name: str, tensor: TensorProto) -> Array:
+        """The values of a tensor of this model, or of a copy of it, that need not have a name here; `name` is for messages."""
         payload = self.payload(tensor)
         array = read_small(name, tensor) if payload is None else read_bytes(name, tensor, payload.view())
         array.flags.writeable = False
         return array
 
     def __setitem__(self, name: str, array: Array) -> None:
-        tensor = self.proto(name)
+        self.fill(self.proto(name), array)
+
+    def fill(self, tensor: TensorProto, array: Array) -> None:
+        """Give a tensor of this model values, and shape or element type where they differ."""
         data_type = tensor.data_type
-        if array.dtype != element_dtype(name, data_type):
+        if array.dtype != element_dtype(tensor.name, data_type):
             data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
         small = data_type in PACKED_TYPES or array.nbytes < BULK_BYTES
         if small:
@@ -195,7 +202,7 @@ class Weights:
 
     @property
     def inline_bytes(self) -> int:
-        """Bytes of the payloads that a save writes into the model file itself."""
+        """Bytes of the payloads that a model has in its file itself."""
         found = (self.payload(t) for t in self._tensors.values() if is_lifted(t))
         return sum(p.length for p in found if p is not None)
 
@@ -220,26 +227,47 @@ def byte_view(array: Array) -> memoryview:
 def tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, str, TensorProto]]:
     """(scope, name, tensor) of every tensor in the proto, the main graph's first.
 
-    The scope of a body is the path of nodes and attributes that leads to it, of a function its name. A tensor in an
-    attribute of another node than Constant has no name.
+    The scope of a body is the path of nodes and attributes that leads to it, of a function its name. A tensor that a call gives a
+    model-local function is named `node.attribute`; one in an attribute of another node than those and Constant has no name.
     """
-    graphs: list[tuple[str, onnx.GraphProto]] = [("", proto.graph)]
+    calls = {(f.domain, f.name, f.overload) for f in proto.functions}
+    yield from graph_tensors([("", proto.graph)], calls)
+    inside = [(scope, node) for scope, function in function_scopes(proto) for node in function.node]
+    yield from (found for scope, node in inside for found in node_tensors(scope, node, calls))
+    yield from graph_tensors(
+        [(body_scope(s, node, a), g) for s, node in inside for a in node.attribute for g in bodies(a)], calls
+    )
+
+
+def graph_tensors(graphs: list[tuple[str, onnx.GraphProto]], calls: Container[Call]) -> Iterator[tuple[str, str, TensorProto]]:
+    """Of these graphs and the bodies in them."""
     for scope, graph in graphs:
         yield from ((scope, t.name, t) for t in graph.initializer)
         for node in graph.node:
-            yield from node_tensors(scope, node)
+            yield from node_tensors(scope, node, calls)
             graphs += [(body_scope(scope, node, a), g) for a in node.attribute for g in bodies(a)]
-    for function in proto.functions:
-        for node in function.node:
-            yield from node_tensors(function.name, node)
 
 
-def node_tensors(scope: str, node: onnx.NodeProto) -> Iterator[tuple[str, str, TensorProto]]:
+def function_scopes(proto: onnx.ModelProto) -> list[tuple[str, onnx.FunctionProto]]:
+    """(scope, function): its name, with domain and overload where others have the same."""
+    counts = Counter(function.name for function in proto.functions)
+    return [
+        (f.name if counts[f.name] == 1 else ":".join(filter(None, (f.domain, f.name, f.overload))), f) for f in proto.functions
+    ]
+
+
+def node_tensors(scope: str, node: onnx.NodeProto, calls: Container[Call]) -> Iterator[tuple[str, str, TensorProto]]:
     for attribute in node.attribute:
         if attribute.HasField("t"):
             is_value = node.op_type == "Constant" and attribute.name == "value" and node.output
-            yield scope, node.output[0] if is_value else "", attribute.t
+            given = f"{node.name or node.output[0]}.{attribute.name}" if is_call(node, calls) else ""
+            yield scope, node.output[0] if is_value else given, attribute.t
         yield from ((scope, "", t) for t in attribute.tensors)
+
+
+def is_call(node: onnx.NodeProto, calls: Container[Call]) -> bool:
+    """Whether a node calls one of these model-local functions."""
+    return bool(node.output) and (node.domain, node.op_type, node.overload) in calls
 
 
 def bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:

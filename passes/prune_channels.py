@@ -21,6 +21,7 @@ from onnxsparse.channels.statistics import ChannelMeans, channel_means, compensa
 from onnxsparse.checks import OutputFile, reading
 from onnxsparse.errors import BackendError, ParamError, PassError
 from onnxsparse.facts import layers
+from onnxsparse.flattening import flatten
 from onnxsparse.folding import computes_on_constants, fold_all_constants
 from onnxsparse.inputs import ArrayFiles, check_samples, load_samples
 from onnxsparse.layer import Layers
@@ -102,8 +103,8 @@ class PruneChannels:
 
     def run(self, model: Model) -> StepReport:
         self.check()
+        notes = flatten(model)
         facts = layers(model)
-        notes = []
         if self.macs is not None or self.sparsity_op is not None:
             require_counted(self.name, facts, model.name, partial=self.partial, otherwise="cut a --ratio of the channels")
             notes += [f"the target is of what is known: {gap}" for gap in unknown_operations(facts)]

@@ -21,6 +21,7 @@ from onnxsparse.diagnosis.measure import Diagnosis, diagnose
 from onnxsparse.diagnosis.page import diagnosis_html
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.facts import layers
+from onnxsparse.flattening import flatten
 from onnxsparse.folding import fold
 from onnxsparse.graph import Graph
 from onnxsparse.inputs import Samples
@@ -144,7 +145,8 @@ class Quantize:
         self._check_options()
         stripped = strip_scales(model) if self.requantize else Stripped()
         notes = [f"{stripped.quantizers} quantizers removed first"] if stripped.quantizers else []
-        notes += [f"folded first: {count} × {what}" for what, count in fold(model).items()]
+        notes += flatten(model)
+        notes += [f"folded first: {count} × {what}" for what, count in fold(model, may_grow=True).notes.items()]
         before = layers(model).totals
         work, said = raised(model, self._target())
         said += processor_notes(work)

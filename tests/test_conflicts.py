@@ -32,7 +32,7 @@ COMMANDS: list[list[str]] = [
     ["prune-channels", "in.onnx", "out.onnx"],
     ["annotate", "in.onnx", "out.onnx"],
     ["fix-shapes", "in.onnx", "out.onnx"],
-    ["quantize", "in.onnx", "out.onnx"],
+    ["quantize", "in.onnx", "out.onnx", "--data", "calib.npz"],
     ["report", "in.onnx"],
     ["run", "recipe.yaml", "in.onnx", "out.onnx"],
 ]
@@ -45,6 +45,7 @@ def test_every_command_refuses_sizes_that_cannot_be(
     monkeypatch.chdir(tmp_path)
     onnx.save(built_in_batch(), "in.onnx")
     Path("recipe.yaml").write_text("passes:\n  - prune: {sparsity_op: 0.5}\n")
+    np.savez("calib.npz", x=np.zeros((4, 3, 4, 4), np.float32))
     before = files(tmp_path)
     line = run.fails(2, *command, "--dim", "N=4")
     assert "in.onnx cannot run with --dim N=4: Reshape 'flatten'" in line

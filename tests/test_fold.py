@@ -12,9 +12,11 @@ from onnx import TensorProto
 
 from onnxsparse import ApplyMasks, FixShapes, Fold, Model, PassError, Pipeline, Prune, compare, layers
 from onnxsparse.bridge.origins import StoredValues
+from onnxsparse.folding import fold
 from onnxsparse.metadata import names
 from onnxsparse.passbase import StepReport
 from onnxsparse.pipeline import Comparing
+from onnxsparse.runtime import runner
 from onnxsparse.verify import first_fault
 from tests.graphs import model, node, proto, value, weight
 
@@ -76,17 +78,19 @@ def test_batch_norm_goes_into(op: str, x: str, w: str, channels: int, attributes
     assert_same(built, done)
 
 
-def test_a_shared_weight_is_copied_and_its_origin_told() -> None:
+@pytest.mark.parametrize(("w", "folds"), [("6x3x1x1", True), ("6x3x3x3", False)])
+def test_a_shared_weight_is_copied_where_that_takes_less_than_it_saves(w: str, folds: bool) -> None:
+    """A copy of 72 bytes, or 648; statistics of 4 × 24 bytes and a node go, a bias of 24 comes."""
     nodes = [
         node("Conv", "x w", "a"),
         node("BatchNormalization", f"a {BN}", "p"),
         node("Conv", "x w", "b"),
         node("Add", "p b", "y"),
     ]
-    built = model(nodes, {"x": "1x3x8x8"}, ["y"], {"w": "6x3x3x3", **statistics(6)})
+    built = model(nodes, {"x": "1x3x8x8"}, ["y"], {"w": w, **statistics(6)})
     done, _ = folded(built)
-    assert ops(done) == ["Conv", "Conv", "Add"]
-    assert "w" in names(done.proto).values()
+    assert ("BatchNormalization" in ops(done)) != folds
+    assert ("w" in names(done.proto).values()) == folds
     assert_same(built, done)
 
 
@@ -281,10 +285,80 @@ def constant_graphs(draw: st.DrawFn) -> onnx.ModelProto:
 def test_any_constant_expression_folds_to_the_same_outputs(built: onnx.ModelProto) -> None:
     before = Model.from_proto(built)
     done, _ = folded(before)
-    assert set(ops(done)) <= {"MatMul", "Sum"}
+    assert graph_bytes(done) <= graph_bytes(before)
     assert_same(before, done)
     again, _ = folded(done)
     assert again.to_bytes() == done.to_bytes()
+    grown = before.copy()
+    fold(grown, may_grow=True)
+    assert set(ops(grown)) <= {"MatMul", "Sum"}
+    assert_same(before, grown)
+
+
+def graph_bytes(built: Model) -> int:
+    """Without what the metadata say of names."""
+    return onnx.ModelProto.FromString(built.to_bytes()).graph.ByteSize()
+
+
+def test_a_tied_weight_is_not_written_twice() -> None:
+    """As torch exports a language model: its embedding is transposed for the product at its end. W, of one use, is folded."""
+    nodes = [
+        node("Gather", "E ids", "e"),
+        node("Transpose", "W", "Wt", perm=[1, 0]),
+        node("MatMul", "e Wt", "h"),
+        node("Transpose", "E", "Et", perm=[1, 0]),
+        node("MatMul", "h Et", "y"),
+    ]
+    built = model(nodes, {"ids": ("1x5", TensorProto.INT64)}, ["y"], {"E": "500x16", "W": "16x16"})
+    done, report = folded(built)
+    assert ops(done) == ["Gather", "MatMul", "Transpose", "MatMul"]
+    assert report.notes == ["1 × constant folded", "1 × left as it is: the file would get larger"]
+    assert len(done.to_bytes()) <= len(built.to_bytes())
+    assert_same(built, done)
+
+
+def test_a_constant_of_several_paths_folds_where_all_of_them_end_smaller() -> None:
+    """Two halves take what the whole took; two of its forms take twice as much."""
+    halves = [node("Slice", "w zero four", "a"), node("Slice", "w four eight", "b"), node("MatMul", "x a", "p")]
+    forms = [node("Neg", "w", "a"), node("Abs", "w", "b"), node("MatMul", "z a", "p")]
+    numbers = {name: np.array([value]) for name, value in (("zero", 0), ("four", 4), ("eight", 8))}
+    for nodes, inputs, kept in (
+        (halves, {"x": "2x4"}, {"MatMul", "Add"}),
+        (forms, {"z": "2x8"}, {"Neg", "Abs", "MatMul", "Add"}),
+    ):
+        whole = [*nodes, node("MatMul", f"{next(iter(inputs))} b", "q"), node("Add", "p q", "y")]
+        built = model(whole, inputs, ["y"], {"w": "8x512", **numbers})
+        done, _ = folded(built)
+        assert set(ops(done)) == kept
+        assert_same(built, done)
+
+
+class TestDefaults:
+    """From IR version 4 on, an initializer that is an input as well is a default, which a caller may override."""
+
+    def built(self, ir_version: int = 8) -> Model:
+        nodes = [node("Neg", "w", "v"), node("Conv", "x v", "h"), node("BatchNormalization", f"h {BN}", "y")]
+        made = proto(nodes, {"x": "1x3x4x4"}, ["y"], {"w": "6x3x1x1", **statistics(6)}, ir_version=ir_version)
+        for tensor in made.graph.initializer if ir_version < 4 else made.graph.initializer[:2]:
+            made.graph.input.append(value(tensor.name, "x".join(map(str, tensor.dims))))
+        made.graph.output[0].CopyFrom(value("y", "1x6x4x4"))
+        return Model.from_proto(made)
+
+    def test_it_is_not_folded_nor_taken_away(self) -> None:
+        built = self.built()
+        done, report = folded(built)
+        assert report.notes == ["nothing to fold"]
+        assert [v.name for v in done.proto.graph.input] == ["x", "w", "bn.weight"]
+        feeds = {"x": weight("1x3x4x4"), "w": weight("6x3x1x1", 7), "bn.weight": weight("6", 8)}
+        assert np.array_equal(runner(done).run(feeds)["y"], runner(built).run(feeds)["y"])
+
+    def test_below_version_4_it_is_a_constant(self) -> None:
+        assert ops(folded(self.built(ir_version=3))[0]) == ["Conv"]
+
+    def test_it_becomes_a_constant_if_asked(self) -> None:
+        done, _ = folded(self.built(), constant_defaults=True)
+        assert ops(done) == ["Conv"]
+        assert [v.name for v in done.proto.graph.input] == ["x"]
 
 
 class TestFixShapes:

@@ -113,7 +113,7 @@ class Exporter:
         return kept
 
     def tensor(self, proto: onnx.TensorProto, constant: Any) -> onnx.TensorProto:
-        if self.has_new_values(constant):
+        if isinstance(constant, gs.Constant) and self.has_new_values(constant):
             return self.filled(proto, constant)
         if constant.name == proto.name:
             return proto

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, helper
 
 from onnxsparse.bridge.origins import SIMPLE_FIELDS, BodyOrigin, NodeOrigin, Origins, StoredValues, TensorOrigin, held_back
+from onnxsparse.graph import overridable
 from onnxsparse.model import Model
 from onnxsparse.weights import body_scope
 
@@ -20,6 +21,8 @@ class Importer:
     def __init__(self, model: Model, origins: Origins) -> None:
         self.model = model
         self.origins = origins
+        self.defaults = overridable(model.proto)
+        """Inputs that callers may override: variables."""
 
     def model_graph(self) -> Any:
         proto = self.model.proto
@@ -32,7 +35,8 @@ class Importer:
         return graph
 
     def graph(self, proto: onnx.GraphProto, outer: "ChainMap[str, Any]", scope: str) -> Any:
-        own = {t.name: self.constant(t, self.model.weights.find(scope, t.name)) for t in proto.initializer}
+        stored = [t for t in proto.initializer if scope or t.name not in self.defaults]
+        own = {t.name: self.constant(t, self.model.weights.find(scope, t.name)) for t in stored}
         described = {v.name: v for v in (*proto.value_info, *proto.input, *proto.output)}
         made = [*(v.name for v in proto.input), *(o for node in proto.node for o in node.output if o)]
         for name in made:

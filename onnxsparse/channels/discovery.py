@@ -9,7 +9,7 @@ import onnx
 
 from onnxsparse.evaluate import evaluate_node
 from onnxsparse.facts import Survey
-from onnxsparse.graph import Graph
+from onnxsparse.graph import Graph, main_graph
 from onnxsparse.model import Model
 from onnxsparse.ops import OpSpec, OpView, UnknownFact
 from onnxsparse.ops.coupling import Coupling, Role
@@ -126,7 +126,7 @@ class Discovery:
 def discover(model: Model, *, cut_norms: bool = False) -> Discovery:
     """Label all graphs of `model` at the sizes it is bound to."""
     model = model.copy()  # what is found stays true of this one when the caller's is cut
-    found = Discovery(model, Survey(model), Graph(model.proto.graph))
+    found = Discovery(model, Survey(model), main_graph(model.proto))
     Walk(found, cut_norms).run()
     return found
 
@@ -151,7 +151,8 @@ class Values:
 
     def _find(self, key: str) -> Array | None:
         found = self.found
-        tensor = found.stored(*found.origins[key])
+        graph, name = found.origins[key]
+        tensor = None if graph.is_default(name) else found.stored(graph, name)
         if tensor is not None:
             return found.model.weights[tensor]
         index = found.makers.get(key)
@@ -187,6 +188,8 @@ class Values:
             if name and value is not None:
                 feeds[name] = value
         made = evaluate_node(node, feeds, self.found.survey.opsets)
+        if made is None:
+            return None
         return dict(zip(filter(None, node.output), made, strict=True))[self.found.origins[key][1]]
 
 
@@ -200,6 +203,9 @@ class Walk:
         self.named: dict[str, Axes] = {}
         self.arithmetic: set[str] = set()
         self.constants: dict[str, set[str]] = {}
+        ends = ((graph, value.name) for p in found.places for graph in (found.graph, *p.bodies) for value in graph.proto.output)
+        inputs = ((place.graph, name) for place in found.places for name in place.node.input if name)
+        self.read = {found.key(graph, name) for graph, name in (*inputs, *ends)}
         self.index = {id(place.node): i for i, place in enumerate(found.places)}
 
     def run(self) -> None:
@@ -298,6 +304,10 @@ class Walk:
         axes = tuple(self.found.space.fresh(size) if size > 1 else None for size in self.found.model.weights.shape(tensor))
         if shared:
             self.named[tensor] = axes
+        place = self.found.places[index]
+        if place.graph.is_default(place.node.input[at]):
+            for labels in (labels for labels in axes if labels is not None):
+                self.found.space.freeze(labels, "is an input, which callers may override", place.name)
         return axes
 
     def _apply(self, coupling: Coupling, spec: OpSpec | None) -> None:
@@ -317,6 +327,11 @@ class Walk:
 
     def _keep(self, index: int, coupling: Coupling) -> None:
         found, place = self.found, self.found.places[index]
+        for at in range(1, len(place.node.output)):
+            followed = at < len(coupling.outputs) and coupling.outputs[at] is not None
+            if not followed and found.output_key(index, at) in self.read and not place.bodies:
+                for position in range(len(coupling.inputs)):
+                    coupling.freeze_all(position, f"is in output {at} of {place.node.op_type}, which is read and has no rule")
         for at in range(len(place.node.output)):
             made = coupling.outputs[at] if at < len(coupling.outputs) else None
             key = found.output_key(index, at)
@@ -326,7 +341,8 @@ class Walk:
         constants = self._constants(place.graph)
         for (at, axis), role in coupling.roles.items():
             labels = (coupling.inputs[at] or ())[axis]
-            if labels is not None and place.node.input[at] in constants:
+            name = place.node.input[at]
+            if labels is not None and (name in constants or place.graph.is_default(name)):
                 found.operands.append(Operand(index, labels, role))
         for at in range(len(place.node.input)):
             tensor = found.tensor(index, at)

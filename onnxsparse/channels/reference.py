@@ -135,7 +135,7 @@ class Reference:
         rank = len(self.solution.axes_at(index, 0) or ()) if node.input else 0
         if spec is None or spec.masked is None or all(self._gone(index, 0, axis) is None for axis in range(rank)):
             return False
-        finished: list[str] = []
+        finished: dict[int, str] = {}
 
         def again(first: str) -> str:
             copy = onnx.NodeProto()
@@ -154,11 +154,12 @@ class Reference:
                 add=self._add,
                 constant=lambda value: self._constant("masking", value),
                 again=again,
-                finish=finished.append,
+                finish=lambda value, at=0: finished.update({at: value}),
             )
         )
-        if finished:
-            self.ordered.append(helper.make_node("Identity", finished, [node.output[0]], name=self._name()))
+        for at, value in finished.items():
+            if at < len(node.output) and node.output[at]:
+                self.ordered.append(helper.make_node("Identity", [value], [node.output[at]], name=self._name()))
         return bool(finished)
 
     def _add(self, op_type: str, inputs: list[str], **attributes: Any) -> str:

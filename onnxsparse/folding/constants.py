@@ -1,5 +1,6 @@
 """What is computed from constants alone."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,15 +9,16 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxsparse.errors import BackendError
-from onnxsparse.folding.rewriting import Folding, is_constant_node, is_output, rewire
-from onnxsparse.graph import Graph
+from onnxsparse.folding.growth import Replacement, affordable, all_outputs
+from onnxsparse.folding.rewriting import Folding, is_constant_node, rewire
+from onnxsparse.graph import main_graph
 from onnxsparse.model import Model
 from onnxsparse.ops import find
 from onnxsparse.runtime import runner
 from onnxsparse.weights import Array
 
 SLACK_BYTES = 4096
-"""A folded constant may be this much larger than what it was computed from; generated weights stay generated."""
+"""Where the file may grow, a folded constant may be this much larger than its sources; generated weights stay generated."""
 
 INTEGER_BYTES = 8
 """At most, of one element."""
@@ -32,13 +34,14 @@ class Computed:
 
 def computes_on_constants(model: Model) -> bool:
     """Whether a float tensor is computed from constants in the graph, by more than another view of one."""
-    graph = Graph(model.proto.graph)
-    constant = {name for name in graph.initializers if is_float(graph.initializers[name])}
+    graph = main_graph(model.proto)
+    stored = graph.initializers.keys() - graph.overridable
+    constant = {name for name in stored if is_float(graph.initializers[name])}
     for node in graph.proto.node:
         spec = find(node.domain, node.op_type, model.opset(node.domain))
         if node.op_type == "Constant":
             constant.update(o for o in node.output for a in node.attribute if is_float(a.t))
-        elif spec is not None and node.input and all(i in constant or i in graph.initializers for i in node.input if i):
+        elif spec is not None and node.input and all(i in constant or i in stored for i in node.input if i):
             if any(i in constant for i in node.input) and spec.view is None and spec.folds and not spec.random:
                 return True
             constant.update(node.output)
@@ -50,22 +53,39 @@ def is_float(tensor: onnx.TensorProto) -> bool:
 
 
 def fold_constants(folding: Folding, graph: Any) -> None:
-    """Nodes that compute on constants alone, where the result is no larger than what it is computed from."""
+    """Nodes that compute on constants alone, where their results take no more room than what they are computed from."""
     known: dict[int, Computed] = {}
     made: list[Any] = []
     for node in graph.nodes:
         results = compute(folding, node, known)
         known |= results
         made += [node] if results else []
-    for tensor in [o for node in made if folds(folding, node) for o in node.outputs]:
-        found = known[id(tensor)]
-        users = [u for u in tensor.outputs if not any(u is m for m in made) or not folds(folding, u)]
-        if users and not is_output(graph, tensor) and found.values.nbytes <= sum(found.sources.values()) + SLACK_BYTES:
-            rewire(tensor, constant_for(folding, tensor, found), users)
+    inside = {id(node) for node in made if folds(folding, node)}
+    outputs = all_outputs(graph)
+    wanted = [r for node in made if id(node) in inside for r in replacements(node, known, inside) if id(r.tensor) not in outputs]
+    if folding.may_grow:
+        chosen = [r for r in wanted if r.values.nbytes <= sum(known[id(r.tensor)].sources.values()) + SLACK_BYTES]
+    else:
+        chosen = affordable(folding, graph, wanted, made)
+        folding.left += len(wanted) - len(chosen)
+    for found in chosen:
+        rewire(found.tensor, constant_for(folding, found.tensor, known[id(found.tensor)]), list(found.users))
+    gone = set()
     for node in reversed(made):
-        if not any(o.outputs or is_output(graph, o) for o in node.outputs):
+        if not any(o.outputs or id(o) in outputs for o in node.outputs):
             node.inputs.clear()
-            graph.nodes.remove(node)
+            gone.add(id(node))
+    # list.remove compares nodes field by field
+    graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
+
+
+def replacements(node: Any, known: dict[int, Computed], inside: set[int]) -> Iterator[Replacement]:
+    """What a node computes from constants, where a node uses it that is not replaced itself, as those `inside` are."""
+    for tensor in node.outputs:
+        found = known.get(id(tensor))
+        users = tuple(user for user in tensor.outputs if id(user) not in inside)
+        if found is not None and found.values.dtype != object and users:
+            yield Replacement(tensor, node, users, found.values)
 
 
 def folds(folding: Folding, node: Any) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxsparse.folding.growth import constant_bytes, is_shared, node_bytes, stored_bytes
 from onnxsparse.folding.rewriting import Folding, is_output
 from onnxsparse.ops.spec import Affine, ScaleShift
 from onnxsparse.weights import Array
@@ -23,13 +24,50 @@ def fold_affine(folding: Folding, graph: Any) -> None:
         if maker is None or found is None:
             continue
         constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
-        absorb(folding, maker, found, constants[0] if spec.affine.shift_at is None else node.inputs[spec.affine.shift_at])
+        parameter = constants[0] if spec.affine.shift_at is None else node.inputs[spec.affine.shift_at]
+        if not folding.may_grow and added_bytes(folding, maker, found, parameter.name) > freed_bytes(folding, node):
+            folding.left += 1
+            continue
+        absorb(folding, maker, found, parameter)
         result = node.outputs[0]
         node.inputs.clear()
         node.outputs.clear()
         maker.outputs = [result]
         graph.nodes.remove(node)
         folding.count(f"{node.op} folded into {maker.op}")
+
+
+def added_bytes(folding: Folding, maker: Any, found: ScaleShift, parameter: str) -> int:
+    """What the file gains where a node takes a scale and shift in: copies of constants that others use, or a new bias."""
+    spec = folding.spec(maker)
+    assert spec is not None
+    assert spec.absorb is not None
+    weight, bias = maker.inputs[spec.absorb.weight_at], optional_input(maker, spec.absorb.bias_at)
+    shift = found.shift.astype(weight.dtype)
+    added = copy_bytes(weight, maker) if is_shared(weight, [maker]) else 0
+    if bias is None:
+        name = f"{parameter}/folded"
+        return added + (constant_bytes(name, shift) if shift.any() else 0)
+    if tuple(bias.shape) == shift.shape and not is_shared(bias, [maker]):
+        return added
+    freed = 0 if is_shared(bias, [maker]) else stored_bytes(folding, bias)
+    return added + copy_bytes(bias, maker) + max(0, shift.nbytes - stored_bytes(folding, bias)) - freed
+
+
+def copy_bytes(constant: Any, node: Any) -> int:
+    """Of a copy, which is dense."""
+    return constant_bytes(copy_name(constant, node), np.empty(tuple(constant.shape), constant.dtype))
+
+
+def copy_name(constant: Any, node: Any) -> str:
+    """Of the copy of a constant that `node` has for itself."""
+    return f"{constant.name}/{node.name or node.outputs[0].name}"
+
+
+def freed_bytes(folding: Folding, node: Any) -> int:
+    """What the file loses with a node: itself, and the constants that it alone uses."""
+    own = {id(t): t for t in node.inputs if isinstance(t, gs.Constant) and not is_shared(t, [node])}
+    return node_bytes(folding, node) + sum(stored_bytes(folding, t) for t in own.values())
 
 
 def scale_shift(folding: Folding, affine: Affine, node: Any, maker: Any, channels: int) -> ScaleShift | None:
@@ -91,7 +129,7 @@ def replaced(folding: Folding, constant: Any, values: Array, node: Any) -> Any:
     if len(constant.outputs) == 1 and constant.values.shape == values.shape:
         constant.values = values
         return constant
-    fresh = gs.Constant(unused_name(folding, f"{constant.name}/{node.name or node.outputs[0].name}"), values)
+    fresh = gs.Constant(unused_name(folding, copy_name(constant, node)), values)
     folding.names[fresh.name] = constant.name
     return fresh
 

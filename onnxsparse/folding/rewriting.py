@@ -4,21 +4,45 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from onnxsparse.bridge.origins import StoredValues
 from onnxsparse.model import Model
 from onnxsparse.ops import OpSpec, OpView, find
+from onnxsparse.sparse import written_bytes
+
+FIELD_BYTES = 4
+"""Of a message in its parent: its tag and length."""
 
 
 @dataclass
 class Folding:
-    """What was done, and which tensor each new one was made from."""
+    """What was done, and which tensor each new one was made from.
+
+    `may_grow`: whether the file may get larger by it; `left`: how many folds were left for that.
+    """
 
     model: Model
+    may_grow: bool = False
+    left: int = 0
+    stored: dict[int, tuple[Any, int]] = field(default_factory=dict)
+    """Constants as they came, by identity, and the bytes of each in the file."""
     notes: dict[str, int] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+
+    def look(self, graph: Any) -> None:
+        """Note what constants take in the file, before any is read, which loads it."""
+        for body in bodies(graph):
+            tensors = [t for node in body.nodes for t in (*node.inputs, *node.attrs.values())]
+            for constant in tensors:
+                if isinstance(constant, gs.Constant) and isinstance(constant._values, StoredValues):
+                    tensor = constant._values.tensor
+                    header = onnx.TensorProto(name=constant.name, dims=tensor.dims, data_type=tensor.data_type)
+                    size = header.ByteSize() + FIELD_BYTES + written_bytes(tensor, self.model.weights)
+                    self.stored[id(constant)] = (constant, size)
 
     def count(self, what: str) -> None:
         self.notes[what] = self.notes.get(what, 0) + 1

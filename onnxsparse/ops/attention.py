@@ -115,12 +115,6 @@ def freeze_masked_heads(c: Coupling, mask: int | None, head: Labels | None) -> N
         c.freeze(head, "has a mask of its own")
 
 
-def refuse_more_outputs(c: Coupling) -> None:
-    """What is kept for later calls, or scores: other outputs than the first have axes of their own."""
-    if any(c.op.node.output[1:]):
-        raise UnknownFact("more outputs than one")
-
-
 def couple_attention(c: Coupling) -> None:
     """N × heads × length × size, or N × length × heads·size with the heads as attributes. A mask over heads, or a past, is not
     cut.
@@ -128,7 +122,6 @@ def couple_attention(c: Coupling) -> None:
     q, k, v = (c.axes(at) for at in (0, 1, 2))
     if any(c.op.has_input(at) for at in (4, 5)):
         raise UnknownFact("past")
-    refuse_more_outputs(c)
     if len(q) == 4:
         c.freeze(k[2], "Softmax looks over it")
         c.freeze(v[2], "Softmax looks over it")
@@ -150,7 +143,6 @@ def couple_multi_head(c: Coupling) -> None:
     """As above, three-dimensional, with as many key as query heads and one bias for all three."""
     if not c.op.has_input(2) or len(c.axes(0)) != 3 or len(c.axes(1)) != 3 or any(c.op.has_input(at) for at in (6, 7)):
         raise UnknownFact("layout")
-    refuse_more_outputs(c)
     q, k, v = (c.axes(at) for at in (0, 1, 2))
     count = c.op.required("num_heads")
     heads = Heads(count, count, c.op.input(0)[2] // count, c.op.input(2)[2] // count)
@@ -177,7 +169,6 @@ def couple_projecting(c: Coupling) -> None:
     """X · W gives Q, K and V; the weight's outputs, and the bias, are theirs behind one another."""
     if c.op.has_input(4):
         raise UnknownFact("past")
-    refuse_more_outputs(c)
     c.freeze_all(3, "masks attention")
     c.contract((0, 2), (1, 0))
     c.roles[1, 1] = Role.PRODUCES

@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 class Masking:
     """One node of the reference. `keep(at, axis)`: which indices are left, None where all are; `value(at)`: of a constant input;
     `add` makes a node and returns its output; `again` makes the node itself again with another first input; `finish` says
-    which value takes its output's place.
+    which value takes the place of its output, of the first one unless it says which.
     """
 
     op: OpView
@@ -31,7 +31,7 @@ class Masking:
     add: Callable[..., str]
     constant: Callable[[NDArray[np.float32] | NDArray[np.int64]], str]
     again: Callable[[str], str]
-    finish: Callable[[str], None]
+    finish: Callable[..., None]
 
     @property
     def x(self) -> str:
@@ -117,14 +117,21 @@ def mask_reduction(m: Masking) -> None:
 
 
 def mask_layer_norm(m: Masking) -> None:
-    """(x − mean) / sqrt(variance + ε) · scale + bias; no mean in the RMS ones."""
+    """(x − mean) / sqrt(variance + ε) · scale + bias; no mean in the RMS ones. The mean and 1 / sqrt(variance + ε) are outputs
+    as well.
+    """
     rank = len(m.op.input(0))
     axes = list(range(m.op.number("axis", -1) % rank, rank))
-    if m.mask(axes).all():
+    mask = m.mask(axes)
+    if mask.all():
         return
     centred = m.op.node.op_type == "LayerNormalization"
-    normalised = standardise(m, m.x, axes, m.mask(axes), centred=centred)
-    m.finish(scale_and_shift(m, normalised))
+    mean = [m.mean(m.x, axes, mask)] if centred else []
+    value = m.add("Sub", [m.x, *mean]) if mean else m.x
+    deviation = deviation_of(m, value, axes, mask)
+    m.finish(scale_and_shift(m, m.add("Div", [value, deviation])))
+    for at, made in enumerate([*mean, m.add("Reciprocal", [deviation])], start=1):
+        m.finish(made, at)
 
 
 def mask_skip_norm(m: Masking) -> None:
@@ -179,9 +186,14 @@ def regrouped(m: Masking, shape: Sequence[int]) -> Masking:
 def standardise(m: Masking, value: str, axes: Sequence[int], mask: Mask, *, centred: bool, default: float = 1e-5) -> str:
     if centred:
         value = m.add("Sub", [value, m.mean(value, axes, mask)])
-    variance = m.mean(m.add("Mul", [value, value]), axes, mask)
+    return m.add("Div", [value, deviation_of(m, value, axes, mask, default)])
+
+
+def deviation_of(m: Masking, centred: str, axes: Sequence[int], mask: Mask, default: float = 1e-5) -> str:
+    """sqrt(variance + ε) of what has no mean any more."""
+    variance = m.mean(m.add("Mul", [centred, centred]), axes, mask)
     epsilon = m.op.attributes["epsilon"].f if "epsilon" in m.op.attributes else default
-    return m.add("Div", [value, m.add("Sqrt", [m.add("Add", [variance, m.numbers(epsilon)])])])
+    return m.add("Sqrt", [m.add("Add", [variance, m.numbers(epsilon)])])
 
 
 def scale_and_shift(m: Masking, value: str, *, along_channels: bool = False, repeat: int = 1) -> str:

@@ -21,10 +21,11 @@ def couple_scaled(c: Coupling) -> None:
 
 
 def couple_dynamic(c: Coupling) -> None:
-    """One scale that follows from all elements."""
+    """One scale that follows from all elements, and one zero point; both are outputs."""
     for labels in c.axes(0):
         c.crosses(labels, "a range for quantization")
-    c.emit(c.axes(0))
+    for at, axes in enumerate((c.axes(0), (), ())):
+        c.emit(axes, at)
 
 
 # a device that computes in integers has no floats in between: a scale is part of what makes or reads the integers

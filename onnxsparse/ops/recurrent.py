@@ -11,7 +11,6 @@ import numpy as np
 
 from onnxsparse.ops.conflicts import recurring
 from onnxsparse.ops.coupling import Coupling, Role
-from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import OpSpec, OpView, Shape, WeightAxes, WeightSlot, product
 
@@ -70,17 +69,11 @@ def couple_recurrent(c: Coupling) -> None:
 
 
 def couple_dynamic_lstm(c: Coupling) -> None:
-    """What it reads is quantized by its range, and so are its states at every step: no unit of those can be left out. W: d ×
-    input × 4·hidden.
-    """
-    for labels in c.axes(0):
-        c.crosses(labels, "a range for quantization")
-    c.contract((0, 2), (1, 1))
-    unit = c.produce(1, 2)
-    c.freeze(unit, "is quantized by a range at every step")
-    for at in range(2, len(c.op.node.input)):
+    """What it reads, and its states at every step, are quantized by their ranges, which are not seen from outside: all stays."""
+    for at in range(len(c.op.node.input)):
         if c.op.has_input(at):
-            c.freeze_all(at, "is quantized by a range at every step")
+            c.freeze_all(at, "is quantized by a range inside DynamicQuantizeLSTM")
+    c.roles |= {(1, 2): Role.PRODUCES, (2, 2): Role.PRODUCES}
 
 
 def refit_recurrent(r: Refit) -> None:
@@ -115,7 +108,6 @@ SPECS = (
         op_type="DynamicQuantizeLSTM",
         domain="com.microsoft",
         couple=couple_dynamic_lstm,
-        masked=mask_range,
         shape=dynamic_outputs,
         more_shapes=(dynamic_state, dynamic_state),
         macs=recurrent_macs,

@@ -126,9 +126,10 @@ def refit_group_norm(r: Refit) -> None:
 
 
 def couple_along(c: Coupling) -> None:
-    """Looks over an axis in a way that nothing can make up for."""
+    """Looks over an axis in a way that nothing can make up for: LRN over the channels, LpNormalization over the last one."""
     axes = c.axes(0)
-    c.freeze(axes[c.op.number("axis", 1) % len(axes)], f"{c.op.node.op_type} looks over it")
+    axis = FREEZING[c.op.node.op_type]
+    c.freeze(axes[c.op.number("axis", axis) % len(axes)], f"{c.op.node.op_type} looks over it")
     c.emit(axes)
 
 
@@ -199,7 +200,8 @@ SUM_OUTPUT = 3
 
 FUSED = ("LayerNormalization", "SimplifiedLayerNormalization")
 
-FREEZING = ("LRN", "LpNormalization")
+FREEZING = {"LRN": 1, "LpNormalization": -1}
+"""Op → its axis, unless an attribute says another."""
 
 
 def statistics(op: OpView) -> Shape:
@@ -275,6 +277,7 @@ SPECS = (
     ),
     OpSpec(
         op_type="BatchNormalization",
+        outputs_decide=True,
         affine=Affine(values=normalisation, when=is_inference, shift_at=2),
         work=Work.ELEMENTWISE,
         couple=couple_batch_norm,

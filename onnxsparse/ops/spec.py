@@ -1,7 +1,7 @@
 """What the toolkit knows of one op, and what a formula about it can see."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cached_property
@@ -217,6 +217,7 @@ class OpSpec:
     `sequence`: what becomes of the sequences of tensors that it takes or makes.
     `conflict`: why inputs of these sizes cannot meet, with the two sizes, where onnx's inference does not look; None where they
     can, or where that is unknown. Raises UnknownFact likewise.
+    `outputs_decide`: which outputs are named says what it computes, whether anything reads them or not.
     `index_at`: the input whose values are positions along an axis of input 0.
     `compares`: it tells which elements are equal to another input's.
     `quant`: what it does where a target computes in integers.
@@ -238,6 +239,7 @@ class OpSpec:
     view: "View | None" = None
     body: "Body | None" = None
     random: bool = False
+    outputs_decide: bool = False
     folds: bool = True
     makes: Callable[[OpView, Sequence[NDArray[np.generic]]], int | None] | None = None
     passes: Callable[[OpView], bool] | None = None
@@ -289,6 +291,17 @@ class OpSpec:
     @property
     def dequantizes(self) -> bool:
         return self.quant is Quant.BOUNDARY and self.view is not None and self.view.scale is not None
+
+
+def spare_outputs(node: onnx.NodeProto, version: int) -> Iterator[int]:
+    """The outputs of a node, behind the first, that it may leave out; none of an op that onnx does not define."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, "" if node.domain == "ai.onnx" else node.domain)
+    except onnx.defs.SchemaError:
+        return
+    for at, output in list(enumerate(schema.outputs))[1 : len(node.output)]:
+        if output.option == onnx.defs.OpSchema.FormalParameterOption.Optional:
+            yield at
 
 
 @dataclass(frozen=True, kw_only=True)

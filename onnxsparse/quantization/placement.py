@@ -246,6 +246,8 @@ class Placer:
 
     def _why_float(self, index: int) -> str:
         anatomy, node = self.anatomy, self.anatomy.nodes[index]
+        if anatomy.reads_defaults(index):
+            return "its weights are inputs, which callers may override; fold --constant-defaults makes them constants"
         floats = [name for name in node.input if name and anatomy.types.get(name) is not None]
         if floats and not any(anatomy.is_float(name) for name in floats):
             return "it computes in another type than float32"

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from onnxsparse.constants import Resolver, StoredWeight
-from onnxsparse.graph import Graph, captured
+from onnxsparse.graph import captured, main_graph
 from onnxsparse.model import STANDARD_DOMAINS, Model
 from onnxsparse.ops import OpSpec, OpView, Quant, UnknownFact, find
 from onnxsparse.quantization.target import Target
@@ -55,7 +55,7 @@ class Anatomy:
     def __init__(self, model: Model, target: Target) -> None:
         self.model = model
         self.target = target
-        self.graph = Graph(model.proto.graph)
+        self.graph = main_graph(model.proto)
         self.nodes = list(model.proto.graph.node)
         self.specs = [find(n.domain, n.op_type, model.opset(n.domain)) for n in self.nodes]
         self.types = typed_values(model)
@@ -80,7 +80,7 @@ class Anatomy:
         return self.graph.consumers.get(name, [])
 
     def _constants(self) -> set[str]:
-        found = set(self.graph.initializers)
+        found = set(self.graph.initializers) - self.graph.overridable
         for index, node in enumerate(self.nodes):
             spec = self.specs[index]
             if spec is not None and not spec.random and not list(captured(node)) and all(i in found for i in node.input if i):
@@ -117,12 +117,16 @@ class Anatomy:
         return node.domain in STANDARD_DOMAINS and node.op_type in self.target.integer_ops
 
     def _unit(self, index: int, owned: set[int]) -> Unit | None:
-        """None for a node that computes on constants, on other than floats, or makes more than one value."""
+        """None for a node that computes on constants, on other than floats, with defaults of inputs, or makes more than one
+        value.
+        """
         node, quant = self.nodes[index], self.quant(index)
         inputs = [(at, name) for at, name in enumerate(node.input) if name]
         activations = tuple(at for at, name in inputs if name not in self.constant)
         results = [name for name in node.output if name]
-        if not activations or len(results) != 1 or not self.is_float(results[0]) or not self.is_float(node.input[activations[0]]):
+        if self.reads_defaults(index) or not activations or len(results) != 1:
+            return None
+        if not self.is_float(results[0]) or not self.is_float(node.input[activations[0]]):
             return None
         nodes, leaving = self._absorbed(index, owned)
         if quant is not Quant.COMPUTE:
@@ -140,6 +144,10 @@ class Anatomy:
         if any(at not in taken for at, _ in inputs if at < 2):
             return None  # an operand that is constant and not stored
         return Unit(index, nodes, leaving, activations, weights, bias_at=bias, computes=True)
+
+    def reads_defaults(self, index: int) -> bool:
+        """Whether a node reads an initializer that callers may override: integers in its place would take the input away."""
+        return not self.graph.overridable.isdisjoint(self.nodes[index].input)
 
     def _divisor(self, index: int) -> int | None:
         spec = self.specs[index]
