@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxsparse.as_run import AsRun, Runs, explanation, saturates
 from onnxsparse.errors import BackendError
+from onnxsparse.graph import Graph
 from onnxsparse.inputs import Samples, seeded_samples
 from onnxsparse.model import Model
 from onnxsparse.ops import find
@@ -178,11 +179,11 @@ def probe(first: Runner, model: Model, meters: "dict[str, Meter]", seed: int) ->
 
 def deciding_tensors(model: Model) -> Iterator[tuple[str, str]]:
     """(tensor, node) for what decides which elements a picking op picks."""
-    for node in model.proto.graph.node:
+    for node, name in zip(model.proto.graph.node, Graph(model.proto.graph).names, strict=True):
         spec = find(node.domain, node.op_type, model.opset(node.domain))
         for at in spec.selects if spec is not None else ():
             if at < len(node.input) and node.input[at]:
-                yield node.input[at], f"{node.op_type} {node.name}".strip()
+                yield node.input[at], f"{node.op_type} {name}"
 
 
 @dataclass

@@ -54,7 +54,9 @@ class Survey:
         """`every_shape`: look hard for the shapes of all values, not only those that formulas need."""
         self.model = model
         self.proto = inlined(model.proto)
-        self.calls = [Graph(model.proto.graph).names[i] for i in find_calls(model.proto)]
+        names = Graph(model.proto.graph).names
+        self.main = set(names)
+        self.calls = [names[i] for i in find_calls(model.proto)]
         self.opsets = {o.domain: o.version for o in self.proto.opset_import}
         self.opsets[""] = model.opset()
         self.resolver = Resolver(model.weights, self.opsets)
@@ -110,7 +112,10 @@ class Survey:
         return found
 
     def _within(self, node: Layer | UnknownNode) -> str:
-        return next((call for call in self.calls if node.node.startswith(f"{call}/")), node.within)
+        """The node of the model's main graph that a layer or unknown node is part of."""
+        if node.within in self.main:
+            return node.within
+        return next((call for call in self.calls if node.within.startswith(f"{call}/")), node.within)
 
     def _matrix_elements(self, graph: Graph, name: str) -> int:
         """Elements of a stored tensor of two axes or more, else 0."""

@@ -6,6 +6,7 @@ import onnx
 from onnx import inliner
 
 from onnxsparse.errors import ModelError
+from onnxsparse.graph import Graph
 
 MAX_DEPTH = 32
 
@@ -33,15 +34,18 @@ def inline_calls(proto: onnx.ModelProto, calls: list[int]) -> onnx.ModelProto:
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
     work = onnx.ModelProto()
     work.CopyFrom(proto)
+    # other nodes' places change, and with them what nodes without a name of their own are called
+    for node, name in zip(work.graph.node, Graph(proto.graph).names, strict=True):
+        node.name = name
     prefixes = []
     for index in calls:
         node = work.graph.node[index]
-        prefixes.append(f"{node.name or f'#{index} {node.output[0]}'}/")
+        prefixes.append(f"{node.name}/")
         clone = work.functions.add()
         clone.CopyFrom(functions[node.domain, node.op_type, node.overload])
         clone.name = node.op_type = f"{node.op_type}#{index}"
-        for number, body_node in enumerate(clone.node):
-            body_node.name = f"{prefixes[-1]}{body_node.name or f'#{number}'}"
+        for body_node, own in zip(clone.node, Graph(onnx.GraphProto(node=clone.node)).names, strict=True):
+            body_node.name = f"{prefixes[-1]}{own}"
     made = [(work.graph.node[index].domain, work.graph.node[index].op_type) for index in calls]
     try:
         result = inliner.inline_selected_functions(work, made)
