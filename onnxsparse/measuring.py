@@ -44,7 +44,7 @@ class OnnxruntimeCpu:
 
 
 def with_names(model: Model) -> Model:
-    """A copy in which every node has the name that the toolkit calls it by, those of bodies another than any of the main graph."""
+    """A copy in which every node, those of bodies too, has the name that the toolkit calls it by, which is unique."""
     copy = model.copy()
     for name, node in list(all_nodes(Graph(copy.proto.graph))):
         node.name = name

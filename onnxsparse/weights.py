@@ -220,8 +220,8 @@ def byte_view(array: Array) -> memoryview:
 def tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, str, TensorProto]]:
     """(scope, name, tensor) of every tensor in the proto, the main graph's first.
 
-    The scope of a body is the path of outputs and attributes that leads to it (`body_scope`), of a function its name. A tensor in an
-    attribute of another node than Constant has no name.
+    The scope of a body is the path of outputs and attributes that leads to it (`body_scope`), of a function its name. A tensor in
+    an attribute of another node than Constant has no name.
     """
     graphs: list[tuple[str, onnx.GraphProto]] = [("", proto.graph)]
     for scope, graph in graphs:
