@@ -210,9 +210,10 @@ class Walk:
         self._walk(found.graph)
         self._pass_roles_on()
         for value in found.graph.proto.output:
-            for labels in found.axes.get(found.key(found.graph, value.name)) or ():
+            key = found.key(found.graph, value.name)
+            for labels in found.axes.get(key) or ():
                 if labels is not None:
-                    found.space.freeze(labels, "is an output of the model", value.name)
+                    found.space.freeze(labels, "is an output of the model", value.name, output=key)
 
     def _walk(self, graph: Graph) -> None:
         for node in graph.proto.node:

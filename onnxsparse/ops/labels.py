@@ -30,11 +30,18 @@ class Grid:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Labels that must stay, and why."""
+    """Labels that must stay, and why: `reason`, as it was found at `node`.
+
+    `output`: the output of the model that they are an axis of. `because`: labels that stayed before, which is why these do.
+    `instead`: a factor of the same axis that was chosen to be cut in the place of these.
+    """
 
     labels: Labels
     reason: str
     node: str
+    output: str | None = None
+    because: Labels | None = None
+    instead: Labels | None = None
 
 
 @dataclass
@@ -55,8 +62,8 @@ class LabelSpace:
         if a is not b:
             self.ties.append((a, b))
 
-    def freeze(self, labels: Labels, reason: str, node: str) -> None:
-        self.freezes.append(Freeze(labels, reason, node))
+    def freeze(self, labels: Labels, reason: str, node: str, output: str | None = None) -> None:
+        self.freezes.append(Freeze(labels, reason, node, output))
 
     def split(self, labels: Labels, sizes: Sequence[int], node: str) -> tuple[Labels | None, ...]:
         """The factors of an axis; those of size 1 are not followed. Raises ValueError where they do not make the axis."""
@@ -87,7 +94,7 @@ class LabelSpace:
         classes = Classes(np.arange(self.size), np.zeros(self.size, np.bool_))
         classes.unite(self.ties)
         for freeze in self.freezes:
-            classes.frozen[classes.root[freeze.labels]] = True
+            classes.freeze(freeze.labels)
         return classes
 
 
@@ -126,6 +133,9 @@ class Classes:
         renamed[touched] = first[component]
         self.root = renamed[self.root]
         self.frozen[first[frozen]] = True
+
+    def freeze(self, labels: Labels) -> None:
+        self.frozen[self.root[labels]] = True
 
     def is_frozen(self, labels: Labels) -> NDArray[np.bool_]:
         return self.frozen[self.root[labels]]
