@@ -20,6 +20,7 @@ from onnxsparse.graph import Graph
 from onnxsparse.layer import Layer, Layers, UnknownNode, WeightUse, add_up
 from onnxsparse.model import Model
 from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, WeightSlot, Work, find
+from onnxsparse.ops.sizes import OpenSize
 from onnxsparse.shapes import Shapes, infer_shapes
 from onnxsparse.widths import integer_bits
 
@@ -156,7 +157,9 @@ class Survey:
                 computed = None if parts else "its weight is computed in the graph, not stored"
         name = graph.names[index]
         depthwise = bool(spec.depthwise and evaluate(spec.depthwise, op, 1))
-        return Layer(name, node.op_type, name, macs, tuple(weights), depthwise, None if weights else computed)
+        lacking = why_unknown(spec.macs, op, times) if macs is None else None
+        found = Layer(name, node.op_type, name, macs, tuple(weights), depthwise, None if weights else computed)
+        return found if lacking is None else replace(found, unknown=str(lacking), open_size=isinstance(lacking, OpenSize))
 
     def _assembled(self, graph: Graph, name: str, macs: int | None) -> list[WeightUse]:
         """The stored tensors that make up an operand which concatenates or slices them; empty if it is computed otherwise."""
@@ -226,7 +229,10 @@ class Survey:
         if spec.body.branches:
             alive = {a: body for a, body in graph.bodies(index).items() if body.scope not in self.shapes.dead}
             return self._larger_branch(name, [(a, self.graph_layers(body, times)) for a, body in alive.items()])
-        trips = spec.body.trips(self.view(graph, node), lambda at: self._integer(graph, node, at))
+        try:
+            trips = spec.body.trips(self.view(graph, node), lambda at: self._integer(graph, node, at))
+        except UnknownFact:
+            trips = None
         product = None if trips is None or times is None else trips * times
         found = [layer for body in graph.bodies(index).values() for layer in self.graph_layers(body, product)]
         if trips is None and found:
@@ -257,8 +263,19 @@ def evaluate(formula: Callable[[OpView], int], op: OpView, times: int | None) ->
         return None
     try:
         return times * formula(op)
-    except (UnknownFact, IndexError, ValueError):
-        return None  # a node whose inputs have not the rank that its op asks for has no known cost
+    except UnknownFact:
+        return None
+
+
+def why_unknown(formula: Callable[[OpView], int], op: OpView, times: int | None) -> UnknownFact | None:
+    """What `evaluate` lacks, None if nothing."""
+    if times is None:
+        return UnknownFact("how often its body runs is not known")
+    try:
+        formula(op)
+    except UnknownFact as error:
+        return error
+    return None
 
 
 def slot_axis(op: OpView, slot: WeightSlot) -> int:

@@ -113,7 +113,7 @@ class Solution:
             if spec is not None and spec.macs is not None:
                 try:
                     total += spec.macs(self.new_view(index, removed))
-                except (UnknownFact, IndexError, ValueError):
+                except UnknownFact:
                     continue  # unknown before and after
         return total
 

@@ -47,24 +47,25 @@ class Reasons:
         freeze = self._freezes[at]
         reason = freeze.reason if freeze.instead is None else self._instead(freeze.instead, at)
         told = f"{reason} ({freeze.node})"
-        cause = None if freeze.because is None else self._earliest(freeze.because)
-        return told if cause is None or cause >= at else f"{told}: {self._told(cause)}"
+        causes = [] if freeze.because is None else [cause for cause in self._causes(freeze.because) if cause < at]
+        why = dict.fromkeys(self._told(cause) for cause in causes)
+        return f"{told}: {' and '.join(why)}" if why else told
 
     def _instead(self, chosen: Labels, at: int) -> str:
         """Whether the factor that was chosen in the place of another is cut in the end."""
         roots = self.classes.root[chosen]
         if np.isin(roots, self._cuttable).any():
             return "another factor of its axis is cut instead"
-        cause = self._earliest(chosen)
-        if self.classes.frozen[roots].all() and cause is not None:
+        if self.classes.frozen[roots].all():
             # of two factors that were given up for each other, each is the other's reason
-            why = f": {self._told(cause)}" if cause < at else ""
+            why = "".join(f": {self._told(cause)}" for cause in self._causes(chosen)[:1] if cause < at)
             return f"another factor of its axis was chosen, which stays{why}"
         return "another factor of its axis was chosen, along which no layer has weights"
 
-    def _earliest(self, labels: Labels) -> int | None:
+    def _causes(self, labels: Labels) -> list[int]:
+        """The first freezes of these labels' classes, in the order in which they were found."""
         found = (self._first.get(int(root)) for root in np.unique(self.classes.root[labels]))
-        return min((at for at in found if at is not None), default=None)
+        return sorted({at for at in found if at is not None})
 
     def _is_direct(self, freeze: Freeze, index: int, carried: set[Key]) -> bool:
         """Whether the axis that was frozen is the node's own output, rather than one that goes together with it."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.ops.sizes import UnknownFact
+
 Labels = NDArray[np.int64]
 """One label per index of an axis."""
 
@@ -66,9 +68,9 @@ class LabelSpace:
         self.freezes.append(Freeze(labels, reason, node, output))
 
     def split(self, labels: Labels, sizes: Sequence[int], node: str) -> tuple[Labels | None, ...]:
-        """The factors of an axis; those of size 1 are not followed. Raises ValueError where they do not make the axis."""
+        """The factors of an axis; those of size 1 are not followed. Raises UnknownFact where they do not make the axis."""
         if np.prod(sizes) != labels.size:
-            raise ValueError(f"{labels.size} is not {' × '.join(map(str, sizes))}")
+            raise UnknownFact(f"{labels.size} channels are not {' × '.join(map(str, sizes))}")
         factors = tuple(self.fresh(size) if size > 1 else None for size in sizes)
         self.grids.append(Grid(labels, factors, tuple(sizes), node))
         return factors

@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-
 from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.exact import (
     exact_dynamic_matmul,
@@ -24,7 +22,8 @@ from onnxsparse.ops.folding import gemm_outputs, plain_gemm, scale_gemm
 from onnxsparse.ops.forms import FloatForm, Operand, triple
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.masking import mask_range
-from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Packing, Quant, Size, UnknownFact, WeightAxes, WeightSlot, product
+from onnxsparse.ops.sizes import Size, UnknownFact, broadcast, paired
+from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Packing, Quant, WeightAxes, WeightSlot, product
 
 
 def matmul_macs(op: OpView) -> int:
@@ -44,16 +43,16 @@ def fused_matmul_macs(op: OpView) -> int:
 def fused_matmul_shape(op: OpView) -> Size:
     """numpy.matmul's, the operands transposed first; unknown where the batch axes are moved."""
     if op.number("transBatchA", 0) or op.number("transBatchB", 0) or min(len(op.input(0)), len(op.input(1))) < 2:
-        raise UnknownFact("shape")
+        raise UnknownFact("it moves batch axes, for which there is no rule")
     a, b = op.input(0), op.input(1)
     rows = a[-1] if op.number("transA", 0) else a[-2]
     columns = b[-2] if op.number("transB", 0) else b[-1]
-    return (*np.broadcast_shapes(a[:-2], b[:-2]), rows, columns)
+    return (*broadcast(a[:-2], b[:-2]), rows, columns)
 
 
 def gemm_macs(op: OpView) -> int:
     """M × N × K with A of M × K or, transposed, K × M."""
-    rows, columns = op.output()
+    rows, columns = op.output(rank=2)
     contracted = op.input(0)[0 if op.number("transA", 0) else 1]
     return rows * columns * contracted
 
@@ -91,12 +90,10 @@ def einsum_labels(op: OpView) -> tuple[list[list[str]], list[str], dict[str, int
         head, dots, tail = text.partition("...")
         labels = [*head, *(f"…{i}" for i in range(hidden, 0, -1) if dots), *tail]
         if len(labels) != len(shape):
-            raise UnknownFact("equation")
-        for label, size in zip(labels, shape, strict=True):
+            raise UnknownFact(f"its equation has {len(labels)} letters for an input of {len(shape)} axes")
+        for label, size in paired(labels, shape):
             sizes[label] = max(size, sizes.get(label, 1))  # sizes of 1 broadcast
         terms.append(labels)
-    if not terms:
-        raise UnknownFact("equation")
     dots_labels = sorted((label for label in sizes if label[0] == "…"), reverse=True)
     if arrow:
         head, dots, tail = right.partition("...")
@@ -136,6 +133,8 @@ def fused_axes(op: OpView, at: int) -> WeightAxes:
 def einsum_axes(op: OpView, at: int) -> WeightAxes:
     """The input axis is the first contracted label's, the output axis the first kept one's that no other operand has."""
     terms, output, _ = einsum_labels(op)
+    if at >= len(terms):
+        raise UnknownFact(f"its equation has {len(terms)} terms")
     others = set().union(*(term for i, term in enumerate(terms) if i != at))
     labels = terms[at]
     contracted = [i for i, label in enumerate(labels) if label not in output]
@@ -170,7 +169,7 @@ def couple_matmul(c: Coupling, a: int = 0, b: int = 1, per_column: tuple[int, ..
 
 def batch_axes(c: Coupling, a: int, b: int) -> list[Labels | None]:
     """All axes but the last two, aligned at their right ends; one of size 1 broadcasts."""
-    sides = [list(zip(c.op.input(at), c.axes(at), strict=True))[:-2] for at in (a, b)]
+    sides = [list(paired(c.op.input(at), c.axes(at)))[:-2] for at in (a, b)]
     aligned = ([side[-back] for side in sides if len(side) >= back] for back in range(max(map(len, sides)), 0, -1))
     return [c.unite(*(labels for size, labels in there if size != 1)) for there in aligned]
 
@@ -178,7 +177,7 @@ def batch_axes(c: Coupling, a: int, b: int) -> list[Labels | None]:
 def couple_fused_matmul(c: Coupling) -> None:
     """numpy.matmul of operands whose last two axes may be swapped."""
     if c.op.number("transBatchA", 0) or c.op.number("transBatchB", 0) or min(len(c.axes(0)), len(c.axes(1))) < 2:
-        raise UnknownFact("layout")
+        raise UnknownFact("it moves batch axes, or multiplies vectors, for which there is no rule")
     flip_a, flip_b = c.op.number("transA", 0), c.op.number("transB", 0)
     c.contract((0, len(c.axes(0)) - (2 if flip_a else 1)), (1, len(c.axes(1)) - (1 if flip_b else 2)))
     rows = c.axes(0)[-1 if flip_a else -2]

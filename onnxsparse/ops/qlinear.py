@@ -5,24 +5,23 @@ They are cut as the float ops they stand for: scales and zero points are of whol
 ContribOperators.
 """
 
-import numpy as np
-
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple, triples
+from onnxsparse.ops.sizes import Size, UnknownFact, broadcast, counted, paired
 from onnxsparse.ops.slicing import is_contiguous, join
-from onnxsparse.ops.spec import OpSpec, OpView, Size, UnknownFact, Work, same_shape
+from onnxsparse.ops.spec import OpSpec, OpView, Work, same_shape
 
 MICROSOFT = "com.microsoft"
 
 
 def binary_shape(op: OpView) -> Size:
     """A, its scale and zero point, then B's."""
-    return np.broadcast_shapes(op.input(0), op.input(3))
+    return broadcast(op.input(0), op.input(3))
 
 
 def where_shape(op: OpView) -> Size:
     """The condition, X with scale and zero point, Y with its."""
-    return np.broadcast_shapes(op.input(0), op.input(1), op.input(4))
+    return broadcast(op.input(0), op.input(1), op.input(4))
 
 
 def concat_parts(op: OpView) -> list[int]:
@@ -32,7 +31,9 @@ def concat_parts(op: OpView) -> list[int]:
 
 def concat_shape(op: OpView) -> Size:
     parts = [op.input(at) for at in concat_parts(op)]
-    axis = op.required("axis") % len(parts[0])
+    if not parts:
+        raise UnknownFact("it has no parts")
+    axis = counted(op.required("axis"), len(parts[0]))
     return (*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :])
 
 
@@ -45,18 +46,19 @@ def global_pool_shape(op: OpView) -> Size:
 def pool_shape(op: OpView) -> Size:
     """As AveragePool's: a window, its stride, padding, and whether a last window that is cut off counts."""
     if op.number("channels_last", 0):
-        raise UnknownFact("layout")
-    batch, channels, *sizes = op.input(0)
+        raise UnknownFact("its channels come last, for which there is no rule")
+    batch, channels, *sizes = op.input(0, least=2)
     kernel = op.numbers("kernel_shape")
     strides = op.numbers("strides", (1,) * len(kernel))
     pads = op.numbers("pads", (0,) * 2 * len(kernel))
     way = op.text("auto_pad", "NOTSET")
     if way.startswith("SAME"):
-        return batch, channels, *(-(-size // stride) for size, stride in zip(sizes, strides, strict=True))
+        return batch, channels, *(-(-size // max(stride, 1)) for size, stride in paired(sizes, strides))
     around = [0 if way == "VALID" else pads[i] + pads[i + len(kernel)] for i in range(len(kernel))]
-    spare = [size + pad - window for size, pad, window in zip(sizes, around, kernel, strict=True)]
-    rounded = [-(-s // stride) if op.number("ceil_mode", 0) else s // stride for s, stride in zip(spare, strides, strict=True)]
-    return batch, channels, *(steps + 1 for steps in rounded)
+    spare = [size + pad - window for size, (pad, window) in paired(sizes, list(paired(around, kernel)))]
+    steps = list(paired(spare, [max(stride, 1) for stride in strides]))
+    rounded = [-(-s // stride) if op.number("ceil_mode", 0) else s // stride for s, stride in steps]
+    return batch, channels, *(count + 1 for count in rounded)
 
 
 def channel_axis(op: OpView) -> int:
@@ -96,7 +98,7 @@ def couple_elementwise(c: Coupling) -> None:
 def couple_softmax(c: Coupling) -> None:
     """Over its axis, before version 13 (which it is told) over all from there on."""
     axes = c.axes(0)
-    axis = c.op.number("axis", -1) % len(axes)
+    axis = c.op.axis(-1, len(axes))
     for labels in axes[axis:]:
         c.freeze(labels, "QLinearSoftmax looks over it")
     c.emit(axes)
@@ -106,7 +108,7 @@ def couple_pool(c: Coupling) -> None:
     """Channel by channel; positions are not cut."""
     axes, channel = c.axes(0), channel_axis(c.op)
     kept = [labels if i in (0, channel) else None for i, labels in enumerate(axes)]
-    for labels, stays in zip(axes, kept, strict=True):
+    for labels, stays in paired(axes, kept):
         if stays is None:
             c.freeze(labels, f"{c.op.node.op_type} looks over it")
     c.emit(kept)

@@ -26,7 +26,7 @@ def isolated(placement: Placement, written: Written, names: Sequence[str]) -> Mo
 
     It is the float model, and beside it the quantized one, whose quantizers read the float model's values.
     """
-    model = placement.anatomy.model.copy()
+    model = placement.anatomy.model.copy("the twin, float and quantized side by side,")
     floats = {*placement.anatomy.graph.defined}
     graph, other = model.proto.graph, written.model.proto.graph
     fed = {value.name for value in other.input} - {tensor.name for tensor in other.initializer}
