@@ -80,7 +80,9 @@ def prove(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_o
     try:
         return hold_together(model, solution, chosen, cut.copy("the cut version"), custom_ops)
     except BackendError:
-        runner(model, custom_ops=custom_ops, execution=Execution.AS_RUN)  # where the original does not load either, that is the reason
+        runner(
+            model, custom_ops=custom_ops, execution=Execution.AS_RUN
+        )  # where the original does not load either, that is the reason
         raise
 
 

@@ -251,9 +251,6 @@ class Placer:
             return "it computes in another type than float32"
         if any(name and name not in anatomy.types for name in node.input):
             return "the type of what it reads is not known"
-        if node.op_type not in anatomy.target.integer_ops:
+        if not anatomy.is_integer(node):
             return f"{anatomy.target.name} has no integers for {node.op_type}"
-        constant = [i for i in node.input if i in anatomy.constant]
-        if any(anatomy.resolver.resolve(anatomy.graph, name) is None for name in constant):
-            return "its weight is computed in the graph, not stored"
-        return "its operands are not stored, or are quantized already"
+        return anatomy.obstacle(index) or "why was not recorded"
