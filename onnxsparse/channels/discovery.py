@@ -13,7 +13,7 @@ from onnxsparse.graph import Graph
 from onnxsparse.model import Model
 from onnxsparse.ops import OpSpec, OpView, UnknownFact
 from onnxsparse.ops.coupling import Coupling, Role
-from onnxsparse.ops.labels import Axes, Labels, LabelSpace
+from onnxsparse.ops.labels import LONGEST_AXIS, Axes, Labels, LabelSpace
 from onnxsparse.ops.sizes import OpenSize
 from onnxsparse.weights import Array
 
@@ -290,7 +290,8 @@ class Walk:
         shared = spec is not None and any(slot.at == at for slot in spec.weights)
         if shared and tensor in self.named:
             return self.named[tensor]
-        axes = tuple(self.found.space.fresh(size) if size > 1 else None for size in self.found.model.weights.shape(tensor))
+        sizes = self.found.model.weights.shape(tensor)
+        axes = tuple(self.found.space.fresh(size) if 1 < size <= LONGEST_AXIS else None for size in sizes)
         if shared:
             self.named[tensor] = axes
         return axes

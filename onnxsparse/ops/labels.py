@@ -20,6 +20,9 @@ Axes = tuple[Labels | None, ...]
 """Per axis of a value; None for an axis that is not followed: of size 1, or one that cannot be cut."""
 
 
+LONGEST_AXIS = 1 << 26
+
+
 @dataclass(frozen=True)
 class Grid:
     """An axis as a product of factors, row-major. A factor that is None is not cut."""
@@ -56,6 +59,9 @@ class LabelSpace:
     grids: list[Grid] = field(default_factory=list)
 
     def fresh(self, count: int) -> Labels:
+        """New labels for an axis. Raises UnknownFact for one that is too long to have them."""
+        if count > LONGEST_AXIS:
+            raise UnknownFact(f"an axis of {count:.1e} is too long to follow")
         made = np.arange(self.size, self.size + count)
         self.size += count
         return made
