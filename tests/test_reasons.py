@@ -140,10 +140,12 @@ class TestMacs:
         assert not layer.open_size
 
     def test_prune_asks_for_sizes_only_where_they_are_open(self) -> None:
-        nodes = [node("Gemm", "x a", "h"), node("MatMul", "z b", "y")]
-        built = model(nodes, {"x": "3x8", "z": "Nx8"}, ["h", "y"], {"a": "9x4", "b": "8x8"})
-        report = Prune(sparsity_op=0.5).run(built)
-        assert ("h", "its MACs are unknown") in {(skip.node, skip.reason) for skip in report.skipped}
+        """The batch of another input is open, and has nothing to do with the sides that do not meet."""
+        nodes = [node("Gemm", "x a", "h"), node("Relu", "z", "y")]
+        built = model(nodes, {"x": "3x8", "z": "Nx8"}, ["h", "y"], {"a": "9x4"})
+        with pytest.raises(ParamError, match=r"are unknown \(h\); prune towards --sparsity") as refusal:
+            Prune(sparsity_op=0.5).run(built)
+        assert "open" not in str(refusal.value)
 
     def test_a_known_layer_has_no_reason(self) -> None:
         assert [layer.unknown for layer in layers(Model.from_proto(chain(3, 8, 4)))] == [None, None]
