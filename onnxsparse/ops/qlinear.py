@@ -50,13 +50,15 @@ def pool_shape(op: OpView) -> Size:
     batch, channels, *sizes = op.input(0, least=2)
     kernel = op.numbers("kernel_shape")
     strides = op.numbers("strides", (1,) * len(kernel))
+    if min(strides, default=1) < 1:
+        raise UnknownFact(f"its strides are {list(strides)}")
     pads = op.numbers("pads", (0,) * 2 * len(kernel))
     way = op.text("auto_pad", "NOTSET")
     if way.startswith("SAME"):
-        return batch, channels, *(-(-size // max(stride, 1)) for size, stride in paired(sizes, strides))
+        return batch, channels, *(-(-size // stride) for size, stride in paired(sizes, strides))
     around = [0 if way == "VALID" else pads[i] + pads[i + len(kernel)] for i in range(len(kernel))]
     spare = [size + pad - window for size, (pad, window) in paired(sizes, list(paired(around, kernel)))]
-    steps = list(paired(spare, [max(stride, 1) for stride in strides]))
+    steps = list(paired(spare, strides))
     rounded = [-(-s // stride) if op.number("ceil_mode", 0) else s // stride for s, stride in steps]
     return batch, channels, *(count + 1 for count in rounded)
 

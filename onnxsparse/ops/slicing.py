@@ -114,8 +114,8 @@ def couple_slice(c: Coupling) -> None:
             labels = axes[axis]
             unite_strides(c, labels, abs(taken.step))
             axes[axis] = None if labels is None else labels[taken]
-    except UnknownFact:
-        c.freeze_all(0, "is sliced by computed bounds")
+    except UnknownFact as lacking:
+        c.freeze_all(0, f"is sliced, and it is not known where: {lacking}")
         axes = [None] * len(axes)
     c.emit(axes)
 
