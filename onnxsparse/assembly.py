@@ -11,7 +11,7 @@ import numpy as np
 from onnxsparse.constants import Resolver
 from onnxsparse.evaluate import evaluate_node
 from onnxsparse.graph import Graph
-from onnxsparse.ops import find
+from onnxsparse.ops import UnknownFact, find
 from onnxsparse.weights import Array
 
 MAX_ELEMENTS = 1 << 24
@@ -46,12 +46,13 @@ class Assembly:
         known = {i: a for i, a in feeds.items() if a is not None}
         if len(known) < len(feeds):
             return None
-        made = evaluate_node(node, known, self.resolver.opsets)
-        if made is None:
+        try:
+            outputs = evaluate_node(node, known, self.resolver.opsets)
+        except UnknownFact:
             return None
-        for output, value in zip(node.output, made, strict=False):
+        for output, value in zip(node.output, outputs, strict=False):
             self.values[graph.scope, output] = value
-        return self.values[graph.scope, name]
+        return self.values.get((graph.scope, name))
 
     def _leaf(self, key: str) -> Array | None:
         values = self.resolver.weights[key]

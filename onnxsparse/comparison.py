@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxsparse.as_run import AsRun, Runs, explanation, saturates
 from onnxsparse.errors import BackendError
+from onnxsparse.graph import Graph
 from onnxsparse.inputs import Samples, seeded_samples
 from onnxsparse.model import Model
 from onnxsparse.ops import find
@@ -121,7 +122,7 @@ def compare(
     meters = {name: Meter(name, inner.get(name)) for name in shared}
     for feeds in samples.feeds:
         measure(runners, feeds, meters)
-    if len(samples.feeds) == 1:
+    if not differ(samples.feeds):
         probe(runners[0], first, meters, seed)
     outputs = tuple(meter.result() for meter in meters.values())
     notes = [*samples.notes, *(f"output '{name}' is only in {first.name}" for name in lost)]
@@ -169,8 +170,13 @@ def measure(runners: tuple[Runner, ...], feeds: Feeds, meters: "dict[str, Meter]
         meter.add(a[name], b[name])
 
 
+def differ(feeds: Sequence[Feeds]) -> bool:
+    """Whether there are two different samples."""
+    return any(not np.array_equal(other[name], array) for other in feeds[1:] for name, array in feeds[0].items())
+
+
 def probe(first: Runner, model: Model, meters: "dict[str, Meter]", seed: int) -> None:
-    """With one sample there is nothing to see an output move by: run the first model on a random one as well."""
+    """With samples that are all alike there is nothing to see an output move by: run the first model on a random one as well."""
     values = first.run(seeded_samples(model, 1, seed + 1).feeds[0])
     for name, meter in meters.items():
         meter.see(values[name])
@@ -178,11 +184,11 @@ def probe(first: Runner, model: Model, meters: "dict[str, Meter]", seed: int) ->
 
 def deciding_tensors(model: Model) -> Iterator[tuple[str, str]]:
     """(tensor, node) for what decides which elements a picking op picks."""
-    for node in model.proto.graph.node:
+    for node, name in zip(model.proto.graph.node, Graph(model.proto.graph).names, strict=True):
         spec = find(node.domain, node.op_type, model.opset(node.domain))
         for at in spec.selects if spec is not None else ():
             if at < len(node.input) and node.input[at]:
-                yield node.input[at], f"{node.op_type} {node.name}".strip()
+                yield node.input[at], f"{node.op_type} {name}"
 
 
 @dataclass
@@ -267,10 +273,13 @@ class Meter:
         if a.dtype.kind not in "fiubV" or not a.size:
             return
         value = a.astype(np.float64)
-        self.constant = self.constant and value.size > 1 and bool((value == value.flat[0]).all())
         if self.first is None:
             self.first = value
-        elif self.first.shape != value.shape:
+        # one element that is repeated may still be another one for another sample
+        self.constant = self.constant and value.size > 1 and bool((value == self.first.flat[0]).all())
+        if self.first is value:
+            return
+        if self.first.shape != value.shape:
             self.moved = math.inf
         else:
             scale = max(float(np.abs(self.first).max()), np.finfo(np.float64).tiny)
@@ -301,7 +310,7 @@ class Meter:
         if self.constant:
             return "it is constant"
         if self.moved < INSENSITIVE:
-            return f"it does not depend on the input (moves by {self.moved:.1e} of its largest value)"
+            return f"it does not depend on the input, as far as samples tell (moves by {self.moved:.1e} of its largest value)"
         return None
 
 

@@ -224,10 +224,8 @@ def why_unknown(item: WorkItem, unknown: frozenset[str], supported: tuple[str, .
         return "needs a host"
     if item.node in unknown:
         return "unknown op"
-    if item.reads is None or item.writes is None:
-        return "open sizes"
-    if item.macs is None:
-        return "unknown op or open sizes within"
+    if item.reads is None or item.writes is None or item.macs is None:
+        return item.unknown or "an unknown op within"
     lacking = dict.fromkeys(op for op in item.op_types if op not in supported)
     return f"the target's supported ops have no {', '.join(lacking)}" if supported else "no cost on this target"
 

@@ -20,6 +20,7 @@ from onnxsparse.graph import Graph, main_graph
 from onnxsparse.layer import Layer, Layers, UnknownNode, WeightUse, add_up
 from onnxsparse.model import Model
 from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, WeightSlot, Work, find
+from onnxsparse.ops.sizes import OpenSize
 from onnxsparse.shapes import Shapes, infer_shapes
 from onnxsparse.widths import integer_bits
 
@@ -53,6 +54,7 @@ class Survey:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.proto = inlined(model.proto)
+        self.main = set(Graph(model.proto.graph).names)
         self.calls = [graph.names[index] for graph, index in find_calls(model.proto) if not graph.scope]
         self.opsets = {o.domain: o.version for o in self.proto.opset_import}
         self.opsets[""] = model.opset()
@@ -96,7 +98,10 @@ class Survey:
         return found
 
     def _within(self, node: Layer | UnknownNode) -> str:
-        return next((call for call in self.calls if node.node.startswith(f"{call}/")), node.within)
+        """The node of the model's main graph that a layer or unknown node is part of."""
+        if node.within in self.main:
+            return node.within
+        return next((call for call in self.calls if node.within.startswith(f"{call}/")), node.within)
 
     def _matrix_elements(self, graph: Graph, name: str) -> int:
         """Elements of a stored tensor of two axes or more, else 0."""
@@ -137,7 +142,9 @@ class Survey:
                 computed = None if parts else "its weight is computed in the graph, not stored"
         name = graph.names[index]
         depthwise = bool(spec.depthwise and evaluate(spec.depthwise, op, 1))
-        return Layer(name, node.op_type, name, macs, tuple(weights), depthwise, None if weights else computed)
+        lacking = why_unknown(spec.macs, op, times) if macs is None else None
+        found = Layer(name, node.op_type, name, macs, tuple(weights), depthwise, None if weights else computed)
+        return found if lacking is None else replace(found, unknown=str(lacking), open_size=isinstance(lacking, OpenSize))
 
     def _assembled(self, graph: Graph, name: str, macs: int | None) -> list[WeightUse]:
         """The stored tensors that make up an operand which concatenates or slices them; empty if it is computed otherwise."""
@@ -207,7 +214,10 @@ class Survey:
         if spec.body.branches:
             alive = {a: body for a, body in graph.bodies(index).items() if body.scope not in self.shapes.dead}
             return self._larger_branch(name, [(a, self.graph_layers(body, times)) for a, body in alive.items()])
-        trips = spec.body.trips(self.view(graph, node), lambda at: self._integer(graph, node, at))
+        try:
+            trips = spec.body.trips(self.view(graph, node), lambda at: self._integer(graph, node, at))
+        except UnknownFact:
+            trips = None
         product = None if trips is None or times is None else trips * times
         found = [layer for body in graph.bodies(index).values() for layer in self.graph_layers(body, product)]
         if trips is None and found:
@@ -238,8 +248,19 @@ def evaluate(formula: Callable[[OpView], int], op: OpView, times: int | None) ->
         return None
     try:
         return times * formula(op)
-    except (UnknownFact, IndexError, ValueError):
-        return None  # a node whose inputs have not the rank that its op asks for has no known cost
+    except UnknownFact:
+        return None
+
+
+def why_unknown(formula: Callable[[OpView], int], op: OpView, times: int | None) -> UnknownFact | None:
+    """What `evaluate` lacks, None if nothing."""
+    if times is None:
+        return UnknownFact("how often its body runs is not known")
+    try:
+        formula(op)
+    except UnknownFact as error:
+        return error
+    return None
 
 
 def slot_axis(op: OpView, slot: WeightSlot) -> int:

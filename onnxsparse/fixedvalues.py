@@ -91,8 +91,11 @@ class FixedValues:
         made = []
         for side in ("first", "second"):
             feeds = {name: getattr(found, side) for name, found in zip(node.input, given, strict=True) if found is not None}
-            values = evaluate_node(node, feeds, self.opsets)
-            if values is None or values[0].size > MAX_VALUE_ELEMENTS:
+            try:
+                values = evaluate_node(node, feeds, self.opsets)
+            except UnknownFact:
+                return None
+            if values[0].size > MAX_VALUE_ELEMENTS:
                 return None
             made.append(values[0])
         return Twice(*made)

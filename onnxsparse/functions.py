@@ -102,25 +102,36 @@ def inline_calls(proto: onnx.ModelProto) -> onnx.ModelProto:
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
     work = onnx.ModelProto()
     work.CopyFrom(proto)
+    name_nodes(work)
     prefixes, made = [], []
     calls = list(islice(find_calls(work), MAX_CALLS + 1))
     if len(calls) > MAX_CALLS:
         raise ModelError(f"model-local functions call each other, in all more than {MAX_CALLS} times")
     for number, (graph, index) in enumerate(calls):
         node = graph.proto.node[index]
-        prefixes.append(f"{graph.names[index].removeprefix(f'{graph.scope}/')}/")
+        prefixes.append(f"{node.name}/")
         clone = work.functions.add()
         clone.CopyFrom(functions[node.domain, node.op_type, node.overload])
         clone.name = node.op_type = f"{node.op_type}#{number}"
         made.append((node.domain, node.op_type))
-        for position, body_node in enumerate(clone.node):
-            body_node.name = f"{prefixes[-1]}{body_node.name or f'#{position}'}"
+        for body_node, own in zip(clone.node, Graph(onnx.GraphProto(node=clone.node)).names, strict=True):
+            body_node.name = f"{prefixes[-1]}{own}"
     try:
         result = inliner.inline_selected_functions(work, made)
     except (RuntimeError, onnx.checker.ValidationError) as error:
         raise ModelError(f"a call to a model-local function cannot be written out: {error}") from None
     remove_suffixes(work, result)
     return result
+
+
+def name_nodes(proto: onnx.ModelProto) -> None:
+    """Give every node what it is called as its name: nodes move, and what one without a name is called depends on its place."""
+    graphs = [Graph(proto.graph)]
+    for graph in graphs:
+        own = [name.removeprefix(f"{graph.path}/") for name in graph.names]
+        graphs += [body for index in range(len(own)) for body in graph.bodies(index).values()]
+        for node, name in zip(graph.proto.node, own, strict=True):
+            node.name = name
 
 
 def remove_suffixes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:

@@ -17,23 +17,42 @@ FIRST_IR_WITH_DEFAULTS = 4
 class Graph:
     """One graph of a model: the main one, or the body of an If, Loop or Scan, whose outer values are its parent's.
 
-    `scope` is the path of nodes and attributes that leads to a body, empty for the main graph. `overridable`: initializers that
-    are inputs as well, so that their values are defaults, which a caller may override.
+    `scope` identifies a body by the outputs and attributes that lead to it, empty for the main graph. `path`: the same for
+    people, by what the nodes are called. `overridable`: initializers that are inputs as well, so that their values are defaults,
+    which a caller may override.
     """
 
     proto: onnx.GraphProto
     scope: str = ""
     parent: "Graph | None" = None
+    path: str = ""
     overridable: frozenset[str] = frozenset()
 
     @cached_property
     def names(self) -> list[str]:
-        """What each node is called: its name, else `#index first-output`; a body's nodes are preceded by the scope."""
+        """What each node is called, unique in the model: its own name where it has one that no other node of the graph has,
+        else `#index first-output`; a body's nodes are preceded by its path.
+        """
+        prefix = f"{self.path}/" if self.path else ""
+        return [prefix + name for name in self._own_names]
+
+    @cached_property
+    def _own_names(self) -> list[str]:
         counts = Counter(node.name for node in self.proto.node)
-        prefix = f"{self.scope}/" if self.scope else ""
+        fallbacks = [fallback_name(index, node) for index, node in enumerate(self.proto.node)]
+        taken = {"", *fallbacks, *(name for name, count in counts.items() if count > 1)}
+        # a name that begins like a body's path could be that of a node in the body
+        holders = [
+            (own, a.name)
+            for node, fallback in zip(self.proto.node, fallbacks, strict=True)
+            for a in node.attribute
+            if bodies(a)
+            for own in (node.name, fallback)
+        ]
+        inside = tuple(f"{own}.{attribute}/" for own, attribute in holders)
         return [
-            prefix + (node.name if node.name and counts[node.name] == 1 else fallback_name(index, node))
-            for index, node in enumerate(self.proto.node)
+            fallback if node.name in taken or node.name.startswith(inside) else node.name
+            for node, fallback in zip(self.proto.node, fallbacks, strict=True)
         ]
 
     @cached_property
@@ -81,7 +100,11 @@ class Graph:
     def bodies(self, index: int) -> "dict[str, Graph]":
         """The graphs node `index` holds, by attribute name."""
         node = self.proto.node[index]
-        return {a.name: Graph(g, body_scope(self.scope, node, a), self) for a in node.attribute for g in bodies(a)}
+        return {
+            a.name: Graph(g, body_scope(self.scope, node, a), self, f"{self.names[index]}.{a.name}")
+            for a in node.attribute
+            for g in bodies(a)
+        }
 
 
 def main_graph(proto: onnx.ModelProto) -> Graph:

@@ -52,6 +52,10 @@ class Layer:
     """Why an operand that is constant is no weight tensor here."""
     weight_share: float | None = None
     """Zero MACs over the model's weight MACs; the layers' shares sum to the model's sparsity_op."""
+    unknown: str | None = None
+    """Why its MACs are unknown, as a clause; None if they are known."""
+    open_size: bool = False
+    """Whether that is a size that the model leaves open."""
 
     @property
     def tensors(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from statistics import median
 from onnxsparse.backends.base import EIGHT_BIT, Precision
 from onnxsparse.graph import Graph
 from onnxsparse.inputs import seeded_samples
+from onnxsparse.metadata import all_nodes
 from onnxsparse.model import Model
 from onnxsparse.runtime import profiled_runner
 from onnxsparse.targets import Measurement
@@ -43,9 +44,9 @@ class OnnxruntimeCpu:
 
 
 def with_names(model: Model) -> Model:
-    """A copy in which every node of the main graph has the name that the toolkit calls it by."""
+    """A copy in which every node, those of bodies too, has the name that the toolkit calls it by, which is unique."""
     copy = model.copy()
-    for name, node in zip(Graph(copy.proto.graph).names, copy.proto.graph.node, strict=True):
+    for name, node in list(all_nodes(Graph(copy.proto.graph))):
         node.name = name
     del copy.proto.graph.value_info[:]
     return copy

@@ -6,6 +6,7 @@ clips long ones, so whose they are is said in the model's metadata.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -207,6 +208,13 @@ def all_nodes(graph: Graph) -> Iterable[tuple[str, onnx.NodeProto]]:
             yield from all_nodes(body)
 
 
+def every_node(proto: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
+    """Those of functions too."""
+    yield from (node for _, node in all_nodes(Graph(proto.graph)))
+    for function in proto.functions:
+        yield from (node for _, node in all_nodes(Graph(onnx.GraphProto(node=function.node))))
+
+
 def remove(holder: onnx.ModelProto | onnx.NodeProto, keys: Iterable[str]) -> int:
     keys = set(keys)
     kept = [(e.key, e.value) for e in holder.metadata_props if e.key not in keys]
@@ -228,7 +236,8 @@ def attachment(proto: onnx.ModelProto, layers: Layers, costs: CostEntries | None
     Netron finds nodes by name alone, so nodes without a name, or with one that is not theirs alone, are out of reach.
     """
     graph = Graph(proto.graph)
-    named = {name for name, node in zip(graph.names, proto.graph.node, strict=True) if name == node.name}
+    counts = Counter(node.name for node in every_node(proto))
+    named = {name for name, node in zip(graph.names, proto.graph.node, strict=True) if name == node.name and counts[name] == 1}
     metrics = [metric("model", "", *entry) for entry in readable_totals(layers.totals)]
     groups: dict[str, list[Layer]] = {}
     for layer in layers:

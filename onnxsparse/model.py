@@ -39,10 +39,11 @@ class Model:
     Data may be changed in place, through `weights` or `proto`; `copy` first where the original is still needed.
     """
 
-    def __init__(self, proto: onnx.ModelProto, weights: Weights, path: Path | None = None) -> None:
+    def __init__(self, proto: onnx.ModelProto, weights: Weights, path: Path | None = None, role: str = "") -> None:
         self.proto = proto
         self.weights = weights
         self.path = path
+        self.role = role
         self._binding: Binding | None = None
 
     @property
@@ -58,20 +59,23 @@ class Model:
         return self
 
     @classmethod
-    def from_proto(cls, proto: onnx.ModelProto) -> "Model":
-        """A model built in memory; external data is not reachable from it."""
-        return parse(memoryview(proto.SerializeToString()), None, None)
+    def from_proto(cls, proto: onnx.ModelProto, role: str = "") -> "Model":
+        """A model built in memory; external data is not reachable from it. `role`: which part it plays, for messages."""
+        made = parse(memoryview(proto.SerializeToString()), None, None)
+        made.role = role
+        return made
 
     @property
     def name(self) -> str:
-        """What messages call the model: its file name."""
-        return self.path.name if self.path is not None else "the model"
+        """What messages call the model: its file name; of one that was made from the file's, which part it plays first."""
+        name = self.path.name if self.path is not None else "the model"
+        return f"{self.role} of {name}" if self.role else name
 
-    def copy(self) -> "Model":
-        """An independent copy that shares the unchanged weights."""
+    def copy(self, role: str | None = None) -> "Model":
+        """An independent copy that shares the unchanged weights. `role`: what it is for, if it is to be another model."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
-        twin = Model(proto, self.weights.copy(proto), self.path)
+        twin = Model(proto, self.weights.copy(proto), self.path, self.role if role is None else role)
         twin._binding = self._binding
         return twin
 

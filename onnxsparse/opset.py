@@ -80,7 +80,7 @@ class Raiser:
             if all(o.domain not in STANDARD_DOMAINS or o.version >= RAISED_OPSET for o in function.opset_import):
                 continue
             graph = onnx.GraphProto(node=function.node, output=[onnx.ValueInfoProto(name=name) for name in function.output])
-            RaisedGraph(self, Graph(graph, scope), raised_import(function), None).run()
+            RaisedGraph(self, Graph(graph, scope, path=scope), raised_import(function), None).run()
             replace_all(function.node, graph.node)
 
 

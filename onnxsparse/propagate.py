@@ -187,7 +187,7 @@ class Propagation:
     def _elements(self, scope: str, name: str) -> Parts:
         found = nearest(self.parts, scope, name)
         if found is None:
-            raise UnknownFact("elements")
+            raise UnknownFact(f"the elements of the sequence '{name}' are not known")
         return found
 
     def _evaluate(self, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> list[Array] | None:
@@ -205,14 +205,17 @@ class Propagation:
         sizes = [self.shape(scope, o) for o in node.output if o]
         if any(s is not None and None not in s and math.prod(d or 0 for d in s) > MAX_VALUE_ELEMENTS for s in sizes):
             return None
-        return evaluate_node(node, feeds, self.opsets)
+        try:
+            return evaluate_node(node, feeds, self.opsets)
+        except UnknownFact:
+            return None
 
     def _infer(self, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> None:
         """By onnx's inference for the op, or for the standard op that it is like."""
         try:
             outputs = self.inferred(scope, node, spec)
         except (InferenceError, SchemaError, ValidationError, RuntimeError, ValueError):
-            return  # its inputs do not fit the op, or onnx does not define it: what comes out stays unknown
+            return  # onnx's own words for inputs that do not fit the op, or an op that it lacks: what comes out stays unknown
         for name, found in outputs.items():
             if found.tensor_type.elem_type and (spec is None or spec.typed_by == (0,)):
                 self.types.setdefault((scope, name), found.tensor_type.elem_type)

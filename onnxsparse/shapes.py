@@ -55,11 +55,12 @@ def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, nam
     work = weightless(proto, weights)
     recorded = take_recorded(work.graph, binding)
     bind_inputs(work.graph, binding)
-    search = Search(work)
-    search.settle()
-    conflict = find_conflict(search.propagation, main_graph(search.work), suspected=search.suspected)
+    search, conflict = settled(work)
     if conflict is not None:
-        raise impossible(name, binding, conflict)
+        fixed = weightless(proto, weights)
+        take_recorded(fixed.graph, binding)
+        _, own = settled(fixed)
+        raise impossible(name, binding, conflict, always=own is not None)
     if search.has_gaps() and any(o.domain not in STANDARD_DOMAINS for o in proto.opset_import):
         symbolic = run_symbolic(search.recorded()).graph
         search.types.update({key: kind for key, kind in element_types(symbolic) if kind and key not in search.types})
@@ -68,15 +69,27 @@ def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, nam
     return search.result()
 
 
-def impossible(name: str, binding: Binding, conflict: Conflict) -> ParamError | ModelError:
-    """The caller's fault where the caller gave or left out sizes, the file's where it fixes them all."""
+def settled(work: onnx.ModelProto) -> "tuple[Search, Conflict | None]":
+    """What follows from the sizes of the inputs, and the first node that cannot run at them."""
+    search = Search(work)
+    search.settle()
+    return search, find_conflict(search.propagation, main_graph(search.work), suspected=search.suspected)
+
+
+def impossible(name: str, binding: Binding, conflict: Conflict, *, always: bool) -> ParamError | ModelError:
+    """The caller's fault where the caller gave or left out sizes, the file's where it fixes them all.
+
+    `always`: the sizes that the file fixes lead there, whatever those are that it leaves open.
+    """
     given, assumed = " ".join(binding.given), " and ".join(binding.assumed)
+    if not given and not assumed:
+        return ModelError(f"{name} cannot run: {conflict}; its own input sizes lead there")
+    if always:
+        return ParamError(f"{name} cannot run: {conflict}, whatever the sizes are that it leaves open")
     if assumed:
         sizes = f"with {given}, where {assumed}" if given else f"where {assumed}"
         return ParamError(f"{name} cannot run {sizes}: {conflict}; give the sizes with --input-shape or --dim")
-    if given:
-        return ParamError(f"{name} cannot run with {given}: {conflict}")
-    return ModelError(f"{name} cannot run: {conflict}; its own input sizes lead there")
+    return ParamError(f"{name} cannot run with {given}: {conflict}")
 
 
 class Search:

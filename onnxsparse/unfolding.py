@@ -120,7 +120,7 @@ class Unfolder:
         try:
             spec.exact(writing.of(OpView(node, shapes, ()), self.model.opset()))
         except UnknownFact as fact:
-            raise StaysInteger(f"its float form needs {fact}") from None
+            raise StaysInteger(f"its float form is not known: {fact}") from None
         return made
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
@@ -129,11 +129,11 @@ class Unfolder:
 
     def _inside(self, function: onnx.FunctionProto) -> Iterable[Skip]:
         """The ops of a local function that would have been written out in the main graph."""
-        for node in function.node:
+        where = f"{function.domain}:{function.name}"
+        for node, name in zip(function.node, Graph(onnx.GraphProto(node=function.node)).names, strict=True):
             spec = find(node.domain, node.op_type, self.model.opset(node.domain))
             if spec is not None and spec.computes_integers:
-                where = f"{function.domain}:{function.name}"
-                yield Skip(f"{where}/{node.name or node.output[0]}", f"{node.op_type}: it is inside of a function")
+                yield Skip(f"{where}/{name}", f"{node.op_type}: it is inside of a function")
 
     def _drop_unused(self) -> None:
         """Forget constants that were made for an op that stays."""

@@ -227,8 +227,9 @@ def byte_view(array: Array) -> memoryview:
 def tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, str, TensorProto]]:
     """(scope, name, tensor) of every tensor in the proto, the main graph's first.
 
-    The scope of a body is the path of nodes and attributes that leads to it, of a function its name. A tensor that a call gives a
-    model-local function is named `node.attribute`; one in an attribute of another node than those and Constant has no name.
+    The scope of a body is the path of outputs and attributes that leads to it (`body_scope`), of a function its name. A tensor
+    that a call gives a model-local function is named `node.attribute`; one in an attribute of another node than those and
+    Constant has no name.
     """
     calls = {(f.domain, f.name, f.overload) for f in proto.functions}
     yield from graph_tensors([("", proto.graph)], calls)
@@ -276,7 +277,11 @@ def bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
 
 
 def body_scope(scope: str, node: onnx.NodeProto, attribute: onnx.AttributeProto) -> str:
-    own = f"{node.name or node.output[0]}.{attribute.name}"
+    """The scope of the body that `node`, of the graph `scope`, holds in `attribute`.
+
+    The node is identified by its first output, which no other node of its graph has; nodes may share a name, or have none.
+    """
+    own = f"{next(filter(None, node.output), node.op_type)}.{attribute.name}"
     return f"{scope}/{own}" if scope else own
 
 

@@ -236,6 +236,7 @@ class Scheduler:
             op_types=tuple(self.graph.proto.node[at].op_type for at in group.nodes),
             tensors=tuple(dict.fromkeys(w.tensor for layer in found for w in layer.weights)),
             on_host=self._on_host(group),
+            unknown=self._why_unknown(dict.fromkeys((*inputs, *outputs)), found),
         )
 
     def _macs(self, name: str, spec: OpSpec | None, found: list[Layer]) -> int | None:
@@ -245,6 +246,16 @@ class Scheduler:
         if spec is None or not all(self.layers.is_free(node) for node in gaps):
             return None
         return sum(layer.macs or 0 for layer in found)
+
+    def _why_unknown(self, values: Iterable[str], found: list[Layer]) -> str | None:
+        """What is not known of an item that reads and writes `values` and holds the layers `found`."""
+        shapes = {name: self.survey.shapes.get("", name) for name in values}
+        lost = [name for name, shape in shapes.items() if shape is None]
+        if lost:
+            return f"the shape of '{lost[0]}' is not known"
+        if any(None in (shape or ()) for shape in shapes.values()):
+            return "open sizes"
+        return next((layer.unknown for layer in found if layer.unknown is not None), None)
 
     def _is_in_place(self, node: onnx.NodeProto, spec: OpSpec | None, inputs: list[str]) -> bool:
         """Whether what an item reads was made where its output is to be: nothing moves."""

@@ -185,7 +185,7 @@ class PruneChannels:
         if not solution.groups:
             reasons = Counter(f.reason.split(" (")[0] for f in solution.frozen()) or Counter(solution.found.stopped.values())
             why = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3)) or "it has no layers with weights"
-            open_sizes = "; ".join(solution.found.model.binding.unbound)
+            open_sizes = "; ".join(solution.found.model.binding.unbound) if solution.found.open_sizes else ""
             hint = f"give the open sizes with --input-shape ({open_sizes})" if open_sizes else "see --plan"
             return f"all channels have to stay ({why}); {hint}"
         if not groups:

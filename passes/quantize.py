@@ -287,10 +287,12 @@ def raised(model: Model, target: Target) -> tuple[Model, list[str]]:
 
 def why_nothing(placement: Placement) -> str:
     before = len(placement.quantized_before)
+    reasons = Counter(skip.reason for skip in placement.skipped)
+    if reasons:
+        already = f"{before} layers are quantized already; " if before else ""
+        return f"nothing to quantize: {already}{', '.join(f'{n} × {reason}' for reason, n in reasons.most_common(3))}"
     if before:
         return f"nothing to do: {before} layers are quantized already, and nothing else is a layer with float weights"
-    if placement.kept:
-        return "nothing to quantize: what --only, --exclude and --keep-float leave out is all that could be"
     return f"nothing to quantize: no layer of the model has float weights that {placement.anatomy.target.name} takes as integers"
 
 

@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from enum import Enum, auto
 from typing import Any
 
 import numpy as np
 import onnx
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -23,6 +25,21 @@ FLOAT, FLOAT16, INT64, INT32, UINT8, INT8, BOOL = (
     TensorProto.INT8,
     TensorProto.BOOL,
 )
+
+
+class Naming(Enum):
+    """What a model's nodes are called, which no result may depend on."""
+
+    AS_BUILT = auto()
+    NONE = auto()
+    REPEATED = auto()
+    """Half of them have no name, and bodies beside the network repeat those of the others."""
+
+
+ASIDE = ("ReduceMax", "Greater", "If")
+"""The ops that `Naming.REPEATED` adds."""
+
+NAMINGS = st.sampled_from([Naming.AS_BUILT, Naming.NONE, Naming.NONE, Naming.REPEATED])
 
 
 def sizes(shape: str) -> list[int | str]:
@@ -55,6 +72,7 @@ def proto(
     ir_version: int = 8,
     functions: Sequence[onnx.FunctionProto] = (),
     value_info: Sequence[onnx.ValueInfoProto] = (),
+    naming: Naming = Naming.AS_BUILT,
 ) -> onnx.ModelProto:
     """A model; outputs have the type that is inferred, weights given as a shape get normal values."""
     arrays = {n: weight(w, seed) if isinstance(w, str) else w for seed, (n, w) in enumerate((weights or {}).items())}
@@ -68,10 +86,44 @@ def proto(
     )
     imports = [helper.make_opsetid(d, v) for d, v in {"": opset, **(domains or {})}.items()]
     made = helper.make_model(graph, opset_imports=imports, ir_version=ir_version, functions=list(functions))
+    rename(made.graph, naming)
     inferred = onnx.shape_inference.infer_shapes(made, data_prop=True).graph
     for old, new in zip(made.graph.output, inferred.output, strict=True):
         old.CopyFrom(new if new.HasField("type") else value(new.name, None))
     return made
+
+
+def rename(graph: onnx.GraphProto, naming: Naming) -> None:
+    """Name the nodes of a graph, whose first input is floats, otherwise."""
+    if naming is Naming.REPEATED:
+        names = [n.name for n in graph.node if n.name][::2] or ["again"]
+        add_bodies(graph, names)
+    for index, given in enumerate(graph.node):
+        if naming is Naming.NONE or (naming is Naming.REPEATED and index % 2 and given.op_type != "If"):
+            given.ClearField("name")
+
+
+def add_bodies(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Two Ifs over the first input, with outputs of their own: the first has the name that is the second's output, and all
+    four bodies repeat the names of nodes and of a constant, which is another number in each.
+    """
+    x = graph.input[0].name
+    graph.initializer.append(numpy_helper.from_array(np.array(-1e9, np.float32), "aside_least"))
+    graph.node.append(node("ReduceMax", x, "aside_max", name="", keepdims=0))
+    graph.node.append(node("Greater", "aside_max aside_least", "aside_holds", name=""))
+    for at, name in enumerate(("aside1", "")):
+        branches: dict[str, Any] = {
+            attribute: helper.make_graph(
+                [node("Add", f"{x} k", "sum", name=names[0]), node("Relu", "sum", "out", name=names[-1] if names[1:] else "")],
+                attribute,
+                [],
+                [value("out", None)],
+                [numpy_helper.from_array(np.array(number + at, np.float32), "k")],
+            )
+            for attribute, number in (("then_branch", 1), ("else_branch", 10))
+        }
+        graph.node.append(node("If", "aside_holds", f"aside{at}", name=name, **branches))
+        graph.output.append(onnx.ValueInfoProto(name=f"aside{at}"))
 
 
 def model(*args: Any, **kwargs: Any) -> Model:

@@ -19,7 +19,7 @@ from onnxsparse.channels.proof import Proof, prove
 from onnxsparse.channels.selection import Choice, choose_channels
 from onnxsparse.runtime import runner
 from tests.commands import Run, files
-from tests.graphs import FLOAT, INT64, chain, model, node, proto, value, weight
+from tests.graphs import FLOAT, INT64, NAMINGS, chain, model, node, proto, value, weight
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -1167,7 +1167,7 @@ class Sketch:
         for name in others:
             total = self.add("Add", f"{total} {name}", 4)
         self.nodes.append(node("Identity", total, "y"))
-        return model(self.nodes, {"x": "1x4x5x5"}, ["y"], self.weights)
+        return model(self.nodes, {"x": "1x4x5x5"}, ["y"], self.weights, naming=self.draw(NAMINGS))
 
 
 KINDS = ["Conv", "grouped", "Relu", "Sigmoid", "Add", "Concat", "Split", "shuffle", "Slice", "depthwise"]

@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from onnxsparse import ApplyMasks, ModelError, ParamError, Prune, constants, layers
 from onnxsparse.model import Model
 from onnxsparse.passbase import StepReport
-from tests.graphs import chain, model, node, proto, weight
+from tests.graphs import NAMINGS, chain, model, node, proto, weight
 
 
 def prune(built: onnx.ModelProto | Model, **options: object) -> tuple[Model, StepReport]:
@@ -506,7 +506,8 @@ def networks(draw: st.DrawFn) -> onnx.ModelProto:
             nodes.append(node("Relu", f"c{i}", f"v{i}", name=f"relu{i}"))
         last = f"v{i}"
     nodes += [node("Flatten", last, "flat"), node("Gemm", "flat dense", "y", transB=1)]
-    return proto(nodes, {"x": "1x3x6x6"}, ["y"], {**weights, "dense": f"5x{width * 36}"})
+    weights["dense"] = f"5x{width * 36}"
+    return proto(nodes, {"x": "1x3x6x6"}, ["y"], weights, naming=draw(NAMINGS))
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,7 +14,7 @@ from onnxsparse.model import Model
 from onnxsparse.passes.quantize import Quantize
 from onnxsparse.runtime import Execution, Feeds, runner
 from onnxsparse.verify import first_fault
-from tests.graphs import Array, model, node, weight
+from tests.graphs import NAMINGS, Array, model, node, weight
 
 SIZE = 4
 INPUT = f"1x4x{SIZE}x{SIZE}"
@@ -164,7 +164,8 @@ def networks(draw: st.DrawFn) -> Model:
         )
     others = draw(st.lists(st.sampled_from(made), max_size=2, unique=True))
     outputs = list(dict.fromkeys([last, *others]))
-    return model(net.nodes, {"x": INPUT}, outputs, net.weights, opset=draw(st.sampled_from([11, 13, 17])))
+    version = draw(st.sampled_from([11, 13, 17]))
+    return model(net.nodes, {"x": INPUT}, outputs, net.weights, opset=version, naming=draw(NAMINGS))
 
 
 def samples() -> list[Feeds]:

@@ -67,6 +67,8 @@ class WorkItem:
     """The weights by name: layers may share them."""
     on_host: bool = False
     """Whether what it does depends on values: no accelerator runs it."""
+    unknown: str | None = None
+    """Why its sizes or its MACs are unknown, as a clause; None if they are known."""
 
     @property
     def weights(self) -> int:

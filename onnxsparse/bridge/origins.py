@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, helper
+from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxsparse.model import Model
-from onnxsparse.weights import Array
+from onnxsparse.weights import Array, element_dtype
 
 # attribute type → field; the others (sparse tensors, type protos, lists of tensors and graphs) are held back
 SIMPLE_FIELDS = {
@@ -28,7 +28,7 @@ class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no typ
     def __init__(self, model: Model, tensor: onnx.TensorProto, key: str | None) -> None:
         self.tensor = tensor
         self.shape = list(tensor.dims)
-        self.dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type) if tensor.data_type != onnx.TensorProto.STRING else object
+        self.dtype = object if tensor.data_type == onnx.TensorProto.STRING else element_dtype(tensor.name, tensor.data_type)
         self._model, self._key = model, key
 
     def load(self) -> Array:

@@ -92,12 +92,27 @@ def observe_ranges(model: Model, tensors: Sequence[str], data: CalibrationData) 
         for at, (name, observed) in enumerate(found.items()):
             low, high, total, elements = (values[output_name(at, what)].item() for what in (*REDUCTIONS, "elements"))
             if np.isnan(total) and not (np.isinf(low) and np.isinf(high)):
-                raise ModelError(f"{data.source}: sample {number} makes activation '{name}' of {model.name} NaN")
+                raise ModelError(f"{data.source}: {why_nan(model, name, feeds, number)}")
             observed.add(low, high, elements)
         tell("ranges of activations", number)
     if not number:
         raise ModelError(f"{data.source}: there are no samples")
     return found
+
+
+def why_nan(model: Model, activation: str, feeds: Feeds, number: int) -> str:
+    """Where an activation's NaN comes from, as far as the sample tells: an input that has NaN or infinite values itself."""
+    floats = {name: array for name, array in feeds.items() if array.dtype.kind == "f"}
+    made = f"sample {number} makes activation '{activation}' of {model.name} NaN"
+    for name, array in floats.items():
+        if np.isnan(array).any():
+            return f"{made}: its input '{name}' has NaN values; give others"
+    for name, array in floats.items():
+        if np.isinf(array).any():
+            return (
+                f"sample {number} has infinite values in input '{name}', from which {model.name} computes NaN; give finite ones"
+            )
+    return made
 
 
 def output_name(at: int, what: str) -> str:

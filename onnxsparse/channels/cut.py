@@ -18,6 +18,7 @@ from onnxsparse.model import Model
 from onnxsparse.ops import OpView, UnknownFact
 from onnxsparse.ops.labels import Axes
 from onnxsparse.ops.refit import Refit, Value
+from onnxsparse.ops.sizes import OpenSize
 from onnxsparse.protos import replace_all
 from onnxsparse.weights import Array
 
@@ -121,11 +122,10 @@ class Cutter:
         if spec is not None and spec.refit is not None:
             try:
                 spec.refit(self._fixing(index, node, old, new))
-            except UnknownFact:
+            except UnknownFact as error:
+                hint = "; give --input-shape" if isinstance(error, OpenSize) else ""
                 name = solution.found.places[index].name
-                raise PassError(
-                    f"{name}: its sizes are open, so that it cannot be fixed after a cut; give --input-shape"
-                ) from None
+                raise PassError(f"{name} cannot be fixed after a cut: {error}{hint}") from None
         return True
 
     def _fixing(self, index: int, node: onnx.NodeProto, old: OpView, new: OpView) -> Refit:

@@ -13,7 +13,8 @@ from onnxsparse.graph import Graph, main_graph
 from onnxsparse.model import Model
 from onnxsparse.ops import OpSpec, OpView, UnknownFact
 from onnxsparse.ops.coupling import Coupling, Role
-from onnxsparse.ops.labels import Axes, Labels, LabelSpace
+from onnxsparse.ops.labels import LONGEST_AXIS, Axes, Labels, LabelSpace
+from onnxsparse.ops.sizes import OpenSize
 from onnxsparse.weights import Array
 
 MAX_COMPUTED = 1 << 16
@@ -64,7 +65,8 @@ class Discovery:
     """What a walk found: labels of every activation's axes, of every constant where it is used, and what ties them.
 
     Nodes are numbered as in `places`; values are called by their key, which is their name in the main graph, and begins with the
-    scope in a body. `contracted`: node → (input, axis) pairs that it sums over; `stopped`: nodes no cut passes through, and why.
+    scope in a body. `contracted`: node → (input, axis) pairs that it sums over; `stopped`: nodes no cut passes through, and why;
+    `open_sizes`: whether that is because of sizes that are open, at one of them.
     """
 
     model: Model
@@ -77,6 +79,7 @@ class Discovery:
     contracted: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     stopped: dict[str, str] = field(default_factory=dict)
     origins: dict[str, tuple[Graph, str]] = field(default_factory=dict)
+    open_sizes: bool = False
 
     @cached_property
     def places(self) -> list[Place]:
@@ -161,16 +164,7 @@ class Values:
             return None
         try:
             return self._compute(index, spec, key)
-        except (
-            UnknownFact,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            NotImplementedError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ):
+        except UnknownFact:
             return None  # no rule may rely on it then
 
     def _compute(self, index: int, spec: OpSpec, key: str) -> Array | None:
@@ -188,8 +182,6 @@ class Values:
             if name and value is not None:
                 feeds[name] = value
         made = evaluate_node(node, feeds, self.found.survey.opsets)
-        if made is None:
-            return None
         return dict(zip(filter(None, node.output), made, strict=True))[self.found.origins[key][1]]
 
 
@@ -216,9 +208,10 @@ class Walk:
         self._walk(found.graph)
         self._pass_roles_on()
         for value in found.graph.proto.output:
-            for labels in found.axes.get(found.key(found.graph, value.name)) or ():
+            key = found.key(found.graph, value.name)
+            for labels in found.axes.get(key) or ():
                 if labels is not None:
-                    found.space.freeze(labels, "is an output of the model", value.name)
+                    found.space.freeze(labels, "is an output of the model", value.name, output=key)
 
     def _walk(self, graph: Graph) -> None:
         for node in graph.proto.node:
@@ -301,7 +294,8 @@ class Walk:
         shared = spec is not None and any(slot.at == at for slot in spec.weights)
         if shared and tensor in self.named:
             return self.named[tensor]
-        axes = tuple(self.found.space.fresh(size) if size > 1 else None for size in self.found.model.weights.shape(tensor))
+        sizes = self.found.model.weights.shape(tensor)
+        axes = tuple(self.found.space.fresh(size) if 1 < size <= LONGEST_AXIS else None for size in sizes)
         if shared:
             self.named[tensor] = axes
         place = self.found.places[index]
@@ -317,8 +311,11 @@ class Walk:
             try:
                 spec.couple(coupling)
                 return
-            except (UnknownFact, ArithmeticError, LookupError, TypeError, ValueError) as error:
-                reason = f"what {node.op_type} does with it depends on sizes that are not known ({error})"
+            except UnknownFact as error:
+                reason = f"{node.op_type} is not followed: {error}"
+                if isinstance(error, OpenSize):
+                    reason = f"what {node.op_type} does with it depends on sizes that are not known ({error})"
+                    self.found.open_sizes = True
         self.found.stopped[coupling.name] = reason
         coupling.outputs.clear()
         coupling.contracted.clear()

@@ -1,22 +1,34 @@
 """Which factor of an axis is cut where an axis is a product: forced where one only can be, chosen where several can."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxsparse.ops.labels import Classes, Grid, Labels, LabelSpace
+from onnxsparse.ops.labels import Classes, Freeze, Grid, Labels, LabelSpace
 
 Choose = Callable[[Grid, list[int], Classes], int]
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """Classes after every grid was decided; `lost`: (grid, factor) that was given up for another."""
+    """Classes after every grid was decided; `lost`: (grid, factor) that was given up for another; `freezes`: what stays since,
+    in the order in which it was found.
+    """
 
     classes: Classes
     lost: tuple[tuple[Grid, int], ...]
     chosen: int
+    freezes: tuple[Freeze, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which factor of a grid is cut, None where none can be; `alive`: those that could be."""
+
+    grid: Grid
+    cut: int | None
+    alive: tuple[int, ...]
 
 
 def innermost(_grid: Grid, alive: list[int], _classes: Classes) -> int:
@@ -40,26 +52,25 @@ def resolve(space: LabelSpace, settled: Classes, choose: Choose) -> Resolution:
     classes = settled.copy()
     pending = list(space.grids)
     lost: list[tuple[Grid, int]] = []
+    freezes: list[Freeze] = []
     chosen = 0
     while pending:
-        decided: list[tuple[Grid, int | None]] = []
-        open_grids: list[Grid] = []
-        for grid in pending:
-            alive = [k for k in range(len(grid.sizes)) if free(grid, k, classes).any()]
-            if len(alive) > 1:
-                open_grids.append(grid)
-            else:
-                decided.append((grid, alive[0] if alive else None))
+        found = [Decision(grid, None, tuple(living(grid, classes))) for grid in pending]
+        decided = [Decision(d.grid, d.alive[0] if d.alive else None, d.alive) for d in found if len(d.alive) < 2]
+        pending = [d.grid for d in found if len(d.alive) > 1]
         if not decided:
-            grid = open_grids.pop(0)
-            alive = [k for k in range(len(grid.sizes)) if free(grid, k, classes).any()]
-            k = choose(grid, alive, classes)
-            lost += [(grid, other) for other in alive if other != k]
-            decided = [(grid, k)]
+            first = found[0]
+            k = choose(first.grid, list(first.alive), classes)
+            lost += [(first.grid, other) for other in first.alive if other != k]
+            decided, pending = [Decision(first.grid, k, first.alive)], pending[1:]
             chosen += 1
-        apply(classes, decided)
-        pending = open_grids
-    return Resolution(classes, tuple(lost), chosen)
+        freezes += apply(classes, decided)
+    return Resolution(classes, tuple(lost), chosen, tuple(freezes))
+
+
+def living(grid: Grid, classes: Classes) -> Iterator[int]:
+    """The factors of which something can be cut."""
+    return (k for k in range(len(grid.sizes)) if free(grid, k, classes).any())
 
 
 def free(grid: Grid, k: int, classes: Classes) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
@@ -73,19 +84,42 @@ def free(grid: Grid, k: int, classes: Classes) -> "np.ndarray[tuple[int, ...], n
     return found
 
 
-def apply(classes: Classes, decided: Sequence[tuple[Grid, int | None]]) -> None:
-    """The factor that is cut is tied to what it meets; all others stay."""
+def apply(classes: Classes, decided: Sequence[Decision]) -> list[Freeze]:
+    """The factor that is cut is tied to what it meets; all others stay. Returns what stays since, and why."""
     ties: list[tuple[Labels, Labels]] = []
-    for grid, cut in decided:
+    freezes: list[Freeze] = []
+    for decision in decided:
+        grid = decision.grid
+        freezes += newly_frozen(decision, classes)
         for k, factor in enumerate(grid.factors):
-            if factor is not None and k != cut:
-                classes.frozen[classes.root[factor]] = True
-        if cut is None:
-            classes.frozen[classes.root[grid.merged]] = True
+            if factor is not None and k != decision.cut:
+                classes.freeze(factor)
+        if decision.cut is None:
+            classes.freeze(grid.merged)
             continue
-        factor = grid.factors[cut]
+        factor = grid.factors[decision.cut]
         assert factor is not None
         shape = [1] * len(grid.sizes)
-        shape[cut] = grid.sizes[cut]
+        shape[decision.cut] = grid.sizes[decision.cut]
         ties.append((grid.merged, np.broadcast_to(factor.reshape(shape), grid.sizes).reshape(-1)))
     classes.unite(ties)
+    return freezes
+
+
+def newly_frozen(decision: Decision, classes: Classes) -> Iterator[Freeze]:
+    """What a decision leaves whole that could have been cut until then."""
+    grid = decision.grid
+    stays = grid.merged[classes.is_frozen(grid.merged)]
+    cut = None if decision.cut is None else grid.factors[decision.cut]
+    for k, factor in enumerate(grid.factors):
+        labels = factor if factor is None or k == decision.cut else factor[~classes.is_frozen(factor)]
+        if labels is None or k == decision.cut or not labels.size:
+            continue
+        if k in decision.alive:
+            yield Freeze(labels, "another factor of its axis is cut instead", grid.node, instead=cut)
+        else:
+            yield Freeze(labels, "is a factor of an axis that stays", grid.node, because=stays)
+    if decision.cut is None:
+        followed = [factor for factor in grid.factors if factor is not None]
+        fixed = np.concatenate([factor[classes.is_frozen(factor)] for factor in followed]) if followed else stays
+        yield Freeze(grid.merged, "has no factor that can be cut alone", grid.node, because=fixed if fixed.size else stays)

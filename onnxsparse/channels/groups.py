@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxsparse.channels.discovery import Discovery, Operand, Use, discover
 from onnxsparse.channels.grids import STRATEGIES, Resolution, resolve
+from onnxsparse.channels.reasons import Reasons
 from onnxsparse.model import Model
 from onnxsparse.ops import UnknownFact
 from onnxsparse.ops.coupling import Role
@@ -48,7 +49,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Outputs of a linear op that cannot be cut: how many of how many, and the first reason found."""
+    """Outputs of a linear op that cannot be cut for one reason: how many of how many."""
 
     node: str
     channels: int
@@ -112,27 +113,19 @@ class Solution:
             if spec is not None and spec.macs is not None:
                 try:
                     total += spec.macs(self.new_view(index, removed))
-                except (UnknownFact, IndexError, ValueError):
+                except UnknownFact:
                     continue  # unknown before and after
         return total
 
     def frozen(self) -> Iterator[Frozen]:
-        """The weights' output axes that stay, whole or in part."""
-        reasons = self._reasons()
+        """The weights' output axes that stay, whole or in part, once for every reason."""
+        reasons = Reasons(self.found, self.resolution.freezes, self.classes, [group.classes for group in self.groups])
         for operand in self.found.operands:
             stays = self.classes.is_frozen(operand.labels)
             if operand.role is Role.PRODUCES and stays.any():
-                first = int(self.classes.root[operand.labels[stays][0]])
-                reason = reasons.get(first, "another factor of its axis is cut instead")
-                yield Frozen(self.found.places[operand.node].name, int(stays.sum()), operand.labels.size, reason)
-
-    def _reasons(self) -> dict[int, str]:
-        """Class → why it is frozen."""
-        found: dict[int, str] = {}
-        for freeze in self.found.space.freezes:
-            for root in np.unique(self.classes.root[freeze.labels]).tolist():
-                found.setdefault(root, f"{freeze.reason} ({freeze.node})")
-        return found
+                counts = reasons.of_outputs(operand.node, operand.labels[stays])
+                name = self.found.places[operand.node].name
+                yield from (Frozen(name, count, operand.labels.size, reason) for reason, count in counts.items())
 
 
 def solve(model: Model, *, cut_norms: bool = False) -> Solution:

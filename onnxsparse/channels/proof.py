@@ -72,10 +72,21 @@ class Proof:
 
 
 def prove(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_ops: tuple[Path, ...] = ()) -> Proof:
-    """Hold `cut` against `model`, from which `chosen` were cut. Raises BackendError where onnxruntime runs neither.
+    """Hold `cut` against `model`, from which `chosen` were cut. Raises BackendError where onnxruntime does not run one of them,
+    or the reference, and names which.
 
     Floats of other sizes are widened to float32 on both sides first: half precision rounds more than a fault may hide behind.
     """
+    try:
+        return hold_together(model, solution, chosen, cut.copy("the cut version"), custom_ops)
+    except BackendError:
+        runner(
+            model, custom_ops=custom_ops, execution=Execution.AS_RUN
+        )  # where the original does not load either, that is the reason
+        raise
+
+
+def hold_together(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_ops: tuple[Path, ...]) -> Proof:
     if not is_in_float32(model):
         if loads(model, custom_ops):
             # in its own precision the cut model has to load as well
@@ -85,7 +96,7 @@ def prove(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_o
     if not found.holds or found.sensitive:
         return found
     louder = rescaled(model, solution)
-    again = louder.copy()
+    again = louder.copy("the cut version, rescaled,")
     apply_cut(again, solution, solution.removal(chosen))
     second = attempt(louder, solution, chosen, again, custom_ops)
     return Proof(
@@ -215,7 +226,11 @@ def node_errors(
             else:
                 single[name] = value
         outputs = {o: compressed(solution, removed, o, wanted[o]) for o in node.output if o in wanted}
-        yield NodeError(place.name, run_node(cut, node, single, constants, outputs, terms_of(spec, new)))
+        try:
+            error = run_node(cut, node, single, constants, outputs, terms_of(spec, new))
+        except BackendError as reason:
+            raise BackendError(f"the cut node {place.name} does not run alone: {reason}") from None
+        yield NodeError(place.name, error)
 
 
 def is_size(found: Discovery, name: str, value: Array) -> bool:
@@ -228,7 +243,7 @@ def terms_of(spec: OpSpec, op: OpView) -> int:
     """How many products an output element sums."""
     try:
         return 1 if spec.macs is None else spec.macs(op) // max(product(op.output()), 1)
-    except (UnknownFact, IndexError, ValueError):
+    except UnknownFact:
         return 1
 
 
@@ -257,10 +272,7 @@ def run_node(
     initial = [onnx.numpy_helper.from_array(np.asarray(v, order="C"), n) for n, v in constants.items()]
     graph = helper.make_graph([node], "one", inputs, outputs, initial)
     proto = helper.make_model(graph, opset_imports=list(cut.proto.opset_import), ir_version=max(cut.proto.ir_version, 4))
-    try:
-        made = runner(Model.from_proto(proto), execution=Execution.NODE_BY_NODE).run(feeds)
-    except BackendError as error:
-        raise BackendError(f"the cut node {node.name or node.output[0]} does not run: {error}") from None
+    made = runner(Model.from_proto(proto, "a node"), execution=Execution.NODE_BY_NODE).run(feeds)
     worst = max((relative_error(made[name], value) for name, value in wanted.items() if value is not None), default=0.0)
     return worst / leeway(proto, feeds, wanted, terms) if MAX_NODE_ERROR < worst < 1e-3 else worst
 
@@ -278,7 +290,7 @@ def leeway(proto: onnx.ModelProto, feeds: Feeds, wanted: dict[str, Array | None]
         if values.dtype.kind == "f":
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.abs(values), tensor.name))
     magnitudes = {name: np.abs(value) if value.dtype.kind == "f" else value for name, value in feeds.items()}
-    made = runner(Model.from_proto(loud), execution=Execution.NODE_BY_NODE).run(magnitudes)
+    made = runner(Model.from_proto(loud, "a node, of magnitudes,"), execution=Execution.NODE_BY_NODE).run(magnitudes)
     shares = [float(np.abs(made[n]).max()) / float(np.abs(v).max() or 1) for n, v in wanted.items() if v is not None and v.size]
     one_sign = max(shares, default=1.0) < 1 + 1e-6
     return max(1.0, terms * EPSILON / 2 / MAX_NODE_ERROR if one_sign else 1.0, *shares)
@@ -288,7 +300,7 @@ def rescaled(model: Model, solution: Solution) -> Model:
     """A copy whose weights keep a signal at its size: each with the spread of He's initialisation, random where it was
     constant.
     """
-    louder = model.copy()
+    louder = model.copy(f"{model.role or 'the copy'} with rescaled weights")
     rng = np.random.default_rng(0)
     for tensor in dict.fromkeys(use.tensor for use in solution.found.uses if use.roles):
         if model.weights[tensor].dtype != np.float32 or len(model.weights.shape(tensor)) < 2:

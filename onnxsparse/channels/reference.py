@@ -24,7 +24,7 @@ from onnxsparse.weights import Array
 
 def masked_reference(model: Model, solution: Solution, removed: Removed) -> Model:
     """A copy of `model`, on whose graph `solution` was found."""
-    return Reference(model.copy(), solution, removed).build()
+    return Reference(model.copy("the reference with masked channels"), solution, removed).build()
 
 
 @dataclass

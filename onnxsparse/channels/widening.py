@@ -26,7 +26,7 @@ def is_other(attribute: onnx.AttributeProto) -> bool:
 
 def widened(model: Model) -> Model:
     """A copy in which every other float is a float32: what is fed, held, recorded, made and converted to."""
-    twin = model.copy()
+    twin = model.copy(f"{model.role or 'the copy'} in float32")
     for scope, name, tensor in tensors(twin.proto):
         if tensor.data_type not in OTHER_FLOATS:
             continue

@@ -28,7 +28,8 @@ from onnxsparse.ops.heads import (
 )
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.spec import OpSpec, OpView, UnknownFact, WeightAxes, WeightSlot, product
+from onnxsparse.ops.sizes import UnknownFact, divided, ranked
+from onnxsparse.ops.spec import OpSpec, OpView, WeightAxes, WeightSlot, product
 
 
 def attention_macs(op: OpView) -> int:
@@ -42,9 +43,9 @@ def attention_macs(op: OpView) -> int:
         batch, heads, queries, key_size = query
         value_size = value[-1]
     else:
-        batch, queries, hidden = query
-        heads = op.required("q_num_heads")
-        key_size, value_size = hidden // heads, value[-1] // op.required("kv_num_heads")
+        batch, queries, hidden = ranked(query, "its query", 3, 0)
+        heads = op.count("q_num_heads")
+        key_size, value_size = hidden // heads, value[-1] // op.count("kv_num_heads")
     return batch * heads * queries * keys * (key_size + value_size)
 
 
@@ -52,8 +53,8 @@ def attention_conflict(op: OpView) -> str | None:
     """Heads of Q and K have one size; there are as many keys as values."""
     query, key, value = (op.input(at) for at in (0, 1, 2))
     if not len(query) == len(key) == len(value) or len(query) not in (3, 4):
-        raise UnknownFact("rank")
-    heads = (1, 1) if len(query) == 4 else (op.positive("q_num_heads"), op.positive("kv_num_heads"))
+        raise UnknownFact("its inputs have other numbers of axes than the op takes")
+    heads = (1, 1) if len(query) == 4 else (op.count("q_num_heads"), op.count("kv_num_heads"))
     pairs = ((query[-1] // heads[0], key[-1] // heads[1], key), (key[-2], value[-2], value))
     wrong = next(((a, b, other) for a, b, other in pairs if a != b), None)
     return (
@@ -92,7 +93,7 @@ def couple_heads(
     """The output's hidden axis. Whole heads go through all of Q, K and V, several query heads with the key head that they
     share; or, in every head, the same elements of Q and K, or of V. A mask (input `mask`) may have an axis of heads.
     """
-    shared = heads.query // heads.key
+    shared = divided(heads.query, heads.key)
     q_head, q_group, q_size = c.factor(q, (heads.key, shared, heads.size))
     k_head, k_size = c.factor(k, (heads.key, heads.size))
     v_head, v_size = c.factor(v, (heads.key, heads.value_size))
@@ -121,19 +122,19 @@ def couple_attention(c: Coupling) -> None:
     """
     q, k, v = (c.axes(at) for at in (0, 1, 2))
     if any(c.op.has_input(at) for at in (4, 5)):
-        raise UnknownFact("past")
+        raise UnknownFact("it has a past, through which no cut is followed")
     if len(q) == 4:
         c.freeze(k[2], "Softmax looks over it")
         c.freeze(v[2], "Softmax looks over it")
-        shared = c.op.input(0)[1] // c.op.input(1)[1]
+        shared = divided(c.op.input(0)[1], c.op.input(1)[1])
         head, group = c.factor(q[1], (c.op.input(1)[1], shared))
         c.freeze(group, "shares a key head")
         freeze_masked_heads(c, 3, c.unite(*(axis for axis in (head, k[1], v[1]) if c.op.input(1)[1] > 1)))
         c.contract((0, 3), (1, 3))
         c.emit((q[0], q[1], q[2], v[3]))
         return
-    query, key = c.op.required("q_num_heads"), c.op.required("kv_num_heads")
-    heads = Heads(query, key, c.op.input(0)[2] // query, c.op.input(2)[2] // key)
+    query, key = c.op.count("q_num_heads"), c.op.count("kv_num_heads")
+    heads = Heads(query, key, divided(c.op.input(0)[2], query), divided(c.op.input(2)[2], key))
     hidden = couple_heads(c, q[2], k[2], v[2], heads, mask=3)
     c.contracted += [(0, 2), (1, 2)]
     c.emit((q[0], q[1], hidden))
@@ -142,11 +143,11 @@ def couple_attention(c: Coupling) -> None:
 def couple_multi_head(c: Coupling) -> None:
     """As above, three-dimensional, with as many key as query heads and one bias for all three."""
     if not c.op.has_input(2) or len(c.axes(0)) != 3 or len(c.axes(1)) != 3 or any(c.op.has_input(at) for at in (6, 7)):
-        raise UnknownFact("layout")
+        raise UnknownFact("its inputs are packed or have a past, through which no cut is followed")
     q, k, v = (c.axes(at) for at in (0, 1, 2))
-    count = c.op.required("num_heads")
-    heads = Heads(count, count, c.op.input(0)[2] // count, c.op.input(2)[2] // count)
-    hidden = couple_heads(c, q[2], k[2], v[2], heads, mask=5)
+    count = c.op.count("num_heads")
+    sizes = divided(c.op.input(0)[2], count), divided(c.op.input(2)[2], count)
+    hidden = couple_heads(c, q[2], k[2], v[2], Heads(count, count, *sizes), mask=5)
     c.contracted += [(0, 2), (1, 2)]
     couple_packed(c, 3, 0, (q[2], k[2], v[2]))
     c.freeze_all(4, "masks attention")
@@ -168,7 +169,7 @@ def couple_packed(c: Coupling, at: int, axis: int, parts: tuple[Labels | None, .
 def couple_projecting(c: Coupling) -> None:
     """X · W gives Q, K and V; the weight's outputs, and the bias, are theirs behind one another."""
     if c.op.has_input(4):
-        raise UnknownFact("past")
+        raise UnknownFact("it has a past, through which no cut is followed")
     c.freeze_all(3, "masks attention")
     c.contract((0, 2), (1, 0))
     c.roles[1, 1] = Role.PRODUCES
@@ -178,15 +179,16 @@ def couple_projecting(c: Coupling) -> None:
     couple_packed(c, 2, 0, (q, k, v))
     # the products over Q and K happen inside: there a removed column is zeros
     c.contracted += [(1, 1), (2, 0)] if c.op.has_input(2) else [(1, 1)]
-    count = c.op.required("num_heads")
-    hidden = couple_heads(c, q, k, v, Heads(count, count, sizes[0] // count, sizes[2] // count), mask=5)
+    count = c.op.count("num_heads")
+    heads = Heads(count, count, divided(sizes[0], count), divided(sizes[2], count))
+    hidden = couple_heads(c, q, k, v, heads, mask=5)
     c.emit((c.axes(0)[0], c.axes(0)[1], hidden))
 
 
 def refit_heads(r: Refit, names: tuple[str, ...], query: tuple[int, int], start: int = 0) -> None:
     """Heads that are left, and the scale that goes with the size that a head had, which is the default no more."""
     at, axis = query
-    count = r.old.required(names[0])
+    count = r.old.count(names[0])
     hidden = r.old.input(at)[axis] if not start else projected_sizes(r.old)[0]
     size = hidden // count
     kept = r.kept_input(at, axis)

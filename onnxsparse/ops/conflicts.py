@@ -6,7 +6,7 @@ A rule returns the two sizes in words, None where they meet, and raises UnknownF
 from collections.abc import Callable
 
 from onnxsparse.dims import format_shape
-from onnxsparse.ops.sizes import arranged, broadcast
+from onnxsparse.ops.shapes import arranged, broadcast
 from onnxsparse.ops.spec import OpView, Shape, UnknownFact, product
 
 Rule = Callable[[OpView], str | None]
@@ -179,11 +179,9 @@ def recurring(op: OpView) -> str | None:
 def gathering(op: OpView) -> str | None:
     """Indices within the axis."""
     shape = op.partial(0)
-    if not shape:
-        raise UnknownFact("rank")
-    size, indices = shape[op.number("axis", 0) % len(shape)], op.integers(1)
+    size, indices = shape[op.axis(0, len(shape))], op.integers(1)
     if size is None:
-        raise UnknownFact("size")
+        raise UnknownFact("the axis that it takes elements of has an open size")
     outside = next((index for index in indices if not -size <= index < size), None)
     return None if outside is None else f"cannot take index {outside} of {size} in {format_shape(shape)}"
 

@@ -18,7 +18,9 @@ def loop_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
 
 def keeps_going(op: OpView) -> bool:
     """Whether the body's condition is always true: a constant true, or the condition that came in."""
-    body = op.attributes["body"].g
+    body = op.attributes["body"].g if "body" in op.attributes else onnx.GraphProto()
+    if not body.output:
+        raise UnknownFact("its body has no outputs")
     condition = body.output[0].name
     makers = {name: node for node in body.node for name in node.output}
     while condition in makers and makers[condition].op_type == "Identity":
@@ -27,7 +29,7 @@ def keeps_going(op: OpView) -> bool:
         return True
     tensors = {t.name: t for t in body.initializer}
     if condition in makers and makers[condition].op_type == "Constant":
-        tensors[condition] = next(a.t for a in makers[condition].attribute if a.name == "value")
+        tensors.update((condition, a.t) for a in makers[condition].attribute if a.name == "value")
     return condition in tensors and bool(onnx.numpy_helper.to_array(tensors[condition]).all())
 
 

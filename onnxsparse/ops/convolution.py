@@ -15,19 +15,20 @@ from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.padding import padding_conv
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.sizes import windows
+from onnxsparse.ops.shapes import windows
+from onnxsparse.ops.sizes import divided
 from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Quant, Shape, WeightAxes, WeightSlot, product
 
 
 def conv_macs(op: OpView, weight: int = 1) -> int:
     """Weight elements × batch × output positions. Weight: M × C/group × kernel; output: N × M × positions."""
-    batch, _, *positions = op.output()
+    batch, _, *positions = op.output(least=2)
     return product(op.input(weight)) * batch * product(tuple(positions))
 
 
 def conv_transpose_macs(op: OpView) -> int:
     """Weight elements × batch × input positions. Weight: C × M/group × kernel; input: N × C × positions."""
-    batch, _, *positions = op.input(0)
+    batch, _, *positions = op.input(0, least=2)
     return product(op.input(1)) * batch * product(tuple(positions))
 
 
@@ -75,7 +76,7 @@ def couple_conv(c: Coupling, weight: int = 1, per_output: tuple[int, ...] = (2,)
     """X: N × C × positions; W: M × C/group × kernel; bias and scales per output channel. What is added to the result before an
     activation (input `residual`) has its shape.
     """
-    x, groups = c.axes(0), c.op.number("group", 1)
+    x, groups = c.axes(0), c.op.count("group", 1)
     for labels in (*x[2:], *c.axes(weight)[2:]):
         c.freeze(labels, "is convolved over")
     made = c.produce(weight, 0)
@@ -97,7 +98,7 @@ def couple_conv(c: Coupling, weight: int = 1, per_output: tuple[int, ...] = (2,)
 
 def couple_groups(c: Coupling, weight: int, groups: int, made: Labels | None) -> None:
     """Whole groups go together with their inputs and outputs; or, in every group, the same inputs or outputs."""
-    outputs, inputs = c.op.input(weight)[0] // groups, c.op.input(weight)[1]
+    outputs, inputs = divided(c.op.input(weight)[0], groups), c.op.input(weight)[1]
     of_input = c.factor(c.axes(0)[1], (groups, inputs))
     of_output = c.factor(made, (groups, outputs))
     c.unite(of_input[0], of_output[0])
@@ -109,7 +110,7 @@ def couple_groups(c: Coupling, weight: int, groups: int, made: Labels | None) ->
 
 def couple_conv_transpose(c: Coupling) -> None:
     """X: N × C × positions; W: C × M/group × kernel."""
-    x, w, groups = c.axes(0), c.axes(1), c.op.number("group", 1)
+    x, w, groups = c.axes(0), c.axes(1), c.op.count("group", 1)
     for labels in (*x[2:], *w[2:]):
         c.freeze(labels, "is convolved over")
     if groups == 1:
@@ -118,8 +119,8 @@ def couple_conv_transpose(c: Coupling) -> None:
     else:
         c.unite(x[1], w[0])
         c.roles[1, 0] = Role.CONSUMES
-        within, (channels, outputs) = w[1], c.op.input(1)[:2]
-        group = c.factor(w[0], (groups, channels // groups))[0]
+        within, channels, outputs = w[1], c.op.input(1)[0], c.op.input(1)[1]
+        group = c.factor(w[0], (groups, divided(channels, groups)))[0]
         made = c.space.fresh(groups * outputs)
         both = c.factor(made, (groups, outputs))
         c.unite(both[0], group)
@@ -134,12 +135,12 @@ def couple_conv_transpose(c: Coupling) -> None:
 def refit_conv(r: Refit, weight: int = 1) -> None:
     """Groups that are left."""
     if r.old.number("group", 1) > 1:
-        r.set("group", r.new.input(0)[1] // r.new.input(weight)[1])
+        r.set("group", divided(r.new.input(0)[1], r.new.input(weight)[1]))
 
 
 def refit_conv_transpose(r: Refit) -> None:
     if r.old.number("group", 1) > 1:
-        r.set("group", r.new.output()[1] // r.new.input(1)[1])
+        r.set("group", divided(r.new.output()[1], r.new.input(1)[1]))
 
 
 def qlinear_operands(op: OpView) -> tuple[Operand, ...]:

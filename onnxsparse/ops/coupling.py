@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxsparse.ops.labels import Axes, Labels, LabelSpace
-from onnxsparse.ops.spec import OpView, UnknownFact
+from onnxsparse.ops.sizes import Listed, UnknownFact, counted, paired
+from onnxsparse.ops.spec import OpView
 
 Value = NDArray[np.generic]
 Size = tuple[int, ...]
@@ -47,17 +48,17 @@ class Coupling:
     def axes(self, at: int) -> Axes:
         """Of an input, none of them followed if it is not there. Raises UnknownFact where its rank is unknown."""
         if not self.op.has_input(at):
-            return ()
+            return Listed(())
         found = self.inputs[at]
         if found is None:
-            raise UnknownFact("rank")
-        return found
+            raise UnknownFact(f"the rank of its input {at} is not known")
+        return Listed(found)
 
     def vector(self, at: int) -> tuple[int, ...]:
         """The integers of an input. Raises UnknownFact where they are computed from more than sizes."""
         values = self.constant(at)
         if values is None:
-            raise UnknownFact("values")
+            raise UnknownFact(f"the values of its input {at} are computed from more than sizes")
         return tuple(values.reshape(-1).tolist())
 
     def emit(self, axes: Sequence[Labels | None], at: int = 0) -> None:
@@ -86,8 +87,10 @@ class Coupling:
             return None
         first = followed[0]
         if len(followed) < len(many) or any(labels.size != first.size for labels in followed):
+            alike = all(labels.size == first.size for labels in followed)
+            why = "meets an axis that cannot be cut" if alike else "meets an axis of another size"
             for labels in followed:
-                self.freeze(labels, "meets an axis that cannot be cut")
+                self.freeze(labels, why)
             return first
         for labels in followed[1:]:
             self.space.unite(first, labels)
@@ -100,7 +103,7 @@ class Coupling:
         rank = max(map(len, shapes), default=0)
         found: list[Labels | None] = []
         for back in range(rank, 0, -1):
-            there = [(s[-back], a[-back]) for s, a in zip(shapes, axes, strict=True) if len(s) >= back]
+            there = [(s[-back], a[-back]) for s, a in paired(shapes, axes) if len(s) >= back]
             found.append(self.unite(*(labels for size, labels in there if size != 1)))
         return found
 
@@ -116,12 +119,13 @@ class Coupling:
         """Two inputs' axes are multiplied index by index and summed."""
         self.unite(self.axes(a[0])[a[1]], self.axes(b[0])[b[1]])
         for at, axis in (a, b):
-            self.contracted.append((at, axis % len(self.axes(at))))
-            self.roles[at, axis % len(self.axes(at))] = Role.CONSUMES
+            place = at, counted(axis, len(self.axes(at)))
+            self.contracted.append(place)
+            self.roles[place] = Role.CONSUMES
 
     def produce(self, at: int, axis: int) -> Labels | None:
         """The axis of a weight that makes outputs."""
-        self.roles[at, axis % len(self.axes(at))] = Role.PRODUCES
+        self.roles[at, counted(axis, len(self.axes(at)))] = Role.PRODUCES
         return self.axes(at)[axis]
 
     def follow(self, at: int, axis: int, labels: Labels | None) -> None:
@@ -158,7 +162,7 @@ def couple_prelu(c: Coupling) -> None:
 
 
 def normalized_axis(c: Coupling, default: int, rank: int) -> int:
-    return c.op.number("axis", default) % max(rank, 1)
+    return c.op.axis(default, rank) if rank else 0
 
 
 def couple_over_axis(c: Coupling, what: str) -> None:

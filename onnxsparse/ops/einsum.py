@@ -7,7 +7,8 @@ from functools import partial
 from onnxsparse.dims import format_shape
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.labels import Labels
-from onnxsparse.ops.spec import OpSpec, OpView, UnknownFact, WeightAxes, WeightSlot
+from onnxsparse.ops.sizes import UnknownFact, paired
+from onnxsparse.ops.spec import OpSpec, OpView, WeightAxes, WeightSlot
 
 
 def einsum_macs(op: OpView) -> int:
@@ -38,12 +39,12 @@ def einsum_labels(op: OpView) -> tuple[list[list[str]], list[str], dict[str, int
         head, dots, tail = term.partition("...")
         labels = [*head, *(f"…{i}" for i in range(hidden, 0, -1) if dots), *tail]
         if len(labels) != len(shape):
-            raise UnknownFact("equation")
-        for label, size in zip(labels, shape, strict=True):
+            raise UnknownFact(f"its equation has {len(labels)} letters for an input of {len(shape)} axes")
+        for label, size in paired(labels, shape):
             sizes[label] = max(size, sizes.get(label, 1))  # sizes of 1 broadcast
         terms.append(labels)
     if not terms:
-        raise UnknownFact("equation")
+        raise UnknownFact("its equation has no terms")
     dots_labels = sorted((label for label in sizes if label[0] == "…"), reverse=True)
     if arrow:
         head, dots, tail = right.partition("...")
@@ -68,6 +69,8 @@ def einsum_conflict(op: OpView) -> str | None:
 def einsum_axes(op: OpView, at: int) -> WeightAxes:
     """The input axis is the first contracted label's, the output axis the first kept one's that no other operand has."""
     terms, output, _ = einsum_labels(op)
+    if at >= len(terms):
+        raise UnknownFact(f"its equation has {len(terms)} terms")
     others = set().union(*(term for i, term in enumerate(terms) if i != at))
     labels = terms[at]
     contracted = [i for i, label in enumerate(labels) if label not in output]

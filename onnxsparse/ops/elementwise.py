@@ -8,6 +8,7 @@ from onnxsparse.ops.coupling import Couple, Coupling, couple_broadcast, couple_o
 from onnxsparse.ops.folding import ARITHMETIC as SCALES_AND_SHIFTS
 from onnxsparse.ops.folding import arithmetic, is_numpy_like
 from onnxsparse.ops.masking import mask_softmax, mask_softmax_over_rest
+from onnxsparse.ops.sizes import counted
 from onnxsparse.ops.spec import Affine, OpSpec, OpView, Quant, Shape, Sign, View, Work, same_shape
 
 ARITHMETIC = """
@@ -56,7 +57,7 @@ def couple_cumulative(c: Coupling) -> None:
     axes = c.axes(0)
     axis = c.constant(1)
     for i, labels in enumerate(axes):
-        if axis is None or i == int(axis.reshape(-1)[0]) % len(axes):
+        if axis is None or axis.size != 1 or i == counted(int(axis.reshape(-1)[0]), len(axes)):
             c.freeze(labels, f"{c.op.node.op_type} runs along it")
     c.emit(axes)
 

@@ -6,7 +6,7 @@ Where the past lies in a buffer that is longer than it, its length is a value, n
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from onnxsparse.ops.sizes import times
+from onnxsparse.ops.shapes import times
 from onnxsparse.ops.spec import OpView, Shape, UnknownFact
 
 
@@ -66,12 +66,12 @@ def multi_head(op: OpView, key_past: int = 6, length: int = 8) -> Products:
     """Q is N × length × hidden, or Q, K and V packed as N × length × heads × 3 × size; K and V may come in heads already,
     as N × heads × length × size, or packed as N × length × heads × 2 × size.
     """
-    query, heads = sized(op, 0, 3, 5), op.positive("num_heads")
+    query, heads = sized(op, 0, 3, 5), op.count("num_heads")
     batch, queries = query[:2]
     if len(query) == 5:
         new, size, value_size = queries, query[4], query[4]
     elif not op.has_input(1):
-        raise UnknownFact("key")
+        raise UnknownFact("it has no key, and its query does not hold one")
     else:
         key, size = sized(op, 1, 3, 4, 5), query[2] // heads
         new = key[2] if len(key) == 4 else key[1]
@@ -101,7 +101,7 @@ def multi_head_shape(op: OpView) -> Shape:
 def decoder(op: OpView) -> Products:
     """One query, which is a row of N × 1 × hidden, or of Q, K and V packed. K and V in heads are another sequence's."""
     batch, queries, hidden = sized(op, 0, 3)
-    heads = op.positive("num_heads")
+    heads = op.count("num_heads")
     if op.has_input(1) and len(op.partial(1, 3, 4)) == 4:
         size, keys = hidden // heads, sized(op, 1, 4)[2]
         return Products(batch, heads, queries, keys, size, per_head(op, 2, heads), heads, keys)
@@ -116,7 +116,7 @@ def grouped(op: OpView) -> Products:
     there are, past ones included.
     """
     batch, queries, hidden = sized(op, 0, 3)
-    heads, kept = op.positive("num_heads"), op.positive("kv_num_heads")
+    heads, kept = op.count("num_heads"), op.count("kv_num_heads")
     size = hidden // heads if op.has_input(1) else hidden // (heads + 2 * kept)
     new = sized(op, 1, 3)[1] if op.has_input(1) else queries
     past = sized(op, 3, 4)[2] if op.has_input(3) else 0
@@ -127,7 +127,7 @@ def grouped(op: OpView) -> Products:
 def grouped_shape(op: OpView) -> Shape:
     """Q's shape; where it is packed with K and V, without them."""
     batch, length, hidden = op.partial(0, 3)
-    heads, kept = op.positive("num_heads"), op.positive("kv_num_heads")
+    heads, kept = op.count("num_heads"), op.count("kv_num_heads")
     if op.has_input(1) or hidden is None:
         return batch, length, hidden
     return batch, length, hidden // (heads + 2 * kept) * heads
@@ -137,14 +137,14 @@ def filling(op: OpView, at: int) -> int:
     """The length that an input says. Raises UnknownFact where it is computed from more than sizes and constants."""
     values = op.integers(at)
     if len(values) != 1:
-        raise UnknownFact("length")
+        raise UnknownFact(f"its input {at} holds {len(values)} lengths, not one")
     return values[0]
 
 
 def projecting(op: OpView, past: int = 4, length: int = 6) -> Products:
     """X (N × length × size) times one weight of size × (Q + K + V); a past is 2 × N × heads × length × head size."""
     batch, queries, _ = sized(op, 0, 3)
-    heads, (query, _, value) = op.positive("num_heads"), projected_sizes(op)
+    heads, (query, _, value) = op.count("num_heads"), projected_sizes(op)
     rows = sized(op, past, 5)[3] if op.has_input(past) else 0
     keys, stored = rows + queries, rows + queries
     if length and op.has_input(length):

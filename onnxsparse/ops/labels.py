@@ -11,11 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.ops.sizes import UnknownFact
+
 Labels = NDArray[np.int64]
 """One label per index of an axis."""
 
 Axes = tuple[Labels | None, ...]
 """Per axis of a value; None for an axis that is not followed: of size 1, or one that cannot be cut."""
+
+
+LONGEST_AXIS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,18 @@ class Grid:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Labels that must stay, and why."""
+    """Labels that must stay, and why: `reason`, as it was found at `node`.
+
+    `output`: the output of the model that they are an axis of. `because`: labels that stayed before, which is why these do.
+    `instead`: a factor of the same axis that was chosen to be cut in the place of these.
+    """
 
     labels: Labels
     reason: str
     node: str
+    output: str | None = None
+    because: Labels | None = None
+    instead: Labels | None = None
 
 
 @dataclass
@@ -47,6 +59,9 @@ class LabelSpace:
     grids: list[Grid] = field(default_factory=list)
 
     def fresh(self, count: int) -> Labels:
+        """New labels for an axis. Raises UnknownFact for one that is too long to have them."""
+        if count > LONGEST_AXIS:
+            raise UnknownFact(f"an axis of {count:.1e} is too long to follow")
         made = np.arange(self.size, self.size + count)
         self.size += count
         return made
@@ -55,13 +70,13 @@ class LabelSpace:
         if a is not b:
             self.ties.append((a, b))
 
-    def freeze(self, labels: Labels, reason: str, node: str) -> None:
-        self.freezes.append(Freeze(labels, reason, node))
+    def freeze(self, labels: Labels, reason: str, node: str, output: str | None = None) -> None:
+        self.freezes.append(Freeze(labels, reason, node, output))
 
     def split(self, labels: Labels, sizes: Sequence[int], node: str) -> tuple[Labels | None, ...]:
-        """The factors of an axis; those of size 1 are not followed. Raises ValueError where they do not make the axis."""
+        """The factors of an axis; those of size 1 are not followed. Raises UnknownFact where they do not make the axis."""
         if np.prod(sizes) != labels.size:
-            raise ValueError(f"{labels.size} is not {' × '.join(map(str, sizes))}")
+            raise UnknownFact(f"{labels.size} channels are not {' × '.join(map(str, sizes))}")
         factors = tuple(self.fresh(size) if size > 1 else None for size in sizes)
         self.grids.append(Grid(labels, factors, tuple(sizes), node))
         return factors
@@ -87,7 +102,7 @@ class LabelSpace:
         classes = Classes(np.arange(self.size), np.zeros(self.size, np.bool_))
         classes.unite(self.ties)
         for freeze in self.freezes:
-            classes.frozen[classes.root[freeze.labels]] = True
+            classes.freeze(freeze.labels)
         return classes
 
 
@@ -126,6 +141,9 @@ class Classes:
         renamed[touched] = first[component]
         self.root = renamed[self.root]
         self.frozen[first[frozen]] = True
+
+    def freeze(self, labels: Labels) -> None:
+        self.frozen[self.root[labels]] = True
 
     def is_frozen(self, labels: Labels) -> NDArray[np.bool_]:
         return self.frozen[self.root[labels]]

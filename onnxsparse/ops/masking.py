@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.ops.spec import OpView, UnknownFact
+from onnxsparse.ops.sizes import UnknownFact, counted
+from onnxsparse.ops.spec import OpView
 
 FAR = 1e30
 """Larger than any activation, and still a float32."""
@@ -71,11 +72,11 @@ def reduced_axes(op: OpView, value: Callable[[int], NDArray[np.generic] | None])
     if not given and op.has_input(1):
         values = value(1)
         if values is None:
-            raise UnknownFact("axes")
+            raise UnknownFact("its axes are computed")
         given = values.reshape(-1).tolist()
     if not given:
         return set() if op.number("noop_with_empty_axes", 0) else set(range(rank))
-    return {axis % rank for axis in given}
+    return {counted(axis, rank) for axis in given}
 
 
 def mask_softmax(m: Masking) -> None:

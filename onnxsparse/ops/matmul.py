@@ -21,7 +21,8 @@ from onnxsparse.ops.folding import gemm_outputs, plain_gemm, scale_gemm
 from onnxsparse.ops.forms import FloatForm, Operand, triple
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.masking import mask_range
-from onnxsparse.ops.sizes import arranged, matrix_product
+from onnxsparse.ops.shapes import arranged, matrix_product
+from onnxsparse.ops.sizes import UnknownFact, known, paired
 from onnxsparse.ops.spec import (
     Absorb,
     OpSpec,
@@ -29,10 +30,8 @@ from onnxsparse.ops.spec import (
     Packing,
     Quant,
     Shape,
-    UnknownFact,
     WeightAxes,
     WeightSlot,
-    known,
     product,
 )
 
@@ -58,7 +57,7 @@ def product_shape(op: OpView) -> Shape:
 
 def gemm_macs(op: OpView) -> int:
     """M × N × K with A of M × K or, transposed, K × M."""
-    rows, columns = op.output()
+    rows, columns = op.output(rank=2)
     contracted = op.input(0)[0 if op.number("transA", 0) else 1]
     return rows * columns * contracted
 
@@ -131,7 +130,7 @@ def couple_matmul(c: Coupling, a: int = 0, b: int = 1, per_column: tuple[int, ..
 
 def batch_axes(c: Coupling, a: int, b: int) -> list[Labels | None]:
     """All axes but the last two, aligned at their right ends; one of size 1 broadcasts."""
-    sides = [list(zip(c.op.input(at), c.axes(at), strict=True))[:-2] for at in (a, b)]
+    sides = [list(paired(c.op.input(at), c.axes(at)))[:-2] for at in (a, b)]
     aligned = ([side[-back] for side in sides if len(side) >= back] for back in range(max(map(len, sides)), 0, -1))
     return [c.unite(*(labels for size, labels in there if size != 1)) for there in aligned]
 
@@ -139,7 +138,7 @@ def batch_axes(c: Coupling, a: int, b: int) -> list[Labels | None]:
 def couple_fused_matmul(c: Coupling) -> None:
     """numpy.matmul of operands whose last two axes may be swapped."""
     if c.op.number("transBatchA", 0) or c.op.number("transBatchB", 0) or min(len(c.axes(0)), len(c.axes(1))) < 2:
-        raise UnknownFact("layout")
+        raise UnknownFact("it moves batch axes, or multiplies vectors, for which there is no rule")
     flip_a, flip_b = c.op.number("transA", 0), c.op.number("transB", 0)
     c.contract((0, len(c.axes(0)) - (2 if flip_a else 1)), (1, len(c.axes(1)) - (1 if flip_b else 2)))
     rows = c.axes(0)[-1 if flip_a else -2]
@@ -150,7 +149,7 @@ def couple_fused_matmul(c: Coupling) -> None:
 def couple_activated_matmul(c: Coupling) -> None:
     """As above; a Softmax after it reduces over an axis."""
     if c.op.text("activation", "").endswith(("Softmax", "Hardmax")):
-        raise UnknownFact("activation")
+        raise UnknownFact("its activation reduces over an axis, for which there is no rule")
     couple_fused_matmul(c)
 
 

@@ -13,7 +13,8 @@ from onnxsparse.ops.padding import couple_pad, pad_zeros, refit_pad
 from onnxsparse.ops.refit import Refit, refit_reshape, refit_sizes
 from onnxsparse.ops.reshaping import couple_reshape
 from onnxsparse.ops.sequences import pass_on
-from onnxsparse.ops.spec import OpSpec, OpView, Quant, Shape, UnknownFact, View, Work, product, same_shape
+from onnxsparse.ops.sizes import UnknownFact, divided, paired
+from onnxsparse.ops.spec import OpSpec, OpView, Quant, Shape, View, Work, product, same_shape
 
 MOVES = """
 CenterCropPad ReverseSequence
@@ -55,7 +56,15 @@ def is_inference_dropout(op: OpView) -> bool:
 
 
 def transpose_axes(op: OpView, rank: int) -> tuple[int, ...]:
-    return op.numbers("perm", tuple(reversed(range(rank))))
+    return permutation(op, rank)
+
+
+def permutation(op: OpView, rank: int) -> tuple[int, ...]:
+    """Where each axis comes from. Raises UnknownFact for what is no permutation of them."""
+    perm = op.numbers("perm", tuple(reversed(range(rank))))
+    if sorted(perm) != list(range(rank)):
+        raise UnknownFact(f"its perm {list(perm)} is no permutation of {rank} axes")
+    return perm
 
 
 def lost_axes(op: OpView, rank: int) -> None:
@@ -64,7 +73,7 @@ def lost_axes(op: OpView, rank: int) -> None:
 
 def couple_transpose(c: Coupling) -> None:
     axes = c.axes(0)
-    c.emit([axes[i] for i in c.op.numbers("perm", tuple(reversed(range(len(axes)))))])
+    c.emit([axes[i] for i in permutation(c.op, len(axes))])
 
 
 def couple_expand(c: Coupling) -> None:
@@ -78,9 +87,9 @@ def couple_expand(c: Coupling) -> None:
 
 
 def couple_tile(c: Coupling) -> None:
-    repeats = [after // max(before, 1) for before, after in zip(c.op.input(0), c.op.output(), strict=True)]
+    repeats = [after // max(before, 1) for before, after in paired(c.op.input(0), c.op.output())]
     found: list[Labels | None] = []
-    for labels, size, times in zip(c.axes(0), c.op.input(0), repeats, strict=True):
+    for labels, (size, times) in paired(c.axes(0), list(paired(c.op.input(0), repeats))):
         # an axis of size 1 that is repeated is cut by repeating it less
         found.append(np.tile(labels, times) if labels is not None else c.space.fresh(times) if size == 1 < times else None)
     c.emit(found)
@@ -96,7 +105,7 @@ def refit_tile(r: Refit) -> None:
 def couple_resize(c: Coupling) -> None:
     """Axes that keep their size are channels; along the others there is interpolation."""
     found: list[Labels | None] = []
-    for labels, before, after in zip(c.axes(0), c.op.input(0), c.op.output(), strict=True):
+    for labels, (before, after) in paired(c.axes(0), list(paired(c.op.input(0), c.op.output()))):
         if before != after:
             c.freeze(labels, "is resized")
         found.append(labels if before == after else None)
@@ -134,10 +143,11 @@ def couple_triangle(c: Coupling) -> None:
 
 def couple_depth_to_space(c: Coupling) -> None:
     """Channels are b × b × C (DCR) or C × b × b (CRD): all blocks of a channel go together."""
-    axes, block = c.axes(0), c.op.required("blocksize")
+    axes, block = c.axes(0), c.op.count("blocksize")
     labels = axes[1]
     found = None
     if labels is not None:
+        divided(labels.size, block * block)
         crd = c.op.text("mode", "DCR") == "CRD"
         table = labels.reshape(-1, block * block) if crd else labels.reshape(block * block, -1).T
         found = table[:, 0]
@@ -148,7 +158,7 @@ def couple_depth_to_space(c: Coupling) -> None:
 
 def couple_space_to_depth(c: Coupling) -> None:
     """The other way round: b × b × C."""
-    axes, block = c.axes(0), c.op.required("blocksize")
+    axes, block = c.axes(0), c.op.count("blocksize")
     spread(c, axes, None if axes[1] is None else np.tile(axes[1], block * block))
 
 
@@ -186,7 +196,7 @@ def padded_shape(op: OpView) -> Shape:
     """Each axis with what is put before and after it."""
     shape, pads = op.partial(0), op.integers(1)
     if len(pads) != 2 * len(shape):
-        raise UnknownFact("pads")
+        raise UnknownFact(f"it has {len(pads)} pads for {len(shape)} axes")
     pairs = zip(shape, pads[: len(shape)], pads[len(shape) :], strict=True)
     return tuple(None if size is None else before + size + after for size, before, after in pairs)
 
@@ -195,7 +205,7 @@ def expanded_shape(op: OpView) -> Shape:
     """A new axis before the one named; negative ones count back from the end of the result."""
     shape, axes = op.partial(0), op.integers(1)
     if len(axes) != 1 or not -len(shape) - 1 <= axes[0] <= len(shape):
-        raise UnknownFact("axis")
+        raise UnknownFact(f"its new axis {list(axes)} is none of a value of {len(shape)} axes")
     at = axes[0] % (len(shape) + 1)
     return (*shape[:at], 1, *shape[at:])
 

@@ -5,7 +5,7 @@ counts its padding. MaxPool pads with −∞ and quantized ops with their zero p
 Source: the ONNX operator pages of Pad, Conv and AveragePool.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.spec import OpView, Size
+from onnxsparse.ops.sizes import Size, UnknownFact, counted
+from onnxsparse.ops.spec import OpView
 
 Attributes = Mapping[str, "int | str | list[int]"]
 Constant = Callable[[int], NDArray[np.generic] | None]
@@ -125,11 +126,18 @@ def pad_sizes(c: Coupling) -> tuple[list[int], list[int]]:
     """Elements before and after each axis."""
     rank = len(c.axes(0))
     given = c.op.numbers("pads") or c.vector(1)
-    at = [axis % rank for axis in c.vector(3)] if c.op.has_input(3) else list(range(rank))
+    at = [counted(axis, rank) for axis in c.vector(3)] if c.op.has_input(3) else list(range(rank))
     before, after = [0] * rank, [0] * rank
-    for i, axis in enumerate(at):
-        before[axis], after[axis] = given[i], given[i + len(at)]
+    for axis, first, last in ends_of(given, at):
+        before[axis], after[axis] = first, last
     return before, after
+
+
+def ends_of(given: Sequence[int], axes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Each axis with the elements before and after it. Raises UnknownFact for another number of pads."""
+    if len(given) != 2 * len(axes):
+        raise UnknownFact(f"it has {len(given)} pads for {len(axes)} axes")
+    return zip(axes, given[: len(axes)], given[len(axes) :], strict=True)
 
 
 def refit_pad(r: Refit) -> None:

@@ -8,9 +8,10 @@ ContribOperators.
 from onnxsparse.ops.conflicts import broadcasting
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple, triples
-from onnxsparse.ops.sizes import broadcast, windows
+from onnxsparse.ops.shapes import broadcast, windows
+from onnxsparse.ops.sizes import UnknownFact, counted, paired
 from onnxsparse.ops.slicing import is_contiguous, join
-from onnxsparse.ops.spec import OpSpec, OpView, Shape, UnknownFact, Work, same_shape
+from onnxsparse.ops.spec import OpSpec, OpView, Shape, Work, same_shape
 
 MICROSOFT = "com.microsoft"
 
@@ -32,9 +33,9 @@ def concat_parts(op: OpView) -> list[int]:
 
 def concat_shape(op: OpView) -> Shape:
     parts = [op.input(at) for at in concat_parts(op)]
-    if len({len(part) for part in parts}) != 1 or not parts[0]:
-        raise UnknownFact("rank")
-    axis = op.required("axis") % len(parts[0])
+    if not parts or len({len(part) for part in parts}) != 1:
+        raise UnknownFact("its parts have different numbers of axes, or there are none")
+    axis = counted(op.required("axis"), len(parts[0]))
     return (*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :])
 
 
@@ -89,7 +90,7 @@ def couple_elementwise(c: Coupling) -> None:
 def couple_softmax(c: Coupling) -> None:
     """Over its axis, before version 13 (which it is told) over all from there on."""
     axes = c.axes(0)
-    axis = c.op.number("axis", -1) % len(axes)
+    axis = c.op.axis(-1, len(axes))
     for labels in axes[axis:]:
         c.freeze(labels, "QLinearSoftmax looks over it")
     c.emit(axes)
@@ -99,7 +100,7 @@ def couple_pool(c: Coupling) -> None:
     """Channel by channel; positions are not cut."""
     axes, channel = c.axes(0), channel_axis(c.op)
     kept = [labels if i in (0, channel) else None for i, labels in enumerate(axes)]
-    for labels, stays in zip(axes, kept, strict=True):
+    for labels, stays in paired(axes, kept):
         if stays is None:
             c.freeze(labels, f"{c.op.node.op_type} looks over it")
     c.emit(kept)

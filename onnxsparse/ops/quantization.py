@@ -13,7 +13,7 @@ def couple_scaled(c: Coupling) -> None:
     for at in (1, 2):
         parameters = c.axes(at)
         if len(parameters) == 1 and axes:
-            c.follow(at, 0, axes[c.op.number("axis", 1) % len(axes)])
+            c.follow(at, 0, axes[c.op.axis(1, len(axes))])
         elif parameters:
             c.freeze_all(at, "holds the scales of blocks")
             c.freeze_all(0, "is quantized in blocks")

@@ -14,7 +14,8 @@ from onnxsparse.ops.masking import (
 )
 from onnxsparse.ops.padding import padding_average
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.sizes import reduced, windows
+from onnxsparse.ops.shapes import reduced, windows
+from onnxsparse.ops.sizes import Listed, divided
 from onnxsparse.ops.spec import Affine, OpSpec, OpView, Quant, Shape, Sign, Work, same_shape
 
 POOLING = {
@@ -74,7 +75,7 @@ def couple_instance(c: Coupling) -> None:
 def couple_layer_norm(c: Coupling) -> None:
     """Statistics over the axes from `axis` on; scale and bias align at the right end."""
     axes = c.axes(0)
-    first = c.op.number("axis", -1) % len(axes)
+    first = c.op.axis(-1, len(axes))
     for labels in axes[first:]:
         c.crosses(labels, c.op.node.op_type)
     for at in range(1, len(c.op.node.input)):
@@ -88,7 +89,7 @@ def couple_layer_norm(c: Coupling) -> None:
 
 def couple_skip_norm(c: Coupling) -> None:
     """onnxruntime's sum of two inputs, normalised over the last axis; the sum itself is the fourth output."""
-    axes = c.broadcast([0, 1])
+    axes = Listed(c.broadcast([0, 1]))
     c.crosses(axes[-1], c.op.node.op_type)
     for at in range(2, len(c.op.node.input)):
         if c.op.has_input(at):
@@ -101,10 +102,10 @@ def couple_skip_norm(c: Coupling) -> None:
 def couple_group_norm(c: Coupling) -> None:
     """Whole groups can go; a part of each changes its statistics. Scale and bias are per group before version 21."""
     axes = c.axes(0)
-    groups = c.op.required("num_groups")
+    groups = c.op.count("num_groups")
     channels = c.op.input(0)[1]
     if axes[1] is not None:
-        group, within = (*c.space.split(axes[1], (groups, channels // groups), c.name),)
+        group, within = (*c.space.split(axes[1], (groups, divided(channels, groups)), c.name),)
         c.crosses(within, "GroupNormalization")
         for at in (1, 2):
             c.follow(at, 0, group if c.op.input(at)[0] == groups else axes[1])
@@ -115,7 +116,7 @@ def couple_group_norm(c: Coupling) -> None:
 
 def refit_group_norm(r: Refit) -> None:
     """Groups that are left; cut inside, a group is as many channels smaller."""
-    groups, old, new = r.old.required("num_groups"), r.old.input(0)[1], r.new.input(0)[1]
+    groups, old, new = r.old.count("num_groups"), r.old.input(0)[1], r.new.input(0)[1]
     per_group = r.old.input(1)[0] == groups
     if per_group:
         r.set("num_groups", r.new.input(1)[0])
@@ -128,8 +129,8 @@ def refit_group_norm(r: Refit) -> None:
 def couple_along(c: Coupling) -> None:
     """Looks over an axis in a way that nothing can make up for: LRN over the channels, LpNormalization over the last one."""
     axes = c.axes(0)
-    axis = FREEZING[c.op.node.op_type]
-    c.freeze(axes[c.op.number("axis", axis) % len(axes)], f"{c.op.node.op_type} looks over it")
+    axis = c.op.axis(FREEZING[c.op.node.op_type], len(axes))
+    c.freeze(axes[axis], f"{c.op.node.op_type} looks over it")
     c.emit(axes)
 
 
@@ -179,7 +180,7 @@ def couple_reduction(c: Coupling) -> None:
 def couple_search(c: Coupling) -> None:
     """ArgMax, ArgMin and TopK: positions along an axis, which stays."""
     axes = c.axes(0)
-    axis = c.op.number("axis", -1 if c.op.node.op_type == "TopK" else 0) % len(axes)
+    axis = c.op.axis(-1 if c.op.node.op_type == "TopK" else 0, len(axes))
     c.freeze(axes[axis], f"{c.op.node.op_type} looks over it")
     if c.op.node.op_type == "TopK":
         for at in (0, 1):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.labels import Labels
+from onnxsparse.ops.sizes import UnknownFact, paired
+from onnxsparse.ops.spec import product
 
 
 def couple_reshape(c: Coupling) -> None:
@@ -14,6 +16,8 @@ def couple_reshape(c: Coupling) -> None:
     axes: list[Labels | None] = [None] * len(after)
     if 0 in before or 0 in after:
         c.freeze_all(0, "is empty")
+    elif product(before) != product(after):
+        raise UnknownFact(f"its input has {product(before)} elements, and its output {product(after)}")
     elif any(labels is not None for labels in c.axes(0)):
         source = [i for i, size in enumerate(before) if size != 1]
         target = [i for i, size in enumerate(after) if size != 1]
@@ -52,7 +56,7 @@ def regroup(c: Coupling, axes: Sequence[int], before: Sequence[int], after: Sequ
             c.freeze(found, "is reshaped to sizes that do not nest")
         return [None] * len(after)
     factors: list[Labels | None] = []
-    for found, size in zip(labels, before, strict=True):
+    for found, size in paired(labels, before):
         part = take(sizes, len(factors), size)
         if len(part) == 1 or found is None:
             factors += [found if len(part) == 1 else None] * len(part)
@@ -67,10 +71,10 @@ def regroup(c: Coupling, axes: Sequence[int], before: Sequence[int], after: Sequ
     return made
 
 
-def take(sizes: Sequence[int], start: int, product: int) -> list[int]:
-    """The factors from `start` on that make `product`."""
+def take(sizes: Sequence[int], start: int, whole: int) -> list[int]:
+    """The factors from `start` on that make `whole`."""
     end = start
-    while math.prod(sizes[start:end]) < product:
+    while math.prod(sizes[start:end]) < whole:
         end += 1
     return list(sizes[start:end])
 

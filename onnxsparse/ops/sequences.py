@@ -31,7 +31,7 @@ class Sequences:
         """The one integer that input `at` holds."""
         values = self.op.integers(at)
         if len(values) != 1:
-            raise UnknownFact("value")
+            raise UnknownFact(f"its input {at} holds {len(values)} numbers, not one")
         return values[0]
 
     def position(self, at: int, count: int, last: int) -> int:
@@ -39,7 +39,7 @@ class Sequences:
         given = self.number(at)
         found = given if given >= 0 else count + given
         if not 0 <= found <= last:
-            raise UnknownFact("position")
+            raise UnknownFact(f"its position {given} is none of {count}")
         return found
 
 
@@ -97,11 +97,11 @@ def concatenate(s: Sequences) -> None:
     """Along `axis`, or along a new one."""
     parts = s.parts(0)
     if not parts or any(part is None for part in parts):
-        raise UnknownFact("elements")
+        raise UnknownFact("the elements of its sequence are not known")
     shapes = [part for part in parts if part is not None]
     rank = len(shapes[0]) + s.op.number("new_axis", 0)
     if len(set(map(len, shapes))) > 1 or not rank:
-        raise UnknownFact("rank")
+        raise UnknownFact("the elements of its sequence have different numbers of axes")
     axis = s.op.required("axis") % rank
     columns = list(zip(*shapes, strict=True))
     common = [next((size for size in column if size is not None), None) for column in columns]

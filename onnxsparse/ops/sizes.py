@@ -1,91 +1,82 @@
-"""Shapes that follow from shapes, for ops that onnx's own inference does not know. None is a size that is unknown."""
+"""Sizes as rules see them: what is not known, or does not fit the op, is said in a clause instead of an index error.
 
-import itertools
-from collections.abc import Callable, Sequence
+A rule is a formula of a few lines, and a model may hold any node. Rules reach sizes, attributes and items by these alone, which
+raise UnknownFact; whatever else a rule raises is a fault of its own, and nothing catches it.
+"""
 
-from onnxsparse.ops.spec import OpView, Shape, Size, UnknownFact
+from collections.abc import Iterator, Sequence
+from typing import SupportsIndex, TypeVar, overload
 
+import numpy as np
 
-def times(*sizes: int | None) -> int | None:
-    """The product, None if a factor is unknown."""
-    product = 1
-    for size in sizes:
-        if size is None:
-            return None
-        product *= size
-    return product
+Size = tuple[int, ...]
 
-
-def broadcast(*shapes: Shape) -> Shape:
-    """numpy's broadcasting. An unknown size beside one above 1 has to be that or 1."""
-    columns = itertools.zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
-    return tuple(reversed([widest(column) for column in columns]))
+T = TypeVar("T", covariant=True)
+A = TypeVar("A")
+B = TypeVar("B")
 
 
-def widest(sizes: Sequence[int | None]) -> int | None:
-    """The size that others of an axis broadcast to."""
-    wide = [size for size in sizes if size is not None and size != 1]
-    return wide[0] if wide else None if None in sizes else 1
+class UnknownFact(Exception):  # noqa: N818 - not an error: a rule lacks a fact, and its result is unknown
+    """A rule asked for a fact that is not known, or met a node that does not fit its op. The message is a whole clause."""
 
 
-def matrix_product(a: Shape, b: Shape) -> Shape:
-    """numpy.matmul's: a vector on either side has no axis in the result."""
-    if not a or not b:
-        raise UnknownFact("rank")
-    rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
-    return (*broadcast(a[:-2], b[:-2]), *rows, *columns)
+class OpenSize(UnknownFact):
+    """The fact is a size that the model leaves open, and the caller may give."""
 
 
-def arranged(op: OpView, at: int, letter: str) -> Shape:
-    """A matrix operand as it is multiplied: `transBatch…` moves its first axis before its last, then `trans…` swaps the last two.
+class Listed(tuple[T, ...]):
+    """One item per axis. Asking for one that is not there raises UnknownFact: the value has not the rank that its op takes."""
 
-    Source: onnxruntime's ContribOperators for FusedMatMul, the ONNX operator page of Gemm.
-    """
-    shape = op.partial(at)
-    if not shape:
-        raise UnknownFact("rank")
-    if len(shape) > 1 and op.number(f"transBatch{letter}", 0):
-        shape = (*shape[1:-1], shape[0], shape[-1])
-    if len(shape) > 1 and op.number(f"trans{letter}", 0):
-        shape = (*shape[:-2], shape[-1], shape[-2])
+    @overload
+    def __getitem__(self, at: SupportsIndex) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Listed[T]": ...
+    def __getitem__(self, at: SupportsIndex | slice) -> "T | Listed[T]":
+        if isinstance(at, slice):
+            return Listed(super().__getitem__(at))
+        if not -len(self) <= at.__index__() < len(self):
+            raise UnknownFact(f"a value of its has {len(self)} axes, which are too few for the op")
+        return super().__getitem__(at)
+
+
+def known(shape: tuple[int | None, ...] | None, what: str = "a value") -> Size:
+    if shape is None:
+        raise UnknownFact(f"the shape of {what} is not known")
+    if None in shape:
+        raise OpenSize(f"{what} has open sizes")
+    return Listed(d for d in shape if d is not None)
+
+
+def ranked(shape: Size, what: str, rank: int | None, least: int) -> Size:
+    if (rank is not None and len(shape) != rank) or len(shape) < least:
+        raise UnknownFact(f"{what} has {len(shape)} axes, and the op takes {f'at least {least}' if rank is None else rank}")
     return shape
 
 
-def windows(op: OpView, sizes: Shape, kernel: Shape) -> Shape:
-    """How many windows fit along each axis, with the op's strides, dilations, padding and rounding.
-
-    Source: the ONNX operator pages of Conv and AveragePool.
-    """
-    rank = len(sizes)
-    strides, dilations = (op.numbers(name, (1,) * rank) for name in ("strides", "dilations"))
-    pads, way = op.numbers("pads", (0,) * 2 * rank), op.text("auto_pad", "NOTSET")
-    if way == "VALID":
-        pads = (0,) * 2 * rank
-    if not len(kernel) == len(strides) == len(dilations) == len(pads) / 2 == rank or min(strides, default=1) < 1:
-        raise UnknownFact("rank")
-    if way.startswith("SAME"):
-        return tuple(None if size is None else -(-size // stride) for size, stride in zip(sizes, strides, strict=True))
-    found: list[int | None] = []
-    for i, (size, window) in enumerate(zip(sizes, kernel, strict=True)):
-        if size is None or window is None:
-            found.append(None)
-            continue
-        spare = size + pads[i] + pads[i + rank] - dilations[i] * (window - 1) - 1
-        found.append(1 + (-(-spare // strides[i]) if op.number("ceil_mode", 0) else spare // strides[i]))
-    return tuple(found)
+def counted(axis: int, rank: int) -> int:
+    """An axis that may count from the end, from the front. Raises UnknownFact for one that a value of `rank` axes has not."""
+    if not -rank <= axis < rank:
+        raise UnknownFact(f"its axis {axis} is none of {rank}")
+    return axis % rank
 
 
-def like_input(at: int) -> Callable[[OpView], Shape]:
-    """The shape of input `at`."""
-    return lambda op: op.partial(at)
+def paired(a: Sequence[A], b: Sequence[B]) -> Iterator[tuple[A, B]]:
+    """Items at the same places. Raises UnknownFact where there are not as many of both."""
+    if len(a) != len(b):
+        raise UnknownFact(f"two values that belong together have {len(a)} and {len(b)} items")
+    return zip(a, b, strict=True)
 
 
-def reduced(op: OpView, axes: Size) -> Shape:
-    """Input 0 without `axes` (all, where there are none), or with size 1 there if `keepdims` is set, as by default."""
-    shape = op.partial(0)
-    if not shape:
-        return shape
-    gone = {axis % len(shape) for axis in axes or range(len(shape))}
-    if op.number("keepdims", 1):
-        return tuple(1 if i in gone else size for i, size in enumerate(shape))
-    return tuple(size for i, size in enumerate(shape) if i not in gone)
+def broadcast(*shapes: Size) -> Size:
+    """numpy's rule. Raises UnknownFact where the shapes do not go together."""
+    try:
+        return Listed(np.broadcast_shapes(*shapes))
+    except ValueError:
+        raise UnknownFact(f"its inputs of shapes {' and '.join(map(str, map(tuple, shapes)))} do not broadcast") from None
+
+
+def divided(size: int, by: int) -> int:
+    """Raises UnknownFact where `by` does not divide `size`."""
+    if by < 1 or size % by:
+        raise UnknownFact(f"{size} channels do not make {by} equal parts")
+    return size // by

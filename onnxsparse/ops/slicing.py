@@ -9,13 +9,14 @@ from onnxsparse.ops.conflicts import gathering, joining
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit, positions
-from onnxsparse.ops.spec import OpSpec, OpView, Quant, UnknownFact, Work, product
+from onnxsparse.ops.sizes import UnknownFact, counted, paired
+from onnxsparse.ops.spec import OpSpec, OpView, Quant, Work, product
 
 
 def is_contiguous(op: OpView) -> bool:
     """Whether what is joined lies behind one another in memory: no axis before the joined one has a size."""
     output = op.output()
-    axis = op.required("axis") % len(output)
+    axis = counted(op.required("axis"), len(output))
     return product(output[:axis]) == 1
 
 
@@ -25,12 +26,14 @@ def couple_concat(c: Coupling) -> None:
 
 def join(c: Coupling, ats: Sequence[int]) -> None:
     """Along the op's axis the inputs lie behind one another; elsewhere they go together."""
+    if not ats:
+        raise UnknownFact("it joins nothing")
     rank = len(c.axes(ats[0]))
-    along = c.op.required("axis") % max(rank, 1)
+    along = counted(c.op.required("axis"), rank)
     found = [c.unite(*(c.axes(at)[i] for at in ats)) if i != along else None for i in range(rank)]
     parts = [c.axes(at)[along] for at in ats]
     if any(part is not None for part in parts):
-        found[along] = np.concatenate([staying(c, part, c.op.input(at)[along]) for at, part in zip(ats, parts, strict=True)])
+        found[along] = np.concatenate([staying(c, part, c.op.input(at)[along]) for at, part in paired(ats, parts)])
     c.emit(found)
 
 
@@ -45,7 +48,7 @@ def staying(c: Coupling, labels: Labels | None, size: int) -> Labels:
 def couple_split(c: Coupling) -> None:
     """The opposite of Concat."""
     axes = c.axes(0)
-    along = c.op.number("axis", 0) % len(axes)
+    along = c.op.axis(0, len(axes))
     start = 0
     for at in range(len(c.op.node.output)):
         size = c.op.output(at)[along]
@@ -95,10 +98,13 @@ def slices(c: Coupling) -> dict[int, slice]:
     axes = c.op.numbers("axes", default) if old else (c.vector(3) if c.op.has_input(3) else default)
     steps = c.vector(4) if not old and c.op.has_input(4) else (1,) * len(starts)
     found = {}
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+    for (start, end), (axis, step) in paired(list(paired(starts, ends)), list(paired(axes, steps))):
+        axis = counted(axis, rank)
+        if step == 0:
+            raise UnknownFact("it has a step of 0")
         # a slice that goes backwards to the very start ends before index 0, which Python writes as None
-        size = c.op.input(0)[axis % rank]
-        found[axis % rank] = slice(start, None if step < 0 and end < -size else end, step)
+        size = c.op.input(0)[axis]
+        found[axis] = slice(start, None if step < 0 and end < -size else end, step)
     return found
 
 
@@ -109,8 +115,8 @@ def couple_slice(c: Coupling) -> None:
             labels = axes[axis]
             unite_strides(c, labels, abs(taken.step))
             axes[axis] = None if labels is None else labels[taken]
-    except UnknownFact:
-        c.freeze_all(0, "is sliced by computed bounds")
+    except UnknownFact as lacking:
+        c.freeze_all(0, f"is sliced, and it is not known where: {lacking}")
         axes = [None] * len(axes)
     c.emit(axes)
 
@@ -169,21 +175,29 @@ def new_bounds(taken: NDArray[np.intp], step: int, size: int) -> tuple[int, int]
 def couple_gather(c: Coupling) -> None:
     """Constant indices pick labels; a single index, or a computed one, keeps the axis as it is."""
     axes = c.axes(0)
-    along = c.op.number("axis", 0) % len(axes)
-    picked = c.op.inputs[1]
+    along = c.op.axis(0, len(axes))
+    picked = c.op.inputs[1] if c.op.has_input(1) else None
     if picked is None:
-        raise UnknownFact("indices")
+        raise UnknownFact("the rank of its indices is not known")
     indices = c.constant(1)
     labels = axes[along]
     made: list[Labels | None] = [None] * len(picked)
     if labels is not None and indices is not None and indices.ndim == 1 and indices.size > 1:
-        made = [labels[indices]]
+        made = [labels[picked_from(labels.size, indices)]]
     else:
         c.freeze(labels, "is looked up by index")
         for at, own in enumerate(c.axes(1)):
             made[at] = own
             c.freeze(own, "holds indices")
     c.emit((*axes[:along], *made, *axes[along + 1 :]))
+
+
+def picked_from(size: int, indices: NDArray[np.generic]) -> NDArray[np.intp]:
+    """Raises UnknownFact for indices outside of an axis."""
+    found = indices.astype(np.intp)
+    if found.min() < -size or found.max() >= size:
+        raise UnknownFact(f"its indices reach beyond an axis of {size}")
+    return found
 
 
 def refit_gather(r: Refit) -> None:
@@ -200,10 +214,10 @@ def refit_gather(r: Refit) -> None:
 def couple_gather_elements(c: Coupling) -> None:
     """Indices of the output's shape: they are cut with it, but along the axis that they point into nothing is."""
     axes, indices = c.axes(0), c.axes(1)
-    along = c.op.number("axis", 0) % len(axes)
+    along = c.op.axis(0, len(axes))
     c.freeze(axes[along], "is looked up by index")
     c.freeze(indices[along], "holds indices")
-    c.emit([c.unite(a, b) if i != along else None for i, (a, b) in enumerate(zip(axes, indices, strict=True))])
+    c.emit([c.unite(a, b) if i != along else None for i, (a, b) in enumerate(paired(axes, indices))])
 
 
 def couple_scatter(c: Coupling) -> None:
@@ -212,7 +226,7 @@ def couple_scatter(c: Coupling) -> None:
     depth = c.op.input(1)[-1]
     for labels in (*data[:depth], *indices, *updates[: len(indices) - 1]):
         c.freeze(labels, "is written to by index")
-    tails = zip(data[depth:], updates[len(indices) - 1 :], strict=True)
+    tails = paired(data[depth:], updates[max(len(indices) - 1, 0) :])
     c.emit((*data[:depth], *(c.unite(a, b) for a, b in tails)))
 
 
@@ -227,7 +241,7 @@ def couple_gather_nd(c: Coupling) -> None:
 def couple_scatter_elements(c: Coupling) -> None:
     """Indices and updates of one shape: along the axis nothing is cut."""
     data, indices, updates = (c.axes(at) for at in (0, 1, 2))
-    along = c.op.number("axis", 0) % len(data)
+    along = c.op.axis(0, len(data))
     for axes in (data, indices, updates):
         c.freeze(axes[along], "is written to by index")
     c.emit([labels if i == along else c.unite(labels, indices[i], updates[i]) for i, labels in enumerate(data)])

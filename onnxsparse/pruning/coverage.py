@@ -24,7 +24,7 @@ def require_counted(command: str, layers: Layers, model: str, *, partial: bool, 
         return
     counted = sum(bool(layer.weights) and layer.counted for layer in layers)
     names = ", ".join(node.node for node in missing[:MAX_NAMED]) + (", …" if len(missing) > MAX_NAMED else "")
-    sizes = layers.binding.unbound
+    sizes = layers.binding.unbound if any(layer.open_size for layer in layers) else ()
     give = f"input sizes are open, give them with --input-shape ({'; '.join(sizes)}), " if sizes else ""
     raise ParamError(
         f"{command}: the operations of {len(missing)} of {counted + len(missing)} layers with weights of {model} are unknown "

@@ -26,7 +26,7 @@ def isolated(placement: Placement, written: Written, names: Sequence[str]) -> Mo
 
     It is the float model, and beside it the quantized one, whose quantizers read the float model's values.
     """
-    model = placement.anatomy.model.copy()
+    model = placement.anatomy.model.copy("the twin, float and quantized side by side,")
     floats = {*placement.anatomy.graph.defined}
     graph, other = model.proto.graph, written.model.proto.graph
     fed = {value.name for value in other.input} - {tensor.name for tensor in other.initializer}
@@ -50,7 +50,7 @@ def twin(node: onnx.NodeProto, written: Written, floats: set[str], fed: set[str]
     """A node of the quantized model under other names; a quantizer of activations reads the float model's."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    copy.name = f"{ALONE}{node.name}"
+    copy.ClearField("name")  # names are optional, and two alike are refused
     spec = find(node.domain, node.op_type, written.model.opset(node.domain))
     original = {new: old for old, new in written.unquantized.items()}
     for at, name in enumerate(node.input):

@@ -7,7 +7,7 @@ from onnxsparse.model import Model
 from onnxsparse.ops import Quant
 from onnxsparse.passbase import Skip
 from onnxsparse.quantization.target import Target
-from onnxsparse.quantization.units import Anatomy, Unit, is_finite, is_float_weight
+from onnxsparse.quantization.units import DEFAULTS, Anatomy, Unit, is_finite, is_float_weight
 
 
 @dataclass
@@ -247,15 +247,12 @@ class Placer:
     def _why_float(self, index: int) -> str:
         anatomy, node = self.anatomy, self.anatomy.nodes[index]
         if anatomy.reads_defaults(index):
-            return "its weights are inputs, which callers may override; fold --constant-defaults makes them constants"
+            return DEFAULTS
         floats = [name for name in node.input if name and anatomy.types.get(name) is not None]
         if floats and not any(anatomy.is_float(name) for name in floats):
             return "it computes in another type than float32"
         if any(name and name not in anatomy.types for name in node.input):
             return "the type of what it reads is not known"
-        if node.op_type not in anatomy.target.integer_ops:
+        if not anatomy.is_integer(node):
             return f"{anatomy.target.name} has no integers for {node.op_type}"
-        constant = [i for i in node.input if i in anatomy.constant]
-        if any(anatomy.resolver.resolve(anatomy.graph, name) is None for name in constant):
-            return "its weight is computed in the graph, not stored"
-        return "its operands are not stored, or are quantized already"
+        return anatomy.obstacle(index) or "why was not recorded"

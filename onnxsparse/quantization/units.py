@@ -19,6 +19,9 @@ LONGEST_UNIT = 12
 MASKED = 1e4
 """Numbers from here on, in constants that are added, stand for infinity: exporters write -1e4, -1e9 or the lowest float."""
 
+DEFAULTS = "its weights are inputs, which callers may override; fold --constant-defaults makes them constants"
+"""Why a node that reads initializers with a default stays float."""
+
 ELEMENTWISE = (Quant.ACTIVATION, Quant.ARITHMETIC)
 
 
@@ -106,44 +109,68 @@ class Anatomy:
         owned: set[int] = set(kept)
         for index, node in enumerate(self.nodes):
             quant = self.quant(index)
-            if index in owned or not self._is_integer(node) or quant not in (*ELEMENTWISE, Quant.COMPUTE, Quant.JOIN):
+            if index in owned or not self.is_integer(node) or quant not in (*ELEMENTWISE, Quant.COMPUTE, Quant.JOIN):
                 continue
             unit = self._unit(index, owned)
             if unit is not None:
                 owned.update(unit.nodes)
                 yield unit
 
-    def _is_integer(self, node: onnx.NodeProto) -> bool:
+    def is_integer(self, node: onnx.NodeProto) -> bool:
+        """Whether the target has integers for its op."""
         return node.domain in STANDARD_DOMAINS and node.op_type in self.target.integer_ops
 
     def _unit(self, index: int, owned: set[int]) -> Unit | None:
-        """None for a node that computes on constants, on other than floats, with defaults of inputs, or makes more than one
-        value.
-        """
+        """None for a node that has an `obstacle`."""
+        if self.obstacle(index) is not None:
+            return None
         node, quant = self.nodes[index], self.quant(index)
         inputs = [(at, name) for at, name in enumerate(node.input) if name]
-        activations = tuple(at for at, name in inputs if name not in self.constant)
-        results = [name for name in node.output if name]
-        if self.reads_defaults(index) or not activations or len(results) != 1:
-            return None
-        if not self.is_float(results[0]) or not self.is_float(node.input[activations[0]]):
-            return None
+        activations = self._activations(index)
         nodes, leaving = self._absorbed(index, owned)
         if quant is not Quant.COMPUTE:
             read = tuple(at for at in activations if self.is_float(node.input[at]))
             divisor = self._divisor(index)
-            if divisor in activations:
-                return None  # small divisors would become zero
             constants = tuple(
                 at for at, name in inputs if name in self.constant and quant is not Quant.ACTIVATION and at != divisor
             )
             return Unit(index, nodes, leaving, read, constants=constants)
         weights = tuple(self._weights(index))
-        bias = self._bias(index, weights)
-        taken = {*activations, *(w.at for w in weights), *([] if bias is None else [bias])}
-        if any(at not in taken for at, _ in inputs if at < 2):
-            return None  # an operand that is constant and not stored
-        return Unit(index, nodes, leaving, activations, weights, bias_at=bias, computes=True)
+        return Unit(index, nodes, leaving, activations, weights, bias_at=self._bias(index, weights), computes=True)
+
+    def obstacle(self, index: int) -> str | None:
+        """Why a node of a kind that the target has as integers stays float all the same; None if it need not."""
+        node, activations = self.nodes[index], self._activations(index)
+        results = [name for name in node.output if name]
+        if self.reads_defaults(index):
+            return DEFAULTS
+        if not activations:
+            return "it computes on constants alone"
+        if len(results) != 1:
+            return f"it makes {len(results)} values"
+        for name in (results[0], node.input[activations[0]]):
+            if self.types.get(name) is None:
+                return f"the type of '{name}' is not known"
+            if not self.is_float(name):
+                return f"'{name}' is of another type than float32"
+        if self._divisor(index) in activations:
+            return "it divides by computed values, of which small ones would become zero"
+        return self._odd_operand(index) if self.quant(index) is Quant.COMPUTE else None
+
+    def _odd_operand(self, index: int) -> str | None:
+        """What is wrong with an operand that is neither an activation nor a stored weight."""
+        node = self.nodes[index]
+        taken = {*self._activations(index), *(w.at for w in self._weights(index))}
+        for at, name in enumerate(node.input[:2]):
+            if name and at not in taken and self.resolver.resolve(self.graph, name) is None:
+                return "its weight is computed in the graph, not stored"
+            if name and at not in taken:
+                return f"its operand '{name}' is constant, where the op takes no weight"
+        return None
+
+    def _activations(self, index: int) -> tuple[int, ...]:
+        """The inputs that follow from the model's."""
+        return tuple(at for at, name in enumerate(self.nodes[index].input) if name and name not in self.constant)
 
     def reads_defaults(self, index: int) -> bool:
         """Whether a node reads an initializer that callers may override: integers in its place would take the input away."""

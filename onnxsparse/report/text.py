@@ -101,11 +101,11 @@ def print_assumed(out: Console, binding: Binding) -> None:
 def print_unknown(out: Console, layers: Layers) -> None:
     for op, nodes in grouped((u.op, u.node) for u in layers.unknown):
         note(out, f"unknown op {op}: MACs are not known and not in the total ({name_some(nodes)})")
-    open_layers = [layer.node for layer in layers.without_macs]
-    if open_layers:
-        sizes = layers.binding.unbound
-        why = f"; open input sizes: {', '.join(sizes)}, give them with --input-shape" if sizes else ""
-        note(out, f"MACs unknown and not in the total: {name_some(open_layers)}{why}")
+    for reason, nodes in grouped((layer.unknown or "why was not recorded", layer.node) for layer in layers.without_macs):
+        note(out, f"MACs unknown and not in the total: {name_some(nodes)} ({reason})")
+    sizes = layers.binding.unbound
+    if sizes and any(layer.open_size for layer in layers.without_macs):
+        note(out, f"open input sizes: {', '.join(sizes)}; give them with --input-shape")
     for text in layers.notes[:MAX_ROWS]:
         note(out, text)
     if len(layers.notes) > MAX_ROWS:

@@ -1,0 +1,124 @@
+"""Why channels stay: what was found where they were frozen, and what those have to do with a layer that makes other ones."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from onnxsparse.channels.discovery import Discovery
+from onnxsparse.ops.labels import Classes, Freeze, Labels
+
+Key = str
+"""What a value is called in a Discovery."""
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """`later`: freezes of the resolution, after those of the walk; `choices`: of every group, the classes that can be cut."""
+
+    found: Discovery
+    later: tuple[Freeze, ...]
+    classes: Classes
+    choices: Sequence[Labels]
+
+    def of_outputs(self, index: int, labels: Labels) -> Counter[str]:
+        """Reason → how many of the frozen `labels`, which are outputs of node `index`, stay for it."""
+        carried = self._carried(index)
+        counts: Counter[str] = Counter()
+        for root, count in zip(*np.unique(self.classes.root[labels], return_counts=True), strict=True):
+            counts[self._of_class(int(root), index, carried)] += int(count)
+        return counts
+
+    def _of_class(self, root: int, index: int, carried: set[Key]) -> str:
+        at = self._first.get(root)
+        if at is None:
+            return f"it stays, and why was not recorded ({self.found.places[index].name})"
+        freeze = self._freezes[at]
+        if self._is_direct(freeze, index, carried):
+            return self._told(at)
+        if freeze.output is not None:
+            return f"goes together with channels of an output of the model ({freeze.node})"
+        return f"goes together with channels that stay: {self._told(at)}"
+
+    def _told(self, at: int) -> str:
+        """A freeze's reason, and what it goes back to."""
+        freeze = self._freezes[at]
+        reason = freeze.reason if freeze.instead is None else self._instead(freeze.instead, at)
+        told = f"{reason} ({freeze.node})"
+        causes = [] if freeze.because is None else [cause for cause in self._causes(freeze.because) if cause < at]
+        why = dict.fromkeys(self._told(cause) for cause in causes)
+        return f"{told}: {' and '.join(why)}" if why else told
+
+    def _instead(self, chosen: Labels, at: int) -> str:
+        """Whether the factor that was chosen in the place of another is cut in the end."""
+        roots = self.classes.root[chosen]
+        if np.isin(roots, self._cuttable).any():
+            return "another factor of its axis is cut instead"
+        if self.classes.frozen[roots].all():
+            # of two factors that were given up for each other, each is the other's reason
+            why = "".join(f": {self._told(cause)}" for cause in self._causes(chosen)[:1] if cause < at)
+            return f"another factor of its axis was chosen, which stays{why}"
+        return "another factor of its axis was chosen, along which no layer has weights"
+
+    def _causes(self, labels: Labels) -> list[int]:
+        """The first freezes of these labels' classes, in the order in which they were found."""
+        found = (self._first.get(int(root)) for root in np.unique(self.classes.root[labels]))
+        return sorted({at for at in found if at is not None})
+
+    def _is_direct(self, freeze: Freeze, index: int, carried: set[Key]) -> bool:
+        """Whether the axis that was frozen is the node's own output, rather than one that goes together with it."""
+        if freeze.output is not None:
+            return freeze.output in carried
+        return freeze.node == self.found.places[index].name or not carried.isdisjoint(self._read.get(freeze.node, ()))
+
+    def _carried(self, index: int) -> set[Key]:
+        """What a node makes, and what ops of one activation make of it."""
+        pending = [self.found.output_key(index, at) for at in range(len(self.found.places[index].node.output))]
+        carried: set[Key] = set()
+        while pending:
+            key = pending.pop()
+            if key not in carried:
+                carried.add(key)
+                pending += self._made_of_it_alone.get(key, ())
+        return carried
+
+    @cached_property
+    def _freezes(self) -> tuple[Freeze, ...]:
+        return (*self.found.space.freezes, *self.later)
+
+    @cached_property
+    def _first(self) -> dict[int, int]:
+        """Class → the first freeze that it is in."""
+        first: dict[int, int] = {}
+        for at, freeze in enumerate(self._freezes):
+            for root in np.unique(self.classes.root[freeze.labels]).tolist():
+                first.setdefault(root, at)
+        return first
+
+    @cached_property
+    def _cuttable(self) -> Labels:
+        return np.concatenate(self.choices) if self.choices else np.zeros(0, np.int64)
+
+    @cached_property
+    def _read(self) -> dict[str, set[Key]]:
+        """Node → the values that it reads."""
+        found = self.found
+        return {
+            place.name: {found.input_key(index, at) for at, name in enumerate(place.node.input) if name}
+            for index, place in enumerate(found.places)
+        }
+
+    @cached_property
+    def _made_of_it_alone(self) -> dict[Key, list[Key]]:
+        """Value → what nodes make that read no other value with channels, and multiply by no weights."""
+        made: dict[Key, list[Key]] = {}
+        for index, place in enumerate(self.found.places):
+            spec = self.found.spec(index)
+            followed = [key for key in self._read[place.name] if any(a is not None for a in self.found.axes.get(key) or ())]
+            if len(followed) == 1 and spec is not None and spec.macs is None and not place.bodies:
+                made.setdefault(followed[0], []).extend(
+                    self.found.output_key(index, at) for at, name in enumerate(place.node.output) if name
+                )
+        return made

@@ -1,0 +1,92 @@
+"""Shapes that follow from shapes, for ops that onnx's own inference does not know. None is a size that is unknown."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from onnxsparse.ops.sizes import Size, UnknownFact
+from onnxsparse.ops.spec import OpView, Shape
+
+
+def times(*sizes: int | None) -> int | None:
+    """The product, None if a factor is unknown."""
+    product = 1
+    for size in sizes:
+        if size is None:
+            return None
+        product *= size
+    return product
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """numpy's broadcasting. An unknown size beside one above 1 has to be that or 1."""
+    columns = itertools.zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
+    return tuple(reversed([widest(column) for column in columns]))
+
+
+def widest(sizes: Sequence[int | None]) -> int | None:
+    """The size that others of an axis broadcast to."""
+    wide = [size for size in sizes if size is not None and size != 1]
+    return wide[0] if wide else None if None in sizes else 1
+
+
+def matrix_product(a: Shape, b: Shape) -> Shape:
+    """numpy.matmul's: a vector on either side has no axis in the result."""
+    if not a or not b:
+        raise UnknownFact("an operand is a single number")
+    rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
+    return (*broadcast(a[:-2], b[:-2]), *rows, *columns)
+
+
+def arranged(op: OpView, at: int, letter: str) -> Shape:
+    """A matrix operand as it is multiplied: `transBatch…` moves its first axis before its last, then `trans…` swaps the last two.
+
+    Source: onnxruntime's ContribOperators for FusedMatMul, the ONNX operator page of Gemm.
+    """
+    shape = op.partial(at)
+    if not shape:
+        raise UnknownFact("an operand is a single number")
+    if len(shape) > 1 and op.number(f"transBatch{letter}", 0):
+        shape = (*shape[1:-1], shape[0], shape[-1])
+    if len(shape) > 1 and op.number(f"trans{letter}", 0):
+        shape = (*shape[:-2], shape[-1], shape[-2])
+    return shape
+
+
+def windows(op: OpView, sizes: Shape, kernel: Shape) -> Shape:
+    """How many windows fit along each axis, with the op's strides, dilations, padding and rounding.
+
+    Source: the ONNX operator pages of Conv and AveragePool.
+    """
+    rank = len(sizes)
+    strides, dilations = (op.numbers(name, (1,) * rank) for name in ("strides", "dilations"))
+    pads, way = op.numbers("pads", (0,) * 2 * rank), op.text("auto_pad", "NOTSET")
+    if way == "VALID":
+        pads = (0,) * 2 * rank
+    if not len(kernel) == len(strides) == len(dilations) == len(pads) / 2 == rank or min(strides, default=1) < 1:
+        raise UnknownFact(f"its window, strides, dilations and padding do not fit {rank} axes")
+    if way.startswith("SAME"):
+        return tuple(None if size is None else -(-size // stride) for size, stride in zip(sizes, strides, strict=True))
+    found: list[int | None] = []
+    for i, (size, window) in enumerate(zip(sizes, kernel, strict=True)):
+        if size is None or window is None:
+            found.append(None)
+            continue
+        spare = size + pads[i] + pads[i + rank] - dilations[i] * (window - 1) - 1
+        found.append(1 + (-(-spare // strides[i]) if op.number("ceil_mode", 0) else spare // strides[i]))
+    return tuple(found)
+
+
+def like_input(at: int) -> Callable[[OpView], Shape]:
+    """The shape of input `at`."""
+    return lambda op: op.partial(at)
+
+
+def reduced(op: OpView, axes: Size) -> Shape:
+    """Input 0 without `axes` (all, where there are none), or with size 1 there if `keepdims` is set, as by default."""
+    shape = op.partial(0)
+    if not shape:
+        return shape
+    gone = {axis % len(shape) for axis in axes or range(len(shape))}
+    if op.number("keepdims", 1):
+        return tuple(1 if i in gone else size for i, size in enumerate(shape))
+    return tuple(size for i, size in enumerate(shape) if i not in gone)
