@@ -23,10 +23,11 @@ from onnxsparse.weights import bodies
 def settle(model: Model) -> int:
     """Replace every If of which one branch alone can run by that branch; returns how many that were."""
     count = 0
-    while (found := settled_branch(model)) is not None:
-        renamed = Splice(model, found).run()
-        metadata.remember_names(model.proto, renamed)
-        count += 1
+    while settled := {branch.key for branch in settled_branches(model)}:
+        while (found := next((b for b in all_branches(model) if b.key in settled), None)) is not None:
+            settled.remove(found.key)  # an If inside may take over the name of the value
+            metadata.remember_names(model.proto, Splice(model, found).run())
+            count += 1
     return count
 
 
@@ -40,21 +41,28 @@ class Branch:
     others: tuple[Graph, ...]
     runs_if: bool
 
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        """What tells it from other branches: node names may repeat, values in one graph do not."""
+        return self.graph.scope, next(filter(None, self.graph.proto.node[self.index].output), ""), self.runs_if
 
-def settled_branch(model: Model) -> Branch | None:
-    """The first branch that always runs, at whatever sizes the file leaves open."""
+
+def settled_branches(model: Model) -> Iterator[Branch]:
+    """The branches that always run, at whatever sizes the file leaves open."""
     branches = list(all_branches(model))
     if not branches:
-        return None
+        return
     shapes = infer_shapes(without_recorded(model.proto), model.weights, recorded(model.proto), model.name)
     values = FixedValues(model, shapes)
+    scopes = Counter(branch.body.scope for branch in branches)
     for branch in branches:
-        if branch.others and all(other.scope in shapes.dead for other in branch.others):
-            return branch
+        told_apart = all(scopes[body.scope] == 1 for body in (branch.body, *branch.others))
+        if branch.others and told_apart and all(other.scope in shapes.dead for other in branch.others):
+            yield branch
+            continue
         condition = values.get(branch.graph, branch.graph.proto.node[branch.index].input[0])
         if condition is not None and condition.size == 1 and branch.runs_if == bool(condition.reshape(-1)[0]):
-            return branch
-    return None
+            yield branch
 
 
 def without_recorded(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -251,6 +251,22 @@ class TestSettledIfs:
             assert [n.op_type for n in built.proto.graph.node if n.op_type == "If"] == []
             assert kept in built.weights
 
+    def test_ifs_of_one_name_are_told_apart(self) -> None:
+        """One condition is true, the other is not; the inner one hangs in the branch that runs."""
+        inner = node(
+            "If", "f", "i", name="if", then_branch=branch([node("Neg", "x", "p")]), else_branch=branch([node("Abs", "x", "q")])
+        )
+        first = node("If", "t", "a", name="if", then_branch=branch([inner]), else_branch=branch([node("Exp", "x", "r")]))
+        second = node(
+            "If", "f", "b", name="if", then_branch=branch([node("Sin", "x", "s")]), else_branch=branch([node("Cos", "x", "u")])
+        )
+        built = model([first, second, node("Add", "a b", "y")], {"x": "4"}, weights={"t": np.array(True), "f": np.array(False)})
+        done = built.copy()
+        flatten(done)
+        assert [n.op_type for n in done.proto.graph.node] == ["Abs", "Cos", "Add"]
+        x = weight("4")
+        assert np.allclose(runner(done).run({"x": x})["y"], np.abs(x) + np.cos(x))
+
     def test_a_recorded_size_of_an_inner_value_settles_nothing(self) -> None:
         """Exporters record what they traced; the input says that it may be another."""
         built = self.built("NxCxHxW")
