@@ -56,6 +56,8 @@ def settled_branches(model: Model) -> Iterator[Branch]:
     values = FixedValues(model, shapes)
     scopes = Counter(branch.body.scope for branch in branches)
     for branch in branches:
+        if any(scopes[around.scope] > 1 for around in surroundings(branch.graph)):
+            continue  # what is known of its values may be of another body
         told_apart = all(scopes[body.scope] == 1 for body in (branch.body, *branch.others))
         if branch.others and told_apart and all(other.scope in shapes.dead for other in branch.others):
             yield branch
@@ -63,6 +65,14 @@ def settled_branches(model: Model) -> Iterator[Branch]:
         condition = values.get(branch.graph, branch.graph.proto.node[branch.index].input[0])
         if condition is not None and condition.size == 1 and branch.runs_if == bool(condition.reshape(-1)[0]):
             yield branch
+
+
+def surroundings(graph: Graph) -> Iterator[Graph]:
+    """A graph, and those around it."""
+    here: Graph | None = graph
+    while here is not None:
+        yield here
+        here = here.parent
 
 
 def without_recorded(proto: onnx.ModelProto) -> onnx.ModelProto:
