@@ -8,7 +8,7 @@ from onnx import shape_inference
 
 from onnxsparse.conflicts import Conflict, find_conflict
 from onnxsparse.dims import Binding, Shape
-from onnxsparse.errors import ModelError, ParamError
+from onnxsparse.errors import ParamError
 from onnxsparse.graph import Graph, main_graph
 from onnxsparse.ops import STANDARD_DOMAINS, OpView
 from onnxsparse.propagate import Key, Known, Propagation, is_static, nearest
@@ -50,7 +50,7 @@ def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, nam
 
     What follows from the sizes of the inputs comes first. Where that leaves something open, onnxruntime's symbolic inference is
     asked if there are ops that onnx does not define; what it does not know either is taken from what the file records. Raises
-    ParamError, or ModelError where the sizes are the file's own, for sizes at which a node cannot run.
+    ParamError for sizes at which a node cannot run.
     """
     work = weightless(proto, weights)
     recorded = take_recorded(work.graph, binding)
@@ -76,14 +76,14 @@ def settled(work: onnx.ModelProto) -> "tuple[Search, Conflict | None]":
     return search, find_conflict(search.propagation, main_graph(search.work), suspected=search.suspected)
 
 
-def impossible(name: str, binding: Binding, conflict: Conflict, *, always: bool) -> ParamError | ModelError:
-    """The caller's fault where the caller gave or left out sizes, the file's where it fixes them all.
+def impossible(name: str, binding: Binding, conflict: Conflict, *, always: bool) -> ParamError:
+    """The error for sizes at which a node cannot run: those that the caller gave or left out, or that the file fixes itself.
 
     `always`: the sizes that the file fixes lead there, whatever those are that it leaves open.
     """
     given, assumed = " ".join(binding.given), " and ".join(binding.assumed)
     if not given and not assumed:
-        return ModelError(f"{name} cannot run: {conflict}; its own input sizes lead there")
+        return ParamError(f"{name} cannot run: {conflict}; its own input sizes lead there")
     if always:
         return ParamError(f"{name} cannot run: {conflict}, whatever the sizes are that it leaves open")
     if assumed:

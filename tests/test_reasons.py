@@ -96,7 +96,7 @@ class TestChannels:
         """The file says that 192 elements are reshaped to 200."""
         nodes = [node("Conv", "x a", "c"), node("Reshape", "c s", "r"), node("MatMul", "r b", "y")]
         built = proto(nodes, {"x": "1x3x4x4"}, ["y"], {"a": "12x3x1x1", "s": np.array([1, 20, 10]), "b": "10x5"})
-        with pytest.raises(ModelError, match="Reshape 'r' cannot make 1x20x10 of 1x12x4x4: 200 elements of 192") as refusal:
+        with pytest.raises(ParamError, match="Reshape 'r' cannot make 1x20x10 of 1x12x4x4: 200 elements of 192") as refusal:
             why_frozen(Model.from_proto(built))
         assert "open" not in str(refusal.value)
 
