@@ -15,8 +15,8 @@ from statistics import median
 import onnxruntime
 
 from onnxsparse import Model, Pipeline, layers, load
-from onnxsparse.inputs import seeded_samples
 from onnxsparse.passes.prune_channels import PruneChannels
+from onnxsparse.runtime.inputs import seeded_samples
 
 MODELS = """
 tv_resnet50.ts tv_mobilenet_v2.ts timm_repvgg_a0.ts smp_unet_r18.ts timm_deit_tiny_patch16_224.ts pypi_nudenet__320n

@@ -24,7 +24,7 @@ SIDE = 4096
 
 PLAIN = "import onnx, sys; m = onnx.load(sys.argv[1]); onnx.save(m, sys.argv[2], **eval(sys.argv[3]))"
 EXTERNAL = "{'save_as_external_data': True, 'location': 'out.bin'}"
-COMMAND = "from onnxsparse.cli import run; run()"
+COMMAND = "from onnxsparse.cli.app import run; run()"
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from statistics import median
 import numpy as np
 
 from onnxsparse import load
-from onnxsparse.backends.base import Precision
-from onnxsparse.backends.hardware import Hardware, Number, RooflineHardware, RooflineNumbers
-from onnxsparse.backends.layer_model import FileBackend, make_backend
+from onnxsparse.cost.backends.base import Precision
+from onnxsparse.cost.backends.hardware import Hardware, Number, RooflineHardware, RooflineNumbers
+from onnxsparse.cost.backends.layer_model import FileBackend, make_backend
+from onnxsparse.cost.fit import Fit, Measured, fit, predict
+from onnxsparse.cost.profiler import OnnxruntimeCpu
+from onnxsparse.cost.workload import workload
 from onnxsparse.errors import OnnxSparseError
-from onnxsparse.fitting import Fit, Measured, fit, predict
-from onnxsparse.measuring import OnnxruntimeCpu
-from onnxsparse.workload import workload
 
 FLOAT = Precision(32, 32)
 

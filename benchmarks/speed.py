@@ -20,7 +20,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnxsparse import Model, layers, load
-from onnxsparse.constants import StoredWeight
+from onnxsparse.analysis.stored_weights import StoredWeight
 from onnxsparse.pruning.items import Elements
 from onnxsparse.pruning.scores import SCORES, Scored
 from onnxsparse.pruning.select import Ranked, histogram, select
@@ -69,7 +69,7 @@ def choose(model: Model, score: str) -> None:
 
 def help_seconds() -> float:
     process = subprocess.Popen(
-        [sys.executable, "-c", "from onnxsparse.cli import run; run()", "--help"], stdout=subprocess.DEVNULL
+        [sys.executable, "-c", "from onnxsparse.cli.app import run; run()", "--help"], stdout=subprocess.DEVNULL
     )
     usage = os.wait4(process.pid, 0)[2]
     return usage.ru_utime + usage.ru_stime

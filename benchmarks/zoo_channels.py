@@ -28,9 +28,9 @@ from onnxsparse.channels.proof import Proof, prove
 from onnxsparse.channels.selection import Choice, choose_channels
 from onnxsparse.errors import OnnxSparseError
 from onnxsparse.folding import computes_on_constants, fold_all_constants
-from onnxsparse.inputs import seeded_samples
 from onnxsparse.ops.labels import Labels
-from onnxsparse.runtime import runner
+from onnxsparse.runtime.inputs import seeded_samples
+from onnxsparse.runtime.session import runner
 
 PRUNED = 0.75
 """A graph that keeps no more than this share of its MACs counts as pruned."""

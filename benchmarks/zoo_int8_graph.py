@@ -11,15 +11,15 @@ import onnx
 
 from benchmarks.zoo_channels import runs_at
 from onnxsparse import Prune, compare, layers, load
-from onnxsparse.comparison import Meter, measure
-from onnxsparse.flattening import flatten
+from onnxsparse.analysis.flattening import flatten
 from onnxsparse.folding import fold
-from onnxsparse.graph import Graph
-from onnxsparse.inputs import seeded_samples
-from onnxsparse.model import Model
-from onnxsparse.passbase import StepReport
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.model import Model
 from onnxsparse.passes.quantize import Quantize
-from onnxsparse.runtime import runner
+from onnxsparse.pipeline.base import StepReport
+from onnxsparse.runtime.compare import Meter, measure
+from onnxsparse.runtime.inputs import seeded_samples
+from onnxsparse.runtime.session import runner
 
 TARGETS = ("cv22", "onnxruntime-x86")
 SAMPLES, OTHERS = 8, 2

@@ -20,9 +20,9 @@ import onnx
 import onnxruntime as ort
 
 from onnxsparse import Model, OnnxSparseError, layers, load
-from onnxsparse.facts import Survey
-from onnxsparse.inputs import seeded_samples
-from onnxsparse.layer import Layers
+from onnxsparse.analysis.layer import Layers
+from onnxsparse.analysis.layers import Survey
+from onnxsparse.runtime.inputs import seeded_samples
 
 LEVELS = {"basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC, "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxsparse import cli
+from onnxsparse.cli import app as cli
 
 TARGET = 0.5
 

@@ -10,11 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnxsparse.comparison import compare
+    from onnxsparse.analysis.layers import layers
     from onnxsparse.errors import BackendError, ModelError, OnnxSparseError, ParamError, PassError
-    from onnxsparse.facts import layers
-    from onnxsparse.inputs import load_samples
-    from onnxsparse.model import Model, load
+    from onnxsparse.ir.model import Model, load
     from onnxsparse.passes.annotate import Annotate
     from onnxsparse.passes.apply_masks import ApplyMasks
     from onnxsparse.passes.fix_shapes import FixShapes
@@ -23,29 +21,31 @@ if TYPE_CHECKING:
     from onnxsparse.passes.prune_channels import PruneChannels
     from onnxsparse.passes.quantize import Quantize
     from onnxsparse.passes.strip import Strip
-    from onnxsparse.pipeline import Pipeline
+    from onnxsparse.pipeline.run import Pipeline
+    from onnxsparse.runtime.compare import compare
+    from onnxsparse.runtime.inputs import load_samples
 
 # public name → where it is; imported when asked for, so that `onnxsparse --help` waits for none of them
 _HOMES = {
     "Annotate": "onnxsparse.passes.annotate",
     "ApplyMasks": "onnxsparse.passes.apply_masks",
     "BackendError": "onnxsparse.errors",
-    "Model": "onnxsparse.model",
+    "Model": "onnxsparse.ir.model",
     "FixShapes": "onnxsparse.passes.fix_shapes",
     "Fold": "onnxsparse.passes.fold",
     "ModelError": "onnxsparse.errors",
     "OnnxSparseError": "onnxsparse.errors",
     "ParamError": "onnxsparse.errors",
     "PassError": "onnxsparse.errors",
-    "Pipeline": "onnxsparse.pipeline",
+    "Pipeline": "onnxsparse.pipeline.run",
     "Prune": "onnxsparse.passes.prune",
     "PruneChannels": "onnxsparse.passes.prune_channels",
     "Quantize": "onnxsparse.passes.quantize",
     "Strip": "onnxsparse.passes.strip",
-    "compare": "onnxsparse.comparison",
-    "layers": "onnxsparse.facts",
-    "load": "onnxsparse.model",
-    "load_samples": "onnxsparse.inputs",
+    "compare": "onnxsparse.runtime.compare",
+    "layers": "onnxsparse.analysis.layers",
+    "load": "onnxsparse.ir.model",
+    "load_samples": "onnxsparse.runtime.inputs",
 }
 
 __all__ = [

@@ -6,16 +6,16 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from onnxsparse import metadata
-from onnxsparse.checks import OutputFile
-from onnxsparse.deployment import deploy
-from onnxsparse.deployment_report.completeness import assumed_free, fact_gaps, gaps, require_complete
-from onnxsparse.facts import layers
-from onnxsparse.layer import Layers
-from onnxsparse.model import Model
-from onnxsparse.passbase import OPTIONS, StepReport, text_writer
-from onnxsparse.patterns import LayerPattern, choose
-from onnxsparse.targets import CostTarget
+from onnxsparse import annotations as metadata
+from onnxsparse.analysis.layer import Layers
+from onnxsparse.analysis.layer_filter import LayerPattern, choose
+from onnxsparse.analysis.layers import layers
+from onnxsparse.cost.estimate import deploy
+from onnxsparse.cost.registry import CostTarget
+from onnxsparse.cost.report.completeness import assumed_free, fact_gaps, gaps, require_complete
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.option_roles import OutputFile
+from onnxsparse.pipeline.base import OPTIONS, StepReport, text_writer
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)

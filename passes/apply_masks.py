@@ -6,13 +6,13 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from onnxsparse import metadata
-from onnxsparse.checks import reading
-from onnxsparse.constants import count_zeros, flat_zeros
+from onnxsparse import annotations as metadata
+from onnxsparse.analysis.layers import layers
+from onnxsparse.analysis.stored_weights import count_zeros, flat_zeros
 from onnxsparse.errors import ParamError
-from onnxsparse.facts import layers
-from onnxsparse.model import Model
-from onnxsparse.passbase import OPTIONS, Change, StepReport
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.option_roles import reading
+from onnxsparse.pipeline.base import OPTIONS, Change, StepReport
 from onnxsparse.pruning.masks import read_masks
 
 

@@ -4,13 +4,13 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from onnxsparse.dims import format_shape
+from onnxsparse.analysis.recorded_shapes import set_shape
+from onnxsparse.analysis.shape_inference import infer_shapes
 from onnxsparse.errors import PassError
-from onnxsparse.functions import inlined
-from onnxsparse.model import Model
-from onnxsparse.passbase import OPTIONS, StepReport
-from onnxsparse.recorded import set_shape
-from onnxsparse.shapes import infer_shapes
+from onnxsparse.ir.binding import format_shape
+from onnxsparse.ir.functions import inlined
+from onnxsparse.ir.model import Model
+from onnxsparse.pipeline.base import OPTIONS, StepReport
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)

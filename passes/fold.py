@@ -4,9 +4,9 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from onnxsparse.flattening import flatten
-from onnxsparse.model import Model
-from onnxsparse.passbase import OPTIONS, StepReport
+from onnxsparse.analysis.flattening import flatten
+from onnxsparse.ir.model import Model
+from onnxsparse.pipeline.base import OPTIONS, StepReport
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)

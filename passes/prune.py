@@ -8,22 +8,22 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from onnxsparse.checks import OutputFile, Role
-from onnxsparse.constants import count_zeros
+from onnxsparse.analysis.layer import Layers, Totals
+from onnxsparse.analysis.layer_filter import LayerPattern, check_pattern, choose, pattern_files
+from onnxsparse.analysis.layers import layers
+from onnxsparse.analysis.stored_weights import count_zeros
 from onnxsparse.errors import ModelError, ParamError
-from onnxsparse.facts import layers
-from onnxsparse.layer import Layers, Totals
-from onnxsparse.model import Model
-from onnxsparse.passbase import OPTIONS, Change, Skip, StepReport
-from onnxsparse.patterns import LayerPattern, check_pattern, choose, pattern_files
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.option_roles import OutputFile, Role
+from onnxsparse.pipeline.base import OPTIONS, Change, Skip, StepReport
 from onnxsparse.pruning.candidates import Candidate, find_candidates
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
 from onnxsparse.pruning.items import Blocks, Elements, finite_histogram, keep_n_of_m
 from onnxsparse.pruning.masks import mask_writer
-from onnxsparse.pruning.pattern import BlockPattern, GroupPattern, Pattern, parse_pattern
 from onnxsparse.pruning.plan import Plan, Ranking, plan_by_layer, plan_global, reachable, refuse
 from onnxsparse.pruning.scores import SCORES, Scored, ScoreName
 from onnxsparse.pruning.select import Choice
+from onnxsparse.pruning.sparsity_pattern import BlockPattern, GroupPattern, Pattern, parse_pattern
 
 DEFAULT_TARGET = 0.5
 

@@ -10,7 +10,11 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from onnxsparse.backends.hardware import alignment_of
+from onnxsparse.analysis.flattening import flatten
+from onnxsparse.analysis.layer import Layers
+from onnxsparse.analysis.layer_filter import LayerPattern, choose
+from onnxsparse.analysis.layers import layers
+from onnxsparse.annotations import format_count
 from onnxsparse.channels.cut import CutResult, apply_cut
 from onnxsparse.channels.groups import Group, Solution, solve
 from onnxsparse.channels.importance import Scores, activation_importance, weight_importance
@@ -18,20 +22,16 @@ from onnxsparse.channels.plan import classes_of, macs_at_stake, plan_json, read_
 from onnxsparse.channels.proof import Proof, prove
 from onnxsparse.channels.selection import Choice, choose_channels, choose_for_macs
 from onnxsparse.channels.statistics import ChannelMeans, channel_means, compensate, only_biases_differ
-from onnxsparse.checks import OutputFile, reading
+from onnxsparse.cost.backends.hardware import alignment_of
+from onnxsparse.cost.registry import HardwareTarget
 from onnxsparse.errors import BackendError, ParamError, PassError
-from onnxsparse.facts import layers
-from onnxsparse.flattening import flatten
 from onnxsparse.folding import computes_on_constants, fold_all_constants
-from onnxsparse.inputs import ArrayFiles, check_samples, load_samples
-from onnxsparse.layer import Layers
-from onnxsparse.metadata import format_count
-from onnxsparse.model import Model
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.option_roles import OutputFile, reading
 from onnxsparse.ops.labels import Labels
-from onnxsparse.passbase import OPTIONS, ArtifactWriter, Skip, StepReport, TextTable, text_writer
-from onnxsparse.patterns import LayerPattern, choose
+from onnxsparse.pipeline.base import OPTIONS, ArtifactWriter, Skip, StepReport, TextTable, text_writer
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
-from onnxsparse.targets import HardwareTarget
+from onnxsparse.runtime.inputs import ArrayFiles, check_samples, load_samples
 
 DEFAULT_RATIO = 0.5
 DEFAULT_ROUNDING = 8

@@ -11,34 +11,34 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from onnxsparse.analysis.flattening import flatten
+from onnxsparse.analysis.layer import Layer
+from onnxsparse.analysis.layer_filter import LayerPattern, choose
+from onnxsparse.analysis.layers import layers
+from onnxsparse.analysis.opset_upgrade import raise_opset
+from onnxsparse.annotations import format_count
 from onnxsparse.calibration.data import ARRAY_SUFFIXES, CalibrationData, open_data
 from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFormat, Resize
 from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method
 from onnxsparse.calibration.ranges import ranges_json, read_ranges
-from onnxsparse.checks import OutputFile, OutputFolder, reading, samples_with
-from onnxsparse.comparison import compare
-from onnxsparse.diagnosis.measure import Diagnosis, diagnose
-from onnxsparse.diagnosis.page import diagnosis_html
 from onnxsparse.errors import ModelError, ParamError
-from onnxsparse.facts import layers
-from onnxsparse.flattening import flatten
 from onnxsparse.folding import fold
-from onnxsparse.graph import Graph
-from onnxsparse.inputs import Samples
-from onnxsparse.layer import Layer
-from onnxsparse.metadata import format_count
-from onnxsparse.model import Model
-from onnxsparse.opset import raise_opset
-from onnxsparse.passbase import OPTIONS, ArtifactWriter, Bits, StepReport, WeightBits, text_writer
-from onnxsparse.patterns import LayerPattern, choose
-from onnxsparse.quantization.calibrated import Calibration
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.option_roles import OutputFile, OutputFolder, reading, samples_with
+from onnxsparse.pipeline.base import OPTIONS, ArtifactWriter, Bits, StepReport, WeightBits, text_writer
+from onnxsparse.quantization.activation_ranges import Calibration
+from onnxsparse.quantization.diagnosis.measure import Diagnosis, diagnose
+from onnxsparse.quantization.diagnosis.page import diagnosis_html
 from onnxsparse.quantization.export import check_export, export_files
-from onnxsparse.quantization.insertion import PER_CHANNEL_OPSET
-from onnxsparse.quantization.placement import Placement, place
-from onnxsparse.quantization.quantizing import Improvements, QuantizedModel, Quantizing
-from onnxsparse.quantization.stripping import Stripped, strip_scales
-from onnxsparse.quantization.target import PowersOfTwo, QuantizationTarget, Target, load_target
-from onnxsparse.runtime import Feeds, processor_notes
+from onnxsparse.quantization.plan.placement import Placement, place
+from onnxsparse.quantization.plan.target import PowersOfTwo, QuantizationTarget, Target, load_target
+from onnxsparse.quantization.quantize_model import Improvements, QuantizedModel, Quantizing
+from onnxsparse.quantization.strip.dequantize import Stripped, strip_scales
+from onnxsparse.quantization.write.qdq import PER_CHANNEL_OPSET
+from onnxsparse.runtime.compare import compare
+from onnxsparse.runtime.inputs import Samples
+from onnxsparse.runtime.session import Feeds, processor_notes
 
 FIRST_OPSET = 10
 """The first that has QuantizeLinear."""

@@ -7,19 +7,19 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from onnxsparse.backends.base import Precision
-from onnxsparse.backends.hardware import load_hardware
-from onnxsparse.checks import OutputFile, OutputFolder, reading
-from onnxsparse.deployment import Deployment, Operation, deploy_on
-from onnxsparse.deployment_report.completeness import assumed_free, gaps, incomplete, marks, require_complete
-from onnxsparse.deployment_report.outputs import ReportFiles, contents
-from onnxsparse.deployment_report.records import Limit, exceeded, totals
-from onnxsparse.deployment_report.tables import format_total
+from onnxsparse.analysis.layer_filter import LayerPattern
+from onnxsparse.cost.backends.base import Precision
+from onnxsparse.cost.backends.hardware import load_hardware
+from onnxsparse.cost.estimate import Deployment, Operation, deploy_on
+from onnxsparse.cost.registry import Backend, CostTarget, find_backend
+from onnxsparse.cost.report.completeness import assumed_free, gaps, incomplete, marks, require_complete
+from onnxsparse.cost.report.outputs import ReportFiles, contents
+from onnxsparse.cost.report.records import Limit, exceeded, totals
+from onnxsparse.cost.report.tables import format_total
 from onnxsparse.errors import ParamError, PassError
-from onnxsparse.model import Model
-from onnxsparse.passbase import OPTIONS, Bits, StepReport, text_writer
-from onnxsparse.patterns import LayerPattern
-from onnxsparse.targets import Backend, CostTarget, find_backend
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.option_roles import OutputFile, OutputFolder, reading
+from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, text_writer
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)

@@ -4,9 +4,9 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from onnxsparse import metadata
-from onnxsparse.model import Model
-from onnxsparse.passbase import OPTIONS, StepReport
+from onnxsparse import annotations as metadata
+from onnxsparse.ir.model import Model
+from onnxsparse.pipeline.base import OPTIONS, StepReport
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)

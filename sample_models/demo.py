@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from onnxsparse import cli
+from onnxsparse.cli import app as cli
 from sample_models.accuracy import accuracy
 from sample_models.fetch import fetch
 

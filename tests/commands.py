@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxsparse import cli
+from onnxsparse.cli import app as cli
 
 
 def files(folder: Path) -> list[str]:

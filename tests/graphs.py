@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxsparse.model import Model
+from onnxsparse.ir.model import Model
 
 Array = NDArray[Any]
 Values = Mapping[str, "str | Array | np.generic"]

@@ -16,8 +16,8 @@ import onnxruntime
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from onnxsparse.model import Model
-from onnxsparse.runtime import Feeds
+from onnxsparse.ir.model import Model
+from onnxsparse.runtime.session import Feeds
 from tests.graphs import Array
 
 

@@ -8,8 +8,8 @@ import onnx
 import pytest
 
 from onnxsparse import Annotate, Model, Prune, Strip, layers
-from onnxsparse.deployment import deploy
-from onnxsparse.metadata import FINGERPRINT, LAYERS, NODE_KEYS, TOTALS, is_stale
+from onnxsparse.annotations import FINGERPRINT, LAYERS, NODE_KEYS, TOTALS, is_stale
+from onnxsparse.cost.estimate import deploy
 from tests.graphs import chain, model, node
 from tests.test_macs import if_model
 

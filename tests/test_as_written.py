@@ -9,15 +9,15 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-import onnxsparse.runtime
-from onnxsparse.as_run import run_here, saturates
-from onnxsparse.comparison import compare
-from onnxsparse.divergence import bisect
-from onnxsparse.inputs import Samples
-from onnxsparse.model import Model
+import onnxsparse.runtime.session
+from onnxsparse.ir.model import Model
 from onnxsparse.passes.quantize import Quantize
-from onnxsparse.pipeline import Comparing, Pipeline
-from onnxsparse.runtime import Execution, Feeds, processor_notes, runner
+from onnxsparse.pipeline.run import Comparing, Pipeline
+from onnxsparse.runtime.as_run import run_here, saturates
+from onnxsparse.runtime.bisect import bisect
+from onnxsparse.runtime.compare import compare
+from onnxsparse.runtime.inputs import Samples
+from onnxsparse.runtime.session import Execution, Feeds, processor_notes, runner
 from tests.graphs import FLOAT, INT32, UINT8, Array, model, node, value, weight
 from tests.saturation import run_saturating
 from tests.test_channels import halve, sound
@@ -237,14 +237,14 @@ def partly(built: Model) -> Model:
 def test_nothing_is_measured_on_fused_integers(measure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No session that tells a figure holds a quantizer that onnxruntime may fuse, or an op that multiplies integers."""
     seen: list[onnxruntime.SessionOptions] = []
-    start = onnxsparse.runtime.start
+    start = onnxsparse.runtime.session.start
 
     def watched(given: Model, options: Any, *rest: Any) -> Any:
         if any("Quantize" in n.op_type for n in given.proto.graph.node):
             seen.append(options)
         return start(given, options, *rest)
 
-    monkeypatch.setattr(onnxsparse.runtime, "start", watched)
+    monkeypatch.setattr(onnxsparse.runtime.session, "start", watched)
     MEASURING[measure](positive("Gemm"))
     assert seen
     assert {o.graph_optimization_level for o in seen} == {onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL}
@@ -252,13 +252,13 @@ def test_nothing_is_measured_on_fused_integers(measure: str, monkeypatch: pytest
 
 def test_a_model_without_integers_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     levels = []
-    start = onnxsparse.runtime.start
+    start = onnxsparse.runtime.session.start
 
     def watched(given: Model, options: Any, *rest: Any) -> Any:
         levels.append(options.graph_optimization_level)
         return start(given, options, *rest)
 
-    monkeypatch.setattr(onnxsparse.runtime, "start", watched)
+    monkeypatch.setattr(onnxsparse.runtime.session, "start", watched)
     runner(positive("Conv"))
     runner(positive("Conv"), execution=Execution.NODE_BY_NODE)
     level = onnxruntime.GraphOptimizationLevel

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from onnxsparse import Model, ParamError, Prune, layers
-from onnxsparse.backends.advice import advise
-from onnxsparse.backends.base import Bound, Precision
-from onnxsparse.backends.hardware import load_hardware, names
-from onnxsparse.backends.layer_model import LayerModel
-from onnxsparse.backends.work import Volume, WorkItem
-from onnxsparse.deployment import deploy
-from onnxsparse.workload import workload
+from onnxsparse.cost.backends.advice import advise
+from onnxsparse.cost.backends.base import Bound, Precision
+from onnxsparse.cost.backends.hardware import load_hardware, names
+from onnxsparse.cost.backends.layer_model import LayerModel
+from onnxsparse.cost.backends.work import Volume, WorkItem
+from onnxsparse.cost.estimate import deploy
+from onnxsparse.cost.workload import workload
 from sample_models.build import LARGE, SMALL, Widths, build
 from tests.commands import Run
 from tests.graphs import BOOL, FLOAT, chain, model, node, proto, value

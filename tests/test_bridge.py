@@ -12,9 +12,9 @@ import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from onnxsparse import Model, layers
+from onnxsparse.analysis.checker import first_fault
 from onnxsparse.errors import BackendError
-from onnxsparse.runtime import runner
-from onnxsparse.verify import first_fault
+from onnxsparse.runtime.session import runner
 from tests.graphs import BOOL, FLOAT, chain, model, node, proto
 from tests.test_macs import if_model, loop_model
 

@@ -18,8 +18,8 @@ from onnxsparse.calibration.methods import Levels, Method, Range, choose_ranges,
 from onnxsparse.calibration.methods import entropy_range as entropy
 from onnxsparse.calibration.methods import mse_range as mse
 from onnxsparse.calibration.observe import Observation, groups_within, observe, prefix
-from onnxsparse.model import Model
-from onnxsparse.runtime import Execution, Feeds, runner
+from onnxsparse.ir.model import Model
+from onnxsparse.runtime.session import Execution, Feeds, runner
 from tests.graphs import Array, model, node, weight
 
 UNBOUNDED = 1 << 40

@@ -9,8 +9,8 @@ from PIL import Image
 from onnxsparse import ModelError, ParamError
 from onnxsparse.calibration.data import open_data
 from onnxsparse.calibration.images import ImageFormat, Resize
-from onnxsparse.model import Model
-from onnxsparse.runtime import Feeds
+from onnxsparse.ir.model import Model
+from onnxsparse.runtime.session import Feeds
 from tests.graphs import FLOAT, FLOAT16, UINT8, Array, model, node
 
 PLAIN = ImageFormat()

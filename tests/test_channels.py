@@ -17,7 +17,7 @@ from onnxsparse.channels.groups import kept_channels, solve
 from onnxsparse.channels.importance import weight_importance
 from onnxsparse.channels.proof import Proof, prove
 from onnxsparse.channels.selection import Choice, choose_channels
-from onnxsparse.runtime import runner
+from onnxsparse.runtime.session import runner
 from tests.commands import Run, files
 from tests.graphs import FLOAT, INT64, NAMINGS, chain, model, node, proto, value, weight
 

@@ -10,12 +10,12 @@ import pytest
 from pydantic.dataclasses import dataclass
 
 from onnxsparse import Fold, Model, ModelError, ParamError, Pipeline, Prune, PruneChannels, Quantize
-from onnxsparse.checks import Role, given_options, roles
-from onnxsparse.deployment import deploy
-from onnxsparse.deployment_report.records import TOTALS, totals
-from onnxsparse.jobs import Json, Running, Saving
-from onnxsparse.passbase import OPTIONS, StepReport, text_writer
-from onnxsparse.registry import BUILT_IN
+from onnxsparse.cli.jobs import Json, Running, Saving
+from onnxsparse.cost.estimate import deploy
+from onnxsparse.cost.report.records import TOTALS, totals
+from onnxsparse.ir.option_roles import Role, given_options, roles
+from onnxsparse.pipeline.base import OPTIONS, StepReport, text_writer
+from onnxsparse.pipeline.registry import BUILT_IN
 from tests.commands import Run, files
 from tests.graphs import chain
 
@@ -103,7 +103,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("onnxsparse.jobs.Sizes.load", load)
+    monkeypatch.setattr("onnxsparse.cli.jobs.Sizes.load", load)
 
 
 @pytest.mark.parametrize(("line", "code", "message"), COMMANDS)
@@ -212,7 +212,7 @@ def test_a_pass_that_says_nothing_of_its_paths(
     folder: Path, options: dict[str, str], message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it has made is known once it ran, and its other paths are read."""
-    from onnxsparse.jobs import CustomOps, Job, Sizes, run_passes
+    from onnxsparse.cli.jobs import CustomOps, Job, Sizes, run_passes
 
     step = Theirs(**{name: Path(value) for name, value in options.items()})
     job = Job(Path("in.onnx"), Path("o.onnx"), Sizes(), Saving(), CustomOps())
@@ -259,5 +259,5 @@ def test_a_system_error_that_no_message_covers_is_one_line(run: Run, folder: Pat
     def refuse(*_: object, **__: object) -> Callable[[], None]:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("onnxsparse.commands.layers", refuse)
+    monkeypatch.setattr("onnxsparse.cli.commands.layers", refuse)
     assert "No space left on device" in run.fails(1, "inspect", "in.onnx")

@@ -15,7 +15,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from onnxsparse import cli, load
+from onnxsparse import load
+from onnxsparse.cli import app as cli
 from tests.commands import Run, files
 from tests.graphs import chain, node, proto, weight
 
@@ -205,7 +206,7 @@ def test_debug_shows_the_traceback(source: Path) -> None:
 
 
 def spawn(*arguments: object) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", "from onnxsparse.cli import run; run()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from onnxsparse.cli.app import run; run()", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -226,13 +227,13 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path: Path) -> None:
 
 def imported(arguments: Sequence[str]) -> set[str]:
     """The modules that a command imports, from a process of its own."""
-    code = f"import sys; from onnxsparse.cli import main\nmain({list(arguments)!r})\nprint(*sys.modules, file=sys.stderr)"
+    code = f"import sys; from onnxsparse.cli.app import main\nmain({list(arguments)!r})\nprint(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stderr.split())
 
 
 def test_help_imports_nothing_heavy() -> None:
-    assert not imported(["--help"]) & {"numpy", "onnx", "onnxruntime", "pydantic", "onnxsparse.model"}
+    assert not imported(["--help"]) & {"numpy", "onnx", "onnxruntime", "pydantic", "onnxsparse.ir.model"}
 
 
 def test_weight_types_of_every_kind_survive(run: Run, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxsparse import BackendError, Model, ModelError, ParamError, compare, comparison, load_samples
+from onnxsparse import BackendError, Model, ModelError, ParamError, compare, load_samples
+from onnxsparse.runtime import compare as comparison
 from tests.graphs import BOOL, FLOAT, INT64, chain, model, node, weight
 
 

@@ -9,10 +9,10 @@ import pytest
 from onnx import helper
 
 from onnxsparse import Model, layers
-from onnxsparse.deployment import deploy
-from onnxsparse.deployment_report.html import html
-from onnxsparse.knee import curves
-from onnxsparse.viewing import for_viewing
+from onnxsparse.cli.netron_view import for_viewing
+from onnxsparse.cost.estimate import deploy
+from onnxsparse.cost.report.html import html
+from onnxsparse.cost.sparsity_sweep import curves
 from tests.commands import Run
 from tests.graphs import BOOL, chain, model, node, proto, value
 

@@ -10,9 +10,9 @@ import pytest
 from onnx import helper
 
 from onnxsparse import ParamError, layers
-from onnxsparse.inputs import seeded_samples
-from onnxsparse.model import Model
-from onnxsparse.runtime import runner
+from onnxsparse.ir.model import Model
+from onnxsparse.runtime.inputs import seeded_samples
+from onnxsparse.runtime.session import runner
 from tests.commands import Run, files
 from tests.graphs import BOOL, FLOAT, INT64, model, node, proto
 

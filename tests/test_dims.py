@@ -3,8 +3,8 @@
 import pytest
 
 from onnxsparse import ParamError
-from onnxsparse.dims import Binding
-from onnxsparse.model import Model
+from onnxsparse.ir.binding import Binding
+from onnxsparse.ir.model import Model
 from tests.graphs import model, node
 
 

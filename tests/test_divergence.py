@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from onnxsparse import Fold, Model, load, tracing
+from onnxsparse import Fold, Model, load
 from onnxsparse.calibration.data import CalibrationData
-from onnxsparse.divergence import Divergence, TensorLoss, bisect
-from onnxsparse.inputs import Samples
 from onnxsparse.passes.quantize import Quantize
-from onnxsparse.runtime import Runner
+from onnxsparse.runtime import tensor_trace as tracing
+from onnxsparse.runtime.bisect import Divergence, TensorLoss, bisect
+from onnxsparse.runtime.inputs import Samples
+from onnxsparse.runtime.session import Runner
 from tests.commands import Run
 from tests.graphs import FLOAT, FLOAT16, chain, model, node, value
 

@@ -166,7 +166,7 @@ def test_a_model_in_a_hugging_face_cache_goes_through_every_command(run: Run, tm
 def test_a_cache_is_not_written_into(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data beside the blob would not be found beside the link: said before work begins, also with --force."""
     path = make(tmp_path, HUGGING_FACE)
-    monkeypatch.setattr("onnxsparse.pipeline.Pipeline.run", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr("onnxsparse.pipeline.run.Pipeline.run", lambda *_: pytest.fail("work began"))
     assert "--force" in run.fails(2, "fold", path, path)
     assert "--force" in run.fails(2, "fold", path, tmp_path / "blobs" / "2")
     assert "it is a link to" in run.fails(2, "fold", path, path, "--force")

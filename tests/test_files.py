@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from onnxsparse import ModelError, load
-from onnxsparse.files import Staging
+from onnxsparse.ir.files import Staging
 from tests.commands import Run, files
 
 
@@ -185,8 +185,8 @@ WRITES = [
 def test_a_file_that_cannot_be_is_refused_before_work_begins(
     run: Run, folder: Path, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxsparse.pipeline.Pipeline.run", not_reached)
-    monkeypatch.setattr("onnxsparse.jobs.Sizes.load", not_reached)
+    monkeypatch.setattr("onnxsparse.pipeline.run.Pipeline.run", not_reached)
+    monkeypatch.setattr("onnxsparse.cli.jobs.Sizes.load", not_reached)
     Path("pipe").unlink(missing_ok=True)
     os.mkfifo("pipe")
     for target, message in (
@@ -205,7 +205,7 @@ def test_a_file_that_cannot_be_is_refused_before_work_begins(
 def test_a_folder_that_takes_no_files(
     run: Run, folder: Path, line: str, flag: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnxsparse.jobs.Sizes.load", not_reached)
+    monkeypatch.setattr("onnxsparse.cli.jobs.Sizes.load", not_reached)
     can_write: Callable[..., bool] = os.access
     status = type("Status", (), {"f_flag": flag})
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and can_write(path, mode))
@@ -249,7 +249,7 @@ def test_temporary_weights_that_find_no_room(folder: Path, monkeypatch: pytest.M
     def full() -> io.BytesIO:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("onnxsparse.weights.SPILL_BYTES", 0)
+    monkeypatch.setattr("onnxsparse.ir.weights.SPILL_BYTES", 0)
     monkeypatch.setattr("tempfile.TemporaryFile", full)
     model = load("in.onnx")
     with pytest.raises(ModelError, match="temporary file: No space left on device"):

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from onnxsparse import ApplyMasks, FixShapes, Fold, Model, PassError, Pipeline, Prune, compare, layers
-from onnxsparse.bridge.origins import StoredValues
+from onnxsparse.analysis.checker import first_fault
+from onnxsparse.annotations import names
 from onnxsparse.folding import fold
-from onnxsparse.metadata import names
-from onnxsparse.passbase import StepReport
-from onnxsparse.pipeline import Comparing
-from onnxsparse.runtime import runner
-from onnxsparse.verify import first_fault
+from onnxsparse.ir.graphsurgeon.origins import StoredValues
+from onnxsparse.pipeline.base import StepReport
+from onnxsparse.pipeline.run import Comparing
+from onnxsparse.runtime.session import runner
 from tests.graphs import ASIDE, NAMINGS, model, node, proto, value, weight
 
 

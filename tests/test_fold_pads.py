@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxsparse import Fold, Model, compare, layers
+from onnxsparse.analysis.checker import first_fault
 from onnxsparse.ops import OpView, find
 from onnxsparse.ops.padding import Zeros
 from onnxsparse.passes.quantize import Quantize
-from onnxsparse.runtime import Feeds
-from onnxsparse.verify import first_fault
+from onnxsparse.runtime.session import Feeds
 from tests.graphs import ASIDE, NAMINGS, Array, model, node, proto, value
 
 X = {"x": "1x4x7x9"}

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.fuzz import MODELS, attempt, mutate
-from onnxsparse import cli
+from onnxsparse.cli import app as cli
 from tests.commands import files
 from tests.graphs import chain, node, proto, value
 

@@ -5,96 +5,111 @@ import dataclasses
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import onnx.defs
 import pytest
 
 import onnxsparse
+from docs.rooms import drawing
 from onnxsparse.ops import FAMILIES, table
-from onnxsparse.registry import BUILT_IN
+from onnxsparse.pipeline.registry import BUILT_IN
 from tests.commands import Run
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "onnxsparse"
 
-# from the ground up; a module imports from its own floor or below
-FLOORS = [
-    {"errors", "progress"},
-    {"wire", "mapped", "files", "dims", "protos", "widths", "backends"},
-    {"checks"},
-    {"weights"},
-    {"sparse", "model", "graph", "functions"},
-    {"bridge", "additions"},
-    {"ops", "evaluate"},
-    {"constants", "propagate", "assembly"},
-    {"recorded", "conflicts"},
-    {"shapes"},
-    {"fixedvalues"},
-    {"layer", "opset", "patterns"},
-    {"facts"},
-    {"workload"},
-    {"targets", "tail", "uncertainty"},
-    {"deployment", "knee", "fitting"},
-    {"metadata", "passbase", "verify"},
-    {"unfolding"},
-    {"runtime"},
-    {"as_run"},
-    {"inputs", "branches", "flattening", "pruning", "folding", "deployment_report"},
-    {"channels", "calibration"},
-    {"quantization"},
-    {"measuring"},
-    {"comparison", "tracing", "divergence"},
-    {"diagnosis"},
-    {"pipeline", "passes", "registry"},
-    {"recipe", "report", "viewing"},
-    {"jobs"},
-    {"commands", "report_commands"},
-    {"cli", "__init__"},
-]
+LINE = (
+    ("errors", "progress", "records", "format", "targets"),
+    ("ir",),
+    ("ops",),
+    ("analysis",),
+    ("runtime", "parallel"),
+    ("calibration",),
+    ("cost",),
+    ("annotations", "pruning"),
+    ("channels", "folding", "quantization", "recovery"),
+    ("pipeline",),
+    ("passes",),
+    ("search", "partition"),
+    ("cli",),
+)
+"""Imports point to the left: a room imports from itself and from rooms before its own braces. Some are still to be built."""
+
+
+def room(module: str) -> str:
+    """`ir` of `ir.model`; the package itself is no room."""
+    return module.split(".")[0]
+
+
+STEPS = {name: step for step, names in enumerate(LINE) for name in names}
 
 
 def sources() -> Iterator[tuple[str, Path]]:
     """(dotted module path below the package, file)."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts), path
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[0] != "passes":
+            yield ".".join(parts).removesuffix(".__init__"), path
     for path in sorted((ROOT / "passes").glob("*.py")):
-        yield f"passes.{path.stem}", path
+        yield f"passes.{path.stem}".removesuffix(".__init__"), path
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Modules of this package that a file imports at its top level, TYPE_CHECKING blocks left out."""
-    for statement in ast.parse(path.read_text()).body:
-        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("onnxsparse"):
-            module = (statement.module or "").removeprefix("onnxsparse").lstrip(".")
-            yield from [module] if module else [alias.name for alias in statement.names]
+MODULES = dict(sources())
+ALL_SOURCES = pytest.mark.parametrize(("module", "path"), list(MODULES.items()), ids=lambda v: v if isinstance(v, str) else "")
 
 
-def floor(module: str) -> int:
-    room = module.split(".")[0]
-    return next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """The modules of this package that a file imports, in functions and TYPE_CHECKING blocks too."""
+    found = set()
+    for statement in ast.walk(ast.parse(path.read_text())):
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").split(".")[0] == "onnxsparse":
+            base = (statement.module or "").removeprefix("onnxsparse").lstrip(".")
+            inner = (f"{base}.{alias.name}".lstrip(".") for alias in statement.names)
+            found |= {name if name in MODULES else base for name in inner}
+    return frozenset(found)
 
 
-@pytest.mark.parametrize(("module", "path"), list(sources()), ids=lambda v: v if isinstance(v, str) else "")
-def test_imports_point_down(module: str, path: Path) -> None:
-    for imported in imports(path):
-        assert floor(imported) <= floor(module), f"{module} imports {imported}"
+def edges() -> set[tuple[str, str]]:
+    """(importing room, imported room), where they differ."""
+    pairs = {(room(module), room(name)) for module, path in sources() for name in imports(path) if module != "__init__"}
+    return {(a, b) for a, b in pairs if a != b}
+
+
+@ALL_SOURCES
+def test_imports_point_to_the_left(module: str, path: Path) -> None:
+    if module == "__init__":
+        return
+    for name in imports(path):
+        assert room(name) == room(module) or STEPS[room(name)] < STEPS[room(module)], f"{module} imports {name}"
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    TopologicalSorter({module: imports(path) - {module} for module, path in MODULES.items()}).prepare()
+
+
+def test_the_page_shows_the_line_and_the_rooms() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert drawing(LINE, edges()) in page, "run: python -m docs.rooms"
+
+
+def test_the_house_has_few_rooms() -> None:
+    """Modules that stand alone at the top, and rooms on the drawing."""
+    assert len([module for module in MODULES if "." not in module and (PACKAGE / f"{module}.py").exists()]) <= 8
+    assert len({room(module) for module in MODULES} - {"__init__"}) <= 22
 
 
 def test_backends_never_see_onnx() -> None:
-    for path in (PACKAGE / "backends").glob("*.py"):
+    for path in (PACKAGE / "cost" / "backends").glob("*.py"):
         assert "import onnx\n" not in path.read_text()
-        for module in imports(path):
-            assert module.split(".")[0] in ("backends", "errors"), f"{path}: {module}"
+        for name in imports(path):
+            assert name.startswith(("cost.backends", "errors", "targets")), f"{path}: {name}"
 
 
-def test_ops_know_no_pass_and_the_core_no_concrete_pass() -> None:
-    for module, path in sources():
-        if not module.startswith(("passes", "report_commands")):
-            assert not any(name.startswith("passes") for name in imports(path)), module
-
-
-@pytest.mark.parametrize(("module", "path"), list(sources()), ids=lambda v: v if isinstance(v, str) else "")
+@ALL_SOURCES
 def test_op_types_are_compared_in_ops_alone(module: str, path: Path) -> None:
     """Constant is the exception where tensors are indexed: it is how a graph spells an initializer."""
     if module.startswith("ops"):
@@ -175,7 +190,7 @@ def test_the_readmes_links_lead_somewhere() -> None:
 
 def test_options_that_the_pages_show_exist(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "onnxsparse" / "backends" / "roofline.toml"):
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "onnxsparse" / "cost" / "backends" / "roofline.toml"):
         for command, rest in re.findall(r"\bonnxsparse ([a-z][a-z-]+)( [^`#\n]*)", page.read_text()):
             for option in re.findall(r"(?<= )--[a-z][a-z-]+", rest):
                 assert run(command, "--help") == 0

@@ -7,14 +7,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from onnxsparse.analysis.checker import first_fault
 from onnxsparse.calibration.methods import Range
-from onnxsparse.model import Model
-from onnxsparse.quantization.choices import Choices
-from onnxsparse.quantization.insertion import write_integers
-from onnxsparse.quantization.placement import place
-from onnxsparse.quantization.target import Target
-from onnxsparse.runtime import runner
-from onnxsparse.verify import first_fault
+from onnxsparse.ir.model import Model
+from onnxsparse.quantization.plan.placement import place
+from onnxsparse.quantization.plan.scales import Choices
+from onnxsparse.quantization.plan.target import Target
+from onnxsparse.quantization.write.qdq import write_integers
+from onnxsparse.runtime.session import runner
 from tests.graphs import BOOL, FLOAT, INT64, Array, chain, model, node, value, weight
 from tests.test_placement import CV22, X86, graph
 

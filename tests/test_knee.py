@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from onnxsparse import Model
-from onnxsparse.deployment import deploy
-from onnxsparse.knee import CHANNEL_FACTORS, SPARSITIES, curves, find_knee, narrow
-from onnxsparse.workload import workload
+from onnxsparse.cost.estimate import deploy
+from onnxsparse.cost.sparsity_sweep import CHANNEL_FACTORS, SPARSITIES, curves, find_knee, narrow
+from onnxsparse.cost.workload import workload
 from sample_models.build import LARGE, SMALL, build
 from tests.commands import Run
 from tests.graphs import chain, model, node

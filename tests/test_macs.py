@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from onnxsparse import layers
-from onnxsparse.model import Model
+from onnxsparse.ir.model import Model
 from tests.graphs import BOOL, FLOAT, INT64, UINT8, conv, model, node, proto, single, weight
 
 MS = "com.microsoft"

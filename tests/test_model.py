@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.kill_save import run as run_kills
 from onnxsparse import Model, ModelError, ParamError, load
-from onnxsparse import model as model_module
-from onnxsparse import weights as weights_module
-from onnxsparse.wire import BULK_BYTES, FLOAT_DATA, RAW_DATA, lift
+from onnxsparse.ir import model as model_module
+from onnxsparse.ir import weights as weights_module
+from onnxsparse.ir.wire import BULK_BYTES, FLOAT_DATA, RAW_DATA, lift
 from tests.graphs import chain, node, proto, weight
 
 

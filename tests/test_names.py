@@ -8,21 +8,21 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxsparse import metadata
-from onnxsparse.deployment import deploy
+from onnxsparse import annotations as metadata
+from onnxsparse.analysis.layer_filter import choose
+from onnxsparse.analysis.layers import layers
+from onnxsparse.cost.estimate import deploy
+from onnxsparse.cost.profiler import with_names
 from onnxsparse.errors import OnnxSparseError
-from onnxsparse.facts import layers
-from onnxsparse.graph import Graph
-from onnxsparse.inputs import seeded_samples
-from onnxsparse.measuring import with_names
-from onnxsparse.model import Model
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import bodies
 from onnxsparse.passes.annotate import Annotate
 from onnxsparse.passes.fold import Fold
 from onnxsparse.passes.prune import Prune
 from onnxsparse.passes.prune_channels import PruneChannels
 from onnxsparse.passes.quantize import Quantize
-from onnxsparse.patterns import choose
-from onnxsparse.weights import bodies
+from onnxsparse.runtime.inputs import seeded_samples
 from tests.graphs import Array, Naming, chain, model, node, proto, rename, value, weight
 
 

@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from onnxsparse import Annotate, Model, Prune, load
-from onnxsparse.metadata import COST_KEYS, NODE_KEYS
-from onnxsparse.passbase import StepReport
-from onnxsparse.viewing import for_viewing
+from onnxsparse.annotations import COST_KEYS, NODE_KEYS
+from onnxsparse.cli.netron_view import for_viewing
+from onnxsparse.pipeline.base import StepReport
 from tests.graphs import node, proto
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -57,7 +57,7 @@ def page() -> Iterator[Page]:
 def served(tmp_path: Path, pruned: Model) -> Iterator[str]:
     """The address at which `onnxsparse view` shows the pruned model."""
     pruned.save(tmp_path / "m.onnx")
-    command = [sys.executable, "-c", "from onnxsparse.cli import run; run()", "view", str(tmp_path / "m.onnx"), "--no-browse"]
+    command = [sys.executable, "-c", "from onnxsparse.cli.app import run; run()", "view", str(tmp_path / "m.onnx"), "--no-browse"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = next(text for text in process.stdout if "http://" in text)

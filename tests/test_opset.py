@@ -10,11 +10,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxsparse import Model
+from onnxsparse.analysis.checker import first_fault
+from onnxsparse.analysis.opset_upgrade import raise_opset
 from onnxsparse.ops.raising import OLDEST_OPSET, RAISED_OPSET, RULES
-from onnxsparse.opset import raise_opset
 from onnxsparse.passes.quantize import Quantize
-from onnxsparse.runtime import Execution, runner
-from onnxsparse.verify import first_fault
+from onnxsparse.runtime.session import Execution, runner
 from tests.graphs import BOOL, FLOAT, INT8, INT32, INT64, Array, model, node, proto, single, value, weight
 
 DOUBLE, FLOAT16 = TensorProto.DOUBLE, TensorProto.FLOAT16

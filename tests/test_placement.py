@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import helper
 
+from onnxsparse.analysis.checker import first_fault
 from onnxsparse.calibration.methods import Range
-from onnxsparse.model import Model
-from onnxsparse.quantization.choices import Choices
-from onnxsparse.quantization.insertion import write_integers
-from onnxsparse.quantization.placement import Placement, place
-from onnxsparse.quantization.target import Target, load_target
-from onnxsparse.verify import first_fault
+from onnxsparse.ir.model import Model
+from onnxsparse.quantization.plan.placement import Placement, place
+from onnxsparse.quantization.plan.scales import Choices
+from onnxsparse.quantization.plan.target import Target, load_target
+from onnxsparse.quantization.write.qdq import write_integers
 from tests.graphs import INT64, Array, Values, model, node, proto, weight
 
 CV22, X86 = load_target("cv22"), load_target("onnxruntime-x86")

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from onnxsparse import ApplyMasks, ModelError, ParamError, Prune, constants, layers
-from onnxsparse.model import Model
-from onnxsparse.passbase import StepReport
+from onnxsparse import ApplyMasks, ModelError, ParamError, Prune, layers
+from onnxsparse.analysis import stored_weights as constants
+from onnxsparse.ir.model import Model
+from onnxsparse.pipeline.base import StepReport
 from tests.graphs import NAMINGS, chain, model, node, proto, weight
 
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from onnxsparse import ParamError
 from onnxsparse.calibration.methods import Range
-from onnxsparse.model import Model
-from onnxsparse.quantization.choices import Choices
-from onnxsparse.quantization.grid import Floats, Grid
-from onnxsparse.quantization.insertion import write_integers
-from onnxsparse.quantization.parameters import LARGEST_FITTED_BIAS, quantize_bias, quantize_weight, weight_scale, wide_enough
-from onnxsparse.quantization.placement import place
-from onnxsparse.quantization.target import load_target, names
-from onnxsparse.runtime import runner
+from onnxsparse.ir.model import Model
+from onnxsparse.quantization.plan.placement import place
+from onnxsparse.quantization.plan.scales import Choices
+from onnxsparse.quantization.plan.target import load_target, names
+from onnxsparse.quantization.write.grid import Floats, Grid
+from onnxsparse.quantization.write.qdq import write_integers
+from onnxsparse.quantization.write.weights import LARGEST_FITTED_BIAS, quantize_bias, quantize_weight, weight_scale, wide_enough
+from onnxsparse.runtime.session import runner
 from tests.graphs import Array, model, node, weight
 
 INT8 = Grid()

@@ -13,10 +13,10 @@ from PIL import Image
 
 from onnxsparse import ParamError, layers, load
 from onnxsparse.calibration.methods import Method
-from onnxsparse.model import Model
-from onnxsparse.passbase import StepReport
+from onnxsparse.ir.model import Model
 from onnxsparse.passes.quantize import Quantize, budget_bytes, numbers
-from onnxsparse.runtime import Feeds, runner
+from onnxsparse.pipeline.base import StepReport
+from onnxsparse.runtime.session import Feeds, runner
 from tests.commands import Run, files
 from tests.graphs import Array, chain, model, node, weight
 from tests.test_placement import graph

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxsparse.comparison import compare
 from onnxsparse.errors import ParamError
-from onnxsparse.inputs import Samples
-from onnxsparse.model import Model
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Array
 from onnxsparse.passes.quantize import Quantize
-from onnxsparse.weights import Array
+from onnxsparse.runtime.compare import compare
+from onnxsparse.runtime.inputs import Samples
 from tests.commands import Run, files
 from tests.graphs import chain, model, node, weight
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxsparse.model import Model
+from onnxsparse.analysis.checker import first_fault
+from onnxsparse.ir.model import Model
 from onnxsparse.passes.quantize import Quantize
-from onnxsparse.runtime import Execution, Feeds, runner
-from onnxsparse.verify import first_fault
+from onnxsparse.runtime.session import Execution, Feeds, runner
 from tests.graphs import NAMINGS, Array, model, node, weight
 
 SIZE = 4

@@ -9,20 +9,20 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxsparse.analysis.layers import Survey, layers
 from onnxsparse.calibration.data import open_data
 from onnxsparse.calibration.images import ImageFormat
 from onnxsparse.calibration.observe import observe_ranges
 from onnxsparse.channels.groups import solve
 from onnxsparse.channels.reference import masked_reference
-from onnxsparse.comparison import compare
 from onnxsparse.errors import ModelError, ParamError, PassError
-from onnxsparse.facts import Survey, layers
-from onnxsparse.inputs import Samples, seeded_samples
-from onnxsparse.model import Model
+from onnxsparse.ir.model import Model
 from onnxsparse.ops import OpSpec
 from onnxsparse.passes.prune import Prune
 from onnxsparse.passes.prune_channels import PruneChannels
 from onnxsparse.passes.quantize import Quantize
+from onnxsparse.runtime.compare import compare
+from onnxsparse.runtime.inputs import Samples, seeded_samples
 from tests.commands import Run
 from tests.graphs import FLOAT16, Array, chain, model, node, proto, weight
 

@@ -11,8 +11,8 @@ import onnx
 import pytest
 
 from onnxsparse import Annotate, Model, ParamError, PassError, Pipeline, Prune, load
-from onnxsparse.passbase import StepReport
-from onnxsparse.recipe import load_recipe, parse_recipe
+from onnxsparse.pipeline.base import StepReport
+from onnxsparse.pipeline.recipe import load_recipe, parse_recipe
 from tests.commands import Run, files
 from tests.graphs import chain, node, proto
 
@@ -144,7 +144,7 @@ PLUGIN = '''
 from typing import ClassVar
 from pydantic.dataclasses import dataclass
 from onnxsparse.ops import OpSpec, WeightAxes, WeightSlot
-from onnxsparse.passbase import OPTIONS, StepReport
+from onnxsparse.pipeline.base import OPTIONS, StepReport
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Stamp:
@@ -182,7 +182,7 @@ def with_plugin(tmp_path: Path) -> dict[str, str]:
 
 
 def command(env: dict[str, str], *arguments: object) -> "subprocess.CompletedProcess[str]":
-    line = [sys.executable, "-c", "from onnxsparse.cli import run; run()", *map(str, arguments)]
+    line = [sys.executable, "-c", "from onnxsparse.cli.app import run; run()", *map(str, arguments)]
     return subprocess.run(line, env=env, capture_output=True, text=True, check=False)
 
 

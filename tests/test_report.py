@@ -15,19 +15,20 @@ from hypothesis import strategies as st
 from onnx import helper
 from playwright.sync_api import Page, sync_playwright
 
-from onnxsparse import Model, ParamError, targets
-from onnxsparse.backends.base import EIGHT_BIT, Bound, LayerCost, Precision
-from onnxsparse.backends.hardware import load_hardware, with_value
-from onnxsparse.backends.layer_model import make_backend
-from onnxsparse.backends.work import WorkItem
-from onnxsparse.deployment import Deployment, deploy
-from onnxsparse.deployment_report.html import html
-from onnxsparse.deployment_report.records import exceeded
-from onnxsparse.deployment_report.tables import layers_csv
-from onnxsparse.fitting import Measured, fit
-from onnxsparse.knee import curves
-from onnxsparse.measuring import kernel_times
-from onnxsparse.workload import workload
+from onnxsparse import Model, ParamError
+from onnxsparse.cost import registry as targets
+from onnxsparse.cost.backends.base import EIGHT_BIT, Bound, LayerCost, Precision
+from onnxsparse.cost.backends.hardware import load_hardware, with_value
+from onnxsparse.cost.backends.layer_model import make_backend
+from onnxsparse.cost.backends.work import WorkItem
+from onnxsparse.cost.estimate import Deployment, deploy
+from onnxsparse.cost.fit import Measured, fit
+from onnxsparse.cost.profiler import kernel_times
+from onnxsparse.cost.report.html import html
+from onnxsparse.cost.report.records import exceeded
+from onnxsparse.cost.report.tables import layers_csv
+from onnxsparse.cost.sparsity_sweep import curves
+from onnxsparse.cost.workload import workload
 from sample_models.build import LARGE, SMALL, build
 from tests.commands import Run, files
 from tests.graphs import FLOAT, chain, model, node, proto

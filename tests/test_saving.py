@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from onnxsparse import ModelError, ParamError, load
-from onnxsparse.files import check_target, identity
+from onnxsparse.ir.files import check_target, identity
 from tests.commands import Run, files
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from onnxsparse import Fold, Model, ParamError, PruneChannels, Quantize
 from onnxsparse.channels.groups import solve
-from onnxsparse.runtime import runner
+from onnxsparse.runtime.session import runner
 from tests.graphs import FLOAT, INT64, model, node, weight
 
 MS = "com.microsoft"

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from onnxsparse import layers
-from onnxsparse.facts import Survey
+from onnxsparse.analysis.layers import Survey
 from tests.graphs import BOOL, FLOAT, INT64, model, node
 
 SEQUENCES: list[tuple[str, list[onnx.NodeProto], Mapping[str, Any], int]] = [

@@ -10,8 +10,8 @@ import pytest
 from onnx import helper
 
 from onnxsparse import layers
-from onnxsparse.facts import Survey
-from onnxsparse.model import Model
+from onnxsparse.analysis.layers import Survey
+from onnxsparse.ir.model import Model
 from tests.graphs import FLOAT, INT32, INT64, UINT8, model, node, proto, single, sizes
 
 MS = "com.microsoft"

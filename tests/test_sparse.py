@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxsparse import Annotate, ApplyMasks, Fold, Model, ModelError, Prune, PruneChannels, Quantize, Strip, layers, load
-from onnxsparse.runtime import runner
+from onnxsparse.runtime.session import runner
 from tests.graphs import FLOAT, INT64, model, node, proto, weight
 
 POSITIONS = [0, 5, 9, 14, 20, 31]

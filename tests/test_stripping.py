@@ -13,15 +13,15 @@ from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from onnxsparse import Prune, layers
-from onnxsparse.backends.work import Volume, WorkItem
-from onnxsparse.constants import real_values
-from onnxsparse.deployment import Deployment, deploy
-from onnxsparse.model import Model, load
-from onnxsparse.passbase import StepReport
+from onnxsparse.analysis.stored_weights import real_values
+from onnxsparse.cost.backends.work import Volume, WorkItem
+from onnxsparse.cost.estimate import Deployment, deploy
+from onnxsparse.ir.model import Model, load
 from onnxsparse.passes.annotate import Annotate
 from onnxsparse.passes.quantize import Quantize
-from onnxsparse.quantization.stripping import strip_scales
-from onnxsparse.runtime import Execution, runner
+from onnxsparse.pipeline.base import StepReport
+from onnxsparse.quantization.strip.dequantize import strip_scales
+from onnxsparse.runtime.session import Execution, runner
 from tests.graphs import FLOAT, UINT8, Array, model, node, proto, value, weight
 from tests.test_channels import halve, quantized, sound
 

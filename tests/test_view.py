@@ -9,9 +9,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxsparse import Annotate, Fold, Model, ModelError, ParamError, Prune, PruneChannels, Quantize, compare, layers
-from onnxsparse.flattening import flatten
-from onnxsparse.inputs import Samples
-from onnxsparse.runtime import runner
+from onnxsparse.analysis.flattening import flatten
+from onnxsparse.runtime.inputs import Samples
+from onnxsparse.runtime.session import runner
 from tests.graphs import BOOL, FLOAT, model, node, proto, value, weight
 from tests.test_fold import BN, statistics
 

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxsparse import Model, layers
-from onnxsparse.backends.base import Precision
-from onnxsparse.deployment import Deployment, deploy
+from onnxsparse.cost.backends.base import Precision
+from onnxsparse.cost.estimate import Deployment, deploy
 from tests.commands import Run
 from tests.graphs import FLOAT16, INT64, Array, model, node, proto, value, weight
 

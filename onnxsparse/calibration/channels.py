@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxsparse.calibration.data import CalibrationData
-from onnxsparse.model import Model
+from onnxsparse.ir.model import Model
 from onnxsparse.progress import tell
-from onnxsparse.runtime import Runner, runner
+from onnxsparse.runtime.session import Runner, runner
 
 Floats = NDArray[np.float64]
 

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 
 from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFormat, image_feeds
-from onnxsparse.dims import Shape, fed_inputs, format_shape
 from onnxsparse.errors import ModelError, ParamError
-from onnxsparse.inputs import file_samples, fits
-from onnxsparse.model import Model
-from onnxsparse.runtime import Feeds
-from onnxsparse.weights import Array, element_dtype
+from onnxsparse.ir.binding import Shape, fed_inputs, format_shape
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Array, element_dtype
+from onnxsparse.runtime.inputs import file_samples, fits
+from onnxsparse.runtime.session import Feeds
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 

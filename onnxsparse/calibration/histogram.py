@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.weights import Array
+from onnxsparse.ir.weights import Array
 
 CHUNK = 1 << 16
 """Elements at a time: their bin numbers stay in the cache."""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from onnxsparse.dims import Shape, fed_inputs, format_shape
 from onnxsparse.errors import ModelError, ParamError
-from onnxsparse.model import Model
-from onnxsparse.runtime import Feeds
-from onnxsparse.weights import Array, element_dtype
+from onnxsparse.ir.binding import Shape, fed_inputs, format_shape
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Array, element_dtype
+from onnxsparse.runtime.session import Feeds
 
 if TYPE_CHECKING:
     from PIL.Image import Image

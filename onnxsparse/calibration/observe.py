@@ -15,11 +15,11 @@ from onnx import helper
 from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.calibration.histogram import Histogram
 from onnxsparse.errors import ModelError
-from onnxsparse.graph import Graph
-from onnxsparse.model import Model
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.protos import replace_all
 from onnxsparse.progress import tell
-from onnxsparse.protos import replace_all
-from onnxsparse.runtime import Execution, Feeds, runner
+from onnxsparse.runtime.session import Execution, Feeds, runner
 
 REDUCTIONS = {"low": "ReduceMin", "high": "ReduceMax", "sum": "ReduceSum"}
 """The sum is there for NaN, which onnxruntime's extremes pass over."""

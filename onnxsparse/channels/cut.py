@@ -9,18 +9,18 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxsparse.additions import Additions
 from onnxsparse.channels.discovery import Values, all_places
 from onnxsparse.channels.groups import Kept, Removed, Solution
 from onnxsparse.errors import PassError
-from onnxsparse.graph import Graph, captured
-from onnxsparse.model import Model
+from onnxsparse.ir.graph import Graph, captured
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.new_tensors import Additions
+from onnxsparse.ir.protos import replace_all
+from onnxsparse.ir.weights import Array
 from onnxsparse.ops import OpView, UnknownFact
 from onnxsparse.ops.labels import Axes
 from onnxsparse.ops.refit import Refit, Value
 from onnxsparse.ops.sizes import OpenSize
-from onnxsparse.protos import replace_all
-from onnxsparse.weights import Array
 
 
 @dataclass(frozen=True)

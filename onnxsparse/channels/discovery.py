@@ -7,15 +7,15 @@ from functools import cached_property
 import numpy as np
 import onnx
 
-from onnxsparse.evaluate import evaluate_node
-from onnxsparse.facts import Survey
-from onnxsparse.graph import Graph, main_graph
-from onnxsparse.model import Model
+from onnxsparse.analysis.layers import Survey
+from onnxsparse.analysis.node_evaluation import evaluate_node
+from onnxsparse.ir.graph import Graph, main_graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Array
 from onnxsparse.ops import OpSpec, OpView, UnknownFact
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.labels import LONGEST_AXIS, Axes, Labels, LabelSpace
 from onnxsparse.ops.sizes import OpenSize
-from onnxsparse.weights import Array
 
 MAX_COMPUTED = 1 << 16
 """Elements of a value that is computed to know what an op does with it."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxsparse.channels.discovery import Discovery, Operand, Use, discover
 from onnxsparse.channels.grids import STRATEGIES, Resolution, resolve
 from onnxsparse.channels.reasons import Reasons
-from onnxsparse.model import Model
+from onnxsparse.ir.model import Model
 from onnxsparse.ops import UnknownFact
 from onnxsparse.ops.coupling import Role
 from onnxsparse.ops.labels import Axes, Classes, Labels

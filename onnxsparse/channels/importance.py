@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.analysis.layers import layers
+from onnxsparse.analysis.stored_weights import StoredWeight, is_real
 from onnxsparse.channels.groups import Solution
 from onnxsparse.channels.statistics import ChannelMeans
-from onnxsparse.constants import StoredWeight, is_real
-from onnxsparse.facts import layers
-from onnxsparse.model import Model
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Array
 from onnxsparse.ops.coupling import Role
 from onnxsparse.pruning.items import real_values
-from onnxsparse.weights import Array
 
 Scores = NDArray[np.float64]
 """Per label; of a channel, at its class."""

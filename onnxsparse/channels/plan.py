@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxsparse.analysis.layer import Layers
 from onnxsparse.channels.cut import CutResult, TensorCut
 from onnxsparse.channels.groups import Group, Solution
 from onnxsparse.channels.proof import Proof
 from onnxsparse.errors import ParamError
-from onnxsparse.layer import Layers
-from onnxsparse.model import Model
+from onnxsparse.ir.model import Model
 from onnxsparse.ops.coupling import Role
 from onnxsparse.ops.labels import Labels
 

@@ -20,13 +20,13 @@ from onnxsparse.channels.groups import Group, Removed, Solution
 from onnxsparse.channels.reference import masked_reference
 from onnxsparse.channels.widening import is_in_float32, widened
 from onnxsparse.errors import BackendError
-from onnxsparse.inputs import seeded_samples
-from onnxsparse.model import Model
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Array
 from onnxsparse.ops import OpSpec, OpView, UnknownFact
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.spec import product
-from onnxsparse.runtime import Execution, Feeds, fused_runner, runner
-from onnxsparse.weights import Array
+from onnxsparse.runtime.inputs import seeded_samples
+from onnxsparse.runtime.session import Execution, Feeds, fused_runner, runner
 
 MAX_OUTPUT_ERROR = 1e-5
 MAX_NODE_ERROR = 5e-6

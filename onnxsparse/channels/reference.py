@@ -14,12 +14,12 @@ from onnx import TensorProto, helper
 
 from onnxsparse.channels.discovery import Values, all_places
 from onnxsparse.channels.groups import Removed, Solution
-from onnxsparse.graph import Graph
-from onnxsparse.model import Model
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.protos import replace_all
+from onnxsparse.ir.weights import Array
 from onnxsparse.ops import WeightSlot
 from onnxsparse.ops.masking import Masking
-from onnxsparse.protos import replace_all
-from onnxsparse.weights import Array
 
 
 def masked_reference(model: Model, solution: Solution, removed: Removed) -> Model:

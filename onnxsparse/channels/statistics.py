@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxsparse.channels.groups import Removed, Solution
-from onnxsparse.model import Model
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Array, byte_view
 from onnxsparse.ops import find
 from onnxsparse.ops.labels import Labels
-from onnxsparse.runtime import Feeds, runner
-from onnxsparse.weights import Array, byte_view
+from onnxsparse.runtime.session import Feeds, runner
 
 Vector = NDArray[np.float64]
 

@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from onnxsparse.model import Model
-from onnxsparse.weights import bodies, tensors
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import bodies, tensors
 
 OTHER_FLOATS = frozenset((TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))
 

@@ -11,11 +11,11 @@ from onnx import helper
 from onnxsparse.errors import BackendError
 from onnxsparse.folding.growth import Replacement, affordable, all_outputs
 from onnxsparse.folding.rewriting import Folding, is_constant_node, rewire
-from onnxsparse.graph import main_graph
-from onnxsparse.model import Model
+from onnxsparse.ir.graph import main_graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Array
 from onnxsparse.ops import find
-from onnxsparse.runtime import runner
-from onnxsparse.weights import Array
+from onnxsparse.runtime.session import runner
 
 SLACK_BYTES = 4096
 """Where the file may grow, a folded constant may be this much larger than its sources; generated weights stay generated."""

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 
 from onnxsparse.folding.rewriting import FIELD_BYTES, Folding, bodies, is_constant_node
-from onnxsparse.weights import Array
+from onnxsparse.ir.weights import Array
 
 
 @dataclass(frozen=True)

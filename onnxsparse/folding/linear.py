@@ -7,8 +7,8 @@ import onnx_graphsurgeon as gs
 
 from onnxsparse.folding.growth import constant_bytes, is_shared, node_bytes, stored_bytes
 from onnxsparse.folding.rewriting import Folding, is_output
+from onnxsparse.ir.weights import Array
 from onnxsparse.ops.spec import Affine, ScaleShift
-from onnxsparse.weights import Array
 
 
 def fold_affine(folding: Folding, graph: Any) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from onnxsparse.folding.rewriting import Folding, bodies, is_constant_node, is_output
+from onnxsparse.ir.weights import Array
 from onnxsparse.ops.padding import Attributes, Zeros
-from onnxsparse.weights import Array
 
 
 def fold_pads(folding: Folding, graph: Any) -> None:

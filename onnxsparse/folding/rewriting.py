@@ -9,10 +9,10 @@ import onnx_graphsurgeon as gs
 from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from onnxsparse.bridge.origins import StoredValues
-from onnxsparse.model import Model
+from onnxsparse.ir.graphsurgeon.origins import StoredValues
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.sparse import written_bytes
 from onnxsparse.ops import OpSpec, OpView, find
-from onnxsparse.sparse import written_bytes
 
 FIELD_BYTES = 4
 """Of a message in its parent: its tag and length."""

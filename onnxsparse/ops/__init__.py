@@ -5,7 +5,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from onnxsparse.errors import ParamError
-from onnxsparse.model import STANDARD_DOMAINS
+from onnxsparse.ir.model import STANDARD_DOMAINS
 from onnxsparse.ops import (
     attention,
     control,

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from onnxsparse.dims import format_shape
+from onnxsparse.ir.binding import format_shape
 from onnxsparse.ops.conflicts import multiplying
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.forms import FloatForm, Operand

@@ -5,7 +5,7 @@ A rule returns the two sizes in words, None where they meet, and raises UnknownF
 
 from collections.abc import Callable
 
-from onnxsparse.dims import format_shape
+from onnxsparse.ir.binding import format_shape
 from onnxsparse.ops.shapes import arranged, broadcast
 from onnxsparse.ops.spec import OpView, Shape, UnknownFact, product
 

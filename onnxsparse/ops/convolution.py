@@ -6,7 +6,7 @@ DeformConv; onnxruntime's ContribOperators for the com.microsoft ones.
 
 from functools import partial
 
-from onnxsparse.dims import format_shape
+from onnxsparse.ir.binding import format_shape
 from onnxsparse.ops.conflicts import NONE, convolving, first_of, unequal
 from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.exact import exact_conv_integer, exact_qlinear_conv

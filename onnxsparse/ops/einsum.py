@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from functools import partial
 
-from onnxsparse.dims import format_shape
+from onnxsparse.ir.binding import format_shape
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.sizes import UnknownFact, paired

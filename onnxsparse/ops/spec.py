@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxsparse.dims import Shape as Shape
+from onnxsparse.ir.binding import Shape as Shape
 from onnxsparse.ops.sizes import Listed, counted, known, ranked
 from onnxsparse.ops.sizes import Size as Size
 from onnxsparse.ops.sizes import UnknownFact as UnknownFact

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxsparse.constants import StoredWeight
+from onnxsparse.analysis.layer import Layer, Layers, WeightUse
+from onnxsparse.analysis.stored_weights import StoredWeight
 from onnxsparse.errors import ModelError
-from onnxsparse.graph import Graph
-from onnxsparse.layer import Layer, Layers, WeightUse
-from onnxsparse.model import Model
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Weights
 from onnxsparse.ops import find
-from onnxsparse.passbase import Skip
+from onnxsparse.pipeline.base import Skip
 from onnxsparse.pruning.learnt import why_not_learnt
-from onnxsparse.weights import Weights
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from onnxsparse.analysis.layer import Layer, Layers, UnknownNode
 from onnxsparse.errors import ParamError
-from onnxsparse.layer import Layer, Layers, UnknownNode
 
 MAX_NAMED = 3
 

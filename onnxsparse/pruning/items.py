@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse import constants
-from onnxsparse.constants import StoredWeight, flat_parts, flat_zeros, is_real, zero_value
+from onnxsparse.analysis import stored_weights as constants
+from onnxsparse.analysis.stored_weights import StoredWeight, flat_parts, flat_zeros, is_real, zero_value
 from onnxsparse.errors import ModelError
+from onnxsparse.ir.weights import Array, Weights
 from onnxsparse.pruning.select import FIRST_NOT_FINITE, Bits, Choice, Counts, Histogram, histogram
-from onnxsparse.weights import Array, Weights
 
 MAGNITUDE = np.uint32(0x7FFFFFFF)
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from onnxsparse.constants import StoredWeight
-from onnxsparse.weights import Array, Weights
+from onnxsparse.analysis.stored_weights import StoredWeight
+from onnxsparse.ir.weights import Array, Weights
 
 MAX_ELEMENTS = 1 << 20
 """Fixed filters are small; larger tensors are not looked at."""

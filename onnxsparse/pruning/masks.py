@@ -8,10 +8,10 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.constants import StoredWeight, zero_value
+from onnxsparse.analysis.stored_weights import StoredWeight, zero_value
 from onnxsparse.errors import ModelError
-from onnxsparse.passbase import ArtifactWriter
-from onnxsparse.weights import Weights
+from onnxsparse.ir.weights import Weights
+from onnxsparse.pipeline.base import ArtifactWriter
 
 Mask = NDArray[np.bool_]
 

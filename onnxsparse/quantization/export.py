@@ -8,11 +8,11 @@ from typing import IO
 import numpy as np
 
 from onnxsparse.errors import ParamError
-from onnxsparse.passbase import ArtifactWriter, text_writer
-from onnxsparse.quantization.calibrated import Calibration
-from onnxsparse.quantization.grid import Grid
-from onnxsparse.quantization.quantizing import QuantizedModel
-from onnxsparse.runtime import Feeds
+from onnxsparse.pipeline.base import ArtifactWriter, text_writer
+from onnxsparse.quantization.activation_ranges import Calibration
+from onnxsparse.quantization.quantize_model import QuantizedModel
+from onnxsparse.quantization.write.grid import Grid
+from onnxsparse.runtime.session import Feeds
 
 
 def export_files(folder: Path, found: QuantizedModel, calibration: Calibration) -> dict[Path, ArtifactWriter]:

@@ -1,0 +1,18 @@
+"""Element types of values."""
+
+from onnxsparse.analysis.recorded_shapes import element_types, weightless
+from onnxsparse.analysis.shape_inference import run_inference
+from onnxsparse.analysis.shape_propagation import twin
+from onnxsparse.ir.model import Model
+from onnxsparse.ops import find
+
+
+def typed_values(model: Model) -> dict[str, int]:
+    """Value → element type, as far as inference tells; ops that onnx does not define count as those that they are like."""
+    work = weightless(model.proto, model.weights)
+    for node in work.graph.node:
+        spec = find(node.domain, node.op_type, model.opset(node.domain))
+        if spec is not None and spec.like is not None:
+            node.CopyFrom(twin(node, spec.like, model.opset()))
+    inferred, _ = run_inference(work)
+    return {name: kind for (_, name), kind in element_types(inferred.graph)}

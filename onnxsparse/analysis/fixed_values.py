@@ -1,0 +1,101 @@
+"""Values that constants and fixed sizes settle, whatever the sizes are that a file leaves open.
+
+Of a shape with open sizes, those that are fixed are known: `Gather(Shape(x), 1)` of an x of N × 3 is 3. Such a vector is
+computed twice, with other numbers in the open places; ops that only move elements keep what is known apart from what is not.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxsparse.analysis.node_evaluation import evaluate_node
+from onnxsparse.analysis.shape_inference import Shapes
+from onnxsparse.analysis.shape_propagation import MAX_VALUE_ELEMENTS
+from onnxsparse.analysis.stored_weights import Resolver
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Array
+from onnxsparse.ops import OpSpec, OpView, UnknownFact, find
+
+STAND_INS = (0, (1 << 40) + 7)
+"""For open sizes; an element that both give alike is none of them."""
+
+
+@dataclass(frozen=True)
+class Twice:
+    """A value under each of the stand-ins."""
+
+    first: Array
+    second: Array
+
+    @property
+    def is_known(self) -> bool:
+        return self.first.shape == self.second.shape and np.array_equal(self.first, self.second)
+
+
+class FixedValues:
+    """`shapes`: of a model whose open sizes are left open."""
+
+    def __init__(self, model: Model, shapes: Shapes) -> None:
+        self.shapes = shapes
+        self.opsets = {o.domain: o.version for o in model.proto.opset_import} | {"": model.opset()}
+        self.resolver = Resolver(model.weights, self.opsets)
+        self.found: dict[tuple[str, str], Twice | None] = {}
+
+    def get(self, graph: Graph, name: str) -> Array | None:
+        """The value that a graph knows by this name; None where it is not settled, or larger than sizes are."""
+        found = self._twice(graph, name)
+        return None if found is None or not found.is_known else found.first
+
+    def _twice(self, graph: Graph, name: str) -> Twice | None:
+        key = (graph.scope, name)
+        if key not in self.found:
+            self.found[key] = None  # a graph with a cycle ends here
+            self.found[key] = self._find(graph, name)
+        return self.found[key]
+
+    def _find(self, graph: Graph, name: str) -> Twice | None:
+        stored = None if graph.is_default(name) else self.resolver.constant(graph, name)
+        if stored is not None:
+            values = self.resolver.weights[stored] if np.prod(self.resolver.weights.shape(stored)) <= MAX_VALUE_ELEMENTS else None
+            return None if values is None else Twice(values, values)
+        made = graph.producer(name)
+        if made is None:
+            return None
+        graph, index = made
+        node = graph.proto.node[index]
+        spec = find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
+        if spec is None or spec.random or spec.macs is not None or spec.body is not None or len(node.output) != 1:
+            return None
+        return self._of_sizes(graph, index, spec) if spec.value is not None else self._computed(graph, index, spec)
+
+    def _of_sizes(self, graph: Graph, index: int, spec: OpSpec) -> Twice | None:
+        node = graph.proto.node[index]
+        shape = self.shapes.get(graph.scope, node.input[0])
+        if shape is None or spec.value is None:
+            return None
+        views = [OpView(node, (tuple(other if d is None else d for d in shape),), ()) for other in STAND_INS]
+        try:
+            return Twice(*(spec.value(view) for view in views))
+        except UnknownFact:
+            return None
+
+    def _computed(self, graph: Graph, index: int, spec: OpSpec) -> Twice | None:
+        node = graph.proto.node[index]
+        given = [self._twice(graph, name) if name else None for name in node.input]
+        if not given or any(name and found is None for name, found in zip(node.input, given, strict=True)):
+            return None
+        open_at = [at for at, found in enumerate(given) if found is not None and not found.is_known]
+        if open_at and (open_at != [0] or not spec.moves):
+            return None
+        made = []
+        for side in ("first", "second"):
+            feeds = {name: getattr(found, side) for name, found in zip(node.input, given, strict=True) if found is not None}
+            try:
+                values = evaluate_node(node, feeds, self.opsets)
+            except UnknownFact:
+                return None
+            if values[0].size > MAX_VALUE_ELEMENTS:
+                return None
+            made.append(values[0])
+        return Twice(*made)

@@ -1,0 +1,271 @@
+"""Facts: what each linear op of a model costs, which weights it uses, and how sparse they are.
+
+    sparsity    = zero weights / weights
+    sparsity_op = Σ zeros · uses / Σ weights · uses
+
+with uses = the MACs of the nodes that use a weight tensor / its elements. Definitions: Best of both, structured and
+unstructured sparsity in neural networks (EuroMLSys 2023), doi 10.1145/3578356.3592583.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import onnx
+
+from onnxsparse.analysis.assembled_weights import sources
+from onnxsparse.analysis.layer import Layer, Layers, UnknownNode, WeightUse, add_up
+from onnxsparse.analysis.shape_inference import Shapes, infer_shapes
+from onnxsparse.analysis.stored_weights import Resolver, StoredWeight, count_zeros
+from onnxsparse.ir.functions import find_calls, inlined
+from onnxsparse.ir.graph import Graph, main_graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.widths import integer_bits
+from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, WeightSlot, Work, find
+from onnxsparse.ops.sizes import OpenSize
+
+
+def layers(model: Model, *, count: bool = True) -> Layers:
+    """The linear ops of `model` for the input sizes in `model.binding`.
+
+    `count=False` leaves the weights unread: zeros are None.
+    """
+    return Survey(model).layers(count=count)
+
+
+def with_zeros(found: list[Layer], model: Model) -> list[Layer]:
+    zeros = {stored: count_zeros(stored, model.weights) for stored in {w.stored for layer in found for w in layer.weights}}
+    return [replace(layer, weights=tuple(replace(w, zeros=zeros[w.stored]) for w in layer.weights)) for layer in found]
+
+
+def with_shares(found: list[Layer]) -> list[Layer]:
+    weight_macs = add_up(found).weight_macs
+    return [
+        layer
+        if layer.zero_macs is None or not layer.weights or not weight_macs
+        else replace(layer, weight_share=layer.zero_macs / weight_macs)
+        for layer in found
+    ]
+
+
+class Survey:
+    """One walk over a model's graphs, gathering layers, unknown ops and notes."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.proto = inlined(model.proto)
+        self.main = set(Graph(model.proto.graph).names)
+        self.calls = [graph.names[index] for graph, index in find_calls(model.proto) if not graph.scope]
+        self.opsets = {o.domain: o.version for o in self.proto.opset_import}
+        self.opsets[""] = model.opset()
+        self.resolver = Resolver(model.weights, self.opsets)
+        self.shapes: Shapes = infer_shapes(self.proto, model.weights, model.binding, model.name)
+        self.unknown: list[UnknownNode] = []
+        self.notes: list[str] = []
+
+    def layers(self, *, count: bool) -> Layers:
+        found = self.graph_layers(main_graph(self.proto), 1)
+        if count:
+            found = with_zeros(found, self.model)
+        return Layers(tuple(with_shares(found)), tuple(self.unknown), tuple(self.notes), self.model.binding)
+
+    def spec(self, node: onnx.NodeProto) -> OpSpec | None:
+        return find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
+
+    def view(self, graph: Graph, node: onnx.NodeProto) -> OpView:
+        return self.shapes.view(graph.scope, node)
+
+    def graph_layers(self, graph: Graph, times: int | None) -> list[Layer]:
+        """The layers of one graph that runs `times` times (None: unknown)."""
+        found: list[Layer] = []
+        constant = self.constant_values(graph)
+        for index, node in enumerate(graph.proto.node):
+            spec = self.spec(node)
+            name = graph.names[index]
+            if spec is None:
+                domain = "" if node.domain in STANDARD_DOMAINS else f"{node.domain}:"
+                elements = sum(self._matrix_elements(graph, i) for i in node.input if i)
+                self.unknown.append(UnknownNode(name, f"{domain}{node.op_type}", name, elements))
+            elif spec.body is not None:
+                found += self._body_layers(graph, index, spec, times)
+            elif spec.macs is not None and all(i in constant for i in node.input if i):
+                self.notes.append(f"{name} computes on constants alone and is not counted; a runtime folds it")
+            elif spec.macs is not None:
+                found.append(self._layer(graph, index, spec, times, constant))
+        if not graph.scope:
+            found = [replace(layer, within=self._within(layer)) for layer in found]
+            self.unknown = [replace(node, within=self._within(node)) for node in self.unknown]
+        return found
+
+    def _within(self, node: Layer | UnknownNode) -> str:
+        """The node of the model's main graph that a layer or unknown node is part of."""
+        if node.within in self.main:
+            return node.within
+        return next((call for call in self.calls if node.within.startswith(f"{call}/")), node.within)
+
+    def _matrix_elements(self, graph: Graph, name: str) -> int:
+        """Elements of a stored tensor of two axes or more, else 0."""
+        stored = self.resolver.resolve(graph, name)
+        axes = () if stored is None else self.model.weights.shape(stored.name)
+        return math.prod(axes) if len(axes) > 1 else 0
+
+    def constant_values(self, graph: Graph) -> set[str]:
+        """The values of a graph that no input of the model reaches."""
+        found = set(graph.initializers) - graph.overridable
+        if graph.parent is not None:
+            outer = graph.parent
+            found |= self.constant_values(outer)
+        for node in graph.proto.node:
+            spec = self.spec(node)
+            if spec is not None and spec.body is None and not spec.random and all(i in found for i in node.input if i):
+                found.update(node.output)
+        return found
+
+    def _layer(self, graph: Graph, index: int, spec: OpSpec, times: int | None, constant: set[str]) -> Layer:
+        node = graph.proto.node[index]
+        op = self.view(graph, node)
+        assert spec.macs is not None
+        macs = evaluate(spec.macs, op, times)
+        weights: list[WeightUse] = []
+        computed = None
+        for slot in spec.weights:
+            if not op.has_input(slot.at):
+                continue
+            used = evaluate(slot.macs, op, times) if slot.macs else macs
+            stored = self.resolver.resolve(graph, node.input[slot.at])
+            if stored is not None:
+                use = self._use(graph, op, slot, stored, used)
+                weights.append(replace(use, bits=self._bits(graph, node.input[slot.at], use.stored)))
+            elif node.input[slot.at] in constant:
+                parts = self._assembled(graph, node.input[slot.at], used)
+                weights += parts
+                computed = None if parts else "its weight is computed in the graph, not stored"
+        name = graph.names[index]
+        depthwise = bool(spec.depthwise and evaluate(spec.depthwise, op, 1))
+        lacking = why_unknown(spec.macs, op, times) if macs is None else None
+        found = Layer(name, node.op_type, name, macs, tuple(weights), depthwise, None if weights else computed)
+        return found if lacking is None else replace(found, unknown=str(lacking), open_size=isinstance(lacking, OpenSize))
+
+    def _assembled(self, graph: Graph, name: str, macs: int | None) -> list[WeightUse]:
+        """The stored tensors that make up an operand which concatenates or slices them; empty if it is computed otherwise."""
+        parts = sources(self.resolver, graph, name) or {}
+        stored = {StoredWeight(key, None): times for key, times in parts.items()}
+        sizes = {s: s.elements(self.resolver.weights) for s in stored}
+        whole = sum(sizes[s] * times for s, times in stored.items())
+        uses = None if macs is None else macs // max(whole, 1)
+        return [
+            WeightUse(s, sizes[s], None, None if uses is None else uses * times, None, self._bits(graph, name, s))
+            for s, times in stored.items()
+        ]
+
+    def _use(self, graph: Graph, op: OpView, slot: WeightSlot, stored: StoredWeight, macs: int | None) -> WeightUse:
+        if slot.zero_point is not None:
+            packing = slot.packed(op) if slot.packed else None
+            axis = 0 if packing else slot_axis(op, slot)
+            stored = replace(
+                stored,
+                scale=self._constant(graph, op, slot.scale),
+                zero_point=self._constant(graph, op, slot.zero_point),
+                quant_axis=axis,
+                packing=packing,
+            )
+        elements = stored.elements(self.resolver.weights)
+        uses = None if macs is None else macs // max(elements, 1)
+        try:
+            axes = slot.axes(op)
+        except UnknownFact:
+            axes = None
+        return WeightUse(stored, elements, None, uses, axes)
+
+    def _bits(self, graph: Graph, name: str, stored: StoredWeight) -> int | None:
+        """The width of a stored weight that an op reads as `name`; None for a float that no quantizer makes an integer."""
+        if stored.packing is not None:
+            return stored.packing.bits
+        own = integer_bits(self.model.weights.proto(stored.name).data_type)
+        return self.width(graph, name) if own is None else own
+
+    def width(self, graph: Graph, name: str) -> int | None:
+        """Bits of the integers that a value is made of, also where it is read behind a DequantizeLinear; None for a float."""
+        while (bits := integer_bits(self.shapes.kind(graph.scope, name))) is None:
+            made = graph.producer(name)
+            if made is None:
+                return None
+            graph, index = made
+            node = graph.proto.node[index]
+            spec = self.spec(node)
+            if spec is None or spec.view is None or spec.work is not Work.FREE:
+                return None
+            name = node.input[0]
+        return bits
+
+    def _constant(self, graph: Graph, op: OpView, at: int | None) -> str | None:
+        return self.resolver.constant(graph, op.node.input[at]) if at is not None and op.has_input(at) else None
+
+    def _body_layers(self, graph: Graph, index: int, spec: OpSpec, times: int | None) -> list[Layer]:
+        before, name = len(self.unknown), graph.names[index]
+        found = self._layers_of_bodies(graph, index, spec, times)
+        self.unknown[before:] = [replace(node, within=name) for node in self.unknown[before:]]
+        return [replace(layer, within=name) for layer in found]
+
+    def _layers_of_bodies(self, graph: Graph, index: int, spec: OpSpec, times: int | None) -> list[Layer]:
+        assert spec.body is not None
+        node = graph.proto.node[index]
+        name = graph.names[index]
+        if spec.body.branches:
+            alive = {a: body for a, body in graph.bodies(index).items() if body.scope not in self.shapes.dead}
+            return self._larger_branch(name, [(a, self.graph_layers(body, times)) for a, body in alive.items()])
+        try:
+            trips = spec.body.trips(self.view(graph, node), lambda at: self._integer(graph, node, at))
+        except UnknownFact:
+            trips = None
+        product = None if trips is None or times is None else trips * times
+        found = [layer for body in graph.bodies(index).values() for layer in self.graph_layers(body, product)]
+        if trips is None and found:
+            self.notes.append(f"{name}: how often its body runs is not constant, so the MACs of its layers are unknown")
+        return found
+
+    def _larger_branch(self, name: str, branches: list[tuple[str, list[Layer]]]) -> list[Layer]:
+        """The layers of the branch with most MACs; one of which some are unknown may be the larger."""
+        sums = {attribute: add_up(found) for attribute, found in branches}
+        order = {a: (not sums[a].macs_complete, sums[a].macs or 0, len(found)) for a, found in branches}
+        attribute = max(order, key=order.__getitem__)
+        if any(found for other, found in branches if other != attribute):
+            which = "larger branch" if sums[attribute].macs_complete else "branch of unknown MACs"
+            self.notes.append(f"{name}: only its {which}, {attribute}, is counted")
+        return dict(branches)[attribute]
+
+    def _integer(self, graph: Graph, node: onnx.NodeProto, at: int) -> int | None:
+        key = self.resolver.constant(graph, node.input[at])
+        if key is None:
+            return None
+        values = self.resolver.weights[key].reshape(-1)
+        return int(values[0]) if values.size == 1 else None
+
+
+def evaluate(formula: Callable[[OpView], int], op: OpView, times: int | None) -> int | None:
+    """`times` × what the formula says, None if it lacks a fact."""
+    if times is None:
+        return None
+    try:
+        return times * formula(op)
+    except UnknownFact:
+        return None
+
+
+def why_unknown(formula: Callable[[OpView], int], op: OpView, times: int | None) -> UnknownFact | None:
+    """What `evaluate` lacks, None if nothing."""
+    if times is None:
+        return UnknownFact("how often its body runs is not known")
+    try:
+        formula(op)
+    except UnknownFact as error:
+        return error
+    return None
+
+
+def slot_axis(op: OpView, slot: WeightSlot) -> int:
+    """The axis along which an op's own zero points run: its outputs."""
+    try:
+        return slot.axes(op).output
+    except UnknownFact:
+        return 0

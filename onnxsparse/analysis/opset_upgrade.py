@@ -1,0 +1,167 @@
+"""Raising a model to opset 13 in place: every graph of it, by the rules of `ops.raising`; nothing else changes.
+
+onnx's own version converter drops functions, and the metadata of nodes and graphs.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxsparse.analysis.recorded_shapes import collect, element_types, weightless
+from onnxsparse.analysis.shape_inference import Shapes, run_inference
+from onnxsparse.analysis.stored_weights import Resolver
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.new_tensors import Names
+from onnxsparse.ir.protos import replace_all
+from onnxsparse.ir.weights import Array, Weights, function_scopes
+from onnxsparse.ops import STANDARD_DOMAINS
+from onnxsparse.ops.raising import OLDEST_OPSET, RAISED_OPSET, CannotRaise, Raise, raise_node
+
+
+def raise_opset(model: Model) -> str | None:
+    """Bring the standard domain to opset 13 where it is below. None if it is done, else why not: the model is as it was then.
+
+    The IR version stays: onnx's checker and onnxruntime take opset 13 with any since 3.
+    """
+    if model.opset() >= RAISED_OPSET:
+        return None
+    if model.proto.training_info:
+        return "it holds graphs for training"
+    work = model.copy()
+    try:
+        Raiser(model, work.proto).run()
+    except CannotRaise as reason:
+        return str(reason)
+    model.assign(work)
+    return None
+
+
+@dataclass(frozen=True)
+class Values:
+    """What is known of a model's values, worked out when first asked for. Sizes are those that hold for every input."""
+
+    model: Model
+
+    @cached_property
+    def _inferred(self) -> onnx.GraphProto:
+        return run_inference(weightless(self.model.proto, self.model.weights))[0].graph
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        return Shapes(collect(self._inferred))
+
+    @cached_property
+    def _kinds(self) -> dict[tuple[str, str], int]:
+        return dict(element_types(self._inferred))
+
+    def kind(self, scope: str, name: str) -> int | None:
+        """The element type of `name` as seen from `scope`."""
+        while scope and (scope, name) not in self._kinds:
+            scope = scope.rpartition("/")[0]
+        return self._kinds.get((scope, name)) or None
+
+
+class Raiser:
+    """Changes `proto`, a copy of what `model` holds."""
+
+    def __init__(self, model: Model, proto: onnx.ModelProto) -> None:
+        self.proto = proto
+        self.values = Values(model)
+        self.resolver = Resolver(model.weights, {})
+        self.functions = {(f.domain, f.name) for f in proto.functions}
+        self.fresh = Names(proto).fresh
+
+    def run(self) -> None:
+        RaisedGraph(self, Graph(self.proto.graph), raised_import(self.proto), self.values).run()
+        for scope, function in function_scopes(self.proto):
+            if all(o.domain not in STANDARD_DOMAINS or o.version >= RAISED_OPSET for o in function.opset_import):
+                continue
+            graph = onnx.GraphProto(node=function.node, output=[onnx.ValueInfoProto(name=name) for name in function.output])
+            RaisedGraph(self, Graph(graph, scope, path=scope), raised_import(function), None).run()
+            replace_all(function.node, graph.node)
+
+
+class RaisedGraph:
+    """One graph, the bodies in it first. `version`: what it was written in. `values`: None in a function, given anything."""
+
+    def __init__(self, raiser: Raiser, graph: Graph, version: int, values: Values | None) -> None:
+        self.raiser = raiser
+        self.graph = graph
+        self.version = version
+        self.values = values
+        self.made: dict[str, Array] = {}
+        self.read = {*graph.consumers, *(output.name for output in graph.proto.output)}
+
+    def run(self) -> None:
+        ordered: list[onnx.NodeProto] = []
+        for index, node in enumerate(self.graph.proto.node):
+            for body in self.graph.bodies(index).values():
+                RaisedGraph(self.raiser, body, self.version, self.values).run()
+            ordered += self._raised(index, node)
+        if len(ordered) > len(self.graph.proto.node):
+            replace_all(self.graph.proto.node, ordered)
+
+    def _raised(self, index: int, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """The node, changed, and what goes around it."""
+        if node.domain not in STANDARD_DOMAINS or (node.domain, node.op_type) in self.raiser.functions:
+            return [node]
+        constants: list[onnx.NodeProto] = []
+        name = self.graph.names[index]
+        asked = Raise(
+            node,
+            self._shape(node),
+            self._kind(node),
+            constant=self._constant,
+            is_used=self.read.__contains__,
+            fresh=self.raiser.fresh,
+            tensor=lambda wanted, value: self._tensor(wanted, value, constants),
+        )
+        try:
+            raise_node(asked, self.version)
+        except CannotRaise as reason:
+            raise CannotRaise(f"{node.op_type} '{name}': {reason}") from None
+        return [*constants, *asked.before, node, *asked.behind]
+
+    def _shape(self, node: onnx.NodeProto) -> tuple[int | None, ...] | None:
+        return self.values.shapes.get(self.graph.scope, node.input[0]) if self.values is not None and node.input else None
+
+    def _kind(self, node: onnx.NodeProto) -> int | None:
+        return self.values.kind(self.graph.scope, node.input[0]) if self.values is not None and node.input else None
+
+    def _constant(self, name: str) -> Array | None:
+        if name in self.made or self.values is None:
+            return self.made.get(name)
+        key = self.raiser.resolver.constant(self.graph, name)
+        return None if key is None else self._weights[key]
+
+    @property
+    def _weights(self) -> Weights:
+        return self.raiser.resolver.weights
+
+    def _tensor(self, wanted: str, value: Array, constants: list[onnx.NodeProto]) -> str:
+        """An initializer; a Constant in a function, which has none, and in a body that would have to list it as an input."""
+        name, graph = self.raiser.fresh(wanted), self.graph
+        self.made[name] = value
+        tensor = numpy_helper.from_array(value, name)
+        listed = self.raiser.proto.ir_version < 4
+        if self.values is None or (graph.scope and listed):
+            constants.append(helper.make_node("Constant", [], [name], name=self.raiser.fresh(f"{name}_Constant"), value=tensor))
+            return name
+        graph.proto.initializer.append(tensor)
+        if listed:
+            graph.proto.input.append(helper.make_tensor_value_info(name, tensor.data_type, value.shape))
+        return name
+
+
+def raised_import(proto: onnx.ModelProto | onnx.FunctionProto) -> int:
+    """The version of the standard domain, which is 13 from here on. Raises CannotRaise for one that no rules exist for."""
+    imports = [o for o in proto.opset_import if o.domain in STANDARD_DOMAINS]
+    version = max((o.version for o in imports), default=0)
+    if version < OLDEST_OPSET:
+        raise CannotRaise(f"it is written in opset {version}, and what changed before {OLDEST_OPSET} is not known here")
+    for entry in imports:
+        entry.version = RAISED_OPSET
+    return version

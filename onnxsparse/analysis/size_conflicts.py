@@ -1,0 +1,128 @@
+"""Sizes that cannot be: the first node that no runtime can compute at the sizes its inputs have.
+
+A node counts only where a run must reach it: something that the model returns depends on it, and it is in no branch that may
+not be taken and in no loop that may not turn. Inputs without elements are left alone: runtimes are lenient with those.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+from onnx.checker import ValidationError
+from onnx.defs import SchemaError
+from onnx.shape_inference import InferenceError
+
+from onnxsparse.analysis.shape_propagation import Propagation, is_static
+from onnxsparse.ir.binding import format_shape
+from onnxsparse.ir.graph import Graph, captured
+from onnxsparse.ops import OpSpec, UnknownFact
+
+MAX_SHOWN = 8
+"""Integers of an input that a message shows."""
+
+DOES_NOT_FIT = (InferenceError, SchemaError, ValidationError, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """`reason`: the sizes that do not meet."""
+
+    node: str
+    op_type: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.op_type} '{self.node}' {self.reason}"
+
+
+def find_conflict(known: Propagation, graph: Graph, *, suspected: bool) -> Conflict | None:
+    """The first node of `graph` that cannot run, None where all may. `known`: what follows from the sizes of the inputs.
+
+    `suspected`: whether onnx's inference found fault with the model; if not, it need not be asked node by node.
+    """
+    known.read_initializers(graph)
+    for index in needed(graph):
+        node = graph.proto.node[index]
+        spec = known.spec(node)
+        if spec is not None and spec.body is not None:
+            found = conflict_in_bodies(known, graph, index, spec, suspected)
+            if found is not None:
+                return found
+            continue
+        reason = why_not(known, graph.scope, node, spec, suspected)
+        if reason is not None:
+            return Conflict(graph.names[index], node.op_type, reason)
+    return None
+
+
+def needed(graph: Graph) -> Iterator[int]:
+    """The nodes that the graph's outputs depend on, in order."""
+    wanted = {value.name for value in graph.proto.output}
+    found = []
+    for index in reversed(range(len(graph.proto.node))):
+        node = graph.proto.node[index]
+        if wanted.intersection(node.output):
+            wanted.update(node.input, captured(node))
+            found.append(index)
+    return reversed(found)
+
+
+def conflict_in_bodies(known: Propagation, graph: Graph, index: int, spec: OpSpec, suspected: bool) -> Conflict | None:
+    """In the branch that is taken, or in every branch; in the body of a loop that turns at least once."""
+    assert spec.body is not None
+    node = graph.proto.node[index]
+    if not spec.body.branches:
+        trips = spec.body.trips(known.view(graph.scope, node), lambda at: known.integer(graph.scope, node, at))
+        if not trips:
+            return None
+    alive = [body for body in graph.bodies(index).values() if body.scope not in known.dead]
+    found = [find_conflict(known, body, suspected=suspected) for body in alive]
+    return found[0] if found and all(found) else None
+
+
+def why_not(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec | None, suspected: bool) -> str | None:
+    """Why a node cannot compute; None where it can, or where that is unknown."""
+    op = known.view(scope, node)
+    shapes = [shape for shape, name in zip(op.inputs, node.input, strict=True) if name]
+    if any(shape is not None and 0 in shape for shape in shapes):
+        return None
+    if spec is not None and spec.conflict is not None:
+        try:
+            reason = spec.conflict(op)
+        except UnknownFact:
+            reason = None
+        if reason is not None:
+            return reason
+    made = next(
+        (shape for shape in op.outputs if shape is not None and any(size is not None and size < 0 for size in shape)), None
+    )
+    if made is not None:
+        return f"would make {format_shape(made)} of {' and '.join(map(format_shape, shapes))}"
+    if not suspected or not all(map(is_static, shapes)):
+        return None
+    return refusal(known, scope, node, spec)
+
+
+def refusal(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> str | None:
+    """What onnx's inference has against the sizes of a node's inputs; None where it has nothing, or where it would refuse
+    the node whatever the sizes are.
+    """
+    try:
+        known.inferred(scope, node, spec)
+        return None
+    except DOES_NOT_FIT as error:
+        why = str(error).strip().splitlines()[-1].rpartition("] ")[-1]
+    try:
+        known.inferred(scope, node, spec, sizes=False)
+    except DOES_NOT_FIT:
+        return None
+    shown = " and ".join(show(known, scope, name) for name in node.input if name)
+    return f"cannot take {shown}: {why}"
+
+
+def show(known: Propagation, scope: str, name: str) -> str:
+    """A few integers as they are, which say where to cut or what shape to make; the shape of anything else."""
+    value = known.value(scope, name)
+    if value is not None and value.ndim == 1 and value.dtype.kind == "i" and value.size <= MAX_SHOWN:
+        return str(value.tolist())
+    return format_shape(known.shape(scope, name))

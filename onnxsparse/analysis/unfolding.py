@@ -1,0 +1,280 @@
+"""Ops on integers written out as floats, for those who take scales away and for those who run a model as it is written.
+
+An op that has scales becomes DequantizeLinear of its operands, the float op that it stands for, and QuantizeLinear of its result
+(`OpSpec.form`); what it computes stays the same up to one step of the result's integers. One that sums products of integers
+becomes the float nodes that compute the same numbers (`OpSpec.exact`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxsparse.analysis.stored_weights import Resolver
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.new_tensors import Additions
+from onnxsparse.ir.protos import replace_all
+from onnxsparse.ir.weights import Array
+from onnxsparse.ops import FloatForm, Operand, OpSpec, OpView, UnknownFact, find
+from onnxsparse.ops.exact import Exact
+from onnxsparse.pipeline.base import Skip
+
+PER_CHANNEL_OPSET = 13
+"""The first whose DequantizeLinear takes a scale for each index of an axis."""
+
+
+class StaysInteger(Exception):  # noqa: N818 - not an error: the op is left as it is
+    """Why an op on integers is not written out."""
+
+
+@dataclass(frozen=True)
+class Unfolded:
+    """`floats`: float result → the integers that were the op's. `skipped`: ops that stay, and why."""
+
+    floats: dict[str, str]
+    skipped: tuple[Skip, ...]
+
+
+def unfold(model: Model) -> Unfolded:
+    """Write out the main graph's ops that have scales, in place, so that the scales can be taken away."""
+    return Unfolder(model).run()
+
+
+def write_exactly(model: Model) -> tuple[Skip, ...]:
+    """Write out, in place and bodies included, every op whose integer kernel's result may depend on the processor.
+
+    Returns the nodes that multiply integers and cannot be written out, with the reason. All values of the model keep their names.
+    """
+    return Unfolder(model, exactly=True).run().skipped
+
+
+class Unfolder:
+    """`exactly`: for running the result as it is. Otherwise it may hold scales per channel that its opset does not know."""
+
+    def __init__(self, model: Model, *, exactly: bool = False) -> None:
+        self.model = model
+        self.exactly = exactly
+        self.graph = Graph(model.proto.graph)
+        self.resolver = Resolver(model.weights, {})
+        self.additions = Additions(model)
+        self.floats: dict[str, str] = {}
+        self.skipped: list[Skip] = []
+        self.parameters: dict[tuple[str, tuple[str, ...], str, bool], list[str]] = {}
+        self.changed = False
+
+    def run(self) -> Unfolded:
+        self._rewrite(self.graph)
+        if self.exactly:
+            for function in self.model.proto.functions:
+                self.skipped += self._inside(function)
+        if self.changed:
+            self._drop_unused()
+            self.additions.write()
+        return Unfolded(self.floats, tuple(self.skipped))
+
+    def _rewrite(self, graph: Graph) -> None:
+        """Write out the ops of a graph and, for running, of its bodies."""
+        if self.exactly:
+            for index in range(len(graph.proto.node)):
+                for body in graph.bodies(index).values():
+                    self._rewrite(body)
+        self.graph = graph
+        written: list[onnx.NodeProto] = []
+        for index, node in enumerate(graph.proto.node):
+            made = self._written(node, graph.names[index])
+            self.changed = self.changed or made[-1] is not node
+            written += made
+        if self.changed:
+            replace_all(graph.proto.node, written)
+
+    def _written(self, node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
+        """A node, or what stands in its place."""
+        spec = find(node.domain, node.op_type, self.model.opset(node.domain))
+        if spec is None:
+            return [node]
+        try:
+            if self.exactly and (spec.exact is not None or spec.form is None):
+                return self._exactly(node, spec)
+            if spec.form is not None:
+                return self._unfold(node, spec.form)
+            if spec.dynamic:
+                why = "the scales of its activations follow from each input, and none was chosen that could go"
+                self.skipped.append(Skip(name, f"keeps its integers: {why}"))
+        except StaysInteger as reason:
+            if not self.exactly or spec.computes_integers:
+                self.skipped.append(Skip(name, f"{node.op_type}: {reason}" if self.exactly else f"keeps its scales: {reason}"))
+        return [node]
+
+    def _exactly(self, node: onnx.NodeProto, spec: OpSpec) -> list[onnx.NodeProto]:
+        if spec.exact is None:
+            if spec.computes_integers:
+                raise StaysInteger("it multiplies integers inside of one kernel")
+            return [node]
+        made: list[onnx.NodeProto] = []
+        writing = Writing(self, node, made)
+        shapes = tuple(self._shape(given) for given in node.input)
+        try:
+            spec.exact(writing.of(OpView(node, shapes, ()), self.model.opset()))
+        except UnknownFact as fact:
+            raise StaysInteger(f"its float form is not known: {fact}") from None
+        return made
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        key = self.resolver.constant(self.graph, name) if name else None
+        return None if key is None else self.model.weights.shape(key)
+
+    def _inside(self, function: onnx.FunctionProto) -> Iterable[Skip]:
+        """The ops of a local function that would have been written out in the main graph."""
+        where = f"{function.domain}:{function.name}"
+        for node, name in zip(function.node, Graph(onnx.GraphProto(node=function.node)).names, strict=True):
+            spec = find(node.domain, node.op_type, self.model.opset(node.domain))
+            if spec is not None and spec.computes_integers:
+                yield Skip(f"{where}/{name}", f"{node.op_type}: it is inside of a function")
+
+    def _drop_unused(self) -> None:
+        """Forget constants that were made for an op that stays."""
+        read = {name for graph in every_graph(Graph(self.model.proto.graph)) for node in graph.proto.node for name in node.input}
+        self.additions.made = {name: values for name, values in self.additions.made.items() if name in read}
+
+    def _unfold(self, node: onnx.NodeProto, form: FloatForm) -> list[onnx.NodeProto]:
+        op = OpView(node, (), ())
+        if not form.when(op, self.model.opset()):
+            raise StaysInteger(f"there is no {form.op_type} with its attributes")
+        result = [] if form.result is None else self._result(op, *form.result)
+        before: list[onnx.NodeProto] = []
+        inputs = [self._read(op, operand, before) for operand in form.operands(op)]
+        while inputs and not inputs[-1]:
+            inputs.pop()
+        own = onnx.NodeProto()
+        own.CopyFrom(node)
+        own.op_type, own.domain = form.op_type, form.domain
+        own.input[:] = inputs
+        replace_all(own.attribute, [a for a in node.attribute if a.name not in form.without])
+        if not result:
+            return [*before, own]
+        integers = node.output[0]
+        own.output[0] = self.additions.fresh(f"{integers}_float")
+        self.floats[own.output[0]] = integers
+        name = self.additions.fresh(f"{integers}_QuantizeLinear")
+        return [*before, own, helper.make_node("QuantizeLinear", [own.output[0], *result], [integers], name=name)]
+
+    def _result(self, op: OpView, scale: int, zero_point: int) -> list[str]:
+        """The scale and zero point of the result; none where it is a float."""
+        return self._parameters(op, (scale,), zero_point, None) if op.has_input(scale) else []
+
+    def _read(self, op: OpView, operand: Operand, before: list[onnx.NodeProto]) -> str:
+        """What the float op reads in the place of an operand."""
+        if not op.has_input(operand.at) or not operand.scales:
+            return op.node.input[operand.at] if op.has_input(operand.at) else ""
+        name = op.node.input[operand.at]
+        stored = self.resolver.constant(self.graph, name) is not None
+        parameters = self._parameters(op, operand.scales, operand.zero_point, operand.axis if stored else None)
+        result = self.additions.fresh(f"{name}_dequantized")
+        reading = helper.make_node(
+            "DequantizeLinear", [name, *parameters], [result], name=self.additions.fresh(f"{name}_DequantizeLinear")
+        )
+        if operand.axis is not None and stored and self._scale(parameters[0]).ndim:
+            if self.exactly and self.model.opset() < PER_CHANNEL_OPSET:
+                raise StaysInteger(f"it has scales per channel, which opset {self.model.opset()} has no DequantizeLinear for")
+            reading.attribute.append(helper.make_attribute("axis", operand.axis))
+        before.append(reading)
+        return result
+
+    def _parameters(self, op: OpView, scales: tuple[int, ...], zero_point: int | None, axis: int | None) -> list[str]:
+        """Scale and zero point as DequantizeLinear wants them: both one number, or both one for each index of `axis`."""
+        names = tuple(op.node.input[at] for at in scales)
+        point_name = op.node.input[zero_point] if zero_point is not None and op.has_input(zero_point) else ""
+        if self.exactly and axis is None and len(names) == 1 and self.resolver.constant(self.graph, names[0]) is None:
+            return [*names, *filter(None, [point_name])]  # one that follows from the data is one number
+        key = (self.graph.scope, names, point_name, axis is None)
+        if key not in self.parameters:
+            self.parameters[key] = self._fitted(names, point_name, axis)
+        return self.parameters[key]
+
+    def _fitted(self, names: tuple[str, ...], point_name: str, axis: int | None) -> list[str]:
+        values = [self._stored(name) for name in names]
+        scale: Array = values[0]
+        for other in values[1:]:
+            scale = np.multiply(scale.reshape(-1), other.reshape(-1))
+        scale = self._flat(scale, axis)
+        fits = len(names) == 1 and scale.shape == values[0].shape
+        found = [names[0] if fits else self.additions.constant(f"{names[-1]}_flat" if len(names) == 1 else "bias_scale", scale)]
+        if point_name:
+            point = self._stored(point_name)
+            flat = np.broadcast_to(self._flat(point, axis), scale.shape)
+            found.append(point_name if flat.shape == point.shape else self.additions.constant(f"{point_name}_flat", flat.copy()))
+        return found
+
+    def _flat(self, values: Array, axis: int | None) -> Array:
+        if values.size == 1:
+            return values.reshape(())
+        if axis is None or values.ndim > 1:
+            raise StaysInteger("an activation has several scales")
+        return values
+
+    def _scale(self, name: str) -> Array:
+        made = self.additions.made.get(name)
+        return made if isinstance(made, np.ndarray) else self._stored(name)
+
+    def _stored(self, name: str) -> Array:
+        key = self.resolver.constant(self.graph, name)
+        if key is None:
+            raise StaysInteger(f"its scale or zero point '{name}' is computed")
+        return self.model.weights[key]
+
+
+@dataclass
+class Writing:
+    """The nodes that one op becomes, as a rule adds them."""
+
+    unfolder: Unfolder
+    node: onnx.NodeProto
+    made: list[onnx.NodeProto]
+
+    def of(self, op: OpView, opset: int) -> Exact:
+        return Exact(op, opset, self.stored, self.constant, self.add, self.add_several, self.finish)
+
+    def stored(self, at: int) -> Array | None:
+        name = self.node.input[at] if at < len(self.node.input) else ""
+        key = self.unfolder.resolver.constant(self.unfolder.graph, name) if name else None
+        return None if key is None else self.unfolder.model.weights[key]
+
+    def constant(self, values: Array) -> str:
+        return self.unfolder.additions.constant(f"{self.node.output[0]}_zero_point", values)
+
+    def add(self, op_type: str, inputs: list[str], **attributes: Any) -> str:
+        return self.add_several(op_type, inputs, 1, **attributes)[0]
+
+    def add_several(self, op_type: str, inputs: list[str], count: int, **attributes: Any) -> list[str]:
+        names = [self.unfolder.additions.fresh(f"{self.node.output[0]}_{op_type}") for _ in range(count)]
+        self._append(op_type, inputs, names, **attributes)
+        return names
+
+    def finish(self, op_type: str, inputs: list[str], **attributes: Any) -> None:
+        self._append(op_type, inputs, list(self.node.output), **attributes)
+
+    def _append(
+        self,
+        op_type: str,
+        inputs: list[str],
+        outputs: list[str],
+        *,
+        domain: str = "",
+        attributes: Iterable[onnx.AttributeProto] = (),
+        **own: Any,
+    ) -> None:
+        node = helper.make_node(op_type, inputs, outputs, domain=domain, name=self.unfolder.additions.fresh(outputs[0]), **own)
+        node.attribute.extend(attributes)
+        self.made.append(node)
+
+
+def every_graph(graph: Graph) -> Iterable[Graph]:
+    """A graph and the bodies that its nodes hold, at any depth."""
+    yield graph
+    for index in range(len(graph.proto.node)):
+        for body in graph.bodies(index).values():
+            yield from every_graph(body)

@@ -1,0 +1,62 @@
+"""Which values of a graph can be negative."""
+
+from collections.abc import Sequence
+
+import onnx
+
+from onnxsparse.analysis.stored_weights import Resolver
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ops import OpSpec, OpView, Quant, Sign
+
+THROUGH = (Quant.FOLLOW, Quant.JOIN, Quant.BOUNDARY)
+"""Ops that leave values what they are."""
+
+
+class Signs:
+    """`nonnegative`: values of which it is known otherwise, integers by what they stand for."""
+
+    def __init__(self, graph: Graph, specs: Sequence[OpSpec | None], resolver: Resolver) -> None:
+        self.graph = graph
+        self.nodes = list(graph.proto.node)
+        self.specs = specs
+        self.resolver = resolver
+        self.nonnegative = {value.name for value in graph.proto.input} - set(graph.initializers)
+
+    def may_be_negative(self, name: str) -> bool:
+        """What is not known may. An input of the model may not: where its range begins is for the caller to keep to."""
+        pending, seen = [name], set()
+        while pending:
+            value = pending.pop()
+            if value in seen or value in self.nonnegative:
+                continue
+            seen.add(value)
+            sources = self._sources(value)
+            if sources is None:
+                return True
+            pending += sources
+        self.nonnegative |= seen
+        return False
+
+    def _sources(self, name: str) -> list[str] | None:
+        """The values on which it depends whether `name` may be negative; None where it may."""
+        key = self.resolver.constant(self.graph, name)
+        if key is not None:
+            values = self.resolver.weights[key]
+            return [] if values.dtype.kind == "f" and float(values.min(initial=0)) >= 0 else None
+        index = self.graph.producers.get(name)
+        spec = None if index is None else self.specs[index]
+        if index is None or spec is None:
+            return None
+        node = self.nodes[index]
+        if spec.sign is Sign.NONNEGATIVE or (spec.sign is Sign.CLIPPED and self._lower_bound(node) >= 0):
+            return []
+        if spec.quant in THROUGH and spec.quant is not Quant.JOIN:
+            return [node.input[0]]
+        return [i for i in node.input if i] if spec.sign is Sign.KEPT or spec.quant is Quant.JOIN else None
+
+    def _lower_bound(self, node: onnx.NodeProto) -> float:
+        op = OpView(node, (), ())
+        if "min" in op.attributes:
+            return op.attributes["min"].f
+        key = self.resolver.constant(self.graph, node.input[1]) if op.has_input(1) else None
+        return float("-inf") if key is None else float(self.resolver.weights[key].min())

@@ -1,0 +1,301 @@
+"""Annotations: the only place that knows their keys, in node and model metadata and in Netron attachments.
+
+Node metadata (`metadata_props`) is what Netron shows for a node, in the order written; keys are short because Netron
+clips long ones, so whose they are is said in the model's metadata.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx
+
+from onnxsparse.analysis.layer import Layer, Layers, Totals, add_up
+from onnxsparse.cost.estimate import Deployment
+from onnxsparse.ir.functions import find_calls
+from onnxsparse.ir.graph import Graph
+
+MACS, NONZERO_MACS, PARAMS, SPARSITY, SPARSITY_OP = NODE_KEYS = ("macs", "nonzero_macs", "params", "sparsity", "sparsity_op")
+
+SUMMARY, LATENCY_MS, BOUND, ADVICE = COST_KEYS = ("summary", "latency_ms", "bound", "advice")
+ALL_KEYS = (*COST_KEYS, *NODE_KEYS)
+
+PREFIX = "onnxsparse."
+FINGERPRINT = f"{PREFIX}fingerprint"
+TOTALS = f"{PREFIX}totals"
+LAYERS = f"{PREFIX}layers"
+DISPLACED = f"{PREFIX}displaced"
+"""Other people's node metadata under keys of ours, so that `strip` can put it back."""
+
+NAMES = f"{PREFIX}names"
+"""New tensor → the tensor of the original model that it was made from; it stays when annotations are stripped."""
+
+ATTACHMENT_SIGNATURE = "netron:attachment"
+
+
+Mark = Literal["≥", "≤", "of what is known"]
+"""What an incomplete total is: a lower bound, an upper bound, or a ratio of what is known."""
+
+AT_LEAST: Mark = "≥"
+AT_MOST: Mark = "≤"
+OF_KNOWN: Mark = "of what is known"
+
+CostEntries = dict[str, list[tuple[str, str]]]
+"""Node → keys and values."""
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What is written on one node; None is not written."""
+
+    macs: int | None
+    nonzero_macs: int | None = None
+    params: int | None = None
+    sparsity: float | None = None
+    sparsity_op: float | None = None
+
+    def entries(self) -> list[tuple[str, str]]:
+        """Exact values: integers, and floats as Python repeats them."""
+        values = (self.macs, self.nonzero_macs, self.params, self.sparsity, self.sparsity_op)
+        return [(key, repr(value)) for key, value in zip(NODE_KEYS, values, strict=True) if value is not None]
+
+
+def node_facts(layers: Sequence[Layer]) -> NodeFacts:
+    """The facts of a node that is, or contains, these layers."""
+    totals = add_up(layers)
+    shares = [layer.weight_share for layer in layers if layer.weight_share is not None]
+    macs = None if any(layer.macs is None for layer in layers) else totals.macs
+    return NodeFacts(
+        macs,
+        None if macs is None else totals.nonzero_macs,
+        sum(layer.elements for layer in layers),
+        totals.sparsity,
+        sum(shares) if shares and totals.macs_complete else None,
+    )
+
+
+def totals_json(totals: Totals) -> dict[str, int | float | None]:
+    """`complete`: whether nothing is unknown; if something is, the sums are lower bounds and sparsity_op is of what is known."""
+    return {
+        "weights": totals.weights,
+        "zero_weights": totals.zero_weights,
+        "sparsity": totals.sparsity,
+        "macs": totals.macs,
+        "nonzero_macs": totals.nonzero_macs,
+        "sparsity_op": totals.sparsity_op,
+        "complete": totals.complete,
+    }
+
+
+def fingerprint(proto: onnx.ModelProto) -> str:
+    """A digest of the graph's structure (nodes, names, attributes' kinds, tensor shapes), which annotations are valid for."""
+    digest = hashlib.sha256()
+    for node in proto.graph.node:
+        attributes = sorted((a.name, a.type, a.i, a.f, a.s, tuple(a.ints)) for a in node.attribute)
+        digest.update(repr((node.domain, node.op_type, node.name, *node.input, "", *node.output, attributes)).encode())
+    for tensor in proto.graph.initializer:
+        digest.update(repr((tensor.name, tensor.data_type, *tensor.dims)).encode())
+    return digest.hexdigest()[:16]
+
+
+def is_annotated(proto: onnx.ModelProto) -> bool:
+    return any(entry.key == FINGERPRINT for entry in proto.metadata_props)
+
+
+def is_stale(proto: onnx.ModelProto) -> bool:
+    """Whether the graph has changed since it was annotated."""
+    return any(entry.key == FINGERPRINT and entry.value != fingerprint(proto) for entry in proto.metadata_props)
+
+
+def cost_entries(found: Deployment) -> CostEntries:
+    """Node → its predicted cost: `#3 · 2.81 ms · 8 % · io`, exact milliseconds, what bounds it, what would help.
+
+    Where the cost of some layers is unknown, those say so, and rank and share of the others are of what is known.
+    """
+    total = found.latency_ms
+    ranked = sorted((r for r in found.rows if r.cost is not None), key=lambda r: -(r.cost.latency_ms if r.cost else 0))
+    entries: CostEntries = {row.item.node: [(SUMMARY, f"cost unknown: {row.reason}")] for row in found.unknown}
+    for rank, row in enumerate(ranked, start=1):
+        assert row.cost is not None
+        ms, bound = row.cost.latency_ms, row.cost.bound.value
+        share = marked(f"{100 * ms / total if total else 0.0:.0f} %", None if found.costs_complete else OF_KNOWN)
+        summary = f"#{rank} · {ms:.2f} ms · {share} · {bound}"
+        advice = [] if row.advice is None else [(ADVICE, str(row.advice))]
+        entries[row.item.node] = [(SUMMARY, summary), (LATENCY_MS, repr(ms)), (BOUND, bound), *advice]
+    return entries
+
+
+def write(proto: onnx.ModelProto, layers: Layers, costs: CostEntries | None = None) -> None:
+    """Annotate a model that carries no annotations of ours, with predicted costs first where there are any."""
+    costs = costs or {}
+    facts = facts_by_node(proto, layers)
+    displaced: dict[str, list[tuple[str, str]]] = {}
+    for name, node in all_nodes(Graph(proto.graph)):
+        if name in facts or name in costs:
+            theirs = [(e.key, e.value) for e in node.metadata_props if e.key in ALL_KEYS]
+            if theirs:
+                displaced[name] = theirs
+            remove(node, ALL_KEYS)
+            for key, value in (*costs.get(name, []), *(facts[name].entries() if name in facts else [])):
+                node.metadata_props.add(key=key, value=value)
+    rows = [[layer.node, *table_row(layer)] for layer in layers]
+    found = {
+        FINGERPRINT: fingerprint(proto),
+        TOTALS: compact(totals_json(layers.totals) | ({"assumed_free": sorted(layers.free)} if layers.free else {})),
+        LAYERS: compact({"columns": ["node", *NODE_KEYS], "rows": rows}),
+    }
+    if displaced:
+        found[DISPLACED] = compact(displaced)
+    for key, value in found.items():
+        proto.metadata_props.add(key=key, value=value)
+
+
+def table_row(layer: Layer) -> list[int | float | None]:
+    return [layer.macs, layer.nonzero_macs, layer.elements, layer.sparsity, layer.weight_share]
+
+
+def facts_by_node(proto: onnx.ModelProto, layers: Layers) -> dict[str, NodeFacts]:
+    """Facts for every node whose op is known: layers, nodes that contain layers, and 0 MACs for the others."""
+    unknown = {u.node for u in layers.unknown}
+    found = {name: NodeFacts(macs=0) for name, _ in all_nodes(Graph(proto.graph)) if name not in unknown}
+    calls = [graph.names[index] for graph, index in find_calls(proto)]
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        inside = (call for call in calls if layer.node.startswith(f"{call}/"))
+        for name in dict.fromkeys((layer.node, layer.within, *inside)):
+            groups.setdefault(name, []).append(layer)
+    return found | {name: node_facts(group) for name, group in groups.items()}
+
+
+def names(proto: onnx.ModelProto) -> dict[str, str]:
+    """New tensor → the original one it was made from."""
+    found: dict[str, str] = next((json.loads(e.value) for e in proto.metadata_props if e.key == NAMES), {})
+    return found
+
+
+def remember_names(proto: onnx.ModelProto, made: dict[str, str]) -> None:
+    """Add to what is known of tensors made from others; chains lead to the original."""
+    known = names(proto)
+    found = known | {new: known.get(old, old) for new, old in made.items()}
+    remove(proto, [NAMES])
+    if found:
+        proto.metadata_props.add(key=NAMES, value=compact(found))
+
+
+def strip(proto: onnx.ModelProto) -> int:
+    """Take all annotations of ours off again; returns how many nodes had some."""
+    displaced: dict[str, list[tuple[str, str]]] = next(
+        (json.loads(e.value) for e in proto.metadata_props if e.key == DISPLACED), {}
+    )
+    count = 0
+    if is_annotated(proto):
+        for name, node in all_nodes(Graph(proto.graph)):
+            count += remove(node, ALL_KEYS) > 0
+            for key, value in displaced.get(name, []):
+                node.metadata_props.add(key=key, value=value)
+    remove(proto, [e.key for e in proto.metadata_props if e.key.startswith(PREFIX) and e.key != NAMES])
+    return count
+
+
+def all_nodes(graph: Graph) -> Iterable[tuple[str, onnx.NodeProto]]:
+    """Every node with what it is called, bodies included."""
+    for index, node in enumerate(graph.proto.node):
+        yield graph.names[index], node
+        for body in graph.bodies(index).values():
+            yield from all_nodes(body)
+
+
+def every_node(proto: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
+    """Those of functions too."""
+    yield from (node for _, node in all_nodes(Graph(proto.graph)))
+    for function in proto.functions:
+        yield from (node for _, node in all_nodes(Graph(onnx.GraphProto(node=function.node))))
+
+
+def remove(holder: onnx.ModelProto | onnx.NodeProto, keys: Iterable[str]) -> int:
+    keys = set(keys)
+    kept = [(e.key, e.value) for e in holder.metadata_props if e.key not in keys]
+    removed = len(holder.metadata_props) - len(kept)
+    if removed:
+        del holder.metadata_props[:]
+        for key, value in kept:
+            holder.metadata_props.add(key=key, value=value)
+    return removed
+
+
+def compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def attachment(proto: onnx.ModelProto, layers: Layers, costs: CostEntries | None = None) -> tuple[str, int]:
+    """A Netron attachment (JSON) that lays readable metrics over the untouched model, and how many layers it cannot reach.
+
+    Netron finds nodes by name alone, so nodes without a name, or with one that is not theirs alone, are out of reach.
+    """
+    graph = Graph(proto.graph)
+    counts = Counter(node.name for node in every_node(proto))
+    named = {name for name, node in zip(graph.names, proto.graph.node, strict=True) if name == node.name and counts[name] == 1}
+    metrics = [metric("model", "", *entry) for entry in readable_totals(layers.totals)]
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        groups.setdefault(layer.within, []).append(layer)
+    costs = costs or {}
+    for name in graph.names:
+        if name in named and (name in groups or name in costs):
+            facts = readable(node_facts(groups[name])) if name in groups else []
+            metrics += [metric("node", name, *entry) for entry in (*readable_cost(costs.get(name, [])), *facts)]
+    unreachable = sum(len(group) for name, group in groups.items() if name not in named)
+    return json.dumps({"signature": ATTACHMENT_SIGNATURE, "metrics": metrics}, indent=1), unreachable
+
+
+def metric(kind: str, target: str, name: str, value: str) -> dict[str, str]:
+    return {"kind": kind, "target": target, "name": name, "value": value}
+
+
+def readable_cost(entries: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(key, f"{float(value):.3f}" if key == LATENCY_MS else value) for key, value in entries]
+
+
+def readable(facts: NodeFacts) -> list[tuple[str, str]]:
+    numbers = [(MACS, facts.macs), (NONZERO_MACS, facts.nonzero_macs), (PARAMS, facts.params)]
+    shares = [(SPARSITY, facts.sparsity), (SPARSITY_OP, facts.sparsity_op)]
+    found = [(key, format_count(value)) for key, value in numbers if value is not None]
+    return found + [(key, format_share(value)) for key, value in shares if value is not None]
+
+
+def readable_totals(totals: Totals) -> list[tuple[str, str]]:
+    found = readable(NodeFacts(totals.macs, totals.nonzero_macs, totals.weights, totals.sparsity, totals.sparsity_op))
+    known = marks_of(totals)
+    return [(key, marked(value, known.get(key))) for key, value in found]
+
+
+def marks_of(totals: Totals) -> dict[str, Mark]:
+    """Total → what it is where something is unknown."""
+    made: dict[str, Mark] = {}
+    if not totals.macs_complete:
+        made |= {MACS: AT_LEAST, NONZERO_MACS: AT_LEAST, SPARSITY_OP: OF_KNOWN}
+    if not totals.weights_complete:
+        made |= {PARAMS: AT_LEAST, SPARSITY: OF_KNOWN}
+    return made
+
+
+def marked(text: str, mark: Mark | None) -> str:
+    """`≥ 0.534`, `≤ 1873`, `50.00 % of what is known`; the text alone where nothing is unknown."""
+    if mark is None or text == "?":
+        return text
+    return f"{text} {mark}" if mark == OF_KNOWN else f"{mark} {text}"
+
+
+def format_count(value: int) -> str:
+    """Three digits and a unit: `4.09 G`."""
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:.0f} {unit}"
+    return str(value)
+
+
+def format_share(value: float) -> str:
+    return f"{100 * value:.2f} %"

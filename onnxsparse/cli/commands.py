@@ -1,0 +1,234 @@
+"""What each command does: parse sizes, call the library, print. Pass commands are made from the pass classes."""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from onnxsparse.analysis.layers import layers
+from onnxsparse.annotations import is_stale
+from onnxsparse.cli.jobs import CustomOps, Job, Json, Running, Saving, Sizes, run_passes
+from onnxsparse.cli.render import text
+from onnxsparse.cli.render.divergence_text import print_divergence
+from onnxsparse.cli.render.live import live
+from onnxsparse.cli.render.records import layers_json, passes_json
+from onnxsparse.cost.registry import find_backend
+from onnxsparse.errors import ParamError
+from onnxsparse.pipeline.base import Pass
+from onnxsparse.pipeline.recipe import load_recipe
+from onnxsparse.pipeline.registry import find_pass, passes
+from onnxsparse.runtime.as_run import run_here
+from onnxsparse.runtime.bisect import MIN_SQNR_DB
+from onnxsparse.runtime.bisect import bisect as bisect_models
+from onnxsparse.runtime.compare import compare as compare_models
+from onnxsparse.runtime.inputs import load_samples
+
+
+def inspect(
+    model: Path,
+    /,
+    *,
+    top: int | None = None,
+    sort: Literal["graph", "macs", "weights", "sparsity", "sparsity_op"] = "graph",
+    json_out: Json = Json(),
+    sizes: Sizes = Sizes(),
+) -> None:
+    """Show what each layer of a model costs and how sparse it is.
+
+    Parameters
+    ----------
+    model
+        The ONNX model.
+    top
+        Show this many layers only.
+    sort
+        Order of the layers.
+    """
+    if top is not None and top < 0:
+        raise ParamError("--top is a number of layers, 0 or more")
+    json_out.check(model)
+    loaded = sizes.load(model)
+    facts = layers(loaded)
+
+    def print_facts(out: Console) -> None:
+        text.print_layers(out, facts, loaded.name, top=top, sort=sort)
+        if is_stale(loaded.proto):
+            text.note(out, "the annotations in this file are older than its graph; annotate it again")
+
+    json_out.show(layers_json(facts, loaded.name), print_facts)
+
+
+def compare(
+    first: Path,
+    second: Path,
+    /,
+    *,
+    bisect: Annotated[bool, Parameter(negative="")] = False,
+    min_sqnr: float | None = None,
+    seed: int = 0,
+    json_out: Json = Json(),
+    running: Running = Running(),
+    sizes: Sizes = Sizes(),
+) -> int:
+    """Run two models on the same inputs and show how far they are apart.
+
+    Parameters
+    ----------
+    first
+        The reference model.
+    second
+        The model to compare with it.
+    bisect
+        Compare the tensors inside, by name, and show the first ones below --min-sqnr (default: 30) and where most is lost.
+    min_sqnr
+        Fail (exit code 1) unless every output has this SQNR in dB and depends on the input; with --bisect, every tensor has it.
+    seed
+        Of the random inputs.
+    """
+    if min_sqnr is not None and math.isnan(min_sqnr):
+        raise ParamError("--min-sqnr is a number of decibels")
+    if seed < 0:
+        raise ParamError("--seed is a whole number, 0 or more")
+    json_out.check(first, second, also=running)
+    a, b = sizes.load(first), sizes.load(second)
+    title = f"{b.name} against {a.name}"
+    samples = None if running.data is None else load_samples(running.data, a)
+    if bisect:
+        least = MIN_SQNR_DB if min_sqnr is None else min_sqnr
+        with live("running both models in onnxruntime"):
+            found = bisect_models(a, b, samples, min_sqnr_db=least, custom_ops=running.custom_ops, seed=seed)
+        json_out.show(found.to_json(), lambda out: print_divergence(out, found, title))
+        passes, failure = found.passes, "not every tensor reaches" if found.compared else "no tensor is compared, so none reaches"
+    else:
+        with live("running both models in onnxruntime"):
+            result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed, as_run=run_here)
+        json_out.show(result.to_json(), lambda out: text.print_comparison(out, result, title))
+        passes, failure = min_sqnr is None or result.passes(min_sqnr), "not every output reaches"
+    if min_sqnr is None or passes:
+        return 0
+    print(f"onnxsparse: compare: {failure} {min_sqnr:g} dB", file=sys.stderr)
+    return 1
+
+
+def run(
+    recipe: Path,
+    model: Path,
+    output: Path,
+    /,
+    *,
+    saving: Saving = Saving(),
+    running: Running = Running(),
+    sizes: Sizes = Sizes(),
+) -> None:
+    """Run the passes of a recipe (YAML) one after the other; each is verified, and all is written together.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file with a list of passes and their options; see 'onnxsparse passes'.
+    model
+        The ONNX model to read; it is not changed.
+    output
+        The model to write.
+    """
+    found = load_recipe(recipe)
+    both = Sizes(input_shape=(*found.input_shape, *sizes.input_shape), dim=(*found.dim, *sizes.dim))
+    run_passes("run", found.passes, Job(model, output, both, saving, running, recipe))
+
+
+def show_passes(*, json_out: Json = Json()) -> None:
+    """Show the passes there are, and the options of each; as JSON, with a JSON schema of the options."""
+    json_out.check()
+    classes = [find_pass(name) for name in passes()]
+    json_out.show(passes_json(classes), lambda out: text.print_passes(out, classes))
+
+
+def view(
+    model: Path,
+    /,
+    *,
+    heat: Annotated[bool, Parameter(negative="")] = False,
+    backend: str = "cv22",
+    port: int | None = None,
+    browse: bool = True,
+    sizes: Sizes = Sizes(),
+) -> None:
+    """Open an annotated temporary copy of a model in Netron; the model itself is not changed.
+
+    Parameters
+    ----------
+    model
+        The ONNX model.
+    heat
+        Put rank, bound and share of the latency in front of the copy's node names, for Netron's search (type #1).
+    backend
+        Whose predicted cost to show: cv22, cv22-skiplimit, cv22-stream, or a TOML file of your own.
+    port
+        Serve at this port (default: any that is free).
+    browse
+        Open a browser.
+    """
+    try:
+        import netron
+    except ImportError:
+        raise ParamError("view needs Netron: pip install 'onnxsparse[view]'") from None
+    from onnxsparse.cli.netron_view import for_viewing
+
+    if port is not None and not 0 <= port < 1 << 16:
+        raise ParamError("--port is a number from 0 to 65535")
+    find_backend(backend)
+    shown = for_viewing(sizes.load(model), heat=heat, target=backend)
+    with TemporaryDirectory(prefix="onnxsparse-view-") as folder:
+        copy = Path(folder) / model.name
+        shown.save(copy)
+        host, number = netron.start(str(copy), port, browse=browse)
+        print(f"Netron shows {model.name} at http://{host}:{number}; Ctrl-C ends it", flush=True)
+        netron.wait()
+
+
+def pass_command(name: str) -> Callable[..., None]:
+    """The command of a pass: IN, OUT, its fields as options, and how to run."""
+    pass_class = find_pass(name)
+
+    def command(
+        model: Path,
+        output: Path | None = None,
+        /,
+        *,
+        options: Pass,
+        saving: Saving = Saving(),
+        running: Running = Running(),
+        sizes: Sizes = Sizes(),
+    ) -> None:
+        run_passes(name, [options], Job(model, output, sizes, saving, running))
+
+    command.__annotations__["options"] = Annotated[pass_class, Parameter(name="*")]
+    if any(f.name == "data" for f in fields(pass_class)):  # type: ignore[arg-type]  # every pass is a dataclass
+        # data of its own, on some of which the outputs are compared as well
+        command.__annotations__["running"] = CustomOps
+        command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "running": CustomOps()}
+    if not any(f.default is MISSING and f.default_factory is MISSING for f in fields(pass_class)):  # type: ignore[arg-type]  # every pass is a dataclass
+        command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "options": pass_class()}
+    command.__doc__ = f"""{pass_class.__doc__}
+
+    Parameters
+    ----------
+    model
+        The ONNX model to read; it is not changed.
+    output
+        The model to write.
+    """
+    return command
+
+
+def __getattr__(name: str) -> Callable[..., None]:
+    """Pass commands are made when asked for."""
+    if name in passes():
+        return pass_command(name)
+    raise AttributeError(name)

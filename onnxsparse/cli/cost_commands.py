@@ -1,0 +1,159 @@
+"""The commands about cost: the report, and a target fitted to measurements."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from onnxsparse.cli.jobs import Sizes, check_outputs, write_texts
+from onnxsparse.cli.render import text
+from onnxsparse.cli.render.deployment_text import print_comparison_of, print_curves, print_deployment, print_fit, print_operation
+from onnxsparse.cost.backends.base import Precision
+from onnxsparse.cost.backends.hardware import load_hardware
+from onnxsparse.cost.backends.layer_model import make_backend
+from onnxsparse.cost.estimate import Deployment
+from onnxsparse.cost.fit import Measured, calibrated_toml, check_free, default_free, fit, read_measurements
+from onnxsparse.cost.registry import HardwareTarget, find_backend
+from onnxsparse.cost.report.outputs import contents
+from onnxsparse.cost.report.records import comparison_json, exceeded
+from onnxsparse.cost.report.tables import comparison_markdown
+from onnxsparse.cost.sparsity_sweep import curves
+from onnxsparse.cost.workload import workload
+from onnxsparse.errors import ParamError
+from onnxsparse.ir.files import STDOUT
+from onnxsparse.ir.option_roles import OutputFile, check_clashes, reading
+from onnxsparse.passes.report import Report
+
+
+def report(
+    *models: Path,
+    options: Annotated[Report, Parameter(name="*")] = Report(),
+    top: int | None = None,
+    sort: Literal["graph", "latency"] = "latency",
+    curve: Annotated[bool, Parameter(negative="")] = False,
+    sizes: Sizes = Sizes(),
+) -> int:
+    """Predict what a model costs on a target, layer by layer, and what would make it cheaper; or compare several models.
+
+    Parameters
+    ----------
+    models
+        The ONNX model; with several, the others are compared with the first.
+    top
+        Show this many layers only.
+    sort
+        Order of the layers.
+    curve
+        Also show latency over sparsity_op, for the model and for narrower ones, and up to where pruning pays.
+    """
+    if not models:
+        raise ParamError("report: name a model, as in 'onnxsparse report model.onnx'")
+    if top is not None and top < 0:
+        raise ParamError("--top is a number of layers, 0 or more")
+    if len(models) > 1 and replace(options.files, json=None, markdown=None):
+        raise ParamError("report: csv, html, svg and curve files are of one model; name one, or use --json or --markdown")
+    check_outputs(models, options)
+    backend = find_backend(options.target, options.precision)
+    loaded = [sizes.load(path) for path in models]
+    found = [(model.name, options.deploy(model, backend)) for model in loaded]
+    if len(found) > 1:
+        return report_several(found, options, top=top)
+    return report_one(*found[0], options, Shown(top, sort, curve))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What of a report to print."""
+
+    top: int | None
+    sort: str
+    curve: bool
+
+
+def report_one(name: str, found: Deployment, options: Report, shown: Shown) -> int:
+    drawn = curves(found.load, found.backend) if shown.curve or options.curve_csv is not None else ()
+    operation = options.operation(found)
+    write_texts(contents(options.files, found, name, operation, drawn))
+    if not options.files.to_stdout:
+        out = text.console()
+        print_deployment(out, found, name, top=shown.top, sort=shown.sort)
+        if operation is not None:
+            print_operation(out, operation)
+        if shown.curve:
+            print_curves(out, drawn)
+    return tell_exceeded(name, found, options)
+
+
+def report_several(found: Sequence[tuple[str, Deployment]], options: Report, *, top: int | None) -> int:
+    as_json = f"{json.dumps(comparison_json(found), indent=1, allow_nan=False)}\n"
+    made = [(options.markdown, comparison_markdown(found)), (options.json, as_json)]
+    write_texts((path, content) for path, content in made if path is not None)
+    if not options.files.to_stdout:
+        print_comparison_of(text.console(), found, top=top)
+    return max(tell_exceeded(name, deployment, options) for name, deployment in found)
+
+
+def tell_exceeded(name: str, found: Deployment, options: Report) -> int:
+    """1 if a limit of --fail-if is exceeded."""
+    reasons = exceeded(found, options.fail_if)
+    if reasons:
+        print(f"onnxsparse: report: {name}: {'; '.join(reasons)}", file=sys.stderr)
+    return int(bool(reasons))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitting:
+    """The files of a fit."""
+
+    out: OutputFile
+    measurements: Annotated[Path, reading(lambda path: list(read_measurements(path)))]
+    backend: HardwareTarget
+
+
+def calibrate_backend(
+    measurements: Path,
+    /,
+    *,
+    out: Path,
+    backend: str = "cv22",
+    free: tuple[str, ...] = (),
+    name: str | None = None,
+    activation_bits: Annotated[int, Parameter(validator=Number(gt=0))] = 8,
+    coefficient_bits: Annotated[int, Parameter(validator=Number(gt=0))] = 8,
+    sizes: Sizes = Sizes(),
+) -> None:
+    """Fit a target's numbers to measurements of your own.
+
+    Parameters
+    ----------
+    measurements
+        A CSV file with the columns model (a file, seen from where the CSV is) and latency_ms.
+    out
+        The target to write (TOML), for --backend.
+    backend
+        The target to start from; its numbers' ranges bound the fit.
+    free
+        A number to fit (default: rate, bandwidth and overhead).
+    activation_bits
+        Width of float activations in bits, as they were measured; integers have that of their type.
+    coefficient_bits
+        Width of float coefficients in bits, as they were measured; integers have that of their type.
+    name
+        Of the target that is written (default: the file's).
+    """
+    check_outputs((), Fitting(out=out, measurements=measurements, backend=backend))
+    start = make_backend(load_hardware(backend), Precision(activation_bits, coefficient_bits))
+    given = list(read_measurements(measurements))
+    check_free(start, free or default_free(start), len(given))
+    check_clashes([path for _, path, _ in given], [out])
+    rows = [Measured(label, workload(sizes.load(path)), ms) for label, path, ms in given]
+    fitted = fit(start, rows, free or default_free(start))
+    write_texts([(out, calibrated_toml(fitted, measurements.name, name or out.stem))])
+    shown = text.console(stderr=out == STDOUT)
+    print_fit(shown, fitted)
+    text.note(shown, f"wrote {out}; use it with --backend {out}")

@@ -1,0 +1,220 @@
+"""What commands have in common: sizes, how to run and what to write, all checked before a model is read; and passes in a row."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from onnxsparse.cli.render import text
+from onnxsparse.cli.render.live import live
+from onnxsparse.cli.render.records import run_json
+from onnxsparse.errors import ParamError
+from onnxsparse.ir.files import STDOUT, Staging, check_target, identity
+from onnxsparse.ir.model import Model, check_link, load
+from onnxsparse.ir.option_roles import OutputFile, Role, check_clashes, given_options, one_path, unnamed_paths
+from onnxsparse.pipeline.base import Pass, text_writer
+from onnxsparse.pipeline.run import Comparing, Pipeline, check_passes, write
+from onnxsparse.runtime.inputs import ArrayFiles
+from onnxsparse.runtime.session import check_library
+
+PRUNE_ADVICE = (
+    "the file is as large as before and no faster on a CPU: zeros pay off on hardware that skips them (as the CV22) and under "
+    "compression. Raise --sparsity-op as long as the outputs stay close enough, or fine-tune and prune further"
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Input sizes, for models that leave some open."""
+
+    input_shape: tuple[str, ...] = ()
+    """Sizes of an input: name:1,3,224,224 or name=1x3x224x224, the sizes alone for a model with one input."""
+    dim: tuple[str, ...] = ()
+    """Size of a symbolic dimension: N=1."""
+
+    def load(self, path: Path) -> Model:
+        return load(path).bind(self.input_shape, self.dim)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class CustomOps:
+    """What onnxruntime needs to run a model."""
+
+    custom_ops: tuple[Annotated[Path, Role(check_library, reads=one_path)], ...] = ()
+    """Shared library with custom ops for onnxruntime."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Running(CustomOps):
+    """How to run models in onnxruntime."""
+
+    data: ArrayFiles | None = None
+    """Inputs to compare outputs on: npz, or a folder of npy and npz (default: seeded random inputs)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Saving:
+    """What else to write, and whether to compare first."""
+
+    record: OutputFile | None = None
+    """Write what was done, why, and how long it took to this file (JSON); - for standard output."""
+    check: Annotated[bool, Parameter(name="--compare")] = True
+    """Compare the outputs with the original's in onnxruntime."""
+    force: Annotated[bool, Parameter(negative="")] = False
+    """Write even onto the model that is read, or onto the file with its weights."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Json:
+    """The same for machines."""
+
+    json_file: Annotated[OutputFile | None, Parameter(name="--json")] = None
+    """Write the same as JSON to this file; - for standard output, without the table."""
+
+    def check(self, *models: Path, also: object = None) -> None:
+        """Raises ParamError or ModelError where the file cannot be written. `models`, and what `also` names, are read."""
+        check_outputs(models, self, also)
+
+    def show(self, document: object, print_table: Callable[[Console], None]) -> None:
+        """A table, and the same as JSON in a file; JSON alone where that is to go to standard output."""
+        if self.json_file is not None:
+            write_texts([(self.json_file, f"{json.dumps(document, indent=1, allow_nan=False)}\n")])
+        if self.json_file != STDOUT:
+            print_table(text.console())
+
+
+def check_outputs(models: Iterable[Path], *options: object) -> None:
+    """Check `options` of a command that only looks at `models`. Raises ParamError where it would write onto what it reads."""
+    given = [one for part in options for one in given_options(part)]
+    for one in given:
+        one.check()
+    writes = [path for one in given for path in one.writes]
+    # a file that is no model is found when it is read
+    data = [path for model in models if writes and model.is_file() for path in load(model).weights.side_files()]
+    check_clashes([*models, *data, *(path for one in given for path in one.reads)], writes)
+
+
+def write_texts(files: Iterable[tuple[Path, str]]) -> None:
+    """All of them or none."""
+    with Staging() as staging:
+        for path, content in files:
+            staging.write(path, text_writer(content))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to read and write, for which sizes, and how to check it. `recipe`: the file that the passes are from, if any."""
+
+    source: Path
+    target: Path | None
+    sizes: Sizes
+    saving: Saving
+    running: CustomOps
+    recipe: Path | None = None
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a job reads and writes, as far as it is known yet. `model`: the file of the model and those that hold its weights."""
+
+    model: tuple[Path, ...]
+    reads: tuple[Path, ...]
+    target: Path | None
+    besides: tuple[Path, ...]
+
+    def check(self, *, force: bool) -> None:
+        """Raises ParamError for a file that is read and written, or written twice. `force`: the model may replace its source."""
+        model = self.model
+        if self.target is not None and identity(self.target) in map(identity, model):
+            if not force:
+                what = "the model that is read" if identity(self.target) == identity(model[0]) else f"read by {model[0]}"
+                raise ParamError(f"{self.target} is {what}; name another file, or give --force to write onto it")
+            model = tuple(path for path in model if identity(path) != identity(self.target))
+        check_clashes((*model, *self.reads), (*filter(None, [self.target]), *self.besides))
+
+
+def files_of(job: Job, steps: Sequence[Pass], model: Model | None = None, made: Sequence[Path] | None = None) -> Files:
+    """`model`: what is read, once it is. `made`: what the passes made besides, once they did."""
+    ours = [one for part in (job.saving, job.running) for one in given_options(part)]
+    theirs = [one for step in steps for one in given_options(step)]
+    reads = [path for one in (*ours, *theirs) for path in one.reads] + [path for path in (job.recipe,) if path is not None]
+    besides = [path for one in (*ours, *theirs) for path in one.writes]
+    if made is not None:
+        # a pass of a third party may not say which of its files it reads: those that it has not made
+        reads += without([path for step in steps for path in unnamed_paths(step)], made)
+        # more than options name: the files in a folder
+        besides += without(made, [path for one in theirs for path in one.writes])
+    weights = () if model is None else tuple(sorted(model.weights.side_files()))
+    return Files((job.source, *weights), tuple(reads), job.target, tuple(besides))
+
+
+def without(paths: Sequence[Path], others: Sequence[Path]) -> list[Path]:
+    """`paths` less one for each of `others`, whatever they are called."""
+    left = Counter(map(identity, paths)) - Counter(map(identity, others))
+    return [path for path in paths if identity(path) in left]
+
+
+def check_job(command: str, job: Job, steps: Sequence[Pass]) -> None:
+    """Everything that can be known before the model is read. Raises ParamError or ModelError."""
+    for part in (job.saving, job.running):
+        for one in given_options(part):
+            one.check()
+    check_passes(steps)
+    if job.target == STDOUT:
+        raise ParamError(f"{command}: a model does not go to standard output; name the file to write")
+    if job.target is not None:
+        check_target(job.target)
+    if job.target is None and not any(map(makes_files, steps)):
+        raise nothing_to_write(command, job)
+    files_of(job, steps).check(force=job.saving.force)
+
+
+def makes_files(step: Pass) -> bool:
+    """Whether a pass is of use without a model to write: it makes other files, or may, or only looks."""
+    given = given_options(step)
+    return any(one.writes or one.role.fills for one in given) or bool(unnamed_paths(step)) or getattr(step, "dry", False)
+
+
+def nothing_to_write(command: str, job: Job) -> ParamError:
+    return ParamError(f"{command}: name the file to write, as in 'onnxsparse {command} {job.source} out.onnx'")
+
+
+def run_passes(command: str, steps: Sequence[Pass], job: Job) -> None:
+    """Run passes, and write what they made: all or nothing."""
+    check_job(command, job, steps)
+    model = job.sizes.load(job.source)
+    files_of(job, steps, model).check(force=job.saving.force)
+    if job.target is not None and model.weights.side_files():
+        check_link(job.target, check_target(job.target))
+    data = job.running.data if isinstance(job.running, Running) else None
+    comparing = Comparing(data, job.running.custom_ops) if job.saving.check else None
+    with live(command):
+        report = Pipeline(steps).run(model, comparing)
+    made = [path for step in report.steps for path in step.artifacts]
+    dry = any(step.dry for step in report.steps)
+    if job.target is None and not made and not dry:
+        raise nothing_to_write(command, job)
+    files_of(job, steps, model, made).check(force=job.saving.force)
+    records = []
+    if job.saving.record is not None:
+        content = json.dumps(run_json(report, steps, model.name), indent=1, allow_nan=False)
+        records.append((job.saving.record, f"{content}\n"))
+    target = None if dry else job.target
+    write(model, target, report, records)
+    written = [path for path in (*made, job.saving.record, target) if path is not None]
+    out = text.console(stderr=STDOUT in written)
+    text.print_run(out, report, model.binding)
+    changed = {step.pass_name for step in report.steps if step.changes or step.rewrote}
+    if "prune" in changed and not changed & {"prune-channels", "quantize"}:
+        text.note(out, PRUNE_ADVICE)
+    text.print_written(out, [path for path in written if path != STDOUT])

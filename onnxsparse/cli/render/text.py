@@ -1,0 +1,229 @@
+"""Tables for a terminal."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onnxsparse.analysis.layer import Layer, Layers, Totals
+from onnxsparse.annotations import MACS, PARAMS, SPARSITY, SPARSITY_OP, format_count, format_share, marked, marks_of
+from onnxsparse.ir.binding import Binding
+from onnxsparse.pipeline.base import Change, Pass, Skip, StepReport
+from onnxsparse.pipeline.run import RunReport
+from onnxsparse.runtime.compare import Comparison, OutputComparison
+
+WIDTH_WITHOUT_TERMINAL = 120
+MAX_ROWS = 12
+MAX_NODES_NAMED = 3
+
+SORT_KEYS: dict[str, Callable[[Layer], float]] = {
+    "graph": lambda layer: 0.0,
+    "macs": lambda layer: -(layer.macs or 0),
+    "weights": lambda layer: -layer.elements,
+    "sparsity": lambda layer: -(layer.sparsity or 0),
+    "sparsity_op": lambda layer: -(layer.weight_share or 0),
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that gives tables room where output goes to a file or pipe."""
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH_WITHOUT_TERMINAL)
+
+
+def count(value: int | None) -> str:
+    return "?" if value is None else format_count(value)
+
+
+def share(value: float | None) -> str:
+    return "" if value is None else format_share(value)
+
+
+def table(title: str, *columns: str) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    made.add_column(columns[0], overflow="fold", max_width=60)
+    for name in columns[1:]:
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
+
+
+def note(out: Console, text: str) -> None:
+    out.print(Text(f"  {text}"), soft_wrap=True)
+
+
+def print_layers(out: Console, layers: Layers, model: str, *, top: int | None, sort: str) -> None:
+    """One row per layer, then totals and what could not be counted."""
+    ordered = sorted(layers, key=SORT_KEYS[sort])
+    shown = ordered if top is None else ordered[:top]
+    contribution = "of sparsity_op" if layers.totals.macs_complete else "of sparsity_op (known)"
+    rows = table(f"{model}: {len(layers)} layers", "layer", "op", "weights", "zeros", "MACs", "nonzero", "sparsity", contribution)
+    rows.columns[1].justify = "left"
+    for layer in shown:
+        zeros = count(layer.zeros) if layer.weights else ""
+        weights = format_count(layer.elements) if layer.weights else ""
+        numbers = (weights, zeros, count(layer.macs), count(layer.nonzero_macs), share(layer.sparsity), share(layer.weight_share))
+        rows.add_row(Text(layer.node), layer.op_type, *numbers)
+    if len(shown) < len(ordered):
+        rows.add_row(f"… {len(ordered) - len(shown)} more", *[""] * 7)
+    out.print(rows)
+    print_totals(out, layers.totals)
+    print_assumed(out, layers.binding)
+    print_unknown(out, layers)
+
+
+def print_totals(out: Console, totals: Totals) -> None:
+    rows = table("", "total", "weights", "zeros", "sparsity", "MACs", "nonzero MACs", "sparsity_op")
+    rows.add_row("", *total_cells(totals))
+    out.print(rows)
+
+
+def total_cells(totals: Totals) -> tuple[str, ...]:
+    """Weights, zeros, sparsity, MACs, nonzero MACs, sparsity_op; bounds and ratios of what is known where some are unknown."""
+    known = marks_of(totals)
+    weights = [marked(count(value), known.get(PARAMS)) for value in (totals.weights, totals.zero_weights)]
+    macs = [marked(count(value), known.get(MACS)) for value in (totals.macs, totals.nonzero_macs)]
+    sparsity = marked(share(totals.sparsity) or "none", known.get(SPARSITY))
+    nothing = "none" if totals.macs_complete else "?"
+    return (*weights, sparsity, *macs, marked(share(totals.sparsity_op) or nothing, known.get(SPARSITY_OP)))
+
+
+def print_assumed(out: Console, binding: Binding) -> None:
+    for text in binding.assumed:
+        note(out, f"assumed: {text}")
+
+
+def print_unknown(out: Console, layers: Layers) -> None:
+    for op, nodes in grouped((u.op, u.node) for u in layers.unknown):
+        note(out, f"unknown op {op}: MACs are not known and not in the total ({name_some(nodes)})")
+    for reason, nodes in grouped((layer.unknown or "why was not recorded", layer.node) for layer in layers.without_macs):
+        note(out, f"MACs unknown and not in the total: {name_some(nodes)} ({reason})")
+    sizes = layers.binding.unbound
+    if sizes and any(layer.open_size for layer in layers.without_macs):
+        note(out, f"open input sizes: {', '.join(sizes)}; give them with --input-shape")
+    for text in layers.notes[:MAX_ROWS]:
+        note(out, text)
+    if len(layers.notes) > MAX_ROWS:
+        note(out, f"… {len(layers.notes) - MAX_ROWS} more notes of this kind (all in --json)")
+
+
+def grouped(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    found: dict[str, list[str]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return list(found.items())
+
+
+def name_some(names: Sequence[str]) -> str:
+    rest = len(names) - MAX_NODES_NAMED
+    return ", ".join(names[:MAX_NODES_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def print_run(out: Console, report: RunReport, binding: Binding) -> None:
+    """What each pass did, and what that did to the outputs."""
+    print_assumed(out, binding)
+    for text in report.notes:
+        note(out, text)
+    for step in report.steps:
+        print_step(out, step)
+    if report.not_compared is not None:
+        note(out, f"the outputs were not compared: {report.not_compared}")
+    if report.comparison is not None:
+        print_comparison(out, report.comparison, "outputs against the original")
+
+
+def print_written(out: Console, paths: Sequence[Path]) -> None:
+    """The files, those of a folder that got many of them counted."""
+    folders = Counter(path.parent for path in paths)
+    for folder, number in folders.items():
+        if number > MAX_ROWS:
+            note(out, f"wrote {number} files into {folder}")
+    for path in paths:
+        if folders[path.parent] <= MAX_ROWS:
+            note(out, f"wrote {path}")
+
+
+def print_step(out: Console, step: StepReport) -> None:
+    print_changes(out, step.pass_name, step.changes)
+    for shown in step.tables:
+        rows = table(shown.title, *shown.columns)
+        for row in shown.rows:
+            rows.add_row(*map(Text, row))
+        out.print(rows)
+    print_skipped(out, step.skipped)
+    if step.before is not None and step.after is not None:
+        rows = table("", step.pass_name, "weights", "zeros", "sparsity", "MACs", "nonzero MACs", "sparsity_op")
+        if step.before != step.after:
+            rows.add_row("before", *total_cells(step.before))
+        rows.add_row("after", *total_cells(step.after))
+        out.print(rows)
+    for text in step.notes:
+        note(out, text)
+
+
+def print_changes(out: Console, name: str, changes: Sequence[Change]) -> None:
+    if not changes:
+        return
+    rows = table(f"{name}: {len(changes)} weight tensors changed", "layer", "elements", "zeros before", "after", "sparsity")
+    largest = sorted(changes, key=lambda c: c.zeros_before - c.zeros_after)
+    for change in largest[:MAX_ROWS]:
+        after = format_share(change.zeros_after / change.elements)
+        layer = change.nodes[0] + (f" and {len(change.nodes) - 1} more" if len(change.nodes) > 1 else "")
+        rows.add_row(Text(layer), *map(format_count, (change.elements, change.zeros_before, change.zeros_after)), after)
+    if len(changes) > MAX_ROWS:
+        rows.add_row(f"… {len(changes) - MAX_ROWS} more", *[""] * 4)
+    out.print(rows)
+
+
+def print_passes(out: Console, classes: Sequence[type[Pass]]) -> None:
+    """Every pass with its options, as the command line and a recipe take them."""
+    for found in classes:
+        out.print(Text(f"\n{found.name}", style="bold") + Text(f"  {(found.__doc__ or '').splitlines()[0]}"), soft_wrap=True)
+        rows = table("", "option", "default", "help")
+        rows.columns[1].justify = rows.columns[2].justify = "left"
+        rows.columns[2].no_wrap = False
+        for field in fields(found):  # type: ignore[arg-type]  # every pass is a dataclass
+            described = getattr(found, "__pydantic_fields__", {}).get(field.name)
+            default = "required" if field.default is MISSING else str(field.default)
+            rows.add_row(Text(field.name), Text(default), Text(getattr(described, "description", None) or ""))
+        if rows.row_count:
+            out.print(rows)
+
+
+def print_skipped(out: Console, skipped: Sequence[Skip]) -> None:
+    reasons = Counter(skip.reason for skip in skipped)
+    nodes = dict(grouped((skip.reason, skip.node) for skip in skipped))
+    for reason, number in reasons.items():
+        note(out, f"left alone, {number} {'layer' if number == 1 else 'layers'}: {reason} ({name_some(nodes[reason])})")
+
+
+def print_comparison(out: Console, comparison: Comparison, title: str) -> None:
+    rows = table(title, "output", "max diff", "mean diff", "SQNR dB", "cosine", "top-1 same")
+    vacuous: list[str] = []
+    for output in comparison.outputs:
+        label = output.name + (f" (feeds {output.feeds})" if output.feeds else "")
+        rows.add_row(Text(label), *output_cells(output))
+        if output.vacuous is not None:
+            vacuous.append(f"{output.name} says nothing about the change: {output.vacuous}")
+    out.print(rows)
+    for text in (*vacuous, *comparison.notes):
+        note(out, text)
+
+
+def output_cells(output: OutputComparison) -> tuple[str, ...]:
+    return (
+        number(output.max_difference, ".3g"),
+        number(output.mean_difference, ".3g"),
+        "equal" if output.sqnr_db == math.inf else number(output.sqnr_db, ".2f"),
+        number(output.cosine, ".5f"),
+        share(output.top1),
+    )
+
+
+def number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

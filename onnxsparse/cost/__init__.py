@@ -1,0 +1,1 @@
+"""Predicted cost on a device."""

@@ -1,0 +1,173 @@
+"""Targets as files: every number with its range, its status and its source, read into typed objects."""
+
+import tomllib
+from dataclasses import fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from onnxsparse.errors import ParamError
+
+STRICT = ConfigDict(extra="forbid")
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Number:
+    """One parameter of a target. `low` and `high` bound what it may be; `status` says how it is known."""
+
+    value: float
+    low: float
+    high: float
+    status: Literal["calibrated", "assumed", "datasheet"]
+    source: str
+
+    @model_validator(mode="after")
+    def in_order(self) -> "Number":
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"low {self.low:g}, value {self.value:g} and high {self.high:g} are not in order")
+        if self.low < 0:
+            raise ValueError("numbers of a target are not negative")
+        return self
+
+
+def from_plain(given: object) -> object:
+    """A bare number stands for one without a range."""
+    plain = isinstance(given, int | float) and not isinstance(given, bool)
+    return {"value": given, "low": given, "high": given, "status": "datasheet", "source": "given as it is"} if plain else given
+
+
+def above_zero(number: Number) -> Number:
+    """What work is divided by."""
+    if number.low <= 0:
+        raise ValueError("must be above 0, at the low end too")
+    return number
+
+
+Figure = Annotated[Number, BeforeValidator(from_plain)]
+Rate = Annotated[Figure, AfterValidator(above_zero)]
+
+
+def exactly(value: float) -> Number:
+    return Number(value=value, low=value, high=value, status="assumed", source="not given")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Numbers:
+    """The parameters of the layer model in docs/backends.md, with units in their names."""
+
+    rate_gmac_per_s: Rate
+    """Multiply-accumulates per second, skipped ones not counted."""
+    bandwidth_gb_per_s: Rate
+    """Bytes to and from DRAM per second."""
+    overhead_us: Figure
+    """Per layer, added to the larger of compute and I/O."""
+    output_group_channels: Figure
+    """Output channels made in one pass over an input that does not fit on chip; 0: the input is read once."""
+    on_chip_mb: Figure
+    """An input up to this size is read once."""
+    skip_limit: Figure
+    """How many zero weights for one other are skipped at no cost; 0: any number."""
+    bytes_per_nonzero: Figure
+    """Of an encoded coefficient that is not zero."""
+    bits_per_weight: Figure
+    """Of the encoding, for every coefficient, zero or not."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RooflineNumbers:
+    """The parameters of the roofline, with units in their names."""
+
+    peak_gmac_per_s: Rate
+    """Multiply-accumulates per second of the whole array."""
+    bandwidth_gb_per_s: Rate
+    """Bytes to and from DRAM per second."""
+    on_chip_mb: Figure = exactly(0)
+    """Inputs and outputs of a layer up to this size never leave the chip."""
+    channel_alignment: Figure = exactly(1)
+    """Output channels are computed in groups of this many, the last one filled up."""
+    skip_limit: Figure = exactly(1)
+    """How many zero weights for one other are skipped at no cost; 1: none is, 0: any number."""
+    overhead_us: Figure = exactly(0)
+    """Per layer, added to the larger of compute and I/O."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Hardware:
+    """A target. `fidelity` is what every report says first; `variants` are other files that explain the same measurements.
+
+    `supported_ops` empty: all that the toolkit knows. `fps_budget`: what the user's product must reach.
+    """
+
+    format: Literal[1]
+    kind: Literal["layer-model", "roofline"] = "layer-model"
+    name: str
+    description: str = ""
+    fidelity: tuple[str, ...] = ()
+    numbers: Numbers
+    variants: tuple[str, ...] = ()
+    supported_ops: tuple[str, ...] = ()
+    fps_budget: Annotated[float, Field(gt=0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RooflineHardware(Hardware):
+    """A target of which no more is known than its peaks."""
+
+    fidelity: tuple[str, ...] = ("a roofline is a bound: no layer is faster, most are slower",)
+    numbers: RooflineNumbers  # type: ignore[assignment]  # a file's kind says which numbers it has
+
+
+def names() -> list[str]:
+    """The targets that come with the package."""
+    return sorted(p.name.removesuffix(".toml") for p in files("onnxsparse.cost.backends").iterdir() if p.name.endswith(".toml"))
+
+
+def load_hardware(target: str | Path, also: tuple[str, ...] = ()) -> Hardware:
+    """A shipped target by name, or a TOML file. Raises ParamError that says where. `also`: other names to offer."""
+    shipped = str(target) in names()
+    try:
+        if shipped:
+            text = files("onnxsparse.cost.backends").joinpath(f"{target}.toml").read_text(encoding="utf-8")
+        else:
+            text = Path(target).read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ParamError(f"no target '{target}': it is none of {', '.join((*names(), *also))}, nor a file ({reason})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ParamError(f"{target} is not TOML: {error}") from None
+    try:
+        kind = RooflineHardware if content.get("kind") == "roofline" else Hardware
+        found: Hardware = TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise ParamError(f"{target}: {wrong_place(error)}") from None
+    return found
+
+
+def wrong_place(error: ValidationError) -> str:
+    """The fault that others may follow from: the kind, which says what keys there are, then keys that there are not."""
+    faults = sorted(error.errors(), key=lambda f: (f["loc"] != ("kind",), f["type"] != "unexpected_keyword_argument"))
+    place = ".".join(map(str, faults[0]["loc"]))
+    return f"{place}: {faults[0]['msg'].removeprefix('Value error, ')}"
+
+
+def alignment_of(target: str | Path, otherwise: int) -> int:
+    """In how many output channels at a time a target computes, where its file says so."""
+    numbers = load_hardware(target).numbers
+    return round(numbers.channel_alignment.value) if isinstance(numbers, RooflineNumbers) else otherwise
+
+
+def numbers_of(hardware: Hardware) -> dict[str, Number]:
+    """Every number of a target by name."""
+    return {field.name: getattr(hardware.numbers, field.name) for field in fields(hardware.numbers)}
+
+
+def with_value(hardware: Hardware, name: str, value: float) -> Hardware:
+    """The same target, one number different; its range is widened where it has to be."""
+    number = getattr(hardware.numbers, name)
+    changed = replace(number, value=value, low=min(value, number.low), high=max(value, number.high))
+    return replace(hardware, numbers=replace(hardware.numbers, **{name: changed}))

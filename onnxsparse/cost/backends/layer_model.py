@@ -1,0 +1,150 @@
+"""What one layer costs on a target: the larger of compute and I/O, and an overhead. docs/backends.md derives it.
+
+t         = max(t_compute, t_io) + t_overhead
+t_compute = MACs · max(density, 1 / skip limit) / rate
+t_io      = (coefficient bytes + input bytes · passes + output bytes) / bandwidth
+passes    = ceil(output channels / groups / group size) for an input that does not fit on chip, else 1
+"""
+
+import math
+from dataclasses import dataclass
+
+from onnxsparse.cost.backends.base import EIGHT_BIT, MB, Bound, LayerCost, Precision
+from onnxsparse.cost.backends.hardware import Hardware, Number, RooflineNumbers, load_hardware, numbers_of, with_value
+from onnxsparse.cost.backends.work import WorkItem, total_bytes
+
+
+@dataclass(frozen=True)
+class FileBackend:
+    """A target described by a file."""
+
+    hardware: Hardware
+    precision: Precision = EIGHT_BIT
+
+    @property
+    def name(self) -> str:
+        return self.hardware.name
+
+    @property
+    def description(self) -> str:
+        return self.hardware.description
+
+    @property
+    def fidelity(self) -> tuple[str, ...]:
+        return self.hardware.fidelity
+
+    def variants(self) -> "list[FileBackend]":
+        """This target and those that explain the same measurements."""
+        return [self, *(make_backend(load_hardware(name), self.precision) for name in self.hardware.variants)]
+
+    def ranges(self) -> dict[str, Number]:
+        """The numbers that are not known exactly."""
+        return {name: number for name, number in numbers_of(self.hardware).items() if number.low < number.high}
+
+    def with_value(self, name: str, value: float) -> "FileBackend":
+        return make_backend(with_value(self.hardware, name, value), self.precision)
+
+    def cost(self, work: WorkItem) -> LayerCost | None:
+        """The cost of a layer, None where its operations or sizes are unknown, or the target cannot run it."""
+        if work.macs is None or work.reads is None or work.writes is None or work.on_host:
+            return None
+        supported = self.hardware.supported_ops
+        if supported and not set(work.op_types) <= set(supported):
+            return None
+        bits = self.precision.activation_bits
+        return self.layer_cost(work, work.macs, total_bytes(work.reads, bits), total_bytes(work.writes, bits))
+
+    def roof(self) -> tuple[float, float]:
+        """The most GMAC/s there are, and GB/s."""
+        raise NotImplementedError
+
+    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
+        raise NotImplementedError
+
+
+class LayerModel(FileBackend):
+    """The layer model with one target's numbers."""
+
+    def roof(self) -> tuple[float, float]:
+        return self.hardware.numbers.rate_gmac_per_s.value, self.hardware.numbers.bandwidth_gb_per_s.value
+
+    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
+        numbers = self.hardware.numbers
+        used, limited = skipping(work, numbers.skip_limit.value)
+        compute_ms = macs * used / (numbers.rate_gmac_per_s.value * 1e6)
+        coefficients = self.coefficient_bytes(work)
+        passes = self.passes(work, input_bytes)
+        moved = coefficients + input_bytes * passes + output_bytes
+        io_ms = moved / (numbers.bandwidth_gb_per_s.value * 1e6)
+        # nothing to compute and nothing to move: nothing to start
+        overhead_ms = numbers.overhead_us.value / 1000 if macs or moved else 0.0
+        bound = find_bound(compute_ms, io_ms, overhead_ms, limited=limited)
+        latency_ms = max(compute_ms, io_ms) + overhead_ms
+        sizes = (coefficients, input_bytes, output_bytes, passes, moved)
+        return LayerCost(latency_ms, compute_ms, io_ms, overhead_ms, bound, *sizes)
+
+    def coefficient_bytes(self, work: WorkItem) -> int:
+        """Encoded, or dense where that is smaller."""
+        numbers = self.hardware.numbers
+        bits = work.coefficient_bits(self.precision.coefficient_bits)
+        encoded = numbers.bytes_per_nonzero.value * work.nonzeros * bits / 8 + numbers.bits_per_weight.value / 8 * work.weights
+        return math.ceil(min(work.weights * bits / 8, encoded))
+
+    def passes(self, work: WorkItem, input_bytes: int) -> int:
+        group = self.hardware.numbers.output_group_channels.value
+        fits = input_bytes <= self.hardware.numbers.on_chip_mb.value * MB
+        return 1 if fits or not group or not work.output_channels else math.ceil(work.output_channels / group)
+
+
+class Roofline(FileBackend):
+    """Peak and bandwidth, and what is lost to alignment.
+
+    t = max(padded MACs · max(density, 1 / skip limit) / peak, bytes / bandwidth) + overhead. Inputs and outputs up to the
+    on-chip size move nothing; coefficients are read once, dense.
+    """
+
+    @property
+    def numbers(self) -> RooflineNumbers:
+        assert isinstance(self.hardware.numbers, RooflineNumbers)
+        return self.hardware.numbers
+
+    def roof(self) -> tuple[float, float]:
+        return self.numbers.peak_gmac_per_s.value, self.numbers.bandwidth_gb_per_s.value
+
+    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
+        numbers = self.numbers
+        used, limited = skipping(work, numbers.skip_limit.value)
+        alignment = max(1, round(numbers.channel_alignment.value))
+        padded = -work.output_channels % alignment
+        filled = 1 + padded / work.output_channels if work.output_channels else 1.0
+        compute_ms = macs * used * filled / (numbers.peak_gmac_per_s.value * 1e6)
+        coefficients = total_bytes(work.coefficients, self.precision.coefficient_bits)
+        on_chip = numbers.on_chip_mb.value * MB
+        passes = int(input_bytes > on_chip)
+        moved = coefficients + input_bytes * passes + (output_bytes if output_bytes > on_chip else 0)
+        io_ms = moved / (numbers.bandwidth_gb_per_s.value * 1e6)
+        overhead_ms = numbers.overhead_us.value / 1000
+        bound = find_bound(compute_ms, io_ms, overhead_ms, limited=limited)
+        latency_ms = max(compute_ms, io_ms) + overhead_ms
+        sizes = (coefficients, input_bytes, output_bytes, passes, moved, padded * work.groups)
+        return LayerCost(latency_ms, compute_ms, io_ms, overhead_ms, bound, *sizes)
+
+
+def make_backend(hardware: Hardware, precision: Precision = EIGHT_BIT) -> FileBackend:
+    """The model that a target's file asks for."""
+    return Roofline(hardware, precision) if hardware.kind == "roofline" else LayerModel(hardware, precision)
+
+
+def skipping(work: WorkItem, limit: float) -> tuple[float, bool]:
+    """The share of the multiply-accumulates that takes time, and whether the limit keeps it from being less."""
+    density = work.nonzeros / work.weights if work.weights else 1.0
+    used = max(density, 1 / limit) if limit and work.weights else density
+    return used, used > density
+
+
+def find_bound(compute_ms: float, io_ms: float, overhead_ms: float, *, limited: bool) -> Bound:
+    if overhead_ms > max(compute_ms, io_ms):
+        return Bound.OVERHEAD
+    if io_ms > compute_ms:
+        return Bound.IO
+    return Bound.SKIP_LIMIT if limited else Bound.COMPUTE

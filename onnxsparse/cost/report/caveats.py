@@ -1,0 +1,59 @@
+"""What every report says before its numbers: how far to trust them."""
+
+from collections.abc import Iterator
+
+from onnxsparse.annotations import AT_LEAST, marked
+from onnxsparse.cost.estimate import Deployment
+from onnxsparse.cost.report.completeness import assumed_free, incomplete, marks
+
+
+def caveats(found: Deployment) -> Iterator[str]:
+    """What is missing, what the target was calibrated on, how far the result moves with what is not known, what to measure."""
+    if (missing := incomplete(found)) is not None:
+        yield missing
+    yield from found.backend.fidelity
+    if (counts := widths_of(found)) is not None:
+        yield counts
+    if found.costs:
+        yield from trust(found)
+    if (free := assumed_free(found.load.layers)) is not None:
+        yield free
+
+
+def trust(found: Deployment) -> Iterator[str]:
+    """How far the latency moves with what is not known of the target; bounds where layers have no cost."""
+    mark = marks(found).get("latency_ms")
+    low, high = min(found.variants.values()), max(found.variants.values())
+    if len(found.variants) > 1:
+        partial = AT_LEAST if found.partial_variants else None
+        ends = f"{marked(f'{low:.2f}', partial)} to {marked(f'{high:.2f}', partial)} ms"
+        yield f"latency range over variants that explain the same measurements: {ends}"
+    if found.spans:
+        widest = found.spans[0]
+        first, last = (marked(f"{ms:.2f}", mark) for ms in sorted((widest.low_ms, widest.high_ms)))
+        yield f"the number that moves the result most: {widest.number}, {first} to {last} ms over its range"
+    if found.narrowing is not None:
+        told = found.narrowing
+        widths = f"from {told.before_ms:.2f} to {told.after_ms:.2f} ms wide"
+        known = "" if mark is None else ", of the layers whose cost is known"
+        yield f"the measurement that would narrow it most: {told.node} alone, all numbers together {widths}{known}"
+
+
+def widths_of(found: Deployment) -> str | None:
+    """How many tensors have which width, for a model with integers."""
+    counts = found.load.widths()
+    if not any(width is not None for count in counts.values() for width in count):
+        return None
+    floats = {"activations": found.precision.activation_bits, "weights": found.precision.coefficient_bits}
+    told = []
+    for kind, count in counts.items():
+        sizes = (width for width in sorted(count, key=lambda w: (w is None, w)))
+        texts = (f"{count[w]} of {w} bit" if w is not None else f"{count[w]} of floats, at {floats[kind]} bit" for w in sizes)
+        told.append(f"{kind} {', '.join(texts)}")
+    return f"widths of tensors: {'; '.join(told)}"
+
+
+def open_sizes(found: Deployment) -> str | None:
+    """Why layers have no cost, where the caller can give what is missing."""
+    sizes = found.load.layers.binding.unbound if found.unknown else ()
+    return f"open input sizes: {', '.join(sizes)}; give them with --input-shape" if sizes else None

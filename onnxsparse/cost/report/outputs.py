@@ -1,0 +1,61 @@
+"""Which files a report is written to, and their contents."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxsparse.cost.backends.layer_model import FileBackend
+from onnxsparse.cost.estimate import Deployment, Operation
+from onnxsparse.cost.report.figures import figures, to_svg
+from onnxsparse.cost.report.html import html
+from onnxsparse.cost.report.records import deployment_json
+from onnxsparse.cost.report.tables import layers_csv, markdown
+from onnxsparse.cost.sparsity_sweep import Curve, curves, curves_csv
+from onnxsparse.errors import ParamError
+from onnxsparse.ir.files import STDOUT
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFiles:
+    """Where to write a report; None: not at all. `svg` is a folder."""
+
+    json: Path | None = None
+    csv: Path | None = None
+    markdown: Path | None = None
+    html: Path | None = None
+    svg: Path | None = None
+    curve_csv: Path | None = None
+
+    def __bool__(self) -> bool:
+        return self != ReportFiles()
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether one of them is standard output."""
+        return STDOUT in (self.json, self.csv, self.markdown, self.html, self.curve_csv)
+
+    @property
+    def need_curves(self) -> bool:
+        return any(path is not None for path in (self.html, self.svg, self.curve_csv))
+
+
+def contents(
+    files: ReportFiles, found: Deployment, model: str, operation: Operation | None = None, drawn: tuple[Curve, ...] = ()
+) -> Iterator[tuple[Path, str]]:
+    """Every file with its text."""
+    if files.need_curves and isinstance(found.backend, FileBackend):
+        drawn = drawn or curves(found.load, found.backend)
+    makers: list[tuple[Path | None, Callable[[], str]]] = [
+        (files.json, lambda: f"{json.dumps(deployment_json(found, model, drawn, operation), indent=1, allow_nan=False)}\n"),
+        (files.csv, lambda: layers_csv(found)),
+        (files.markdown, lambda: markdown(found, model)),
+        (files.html, lambda: html(found, model, drawn, operation)),
+        (files.curve_csv, lambda: curves_csv(drawn)),
+    ]
+    yield from ((path, make()) for path, make in makers if path is not None)
+    if files.svg is not None:
+        if not files.svg.is_dir():
+            raise ParamError(f"--svg {files.svg} is not a folder; make it first")
+        for name, spec in figures(found, drawn).items():
+            yield files.svg / f"{name}.svg", to_svg(spec)

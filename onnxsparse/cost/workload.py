@@ -1,0 +1,317 @@
+"""A model as a device runs it: layers with what is fused into them, in order, and the activations between them."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import onnx
+
+from onnxsparse.analysis.layer import Layer, Layers, UnknownNode, add_up
+from onnxsparse.analysis.layer_filter import NamedNode, choose
+from onnxsparse.analysis.layers import Survey, evaluate
+from onnxsparse.cost.backends.work import Volume, WorkItem, total_bytes
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ops import OpSpec, Quant, Work
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Work items in order, and the activations' sizes (None: unknown). `free`: items that count as 0, at the caller's word."""
+
+    items: tuple[WorkItem, ...]
+    layers: Layers
+    model_inputs: tuple[str, ...]
+    model_outputs: tuple[str, ...]
+    volumes: dict[str, Volume | None]
+    free: frozenset[str] = frozenset()
+
+    @property
+    def costed(self) -> tuple[WorkItem, ...]:
+        """The items that count."""
+        return tuple(item for item in self.items if item.node not in self.free)
+
+    def peak(self, float_bits: int = 8) -> tuple[int | None, tuple[str, ...]]:
+        """Bytes held at the worst moment (inputs, outputs and live intermediates), and the intermediates at that moment."""
+        ends = {*self.model_inputs, *self.model_outputs}
+        live = list(self._live(ends))
+        sizes = [self._bytes({*ends, *names}, float_bits) for names in live]
+        known = [size for size in sizes if size is not None]
+        if len(known) < len(sizes):
+            return None, ()
+        worst = max(range(len(known)), key=known.__getitem__, default=None)
+        return (self._bytes(ends, float_bits), ()) if worst is None else (known[worst], tuple(live[worst]))
+
+    def timeline(self, float_bits: int = 8) -> list[int | None]:
+        """Bytes held while each item runs: inputs, outputs and live intermediates; None where a size is unknown."""
+        ends = {*self.model_inputs, *self.model_outputs}
+        return [self._bytes({*ends, *live}, float_bits) for live in self._live(ends)]
+
+    def widths(self) -> dict[str, Counter[int | None]]:
+        """How many activations and weights there are of each width in bits (None: floats)."""
+        weights = {name: volume for item in self.items for name, volume in zip(item.tensors, item.coefficients, strict=True)}
+        activations = (volume for volume in self.volumes.values() if volume is not None)
+        return {
+            "activations": Counter(volume.integer_bits for volume in activations),
+            "weights": Counter(volume.integer_bits for volume in weights.values()),
+        }
+
+    def _bytes(self, names: Iterable[str], float_bits: int) -> int | None:
+        sizes = [self.volumes.get(name) for name in names if name not in self._unsized_free]
+        return None if None in sizes else total_bytes((size for size in sizes if size is not None), float_bits)
+
+    @cached_property
+    def _unsized_free(self) -> frozenset[str]:
+        """What nodes that are assumed free produce, where its size is unknown: it counts as 0."""
+        produced = (name for item in self.items if item.node in self.free for name in item.outputs)
+        return frozenset(name for name in produced if self.volumes.get(name) is None)
+
+    def _live(self, ends: set[str]) -> Iterator[list[str]]:
+        """The intermediates alive while each item runs: made by it or before, and used by it or after."""
+        last = {name: i for i, item in enumerate(self.items) for name in item.inputs}
+        alive: dict[str, None] = {}
+        for i, item in enumerate(self.items):
+            alive |= dict.fromkeys(name for name in item.outputs if name not in ends)
+            yield list(alive)
+            alive = {name: None for name in alive if last.get(name, -1) > i}
+
+
+def workload(model: Model, assume_free: Sequence[str] = ()) -> Workload:
+    """What a device runs for one inference of `model`, at the input sizes of `model.binding`.
+
+    `assume_free`: patterns of nodes that count as 0. Raises ParamError for a pattern that matches none.
+    """
+    return Scheduler(model, assume_free).run()
+
+
+@dataclass
+class Group:
+    """A node and what is fused into it."""
+
+    nodes: list[int]
+    made: set[str] = field(default_factory=set)
+
+
+class Scheduler:
+    """Groups the nodes of the main graph into work items."""
+
+    def __init__(self, model: Model, assume_free: Sequence[str]) -> None:
+        self.assume_free = assume_free
+        self.survey = Survey(model)
+        self.layers = self.survey.layers(count=True)
+        self.graph = Graph(self.survey.proto.graph)
+        self.by_node: dict[str, list[Layer]] = {}
+        main = set(self.graph.names)
+        for layer in self.layers:
+            # a layer inside a body or function belongs to the node around it
+            self.by_node.setdefault(layer.node if layer.node in main else layer.within, []).append(layer)
+        self.sizes_only = self._sizes_only()
+        self.aliases: dict[str, str] = self._quantized_outputs()
+        self.made: set[str] = set()
+        self.widths: dict[str, tuple[int | None, ...]] = {}
+
+    def run(self) -> Workload:
+        groups = self._groups()
+        self.made = {name for group in groups for name in group.made}
+        self.widths = self._widths(groups)
+        self._free(groups)
+        items = tuple(self._item(group) for group in groups)
+        proto = self.graph.proto
+        fed = tuple(v.name for v in proto.input if v.name not in self.graph.initializers)
+        outputs = tuple(self._source(v.name) for v in proto.output)
+        names = {*fed, *outputs, *(n for item in items for n in (*item.inputs, *item.outputs))}
+        return Workload(items, self.layers, fed, outputs, {name: self._volume(name) for name in names}, self.layers.free)
+
+    def _free(self, groups: list[Group]) -> None:
+        """Find the nodes that are assumed free: items, or layers and unknown ops within them."""
+        heads = [(self.graph.names[group.nodes[0]], self.graph.proto.node[group.nodes[0]].op_type) for group in groups]
+        nodes = [*(NamedNode(*head) for head in heads), *self.layers, *self.layers.unknown]
+        found = choose(nodes, self.assume_free, "--assume-free", self.survey.model.name)
+        self.layers = replace(self.layers, free=frozenset(found))
+
+    def _sizes_only(self) -> set[str]:
+        """Values that follow from constants and shapes: a compiler computes them, not the device."""
+        found = self.survey.constant_values(self.graph)
+        for node in self.graph.proto.node:
+            spec = self.survey.spec(node)
+            if spec is None or spec.body is not None or spec.random:
+                continue
+            if spec.value is not None or all(i in found for i in node.input if i):
+                found.update(o for o in node.output if o)
+        return found
+
+    def _quantized_outputs(self) -> dict[str, str]:
+        """Values that leave the model behind a quantizer → what they are called there, which is their name as floats."""
+        graph, found = self.graph.proto, dict[str, str]()
+        outputs = {value.name for value in graph.output}
+        for output in graph.output:
+            name, way = output.name, [output.name]
+            while (index := self.graph.producers.get(name)) is not None and self._is_boundary(index):
+                name = graph.node[index].input[0]
+                way.append(name)
+            if index is not None and not outputs.intersection(way[1:]) and not found.keys() & set(way):
+                found |= dict.fromkeys(way[1:], output.name)
+        return found
+
+    def _is_boundary(self, index: int) -> bool:
+        spec = self.survey.spec(self.graph.proto.node[index])
+        return spec is not None and spec.quant is Quant.BOUNDARY
+
+    def _groups(self) -> list[Group]:
+        groups: list[Group] = []
+        owner: dict[str, Group] = {}
+        for index, node in enumerate(self.graph.proto.node):
+            spec = self.survey.spec(node)
+            if all(o in self.sizes_only for o in node.output if o):
+                continue
+            inputs = self._activations(node)
+            if spec is not None and spec.work is Work.FREE and spec.macs is None:
+                self.aliases |= {o: inputs[0] for o in node.output[:1] if inputs and o != inputs[0]}
+                continue
+            owners = {id(owner[name]): owner[name] for name in inputs if name in owner}
+            group = next(iter(owners.values()), None) if len(owners) == 1 else None
+            if group is not None and all(name in owner for name in inputs) and self._fuses(group, spec, inputs):
+                group.nodes.append(index)
+            else:
+                group = Group([index])
+                groups.append(group)
+            made = {self._source(o) for o in node.output if o}
+            group.made |= made
+            owner |= dict.fromkeys(made, group)
+        return groups
+
+    def _fuses(self, group: Group, spec: OpSpec | None, inputs: list[str]) -> bool:
+        """Element by element; or moved on its way out, where nobody wants it as it was. What a host makes stays apart."""
+        if spec is None or spec.macs is not None or self._on_host(group):
+            return False
+        alone = len(inputs) == 1 and len(self._readers(inputs[0])) == 1
+        return spec.work is Work.ELEMENTWISE or (spec.work is Work.MOVE and alone)
+
+    def _on_host(self, group: Group) -> bool:
+        specs = (self.survey.spec(self.graph.proto.node[at]) for at in group.nodes)
+        return any(spec is not None and spec.work is Work.HOST for spec in specs)
+
+    def _readers(self, value: str) -> set[int]:
+        """The nodes that read a value under any of its names, but for those that only view it."""
+        found = {at for name in self._names_of(value) for at in self.graph.consumers.get(name, [])}
+        return {at for at in found if not self._is_free(at)}
+
+    def _activations(self, node: onnx.NodeProto) -> list[str]:
+        """The inputs that a device reads, views of the same bytes under one name."""
+        return list(dict.fromkeys(self._source(i) for i in node.input if i and i not in self.sizes_only))
+
+    def _source(self, name: str) -> str:
+        while name in self.aliases:
+            name = self.aliases[name]
+        return name
+
+    def _item(self, group: Group) -> WorkItem:
+        node = self.graph.proto.node[group.nodes[0]]
+        name = self.graph.names[group.nodes[0]]
+        spec = self.survey.spec(node)
+        found = self.by_node.get(name, [])
+        totals = add_up(found)
+        channels, groups = self._channels(node, found)
+        inputs = [i for at in group.nodes for i in self._activations(self.graph.proto.node[at]) if i not in group.made]
+        outputs = [value for value in sorted(group.made) if self._leaves(value, group)]
+        in_place = len(group.nodes) == 1 and self._is_in_place(node, spec, inputs)
+        shares = [layer.weight_share for layer in found if layer.weight_share is not None]
+        return WorkItem(
+            node=name,
+            op_type=node.op_type,
+            fused=tuple(self.graph.names[at] for at in group.nodes[1:]),
+            macs=self._macs(name, spec, found),
+            coefficients=coefficients(found),
+            nonzeros=totals.weights - (totals.zero_weights or 0),
+            weight_share=sum(shares) if shares else None,
+            inputs=tuple(dict.fromkeys(inputs)),
+            outputs=tuple(outputs),
+            reads=() if in_place else self._volumes(inputs),
+            writes=() if in_place else self._volumes(outputs),
+            depthwise=any(layer.depthwise for layer in found),
+            output_channels=math.ceil(channels / groups),
+            groups=groups,
+            op_types=tuple(self.graph.proto.node[at].op_type for at in group.nodes),
+            tensors=tuple(dict.fromkeys(w.tensor for layer in found for w in layer.weights)),
+            on_host=self._on_host(group),
+            unknown=self._why_unknown(dict.fromkeys((*inputs, *outputs)), found),
+        )
+
+    def _macs(self, name: str, spec: OpSpec | None, found: list[Layer]) -> int | None:
+        """0 for a known op without layers, None for an unknown one or where those of a node within are unknown."""
+        gaps: list[Layer | UnknownNode] = [node for node in self.layers.unknown if node.within == name]
+        gaps += [layer for layer in found if layer.macs is None]
+        if spec is None or not all(self.layers.is_free(node) for node in gaps):
+            return None
+        return sum(layer.macs or 0 for layer in found)
+
+    def _why_unknown(self, values: Iterable[str], found: list[Layer]) -> str | None:
+        """What is not known of an item that reads and writes `values` and holds the layers `found`."""
+        shapes = {name: self.survey.shapes.get("", name) for name in values}
+        lost = [name for name, shape in shapes.items() if shape is None]
+        if lost:
+            return f"the shape of '{lost[0]}' is not known"
+        if any(None in (shape or ()) for shape in shapes.values()):
+            return "open sizes"
+        return next((layer.unknown for layer in found if layer.unknown is not None), None)
+
+    def _is_in_place(self, node: onnx.NodeProto, spec: OpSpec | None, inputs: list[str]) -> bool:
+        """Whether what an item reads was made where its output is to be: nothing moves."""
+        if spec is None or spec.in_place is None or not set(inputs) <= self.made:
+            return False
+        return all(len(self._readers(i)) == 1 for i in inputs) and bool(
+            evaluate(spec.in_place, self.survey.view(self.graph, node), 1)
+        )
+
+    def _leaves(self, value: str, group: Group) -> bool:
+        """Whether somebody outside the group, or the caller, reads a value; one that nobody reads is not written."""
+        ends = {self._source(v.name) for v in self.graph.proto.output}
+        return value in ends or any(at not in group.nodes for at in self._readers(value))
+
+    def _names_of(self, value: str) -> list[str]:
+        return [value, *(name for name in self.aliases if self._source(name) == value)]
+
+    def _is_free(self, index: int) -> bool:
+        spec = self.survey.spec(self.graph.proto.node[index])
+        return spec is not None and spec.work is Work.FREE and spec.macs is None
+
+    def _widths(self, groups: list[Group]) -> dict[str, tuple[int | None, ...]]:
+        """The widths at which each value is read by an item that did not produce it, or by the caller."""
+        found: dict[str, dict[int | None, None]] = {}
+        for group in groups:
+            read = (i for at in group.nodes for i in self.graph.proto.node[at].input if i and i not in self.sizes_only)
+            for name in read:
+                if self._source(name) not in group.made:
+                    found.setdefault(self._source(name), {})[self.survey.width(self.graph, name)] = None
+        for output in self.graph.proto.output:
+            found.setdefault(self._source(output.name), {})[self.survey.width(self.graph, output.name)] = None
+        return {name: tuple(sorted(widths, key=lambda w: w or 0)) for name, widths in found.items()}
+
+    def _volumes(self, names: Iterable[str]) -> tuple[Volume, ...] | None:
+        """The tensors, each once; None where a size is unknown."""
+        found = [self._volume(name) for name in dict.fromkeys(names)]
+        known = tuple(volume for volume in found if volume is not None)
+        return known if len(known) == len(found) else None
+
+    def _volume(self, name: str) -> Volume | None:
+        shape = self.survey.shapes.get("", name)
+        if shape is None or None in shape:
+            return None
+        return Volume(math.prod(d for d in shape if d is not None), self.widths.get(name, (None,)))
+
+    def _channels(self, node: onnx.NodeProto, found: list[Layer]) -> tuple[int, int]:
+        """The weight's outputs, and in how many groups of them the op works."""
+        axes = found[0].weights[0].axes if found and found[0].weights else None
+        stored = found[0].weights[0].stored if axes is not None else None
+        if axes is None or stored is None or stored.axes is None:
+            return 0, 1
+        size = self.survey.model.weights.shape(stored.name)[stored.axes[axes.output]]
+        return size, max(1, next((a.i for a in node.attribute if a.name == "group"), 1))
+
+
+def coefficients(found: list[Layer]) -> tuple[Volume, ...]:
+    """The weight tensors, each once."""
+    tensors = {use.tensor: Volume(use.elements, (use.bits,)) for layer in found for use in layer.weights}
+    return tuple(tensors.values())

@@ -1,0 +1,1 @@
+"""Model files and their graphs, without any knowledge of ops."""

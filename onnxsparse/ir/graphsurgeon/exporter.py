@@ -1,0 +1,287 @@
+"""Changed graphsurgeon objects back into protos, unchanged ones as they were."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, helper
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from onnxsparse.ir.graphsurgeon.origins import BodyOrigin, NodeOrigin, Origins, StoredValues, TensorOrigin, held_back
+from onnxsparse.ir.model import STANDARD_DOMAINS, Model
+from onnxsparse.ir.protos import replace_all
+from onnxsparse.ir.weights import Array
+
+FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
+
+
+class Exporter:
+    """Changed graphsurgeon objects back into the model's protos."""
+
+    def __init__(self, model: Model, origins: Origins) -> None:
+        self.model = model
+        self.origins = origins
+        self.claimed: set[int] = set()
+        self.assigned: list[tuple[str, Array]] = []
+
+    def write(self, graph: Any) -> None:
+        """Build everything first, so that a graph that cannot be written leaves the model as it was."""
+        main = self.graph(graph)
+        functions = [self.function(f) for f in graph.functions]
+        proto = self.model.proto
+        imported = {"" if o.domain in STANDARD_DOMAINS else o.domain for o in proto.opset_import}
+        used = {n.domain or "" for n in all_nodes(graph) if id(n) not in self.origins.nodes}
+        proto.graph.CopyFrom(main)
+        replace_all(proto.functions, functions)
+        for domain in sorted(used - imported):
+            proto.opset_import.add(domain=domain, version=1 if domain else newest_opset(proto.ir_version))
+        self.model.weights.refresh()
+        for name, values in self.assigned:
+            self.model.weights[name] = values
+
+    def graph(self, graph: Any) -> onnx.GraphProto:
+        origin = self.origins.bodies.get(id(graph))
+        if origin is None:
+            made: onnx.GraphProto = OnnxExporter.export_graph(graph, do_type_check=False)
+            return made
+        proto = onnx.GraphProto()
+        proto.CopyFrom(origin.proto)
+        if graph.name != origin.proto.name:
+            proto.name = graph.name
+        fresh = self.claim(graph)
+        replace_all(proto.node, [self.node(n) for n in graph.nodes])
+        kept = self.kept_initializers(origin, graph)
+        replace_all(proto.initializer, [*kept, *(self.new_initializer(c) for c in fresh)])
+        alive = Alive.of(origin, graph, {t.name for t in proto.initializer})
+        listed = self.inputs(origin, graph, {t.name for t in kept})
+        replace_all(proto.input, [*listed, *self.listed_initializers(proto, {v.name for v in listed})])
+        replace_all(proto.output, [self.described(t, origin.proto.output) for t in graph.outputs])
+        replace_all(proto.value_info, [*self.value_infos(origin, alive), *new_value_infos(self.origins, graph)])
+        replace_all(proto.quantization_annotation, [a for a in proto.quantization_annotation if alive.keeps(a.tensor_name)])
+        return proto
+
+    def function(self, function: Any) -> onnx.FunctionProto:
+        origin = self.origins.bodies.get(id(function))
+        if origin is None:
+            made: onnx.FunctionProto = OnnxExporter.export_function(function)
+            return made
+        proto = onnx.FunctionProto()
+        proto.CopyFrom(origin.proto)
+        constants = [
+            helper.make_node("Constant", [], [c.name], value=OnnxExporter.export_tensor_proto(c)) for c in self.claim(function)
+        ]
+        replace_all(proto.node, [*constants, *(self.node(n) for n in function.nodes)])
+        proto.input[:] = [t.name for t in function.inputs]
+        proto.output[:] = [t.name for t in function.outputs]
+        return proto
+
+    def claim(self, body: Any) -> list[Any]:
+        """New constants that nodes of this graph use and no graph around it has taken."""
+        found: dict[int, Any] = {}
+        for tensor in (*(t for n in body.nodes for t in n.inputs), *body.outputs):
+            if isinstance(tensor, gs.Constant) and id(tensor) not in self.origins.tensors and id(tensor) not in self.claimed:
+                found[id(tensor)] = tensor
+        self.claimed |= set(found)
+        return list(found.values())
+
+    def new_initializer(self, constant: Any) -> onnx.TensorProto:
+        return self.filled(onnx.TensorProto(), constant)
+
+    def filled(self, proto: onnx.TensorProto, constant: Any) -> onnx.TensorProto:
+        """A header now, the values into `model.weights` once the graph is in place."""
+        values = np.asarray(constant.values)
+        if constant.export_dtype != constant.dtype or values.dtype == object:
+            proto.CopyFrom(OnnxExporter.export_tensor_proto(constant))
+            return proto
+        made = onnx.TensorProto(name=constant.name, dims=values.shape, data_type=helper.np_dtype_to_tensor_dtype(values.dtype))
+        made.doc_string = proto.doc_string
+        made.metadata_props.extend(proto.metadata_props)
+        self.assigned.append((constant.name, values))
+        return made
+
+    def kept_initializers(self, origin: BodyOrigin, graph: Any) -> list[onnx.TensorProto]:
+        """Initializers that are still used, and those that never were; renamed or given new values where somebody did so."""
+        used = used_constants(graph)
+        kept = []
+        for proto in origin.proto.initializer:
+            constant = origin.tensors[proto.name]
+            if id(constant) in used or proto.name not in origin.used:
+                kept.append(self.tensor(proto, constant))
+        return kept
+
+    def tensor(self, proto: onnx.TensorProto, constant: Any) -> onnx.TensorProto:
+        if isinstance(constant, gs.Constant) and self.has_new_values(constant):
+            return self.filled(proto, constant)
+        if constant.name == proto.name:
+            return proto
+        renamed = onnx.TensorProto()
+        renamed.CopyFrom(proto)
+        renamed.name = constant.name
+        return renamed
+
+    def has_new_values(self, constant: Any) -> bool:
+        """Whether somebody put other values in; reading them loads them and changes nothing."""
+        if isinstance(constant._values, StoredValues):
+            return False
+        origin = self.origins.tensors[id(constant)]
+        assert origin.proto is not None
+        original = StoredValues(self.model, origin.proto, origin.key).load()
+        values = np.asarray(constant._values)
+        alike = values.dtype == original.dtype and values.shape == original.shape
+        return not (alike and values.tobytes() == original.tobytes())
+
+    def inputs(self, origin: BodyOrigin, graph: Any, initializers: set[str]) -> list[onnx.ValueInfoProto]:
+        """In the original order as long as that of the graph's inputs is; initializers may be listed among them."""
+        listed = [v for v in origin.proto.input if isinstance(origin.tensors[v.name], gs.Constant)]
+        order = [v.name for v in origin.proto.input]
+        found = [self.described(t, origin.proto.input) for t in graph.inputs]
+        found += [v for v in listed if origin.tensors[v.name].name in initializers]
+        places = {name: i for i, name in enumerate(order)}
+        names = [v.name for v in found[: len(graph.inputs)]]
+        if [n for n in order if n in names] == [n for n in names if n in places]:
+            found.sort(key=lambda v: places.get(v.name, len(order)))
+        return found
+
+    def listed_initializers(self, graph: onnx.GraphProto, present: set[str]) -> list[onnx.ValueInfoProto]:
+        """Below IR version 4, initializers are inputs as well."""
+        if self.model.proto.ir_version >= FIRST_IR_WITH_PLAIN_INITIALIZERS:
+            return []
+        missing = [t for t in graph.initializer if t.name not in present]
+        return [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in missing]
+
+    def described(self, tensor: Any, protos: Any) -> onnx.ValueInfoProto:
+        """The original description of a graph's input or output; a new one where dtype or shape were changed."""
+        origin = self.origins.tensors.get(id(tensor))
+        original = None if origin is None else next((v for v in protos if v.name == origin.name), None)
+        if original is None or (isinstance(tensor, gs.Variable) and origin is not None and changed(tensor, origin)):
+            made: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, do_type_check=True)
+            return made
+        return renamed_value(original, tensor.name)
+
+    def value_infos(self, origin: BodyOrigin, alive: "Alive") -> list[onnx.ValueInfoProto]:
+        found = []
+        for value in origin.proto.value_info:
+            tensor = origin.tensors.get(value.name)
+            known = None if tensor is None else self.origins.tensors.get(id(tensor))
+            if not alive.keeps(value.name):
+                continue
+            if known is not None and isinstance(tensor, gs.Variable) and changed(tensor, known):
+                found.append(OnnxExporter.export_value_info_proto(tensor, do_type_check=False))
+            else:
+                found.append(value if tensor is None else renamed_value(value, tensor.name))
+        return found
+
+    def node(self, node: Any) -> onnx.NodeProto:
+        origin = self.origins.nodes.get(id(node))
+        proto = onnx.NodeProto()
+        if origin is None:
+            proto.op_type = node.op
+        else:
+            proto.CopyFrom(origin.proto)
+        for name, value in (("op_type", node.op), ("name", node.name), ("domain", node.domain)):
+            if value is not None and getattr(proto, name) != value:
+                setattr(proto, name, value)
+        for names, tensors in ((proto.input, node.inputs), (proto.output, node.outputs)):
+            if list(names) != [t.name for t in tensors]:
+                names[:] = [t.name for t in tensors]
+        replace_all(proto.attribute, self.attributes(node, origin))
+        return proto
+
+    def attributes(self, node: Any, origin: NodeOrigin | None) -> list[AttributeProto]:
+        """The original order, changed ones in place, new ones behind."""
+        found: list[AttributeProto] = []
+        known = list(origin.proto.attribute) if origin is not None else []
+        for proto in known:
+            if held_back(proto):
+                found.append(proto)
+            elif origin is not None and proto.name in node.attrs:
+                found.append(self.attribute(proto, node.attrs[proto.name], origin.values[proto.name]))
+        names = {a.name for a in known}
+        for name, value in node.attrs.items():
+            if name not in names:
+                found += (
+                    [self.body(name, value)] if isinstance(value, gs.Graph) else OnnxExporter.export_attributes({name: value})
+                )
+        return found
+
+    def attribute(self, proto: AttributeProto, value: Any, before: Any) -> AttributeProto:
+        made = AttributeProto()
+        made.CopyFrom(proto)
+        if isinstance(value, gs.Graph):
+            made.g.CopyFrom(self.graph(value))
+        elif value is before and isinstance(value, gs.Constant):
+            if self.has_new_values(value):
+                made.t.CopyFrom(onnx.numpy_helper.from_array(np.asarray(value.values), proto.t.name))
+        elif value is not before and value != before:
+            made.CopyFrom(OnnxExporter.export_attributes({proto.name: value})[0])
+        return made
+
+    def body(self, name: str, graph: Any) -> AttributeProto:
+        return AttributeProto(name=name, type=AttributeProto.GRAPH, g=self.graph(graph))
+
+
+def newest_opset(ir_version: int) -> int:
+    """The highest version of the standard operators that a model of this IR version may import."""
+    return max(opset for (domain, opset), ir in helper.OP_SET_ID_VERSION_MAP.items() if domain == "ai.onnx" and ir <= ir_version)
+
+
+@dataclass(frozen=True)
+class Alive:
+    """Which values of a graph there were and are; `names`: original name → present one."""
+
+    before: set[str]
+    after: set[str]
+    names: Mapping[str, str]
+
+    @classmethod
+    def of(cls, origin: BodyOrigin, graph: Any, initializers: set[str]) -> "Alive":
+        after = {t.name for n in graph.nodes for t in n.outputs} | {t.name for t in graph.inputs} | initializers
+        return cls(set(origin.tensors), after, {name: tensor.name for name, tensor in origin.tensors.items()})
+
+    def keeps(self, name: str) -> bool:
+        """What was recorded about a value that is gone goes; about one that never was there, it stays."""
+        return name not in self.before or self.names[name] in self.after
+
+
+def changed(tensor: Any, origin: TensorOrigin) -> bool:
+    return (tensor.dtype, tensor.shape if tensor.shape is None else list(tensor.shape)) != origin.described
+
+
+def renamed_value(value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
+    if value.name == name:
+        return value
+    made = onnx.ValueInfoProto()
+    made.CopyFrom(value)
+    made.name = name
+    return made
+
+
+def new_value_infos(origins: Origins, graph: Any) -> list[onnx.ValueInfoProto]:
+    """Descriptions of new values, where they were given a type and a shape."""
+    ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
+    return [
+        OnnxExporter.export_value_info_proto(t, do_type_check=False)
+        for n in graph.nodes
+        for t in n.outputs
+        if id(t) not in origins.tensors and id(t) not in ends and t.name and t.dtype is not None and t.shape is not None
+    ]
+
+
+def used_constants(graph: Any) -> set[int]:
+    """Identities of the constants that a graph or a body inside it uses."""
+    found = {id(t) for t in graph.outputs}
+    for node in all_nodes(graph):
+        found |= {id(t) for t in node.inputs}
+        found |= {id(t) for value in node.attrs.values() if isinstance(value, gs.Graph) for t in value.outputs}
+    return found
+
+
+def all_nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.nodes:
+        yield node
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield from all_nodes(value)

@@ -1,0 +1,133 @@
+"""Protos into graphsurgeon objects, shapes and weights left where they are."""
+
+from collections import ChainMap
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, helper
+
+from onnxsparse.ir.graph import overridable
+from onnxsparse.ir.graphsurgeon.origins import (
+    SIMPLE_FIELDS,
+    BodyOrigin,
+    NodeOrigin,
+    Origins,
+    StoredValues,
+    TensorOrigin,
+    held_back,
+)
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import body_scope
+
+REFERENCE_TYPES = {AttributeProto.FLOAT: float, AttributeProto.INT: int, AttributeProto.STRING: str}
+
+
+class Importer:
+    """Protos into graphsurgeon objects."""
+
+    def __init__(self, model: Model, origins: Origins) -> None:
+        self.model = model
+        self.origins = origins
+        self.defaults = overridable(model.proto)
+        """Inputs that callers may override: variables."""
+
+    def model_graph(self) -> Any:
+        proto = self.model.proto
+        functions = [self.function(f) for f in proto.functions]
+        graph = self.graph(proto.graph, ChainMap(), "")
+        graph.functions = functions
+        graph.import_domains = list(proto.opset_import)
+        graph.opset = self.model.opset() or graph.opset
+        graph.ir_version = proto.ir_version
+        return graph
+
+    def graph(self, proto: onnx.GraphProto, outer: "ChainMap[str, Any]", scope: str) -> Any:
+        stored = [t for t in proto.initializer if scope or t.name not in self.defaults]
+        own = {t.name: self.constant(t, self.model.weights.find(scope, t.name)) for t in stored}
+        described = {v.name: v for v in (*proto.value_info, *proto.input, *proto.output)}
+        made = [*(v.name for v in proto.input), *(o for node in proto.node for o in node.output if o)]
+        for name in made:
+            if name not in own:
+                own[name] = self.variable(name, described.get(name))
+        tensors = outer.new_child(own)
+        nodes = [self.node(node, tensors, scope) for node in proto.node]
+        inputs = [own[v.name] for v in proto.input if not isinstance(own[v.name], gs.Constant)]
+        outputs = [self.lookup(v.name, tensors) for v in proto.output]
+        graph = gs.Graph(nodes, inputs, outputs, name=proto.name, doc_string=proto.doc_string, opset=self.model.opset() or None)
+        used = {t.name for t in own.values() if isinstance(t, gs.Constant) and (t.outputs or any(t is o for o in outputs))}
+        self.origins.bodies[id(graph)] = BodyOrigin(graph, proto, own, used)
+        return graph
+
+    def function(self, proto: onnx.FunctionProto) -> Any:
+        own = {name: self.variable(name, None) for name in (*proto.input, *(o for n in proto.node for o in n.output if o))}
+        tensors = ChainMap(own)
+        nodes = [self.node(node, tensors, proto.name) for node in proto.node]
+        inputs = [own[name] for name in proto.input]
+        outputs = [self.lookup(name, tensors) for name in proto.output]
+        function = gs.Function(proto.name, proto.domain, nodes, inputs, outputs, doc_string=proto.doc_string)
+        self.origins.bodies[id(function)] = BodyOrigin(function, proto, own, set())
+        return function
+
+    def constant(self, proto: onnx.TensorProto, key: str | None) -> Any:
+        made = gs.Constant(proto.name, StoredValues(self.model, proto, key))
+        self.origins.tensors[id(made)] = TensorOrigin(made, proto.name, proto, key)
+        return made
+
+    def variable(self, name: str, described: onnx.ValueInfoProto | None) -> Any:
+        made = gs.Variable(name, *describe(described))
+        shape = None if made.shape is None else list(made.shape)
+        self.origins.tensors[id(made)] = TensorOrigin(made, name, None, None, (made.dtype, shape))
+        return made
+
+    def lookup(self, name: str, tensors: "ChainMap[str, Any]") -> Any:
+        if not name:
+            return gs.Variable.empty()
+        if name not in tensors:
+            tensors[name] = self.variable(name, None)  # nobody makes it: the checker's to complain about
+        return tensors[name]
+
+    def node(self, proto: onnx.NodeProto, tensors: "ChainMap[str, Any]", scope: str) -> Any:
+        values = {a.name: self.attribute(proto, a, tensors, scope) for a in proto.attribute if not held_back(a)}
+        inputs, outputs = ([self.lookup(name, tensors) for name in names] for names in (proto.input, proto.output))
+        domain = proto.domain if proto.HasField("domain") else None
+        made = gs.Node(proto.op_type, proto.name, dict(values), inputs, outputs, domain)
+        snapshot = {name: list(v) if isinstance(v, list) else v for name, v in values.items()}
+        self.origins.nodes[id(made)] = NodeOrigin(made, proto, snapshot)
+        return made
+
+    def attribute(self, node: onnx.NodeProto, proto: AttributeProto, tensors: "ChainMap[str, Any]", scope: str) -> Any:
+        if proto.ref_attr_name:
+            return gs.Node.AttributeRef(proto.ref_attr_name, REFERENCE_TYPES.get(proto.type, list))
+        if proto.type == AttributeProto.TENSOR:
+            key = self.model.weights.find(scope, node.output[0]) if node.output else None
+            return self.constant(proto.t, key)
+        if proto.type == AttributeProto.GRAPH:
+            return self.graph(proto.g, tensors, body_scope(scope, node, proto))
+        value = getattr(proto, SIMPLE_FIELDS[proto.type])
+        if proto.type in (AttributeProto.FLOATS, AttributeProto.INTS):
+            return list(value)
+        if proto.type == AttributeProto.STRINGS:
+            return [decoded(v) for v in value]
+        return decoded(value) if proto.type == AttributeProto.STRING else value
+
+
+def decoded(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def describe(value: onnx.ValueInfoProto | None) -> tuple[Any, Any]:
+    """numpy dtype and shape, where a tensor's description has them."""
+    if value is None or not value.type.HasField("tensor_type"):
+        return None, None
+    tensor = value.type.tensor_type
+    try:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else None
+    except KeyError:
+        dtype = None
+    if not tensor.HasField("shape"):
+        return dtype, None
+    return dtype, [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]

@@ -1,0 +1,285 @@
+"""A model as the toolkit holds it: a skeleton proto without bulk weights, and the weights beside it."""
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Self
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from onnxsparse.errors import ModelError, ParamError
+from onnxsparse.ir.binding import Binding, bind
+from onnxsparse.ir.files import Staging, check_target, identity, remove
+from onnxsparse.ir.mapped import MappedFile, Payload
+from onnxsparse.ir.sparse import densify, restore
+from onnxsparse.ir.weights import Weights, bodies, is_lifted, set_external, tensors
+from onnxsparse.ir.wire import FileSpan, Piece, Rewritten, lift, splice
+from onnxsparse.ir.wire import Payload as PayloadPiece
+
+if TYPE_CHECKING:
+    from onnx_graphsurgeon import Graph
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+"""Two names for the operators that onnx itself defines."""
+
+MAX_INLINE_BYTES = (1 << 31) - 1
+"""protobuf's limit for one message; a model above it needs external data."""
+
+ALIGNMENT_BYTES = 4096
+"""Where payloads start in a side file; the ONNX documentation asks for pages, so that runtimes can map them."""
+
+
+class Model:
+    """An ONNX model. `proto` has everything but bulk weights, which `weights` reads and assigns by name.
+
+    Sparse tensors are dense in it, and sparse again when it is saved.
+    Data may be changed in place, through `weights` or `proto`; `copy` first where the original is still needed.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, weights: Weights, path: Path | None = None, role: str = "") -> None:
+        self.proto = proto
+        self.weights = weights
+        self.path = path
+        self.role = role
+        self._binding: Binding | None = None
+
+    @property
+    def binding(self) -> Binding:
+        """The sizes that facts are computed for: as `bind` was told, else what the model says of itself, else batch 1."""
+        if self._binding is None:
+            self._binding = bind(self.proto, self.name)
+        return self._binding
+
+    def bind(self, input_shape: Sequence[str] = (), dim: Sequence[str] = ()) -> Self:
+        """Fix input sizes, as `x:1,3,224,224` or `x=1x3x224x224`, and symbolic dimensions, as `N=1`. Raises ParamError."""
+        self._binding = bind(self.proto, self.name, input_shape, dim)
+        return self
+
+    @classmethod
+    def from_proto(cls, proto: onnx.ModelProto, role: str = "") -> "Model":
+        """A model built in memory; external data is not reachable from it. `role`: which part it plays, for messages."""
+        made = parse(memoryview(proto.SerializeToString()), None, None)
+        made.role = role
+        return made
+
+    @property
+    def name(self) -> str:
+        """What messages call the model: its file name; of one that was made from the file's, which part it plays first."""
+        name = self.path.name if self.path is not None else "the model"
+        return f"{self.role} of {name}" if self.role else name
+
+    def copy(self, role: str | None = None) -> "Model":
+        """An independent copy that shares the unchanged weights. `role`: what it is for, if it is to be another model."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        twin = Model(proto, self.weights.copy(proto), self.path, self.role if role is None else role)
+        twin._binding = self._binding
+        return twin
+
+    def assign(self, other: "Model") -> None:
+        """Become what `other` is; the file it came from stays."""
+        self.proto.CopyFrom(other.proto)
+        self.weights = other.weights.copy(self.proto)
+
+    def edit(self) -> "AbstractContextManager[Graph]":
+        """`with model.edit() as graph:` gives an onnx-graphsurgeon graph; the model has its changes when the block ends well.
+
+        Every field that the block does not touch stays as it was, those that graphsurgeon cannot show included.
+        """
+        from onnxsparse.ir.graphsurgeon import edit
+
+        return edit(self)
+
+    def opset(self, domain: str = "") -> int:
+        """The imported version of an operator domain, 0 if it is not imported."""
+        names = STANDARD_DOMAINS if domain in STANDARD_DOMAINS else (domain,)
+        return max((o.version for o in self.proto.opset_import if o.domain in names), default=0)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model, whole or not at all: weights inline or external as they came, external above 2 GB.
+
+        The side file is `<name>.data` beside the target, never appended to. Where the target stands already with a side
+        file, the new one gets another name and the old one goes afterwards, so that no moment sees a mixed pair.
+        The file that the model was loaded from may be the target. Raises ParamError where no file can be, or the target holds
+        this model's weights, and ModelError if the disk refuses.
+        """
+        if identity(Path(path)) in map(identity, self.weights.side_files()):
+            raise ParamError(f"cannot write {path}: {self.name} keeps its weights there; name another file")
+        with Staging() as staging:
+            obsolete = self.stage(staging, Path(path))
+        remove(obsolete)
+
+    def stage(self, staging: Staging, path: Path) -> list[Path]:
+        """`save` in two steps: write temporaries now, and return what to delete once `staging` is committed."""
+        target = check_target(path)
+        obsolete = self._obsolete_side_files(target)
+        side_file = unused_side_file(target, staging.targets)
+        skeleton, external = self._place(side_file.name)
+        if external:
+            check_link(path, target)
+            staging.write(side_file, lambda file: write_side_file(file, external))
+        message = splice(skeleton, self._describe)
+        staging.write(target, lambda file: self._write(file, message))
+        return obsolete
+
+    def _obsolete_side_files(self, target: Path) -> list[Path]:
+        """What nobody refers to once `target` is replaced: side files named after it, unless this model still reads them."""
+        try:
+            old = load(target).weights.side_files()
+        except ModelError:
+            return []
+        if self.path is not None and self.path.resolve() != target:
+            old -= self.weights.side_files()
+        return [path for path in old if path.name.startswith(f"{target.name}.") and path.parent == target.parent]
+
+    def to_bytes(self) -> bytes:
+        """The whole model as one ONNX message. Raises ModelError above 2 GB."""
+        message = splice(self._as_written().SerializeToString(), self._describe)
+        if message.length > MAX_INLINE_BYTES:
+            raise ModelError(f"{self.name} is larger than 2 GB and cannot be held in one message")
+        return b"".join(self._bytes(piece) for piece in message.pieces)
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that `save` writes: the message, and what is in side files."""
+        proto = self._as_written()
+        external = (t for _, _, t in tensors(proto) if t.data_location == TensorProto.EXTERNAL and not is_lifted(t))
+        payloads = (self.weights.payload(tensor) for tensor in external)
+        inside = splice(proto.SerializeToString(), self._describe).length
+        return inside + sum(payload.length for payload in payloads if payload is not None)
+
+    def _as_written(self) -> onnx.ModelProto:
+        """A copy of the proto in which what came sparse is sparse again."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        if self.weights.sparse:
+            restore(proto, self.weights)
+        return proto
+
+    def _place(self, side_name: str) -> tuple[bytes, list[Payload]]:
+        """The skeleton to write, with external tensors pointing at their new places, and the payloads for those places."""
+        proto = self._as_written()
+        lifted = (self.weights.payload(tensor) for _, _, tensor in tensors(proto) if is_lifted(tensor))
+        inline_bytes = sum(payload.length for payload in lifted if payload is not None)
+        external_only = inline_bytes + proto.ByteSize() > MAX_INLINE_BYTES
+        payloads: list[Payload] = []
+        offset = 0
+        for _, _, tensor in tensors(proto):
+            if tensor.data_location != TensorProto.EXTERNAL or (is_lifted(tensor) and not external_only):
+                continue
+            payload = self.weights.payload(tensor)
+            assert payload is not None
+            offset = aligned(offset)
+            set_external(tensor, side_name, offset, payload.length)
+            payloads.append(payload)
+            offset += payload.length
+        return proto.SerializeToString(), payloads
+
+    def _describe(self, index: int) -> tuple[int, int]:
+        payload = self.weights.lifted(index)
+        return payload.field, payload.length
+
+    def _bytes(self, piece: Piece) -> bytes | memoryview:
+        return self.weights.lifted(piece.index).view() if isinstance(piece, PayloadPiece) else piece
+
+    def _write(self, file: IO[bytes], message: Rewritten) -> None:
+        for piece in message.pieces:
+            if isinstance(piece, PayloadPiece):
+                self.weights.lifted(piece.index).write_to(file)
+            else:
+                file.write(piece)
+
+
+def load(path: str | Path) -> Model:
+    """Read the ONNX model at `path`; bulk weights stay on disk until asked for.
+
+    Raises ModelError for a file that is missing, unreadable, no ONNX model, truncated, or larger than 2 GB inline.
+    """
+    path = Path(path)
+    if os.path.isdir(path):  # noqa: PTH112 - pathlib's raises where a folder above must not be read
+        raise ModelError(f"{path} is a folder, not an ONNX file")
+    try:
+        file = MappedFile.open(path)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from None
+    if file.size > MAX_INLINE_BYTES:
+        raise ModelError(f"{path} is larger than 2 GB, which no ONNX runtime reads; save it with external data")
+    try:
+        return parse(file.view(), file, path)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def parse(data: memoryview, file: MappedFile | None, path: Path | None) -> Model:
+    skeleton, spans = lift(data)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(skeleton)
+    except DecodeError:
+        raise ModelError("the file is truncated or not an ONNX model") from None
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise ModelError("not an ONNX model (it holds no graph)")
+    if proto.ir_version >= 3 and not proto.opset_import:
+        raise ModelError("the file is truncated or not an ONNX model (it imports no operator set)")
+    check_names(proto)
+    payloads = [payload_of(span, file, data) for span in spans]
+    weights = Weights(proto, payloads, path)
+    densify(proto, weights)
+    return Model(proto, weights, path)
+
+
+def check_names(proto: onnx.ModelProto) -> None:
+    """Raises ModelError for names that are no text, which protobuf lets pass in a damaged file."""
+    graphs: list[onnx.GraphProto] = [proto.graph]
+    try:
+        for graph in graphs:
+            names = [graph.name, *(t.name for t in graph.initializer), *(t.values.name for t in graph.sparse_initializer)]
+            names += [v.name for values in (graph.input, graph.output, graph.value_info) for v in values]
+            graphs += check_nodes(list(graph.node), names)
+        for function in proto.functions:
+            graphs += check_nodes(list(function.node), [function.name, function.domain, *function.input, *function.output])
+        "".join([*(o.domain for o in proto.opset_import), *(text for p in proto.metadata_props for text in (p.key, p.value))])
+    except (UnicodeDecodeError, TypeError):
+        raise ModelError("the file is damaged: it holds names that are no text") from None
+
+
+def check_nodes(nodes: list[onnx.NodeProto], names: list[str]) -> list[onnx.GraphProto]:
+    """The bodies the nodes hold; joining fails where a name is no text."""
+    for node in nodes:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    "".join(names)
+    return [body for node in nodes for attribute in node.attribute for body in bodies(attribute)]
+
+
+def payload_of(span: FileSpan, file: MappedFile | None, data: memoryview) -> Payload:
+    if file is not None:
+        return Payload(None, file, span.offset, span.length, span.field)
+    return Payload.of(data[span.offset : span.offset + span.length], span.field)
+
+
+def check_link(path: Path, target: Path) -> None:
+    """Raises ParamError for a link into another folder: external data is read from beside the name that a model is loaded by."""
+    if identity(path.parent) != identity(target.parent):
+        raise ParamError(
+            f"cannot write {path}: it is a link to {target}, beside which its external data would not be found; "
+            f"name that file, or one that is no link"
+        )
+
+
+def unused_side_file(target: Path, taken: Sequence[Path]) -> Path:
+    """`<name>.data` beside the target; a number in between where that exists or is about to be written."""
+    names = (f"{target.name}.data", *(f"{target.name}.{i}.data" for i in range(1, 1000)))
+    return next(p for name in names if not os.path.lexists(p := target.with_name(name)) and p not in taken)
+
+
+def aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def write_side_file(file: IO[bytes], payloads: list[Payload]) -> None:
+    for payload in payloads:
+        file.seek(aligned(file.tell()))
+        payload.write_to(file)

@@ -1,0 +1,65 @@
+"""New names and tensors for a model."""
+
+from collections.abc import Callable, Iterator
+
+import onnx
+from onnx import TensorProto, helper
+
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Array, bodies
+
+
+class Names:
+    """Names that nothing in a model has yet."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.taken = set(every_name(proto))
+
+    def fresh(self, wanted: str) -> str:
+        """`wanted`, with a number behind it where it is taken; taken from now on."""
+        name, number = wanted, 1
+        while name in self.taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self.taken.add(name)
+        return name
+
+
+class Additions(Names):
+    """New names and tensors for a model; the tensors are written, and made if they are functions, one after the other."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.proto)
+        self.model = model
+        self.made: dict[str, Array | Callable[[], Array]] = {}
+
+    def constant(self, wanted: str, values: Array | Callable[[], Array]) -> str:
+        name = self.fresh(wanted)
+        self.made[name] = values
+        return name
+
+    def write(self) -> None:
+        graph, weights = self.model.proto.graph, self.model.weights
+        graph.initializer.extend(TensorProto(name=name, dims=[0], data_type=TensorProto.FLOAT) for name in self.made)
+        weights.refresh()
+        for name, made in self.made.items():
+            weights[name] = made() if callable(made) else made
+            if self.model.proto.ir_version < 4:
+                kind = weights.proto(name).data_type
+                graph.input.append(helper.make_tensor_value_info(name, kind, weights.shape(name)))
+
+
+def every_name(proto: onnx.ModelProto) -> Iterator[str]:
+    """What values and nodes are called, anywhere in a model."""
+    graphs = [proto.graph]
+    nodes = [node for function in proto.functions for node in function.node]
+    for function in proto.functions:
+        yield from (*function.input, *function.output)
+    graphs += [body for node in nodes for attribute in node.attribute for body in bodies(attribute)]
+    for graph in graphs:
+        yield from (t.name for t in graph.initializer)
+        yield from (t.values.name for t in graph.sparse_initializer)
+        yield from (v.name for v in (*graph.input, *graph.output, *graph.value_info))
+        nodes += graph.node
+        graphs += [body for node in graph.node for attribute in node.attribute for body in bodies(attribute)]
+    for node in nodes:
+        yield from (node.name, *node.input, *node.output)

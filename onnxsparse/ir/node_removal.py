@@ -1,0 +1,108 @@
+"""Changes to a model's main graph: nodes taken out, and what is read in their results' place."""
+
+from collections.abc import Iterator
+
+import onnx
+from onnx import helper
+
+from onnxsparse.ir.graph import Graph, captured
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.new_tensors import Additions
+from onnxsparse.ir.protos import replace_all
+
+
+class Removal:
+    """Nodes to be taken out of the main graph. `aliases`: value → what is read in its place; `retyped`: value → its element type.
+
+    `behind`: new nodes, by the index of the node that they follow. `loose`: constants that go if nobody reads them any more.
+    `wanted`: what values are to be called, if those names are free.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.graph = Graph(model.proto.graph)
+        self.nodes = list(model.proto.graph.node)
+        self.additions = Additions(model)
+        self.outer = {o.name for o in model.proto.graph.output} | {name for node in self.nodes for name in captured(node)}
+        self.removed: set[int] = set()
+        self.aliases: dict[str, str] = {}
+        self.behind: dict[int, list[onnx.NodeProto]] = {}
+        self.retyped: dict[str, int] = {}
+        self.loose: set[str] = set()
+        self.wanted: dict[str, str] = {}
+
+    def remove(self, index: int, alias: str | None) -> None:
+        """Take a node out; what reads its first output reads `alias`, if that is not a new tensor of the same name."""
+        self.removed.add(index)
+        if alias is not None:
+            self.aliases[self.nodes[index].output[0]] = alias
+        self.loose.update(self.nodes[index].input[1:])
+
+    def write(self) -> None:
+        nodes = [node for index in range(len(self.nodes)) for node in self._replacement(index)]
+        for node in nodes:
+            node.input[:] = [self._source(name) for name in node.input]
+        made = {name for node in nodes for name in node.output}
+        renamed = self._renamed(made)
+        present = [n for n in nodes if not (n.output[0] in renamed.values() and n.output[0] in self.aliases)]
+        for node in present:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+        replace_all(self.model.proto.graph.node, present)
+        self.additions.write()  # what makes the new tensors may read what goes
+        self._drop_loose()
+        self._describe(renamed)
+
+    def _replacement(self, index: int) -> Iterator[onnx.NodeProto]:
+        """What stands where a node stood; one whose result leaves the graph, or is captured, goes on as an Identity at first."""
+        if index not in self.removed:
+            yield self.nodes[index]
+        else:
+            result = self.nodes[index].output[0]
+            if result in self.outer and result in self.aliases:
+                yield helper.make_node("Identity", [self.aliases[result]], [result], name=self.nodes[index].name)
+        yield from self.behind.get(index, [])
+
+    def _source(self, name: str) -> str:
+        while name in self.aliases:
+            name = self.aliases[name]
+        return name
+
+    def _renamed(self, made: set[str]) -> dict[str, str]:
+        """What is made under another name than it leaves the graph by takes that name, where it has no other use outside."""
+        found: dict[str, str] = {}
+        for name in self.aliases:
+            source = self._source(name)
+            if name in self.outer and source in made and source not in self.outer and source not in found:
+                found[source] = name
+        for name, wanted in self.wanted.items():
+            if wanted not in made and name in made and name not in found:
+                found[name] = wanted
+        return found
+
+    def _drop_loose(self) -> None:
+        graph = self.model.proto.graph
+        read = {name for node in graph.node for name in (*node.input, *captured(node))} | self.outer
+        gone = self.loose - read
+        replace_all(graph.node, [node for node in graph.node if node.input or not gone.intersection(node.output)])
+        replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in gone])
+        replace_all(graph.input, [value for value in graph.input if value.name not in gone])
+        self.model.weights.refresh()
+
+    def _describe(self, renamed: dict[str, str]) -> None:
+        """Recorded types of what is there still."""
+        graph = self.model.proto.graph
+        made = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
+        kept: dict[str, onnx.ValueInfoProto] = {}
+        for value in (*graph.value_info, *graph.input):
+            value.type.tensor_type.elem_type = self.retyped.get(value.name, value.type.tensor_type.elem_type)
+        for value in graph.value_info:
+            if value.name in renamed or (value.name in made and value.name not in renamed.values()):
+                value.name = renamed.get(value.name, value.name)
+                kept.setdefault(value.name, value)
+        outputs = {value.name for value in graph.output}
+        replace_all(graph.value_info, [value for name, value in kept.items() if name not in outputs])
+        annotated = [
+            a for a in graph.quantization_annotation if not self.loose & {e.value for e in a.quant_parameter_tensor_names}
+        ]
+        replace_all(graph.quantization_annotation, annotated)

@@ -1,0 +1,1 @@
+"""Passes in a row, from a recipe or from Python."""

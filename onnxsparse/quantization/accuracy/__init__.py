@@ -1,0 +1,1 @@
+"""What makes an integer model more accurate."""

@@ -1,0 +1,112 @@
+"""Channels of an activation made alike in range, by moving a factor from one layer into the next.
+
+    W2 · f(W1 x + b1)  =  (W2 · s) · f((W1 x + b1) / s)        where f(x / s) = f(x) / s
+
+An activation has one scale for all of its channels, so that a channel with a tenth of the range has a tenth of the integers. The
+factor s = √(activation range) / √(range of the weights that read it) shares the burden between the activation and the weights of
+the next layer; the first layer's weights have a scale for every output and do not mind. Source: Data-Free Quantization through
+Weight Equalization and Bias Correction (ICCV 2019), with SmoothQuant's choice of s (ICML 2023).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxsparse.calibration.channels import Channels, channel_magnitudes
+from onnxsparse.calibration.data import CalibrationData
+from onnxsparse.calibration.observe import prefix
+from onnxsparse.quantization.plan.placement import Placement
+from onnxsparse.quantization.plan.units import Anatomy, Unit
+from onnxsparse.quantization.write.grid import Floats
+from onnxsparse.quantization.write.weights import along, magnitudes
+
+LARGEST_FACTOR = 1e3
+"""A channel that is hardly ever lit is not blown up further."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two units, the second of which alone reads what the first makes; `axis`: of the second's weight, counts its inputs."""
+
+    first: Unit
+    second: Unit
+    axis: int
+
+
+def equalize(placement: Placement, data: CalibrationData) -> int:
+    """Change the weights of the placement's model; returns how many pairs of layers were equalized."""
+    model = placement.anatomy.model
+    pairs = list(find_pairs(placement))
+    if not pairs:
+        return 0
+    values = [Channels(p.first.exit, len(model.weights.shape(p.first.weights[0].stored.name))) for p in pairs]
+    lit = channel_magnitudes(prefix(model, [v.name for v in values]), values, data)
+    for pair in pairs:
+        reading = model.weights[pair.second.weights[0].stored.name]
+        move(placement.anatomy, pair, factors(lit[pair.first.exit], magnitudes(reading, pair.axis)))
+    return len(pairs)
+
+
+def factors(activation: Floats, weight: Floats) -> Floats:
+    """What each channel is divided by: 1 in the geometric mean, and where either side is all zeros."""
+    used = (activation > 0) & (weight > 0)
+    found = np.ones_like(activation)
+    found[used] = np.sqrt(activation[used] / weight[used])
+    if used.any():
+        found[used] /= np.exp(np.log(found[used]).mean())
+    return np.clip(found, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
+
+
+def move(anatomy: Anatomy, pair: Pair, factor: Floats) -> None:
+    """Divide the first layer's outputs, multiply the second's inputs."""
+    weights = anatomy.model.weights
+    made, read, bias = pair.first.weights[0], pair.second.weights[0], anatomy.bias_name(pair.first)
+    for name, axis, by in ((made.stored.name, made.axis, 1 / factor), (read.stored.name, pair.axis, factor)):
+        values = weights[name]
+        weights[name] = (values.astype(np.float64) * along(by, axis, values.ndim)).astype(values.dtype)
+    if bias is not None:
+        values = weights[bias]
+        weights[bias] = (values.astype(np.float64) / factor).astype(values.dtype)
+
+
+def find_pairs(placement: Placement) -> Iterator[Pair]:
+    """Layers behind one another, with nothing between them that a factor does not go through."""
+    anatomy = placement.anatomy
+    layers = {unit.root: unit for unit in placement.units if is_plain(anatomy, unit)}
+    for first in layers.values():
+        index, value = reader(anatomy, first)
+        second = layers.get(index) if index is not None else None
+        if second is None or anatomy.nodes[second.root].input[second.activations[0]] != value:
+            continue
+        if not all(anatomy.is_homogeneous(node) for node in first.nodes[1:]):
+            continue
+        channels = anatomy.outputs_of(first.weights[0])
+        axis = anatomy.input_axis(second)
+        if axis is not None and anatomy.model.weights.shape(second.weights[0].stored.name)[axis] == channels:
+            yield Pair(first, second, axis)
+
+
+def is_plain(anatomy: Anatomy, unit: Unit) -> bool:
+    """A layer whose outputs are axis 1, of one stored weight and perhaps a bias, that no other node reads."""
+    spec = anatomy.specs[unit.root]
+    if not unit.computes or len(unit.weights) != 1 or spec is None or spec.absorb is None:
+        return False
+    weight, bias, inputs = unit.weights[0], anatomy.bias_name(unit), anatomy.nodes[unit.root].input
+    has_bias = spec.absorb.bias_at < len(inputs) and bool(inputs[spec.absorb.bias_at])
+    own = [weight.stored.name, *([] if bias is None else [bias])]
+    alone = all(anatomy.readers(name) == [unit.root] for name in own)
+    return alone and has_bias == (bias is not None) and weight.axis is not None
+
+
+def reader(anatomy: Anatomy, unit: Unit) -> tuple[int | None, str]:
+    """The only node that reads what a unit makes, through what scales with its input; and the value that it reads."""
+    value = unit.exit
+    while True:
+        readers = anatomy.readers(value)
+        if len(readers) != 1 or value in anatomy.outputs or value in anatomy.captured:
+            return None, value
+        index = readers[0]
+        if not anatomy.is_homogeneous(index):
+            return index, value
+        value = anatomy.nodes[index].output[0]

@@ -1,0 +1,1 @@
+"""Where a model becomes integers, and on which scales."""

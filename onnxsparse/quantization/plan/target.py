@@ -1,0 +1,156 @@
+"""What a target computes in integers, read from a file into typed objects."""
+
+import tomllib
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+import onnx.defs
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from onnxsparse.errors import ParamError
+from onnxsparse.ir.option_roles import Role
+from onnxsparse.quantization.write.grid import Grid
+
+STRICT = ConfigDict(extra="forbid")
+
+
+def known_op(name: str) -> str:
+    """Raises PydanticCustomError for what ONNX does not define, which would be left float without a word."""
+    if not onnx.defs.has(name):
+        raise PydanticCustomError("op", "'{name}' is no op of ONNX", {"name": name})
+    return name
+
+
+OpType = Annotated[str, AfterValidator(known_op)]
+
+PowersOfTwo = Literal["none", "activations", "weights", "all"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Activations:
+    """The grid of activations: one scale for a tensor."""
+
+    bits: Literal[8, 16] = 8
+    signed: bool = True
+    symmetric: bool = True
+    """Zero point 0."""
+    power_of_two: bool = False
+    """Scales are 2^−exponent."""
+
+    def __post_init__(self) -> None:
+        if self.symmetric and not self.signed:
+            raise PydanticCustomError("grid", "unsigned integers need a zero point: give symmetric = false")
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.bits, self.signed, self.symmetric, power_of_two=self.power_of_two)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Coefficients:
+    """The grid of weights: symmetric, as many integers below zero as above."""
+
+    bits: Literal[7, 8, 16] = 8
+    """7: integers of 8 bits that use half of their range."""
+    per_channel: bool = True
+    """A scale for every output channel."""
+    power_of_two: bool = False
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.bits, signed=True, symmetric=True, narrow=True, power_of_two=self.power_of_two)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Target:
+    """A device that computes in integers. Op types are the standard domain's.
+
+    `wide`: what a layer becomes that eight bits are too few for.
+    """
+
+    format: Literal[1]
+    kind: Literal["quantization"] = "quantization"
+    name: str
+    description: str = ""
+    public: tuple[str, ...] = ()
+    """What is known of it, with the source."""
+    inferred: tuple[str, ...] = ()
+    """What is not, and was chosen."""
+    integer_ops: Annotated[tuple[OpType, ...], Field(min_length=1)]
+    """Ops that read and make integers; ops that only move elements always do."""
+    absorbs: tuple[OpType, ...] = ()
+    """Ops that are part of the one that makes their input: no quantizer stands between."""
+    one_scale: tuple[OpType, ...] = ()
+    """Ops whose inputs and output have one scale."""
+    bits: Annotated[tuple[Literal[7, 8, 16], ...], Field(min_length=1)] = (8, 16)
+    """Of the integers it computes with."""
+    wide: Literal["int16", "float"] = "float"
+    runs_here: bool = False
+    """Whether onnxruntime on a processor like this one is what runs the model, so that it can be tried."""
+    activations: Activations = Activations()
+    weights: Coefficients = Coefficients()
+
+    def changed(
+        self,
+        *,
+        activation_bits: Literal[8, 16] | None = None,
+        weight_bits: Literal[7, 8, 16] | None = None,
+        per_channel: bool | None = None,
+        power_of_two: PowersOfTwo | None = None,
+    ) -> "Target":
+        """The same target with what is given set; None leaves it as the file has it."""
+        activations, weights = self.activations, self.weights
+        if activation_bits is not None:
+            activations = replace(activations, bits=activation_bits)
+        if weight_bits is not None:
+            weights = replace(weights, bits=weight_bits)
+        if per_channel is not None:
+            weights = replace(weights, per_channel=per_channel)
+        if power_of_two is not None:
+            activations = replace(activations, power_of_two=power_of_two in ("activations", "all"))
+            weights = replace(weights, power_of_two=power_of_two in ("weights", "all"))
+        if not {activations.bits, weights.bits} <= set(self.bits):
+            raise ParamError(f"quantize: {self.name} computes with integers of {' or '.join(map(str, self.bits))} bits")
+        if activations.power_of_two and not activations.symmetric:
+            raise ParamError(
+                f"quantize: {self.name} has activations with zero points, which scales that are powers of two go without"
+            )
+        return replace(self, activations=activations, weights=weights)
+
+
+def names() -> list[str]:
+    """The targets that come with the package."""
+    found = (p.name for p in files("onnxsparse.quantization").iterdir())
+    return sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml"))
+
+
+def load_target(target: str) -> Target:
+    """A shipped target by name, or a TOML file. Raises ParamError that says where it is wrong."""
+    try:
+        if target in names():
+            text = files("onnxsparse.quantization").joinpath(f"{target}.toml").read_text(encoding="utf-8")
+        else:
+            text = Path(target).read_text(encoding="utf-8")
+        return TypeAdapter(Target).validate_python(tomllib.loads(text))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ParamError(f"quantize: no target '{target}': it is none of {', '.join(names())}, nor a file ({reason})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ParamError(f"quantize: {target} is not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ParamError(f"quantize: {target}: {place}: {first['msg']}") from None
+
+
+def target_files(target: str) -> tuple[Path, ...]:
+    """The file of a target that is none by name."""
+    return () if target in names() else (Path(target),)
+
+
+QuantizationTarget = Annotated[str, Role(lambda target, _option: load_target(target), reads=target_files)]
+"""A target by name, or a TOML file."""

@@ -1,0 +1,295 @@
+"""Nodes that compute in integers, each with what is part of it: an activation, arithmetic on its own result, a bias."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxsparse.analysis.element_types import typed_values
+from onnxsparse.analysis.stored_weights import Resolver, StoredWeight
+from onnxsparse.ir.graph import captured, main_graph
+from onnxsparse.ir.model import STANDARD_DOMAINS, Model
+from onnxsparse.ops import OpSpec, OpView, Quant, UnknownFact, find
+from onnxsparse.quantization.plan.target import Target
+
+LONGEST_UNIT = 12
+"""Nodes looked at behind one, for what could be part of it."""
+
+MASKED = 1e4
+"""Numbers from here on, in constants that are added, stand for infinity: exporters write -1e4, -1e9 or the lowest float."""
+
+DEFAULTS = "its weights are inputs, which callers may override; fold --constant-defaults makes them constants"
+"""Why a node that reads initializers with a default stays float."""
+
+ELEMENTWISE = (Quant.ACTIVATION, Quant.ARITHMETIC)
+
+
+@dataclass(frozen=True)
+class UnitWeight:
+    """A stored weight that a unit multiplies by. `axis`: of the stored tensor, counts outputs; None where it cannot be told."""
+
+    at: int
+    stored: StoredWeight
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A node and what is part of it, as indices of the main graph's nodes.
+
+    `exit`: the value that leaves. `activations`, `constants`: the first node's inputs that come from outside. `bias_at`: the
+    input that is a stored bias.
+    """
+
+    root: int
+    nodes: tuple[int, ...]
+    exit: str
+    activations: tuple[int, ...]
+    weights: tuple[UnitWeight, ...] = ()
+    constants: tuple[int, ...] = ()
+    bias_at: int | None = None
+    computes: bool = False
+
+
+class Anatomy:
+    """A model's main graph, as it is cut into units."""
+
+    def __init__(self, model: Model, target: Target) -> None:
+        self.model = model
+        self.target = target
+        self.graph = main_graph(model.proto)
+        self.nodes = list(model.proto.graph.node)
+        self.specs = [find(n.domain, n.op_type, model.opset(n.domain)) for n in self.nodes]
+        self.types = typed_values(model)
+        self.resolver = Resolver(model.weights, {o.domain: o.version for o in model.proto.opset_import} | {"": model.opset()})
+        self.outputs = {o.name for o in model.proto.graph.output}
+        self.captured = {name for node in self.nodes for name in captured(node)}
+        self.constant = self._constants()
+        self.already = self._quantized_values()
+
+    def quant(self, index: int) -> Quant:
+        spec = self.specs[index]
+        return Quant.FLOAT if spec is None else spec.quant
+
+    def is_float(self, name: str) -> bool:
+        return self.types.get(name) == onnx.TensorProto.FLOAT
+
+    def activation_inputs(self, index: int) -> list[str]:
+        """What a node reads that follows from the model's inputs and is a float."""
+        return [i for i in self.nodes[index].input if i and i not in self.constant and self.is_float(i)]
+
+    def readers(self, name: str) -> list[int]:
+        return self.graph.consumers.get(name, [])
+
+    def _constants(self) -> set[str]:
+        found = set(self.graph.initializers) - self.graph.overridable
+        for index, node in enumerate(self.nodes):
+            spec = self.specs[index]
+            if spec is not None and not spec.random and not list(captured(node)) and all(i in found for i in node.input if i):
+                found.update(node.output)
+        return found
+
+    def _quantized_values(self) -> dict[str, str]:
+        """Value → the same value behind the quantizer that it has already; a dequantized value stands for itself."""
+        found: dict[str, str] = {}
+        for index, node in enumerate(self.nodes):
+            spec = self.specs[index]
+            if spec is None or not spec.dequantizes or node.input[0] in self.constant:
+                continue
+            before = self.graph.producers.get(node.input[0])
+            maker = None if before is None else self.specs[before]
+            if before is not None and maker is not None and maker.quantizes:
+                found[self.nodes[before].input[0]] = node.output[0]
+                found[node.output[0]] = node.output[0]
+        return found
+
+    def units(self, kept: set[int]) -> Iterator[Unit]:
+        """What the target computes in integers, but for the nodes in `kept`; no node is part of two."""
+        owned: set[int] = set(kept)
+        for index, node in enumerate(self.nodes):
+            quant = self.quant(index)
+            if index in owned or not self.is_integer(node) or quant not in (*ELEMENTWISE, Quant.COMPUTE, Quant.JOIN):
+                continue
+            unit = self._unit(index, owned)
+            if unit is not None:
+                owned.update(unit.nodes)
+                yield unit
+
+    def is_integer(self, node: onnx.NodeProto) -> bool:
+        """Whether the target has integers for its op."""
+        return node.domain in STANDARD_DOMAINS and node.op_type in self.target.integer_ops
+
+    def _unit(self, index: int, owned: set[int]) -> Unit | None:
+        """None for a node that has an `obstacle`."""
+        if self.obstacle(index) is not None:
+            return None
+        node, quant = self.nodes[index], self.quant(index)
+        inputs = [(at, name) for at, name in enumerate(node.input) if name]
+        activations = self._activations(index)
+        nodes, leaving = self._absorbed(index, owned)
+        if quant is not Quant.COMPUTE:
+            read = tuple(at for at in activations if self.is_float(node.input[at]))
+            divisor = self._divisor(index)
+            constants = tuple(
+                at for at, name in inputs if name in self.constant and quant is not Quant.ACTIVATION and at != divisor
+            )
+            return Unit(index, nodes, leaving, read, constants=constants)
+        weights = tuple(self._weights(index))
+        return Unit(index, nodes, leaving, activations, weights, bias_at=self._bias(index, weights), computes=True)
+
+    def obstacle(self, index: int) -> str | None:
+        """Why a node of a kind that the target has as integers stays float all the same; None if it need not."""
+        node, activations = self.nodes[index], self._activations(index)
+        results = [name for name in node.output if name]
+        if self.reads_defaults(index):
+            return DEFAULTS
+        if not activations:
+            return "it computes on constants alone"
+        if len(results) != 1:
+            return f"it makes {len(results)} values"
+        for name in (results[0], node.input[activations[0]]):
+            if self.types.get(name) is None:
+                return f"the type of '{name}' is not known"
+            if not self.is_float(name):
+                return f"'{name}' is of another type than float32"
+        if self._divisor(index) in activations:
+            return "it divides by computed values, of which small ones would become zero"
+        return self._odd_operand(index) if self.quant(index) is Quant.COMPUTE else None
+
+    def _odd_operand(self, index: int) -> str | None:
+        """What is wrong with an operand that is neither an activation nor a stored weight."""
+        node = self.nodes[index]
+        taken = {*self._activations(index), *(w.at for w in self._weights(index))}
+        for at, name in enumerate(node.input[:2]):
+            if name and at not in taken and self.resolver.resolve(self.graph, name) is None:
+                return "its weight is computed in the graph, not stored"
+            if name and at not in taken:
+                return f"its operand '{name}' is constant, where the op takes no weight"
+        return None
+
+    def _activations(self, index: int) -> tuple[int, ...]:
+        """The inputs that follow from the model's."""
+        return tuple(at for at, name in enumerate(self.nodes[index].input) if name and name not in self.constant)
+
+    def reads_defaults(self, index: int) -> bool:
+        """Whether a node reads an initializer that callers may override: integers in its place would take the input away."""
+        return not self.graph.overridable.isdisjoint(self.nodes[index].input)
+
+    def _divisor(self, index: int) -> int | None:
+        spec = self.specs[index]
+        return None if spec is None else spec.divisor_at
+
+    def _weights(self, index: int) -> Iterator[UnitWeight]:
+        spec, node = self.specs[index], self.nodes[index]
+        assert spec is not None
+        for slot in spec.weights:
+            if slot.at >= len(node.input) or node.input[slot.at] not in self.constant:
+                continue
+            stored = self.resolver.resolve(self.graph, node.input[slot.at])
+            if stored is not None:
+                yield UnitWeight(slot.at, stored, self._output_axis(index, slot.at, spec, stored))
+
+    def _output_axis(self, index: int, at: int, spec: OpSpec, stored: StoredWeight) -> int | None:
+        if stored.axes is None:
+            return None
+        op = self._weight_view(index, at, stored.axes, stored.name)
+        slot = next(s for s in spec.weights if s.at == at)
+        try:
+            axes = slot.axes(op)
+        except UnknownFact:
+            return None
+        one_axis = axes.output == axes.input  # a vector, which makes one output
+        return None if one_axis else stored.axes[axes.output]
+
+    def _weight_view(self, index: int, at: int, axes: tuple[int, ...], stored: str) -> OpView:
+        """A node of which no more is known than the shape of a weight."""
+        shape = self.model.weights.shape(stored)
+        seen = tuple(shape[axis] for axis in axes)
+        node = self.nodes[index]
+        return OpView(node, tuple(seen if i == at else None for i in range(len(node.input))), (None,))
+
+    def outputs_of(self, weight: UnitWeight) -> int:
+        """How many outputs a weight makes."""
+        return 1 if weight.axis is None else self.model.weights.shape(weight.stored.name)[weight.axis]
+
+    def bias_name(self, unit: Unit) -> str | None:
+        """The stored bias of a unit, by its name in the weights."""
+        return None if unit.bias_at is None else self.resolver.constant(self.graph, self.nodes[unit.root].input[unit.bias_at])
+
+    def is_homogeneous(self, index: int) -> bool:
+        """Whether a factor on each channel of a node's only input comes out on its output."""
+        spec = self.specs[index]
+        return spec is not None and spec.homogeneous and len(self.activation_inputs(index)) == 1
+
+    def input_axis(self, unit: Unit) -> int | None:
+        """The axis of a unit's weight that counts its input channels: each of its own in a depthwise convolution."""
+        weight, spec = unit.weights[0], self.specs[unit.root]
+        if spec is None or weight.stored.axes is None:
+            return None
+        op = self._weight_view(unit.root, weight.at, weight.stored.axes, weight.stored.name)
+        slot = next(s for s in spec.weights if s.at == weight.at)
+        try:
+            if spec.depthwise is not None and spec.depthwise(op):
+                return weight.axis
+            return weight.stored.axes[slot.axes(op).input] if op.number("group", 1) == 1 else None
+        except UnknownFact:
+            return None
+
+    def _bias(self, index: int, weights: tuple[UnitWeight, ...]) -> int | None:
+        """The input that is a bias: a stored vector, added as it is, with a number for every output of the weight."""
+        spec, node = self.specs[index], self.nodes[index]
+        if spec is None or spec.absorb is None or not spec.absorb.when(OpView(node, (), ())):
+            return None
+        at = spec.absorb.bias_at
+        if at >= len(node.input) or any(w.at != spec.absorb.weight_at for w in weights):
+            return None
+        name = self.resolver.constant(self.graph, node.input[at])
+        shape = () if name is None else self.model.weights.shape(name)
+        # outputs of groups share the weight's scales
+        return at if len(shape) == 1 and all(shape[0] % self.outputs_of(w) == 0 for w in weights) else None
+
+    def _absorbed(self, root: int, owned: set[int]) -> tuple[tuple[int, ...], str]:
+        """The nodes behind one that are part of it, and the value that leaves them: the most that make a single one."""
+        inside, made = [root], {self.nodes[root].output[0]}
+        best: tuple[tuple[int, ...], str] = ((root,), self.nodes[root].output[0])
+        for _ in range(LONGEST_UNIT):
+            following = self._next(inside, made, owned)
+            if following is None:
+                break
+            inside.append(following)
+            made.update(self.nodes[following].output)
+            leaving = [name for name in sorted(made) if self._leaves(name, inside)]
+            if len(leaving) == 1:
+                best = (tuple(inside), leaving[0])
+        return best
+
+    def _next(self, inside: list[int], made: set[str], owned: set[int]) -> int | None:
+        """A node that reads nothing but what is made inside and constants."""
+        around = sorted({user for name in made for user in self.readers(name)} - set(inside) - owned)
+        for index in around:
+            node = self.nodes[index]
+            fits = self.quant(index) in ELEMENTWISE and node.op_type in self.target.absorbs and node.domain in STANDARD_DOMAINS
+            if fits and set(self.activation_inputs(index)) <= made and len(node.output) == 1 and not self._masks(index):
+                return index
+        return None
+
+    def _masks(self, index: int) -> bool:
+        """Whether a node adds a mask in front of a Softmax: what it makes has no room for anything else on one scale."""
+        if self.quant(index) is not Quant.ARITHMETIC:
+            return False
+        names = (self.resolver.constant(self.graph, name) for name in self.nodes[index].input if name in self.constant)
+        return any(name is not None and not (np.abs(self.model.weights[name]) < MASKED).all() for name in names)
+
+    def _leaves(self, name: str, inside: list[int]) -> bool:
+        return name in self.outputs or name in self.captured or any(user not in inside for user in self.readers(name))
+
+
+def is_float_weight(model: Model, stored: StoredWeight) -> bool:
+    """Whether a weight is stored as floats, without a scale already."""
+    quantized = stored.scale is not None or stored.quantized_later
+    return not quantized and model.weights.proto(stored.name).data_type == onnx.TensorProto.FLOAT
+
+
+def is_finite(model: Model, name: str) -> bool:
+    return bool(np.isfinite(model.weights[name]).all())

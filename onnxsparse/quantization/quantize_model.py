@@ -1,0 +1,158 @@
+"""The steps from a float model to an integer one: where, in which ranges, and what makes it better."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from onnxsparse.calibration.data import CalibrationData
+from onnxsparse.calibration.methods import Range
+from onnxsparse.errors import ParamError
+from onnxsparse.quantization.accuracy.bias_correction import correct_biases
+from onnxsparse.quantization.accuracy.equalization import equalize
+from onnxsparse.quantization.accuracy.mixed_precision import Quality, ranked, widened
+from onnxsparse.quantization.activation_ranges import Calibrated, Calibration
+from onnxsparse.quantization.plan.placement import Placement
+from onnxsparse.quantization.plan.scales import Choices
+from onnxsparse.quantization.write.qdq import Written, write_integers
+
+MEASURED_SAMPLES = 32
+"""As many are enough for means and noise, taken evenly from the data; ranges look at all of it."""
+
+
+@dataclass(frozen=True)
+class Improvements:
+    """What is done for accuracy beyond good ranges. `wide_layers`: how many; `min_sqnr_db`: as many as that takes."""
+
+    equalize: bool = False
+    correct_bias: bool = True
+    wide_layers: int = 0
+    min_sqnr_db: float | None = None
+
+    @property
+    def named(self) -> str | None:
+        """The option that cannot do without data."""
+        wide = "--wide-layers" if self.wide_layers else None
+        return "--equalize" if self.equalize else "--min-sqnr" if self.min_sqnr_db is not None else wide
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A quantized model, and how it came about. `samples`: how many its ranges were found on."""
+
+    placement: Placement
+    written: Written
+    ranges: Mapping[str, Range]
+    samples: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Everything that is chosen before integers are written."""
+
+    calibrated: Calibrated
+    choices: Choices
+
+    def written(self) -> Written:
+        return write_integers(self.calibrated.placement, self.choices)
+
+
+@dataclass(frozen=True)
+class Quantizing:
+    """From a placement to a quantized model.
+
+    1. Equalize channels, which changes weights.
+    2. Find the ranges of activations.
+    3. Rank layers by their own noise, and make those wide that are to be.
+    4. Correct biases for the error of what is left.
+    5. Write integers.
+    """
+
+    calibration: Calibration
+    improvements: Improvements
+    quality: Quality
+
+    def run(self, placement: Placement) -> QuantizedModel:
+        """Quantize a placement's model, whose weights equalization changes.
+
+        Raises ParamError for improvements that need data where there is none, ModelError as calibration does.
+        """
+        data = self.calibration.data
+        if data is None and self.improvements.named is not None:
+            raise ParamError(f"quantize: {self.improvements.named} needs --data: it measures what the model does")
+        notes = []
+        if data is not None and self.improvements.equalize:
+            notes.append(f"{equalize(placement, data)} pairs of layers were equalized")
+        calibrated = self.calibration.run(placement)
+        draft, said = self._widened(calibrated, self._ranked(calibrated))
+        notes += said
+        if self.improvements.correct_bias and data is None:
+            notes.append("biases were not corrected: that takes data")
+        found = draft.calibrated
+        return QuantizedModel(found.placement, draft.written(), found.ranges, found.samples, (*found.notes, *notes))
+
+    def _measured(self, calibrated: Calibrated) -> CalibrationData | None:
+        """What means and noise are measured on; None without data."""
+        data = self.calibration.data
+        return None if data is None else measurement_subset(data, calibrated.samples or data.count())
+
+    def _ranked(self, calibrated: Calibrated) -> list[int]:
+        """The layers that may become wide, those first that need it most."""
+        measured = self._measured(calibrated)
+        if measured is None or not (self.improvements.wide_layers or self.improvements.min_sqnr_db is not None):
+            return []
+        choices = Choices(calibrated.ranges, calibrated.extremes)
+        return ranked(calibrated.placement, choices, measured, self.calibration.budget_bytes)
+
+    def _widened(self, calibrated: Calibrated, order: list[int]) -> tuple[Draft, list[str]]:
+        """As many of them wide as asked for, or as the outputs need; and what to say of it."""
+        wanted, notes = self.improvements.min_sqnr_db, []
+        if wanted is None:
+            count = min(self.improvements.wide_layers, len(order))
+            draft = self._with_wide(calibrated, order[:count])
+        else:
+            count, draft, reached = self._bisect(calibrated, order, wanted)
+            notes.append(verdict(wanted, reached))
+        if count:
+            names = [calibrated.placement.anatomy.graph.names[root] for root in order[:count]]
+            shown = ", ".join(names[:3]) + ("…" if count > 3 else "")
+            kind = "16 bits" if calibrated.placement.anatomy.target.wide == "int16" else "floats"
+            notes.append(f"{count} of {len(order)} layers and other ops are {kind}, those with most noise of their own: {shown}")
+        return draft, notes
+
+    def _bisect(self, calibrated: Calibrated, order: list[int], wanted_db: float) -> tuple[int, Draft, float | None]:
+        """The smallest number of wide layers whose outputs are good enough, and their SQNR; all where that does not do."""
+        few, many = 0, len(order)
+        best = self._with_wide(calibrated, order)
+        reached = self.quality(best.written().model)
+        while few < many:
+            count = (few + many) // 2
+            draft = self._with_wide(calibrated, order[:count])
+            sqnr_db = self.quality(draft.written().model)
+            if sqnr_db is not None and sqnr_db >= wanted_db:
+                best, many, reached = draft, count, sqnr_db
+            else:
+                few = count + 1
+        return many, best, reached
+
+    def _with_wide(self, calibrated: Calibrated, roots: list[int]) -> Draft:
+        """These layers wide, and biases corrected for what is left."""
+        placement, choices = widened(calibrated.placement, Choices(calibrated.ranges, calibrated.extremes), roots)
+        found = self.calibration.run(placement, calibrated)
+        choices = replace(choices, ranges=found.ranges, extremes=found.extremes)
+        measured = self._measured(calibrated)
+        if self.improvements.correct_bias and measured is not None:
+            choices = correct_biases(found.placement, choices, measured, self.calibration.budget_bytes)
+        return Draft(found, choices)
+
+
+def measurement_subset(data: CalibrationData, samples: int) -> CalibrationData:
+    """At most MEASURED_SAMPLES of `samples` samples, evenly spaced."""
+    return data.every(max(1, -(-samples // MEASURED_SAMPLES)))
+
+
+def verdict(wanted_db: float, reached_db: float | None) -> str:
+    """Whether an SQNR that was asked for was reached; None: of outputs that do not compare."""
+    told = "one that is not known" if reached_db is None else f"{reached_db:.1f} dB"
+    missed = reached_db is None or reached_db < wanted_db
+    outcome = "was not reached, with all layers wide" if missed else "was asked for"
+    return f"an SQNR of {wanted_db:g} dB {outcome}: the worst output has {told}"

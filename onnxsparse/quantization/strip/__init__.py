@@ -1,0 +1,1 @@
+"""Quantized models turned back into float ones."""

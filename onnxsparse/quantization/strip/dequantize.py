@@ -1,0 +1,264 @@
+"""A quantized model as a float one again: its scales are thrown away, so that others can be chosen.
+
+What a QuantizeLinear reads is read instead of what its DequantizeLinear made; stored integers become the floats that their scales
+say. A float weight that is quantized in the graph (QAT) is read as it is stored, before any rounding. Ops on integers are written
+out first.
+
+Integers clip, and quantizers (onnxruntime's) take a Relu or a Clip away because of that. Where the integers of a value that can
+be negative start at zero a Relu is put back, and a Clip where they end at six; any other end is a range like any other.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxsparse.analysis.element_types import typed_values
+from onnxsparse.analysis.stored_weights import Resolver, real_values
+from onnxsparse.analysis.unfolding import unfold
+from onnxsparse.analysis.value_signs import Signs
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.node_removal import Removal
+from onnxsparse.ir.weights import bodies
+from onnxsparse.ops import OpSpec, OpView, Quant, find
+from onnxsparse.pipeline.base import Skip
+from onnxsparse.quantization.strip.read_scale import Scale, Stays, read_scale
+
+RELU6_END = 6.0
+"""The one end of a Clip that networks have often; calibrated ranges end elsewhere."""
+
+CLIP_INPUTS_OPSET = 11
+"""The first whose Clip takes its bounds as inputs."""
+
+
+@dataclass(frozen=True)
+class Stripped:
+    """`quantizers`: activations and stored tensors that lost their scales. `skipped`: nodes that keep theirs, and why."""
+
+    quantizers: int = 0
+    skipped: tuple[Skip, ...] = ()
+
+
+def strip_scales(model: Model) -> Stripped:
+    """Turn the main graph of a quantized model into floats; its bodies and functions stay as they are."""
+    unfolded = unfold(model)
+    stripper = Stripper(model)
+    stripper.removal.wanted = unfolded.floats
+    count = stripper.run()
+    return Stripped(count, (*unfolded.skipped, *stripper.skipped))
+
+
+@dataclass
+class Region:
+    """Integers of one scale: the nodes that move them, and those that make floats of them."""
+
+    movers: list[int] = field(default_factory=list)
+    dequantizers: list[int] = field(default_factory=list)
+
+
+class Stripper:
+    """Decides what goes, on the graph as it is; `removal` writes it at the end."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.graph = Graph(model.proto.graph)
+        self.removal = Removal(model)
+        self.nodes = self.removal.nodes
+        self.specs = [self._find(node, model.opset(node.domain)) for node in self.nodes]
+        self.types = typed_values(model)
+        self.resolver = Resolver(model.weights, {o.domain: o.version for o in model.proto.opset_import} | {"": model.opset()})
+        self.signs = Signs(self.graph, self.specs, self.resolver)
+        self.skipped: list[Skip] = []
+
+    def run(self) -> int:
+        count = 0
+        for index, spec in enumerate(self.specs):
+            if spec is not None and spec.quantizes:
+                count += self._try(self._strip_pair, index)
+        for index, spec in enumerate(self.specs):
+            if spec is not None and spec.dequantizes and index not in self.removal.removed:
+                count += self._try(self._strip_stored, index)
+        self.skipped += self._elsewhere()
+        if count:
+            self.removal.write()
+        return count
+
+    def _find(self, node: onnx.NodeProto, opset: int) -> OpSpec | None:
+        return find(node.domain, node.op_type, opset)
+
+    def _try(self, strip: Callable[[int], bool], index: int) -> bool:
+        try:
+            return strip(index)
+        except Stays as reason:
+            self.skipped.append(Skip(self.graph.names[index], f"keeps its scale: {reason}"))
+            return False
+
+    def _strip_pair(self, index: int) -> bool:
+        """A quantizer, with what moves its integers and makes floats of them."""
+        node = self.nodes[index]
+        source, integers = node.input[0], node.output[0]
+        scale = self._scale(index, integers)
+        region = self._region(integers, scale)
+        if not region.dequantizers:
+            raise Stays("no DequantizeLinear reads its integers")
+        made = {self.types.get(self.nodes[at].output[0]) for at in region.dequantizers}
+        kind = made.pop()
+        if kind is None or made or self.types.get(source, kind) != kind:
+            raise Stays("its floats are of another type in front of it than behind")
+        self.removal.remove(index, self._clipped(index, scale, kind))
+        self._free(region, scale, kind)
+        if scale.starts_at_zero:
+            self.signs.nonnegative.add(integers)
+        return True
+
+    def _strip_stored(self, index: int) -> bool:
+        """Stored integers, in their place if they have no other use."""
+        node = self.nodes[index]
+        name = self._stored_source(node.input[0])
+        if name is None:
+            return False
+        stored = self.resolver.resolve(self.graph, node.output[0])
+        kind = self.types.get(node.output[0])
+        if stored is None or stored.scale is None or kind is None:
+            raise Stays("it makes floats of integers that are computed")
+        scale = self._scale(index, node.input[0])
+        floats = partial(real_values, stored, self.model.weights)
+        try:
+            region = self._region(name, scale)
+        except Stays:
+            if name != node.input[0]:
+                raise
+            # others read the integers: the floats stand beside them, under the name that they have already
+            self.removal.remove(index, None)
+            self.removal.additions.made[node.output[0]] = floats
+            return True
+        self.model.weights[stored.name] = floats()
+        self.model.weights.release(stored.name)
+        self.removal.retyped[name] = kind
+        self._free(region, scale, kind)
+        return True
+
+    def _stored_source(self, name: str) -> str | None:
+        """The constant behind `name`, through what moves it; None where the quantizer that makes it was looked at before."""
+        while True:
+            if self.resolver.constant(self.graph, name) is not None:
+                return name
+            index = self.graph.producers.get(name)
+            spec = None if index is None else self.specs[index]
+            if index is None or spec is None or not (spec.quantizes or spec.quant is Quant.FOLLOW):
+                raise Stays("it makes floats of integers that are computed")
+            if spec.quantizes:
+                return None
+            name = self.nodes[index].input[0]
+
+    def _scale(self, index: int, integers: str) -> Scale:
+        node = self.nodes[index]
+        zero_point = node.input[2] if len(node.input) > 2 else ""
+        kind = self.types.get(zero_point) or self.types.get(integers)
+        if kind is None:
+            raise Stays("the type of its integers is not known")
+        return read_scale(self.resolver, self.graph, node, kind)
+
+    def _region(self, integers: str, scale: Scale) -> Region:
+        """All that reads integers. Raises Stays if anything needs them as such."""
+        found, pending = Region(), [integers]
+        while pending:
+            value = pending.pop()
+            if value in self.removal.outer:
+                raise Stays("its integers leave the graph")
+            for reader in self.graph.consumers.get(value, []):
+                spec, node, name = self.specs[reader], self.nodes[reader], self.graph.names[reader]
+                if spec is None or node.input[0] != value or list(node.input).count(value) > 1:
+                    raise Stays(f"{name} reads its integers")
+                if spec.dequantizes:
+                    if not self._scale(reader, value).equals(scale):
+                        raise Stays(f"{name} reads its integers with another scale")
+                    found.dequantizers.append(reader)
+                elif self._moves(reader, scale):
+                    found.movers.append(reader)
+                    pending += self._moved(reader, value)
+                else:
+                    raise Stays(f"{name} reads its integers")
+        return found
+
+    def _moves(self, index: int, scale: Scale) -> bool:
+        """Whether a node does with floats what it does with integers of one scale."""
+        spec, node = self.specs[index], self.nodes[index]
+        if spec is None or spec.quant is not Quant.FOLLOW or not scale.is_single:
+            return False
+        kind = self.types.get(node.input[0])
+        typed = [at for at, name in enumerate(node.input) if at and name and self.types.get(name) == kind]
+        stored = [self.resolver.constant(self.graph, node.input[at]) is not None for at in typed]
+        return set(typed) <= {spec.fill_at} and all(stored)
+
+    def _moved(self, index: int, value: str) -> list[str]:
+        """The outputs that are integers as `value` is: neither indices nor masks."""
+        first, *others = self.nodes[index].output
+        return [first, *(o for o in others if o and self.types.get(o) == self.types.get(value))]
+
+    def _free(self, region: Region, scale: Scale, kind: int) -> None:
+        """Let a region's nodes read and make floats of type `kind`."""
+        for index in region.movers:
+            self._fill(index, scale, kind)
+            self.removal.retyped |= dict.fromkeys(self._moved(index, self.nodes[index].input[0]), kind)
+        for index in region.dequantizers:
+            self.removal.remove(index, self.nodes[index].input[0])
+
+    def _fill(self, index: int, scale: Scale, kind: int) -> None:
+        """What a Pad adds is an integer too."""
+        spec, node = self.specs[index], self.nodes[index]
+        if spec is None or spec.fill_at is None:
+            return
+        op = OpView(node, (), ())
+        key = self.resolver.constant(self.graph, node.input[spec.fill_at]) if op.has_input(spec.fill_at) else None
+        value = scale.real(0 if key is None else int(self.model.weights[key].reshape(-1)[0]))
+        if key is not None or value:
+            node.input.extend([""] * (spec.fill_at + 1 - len(node.input)))
+            self.removal.loose.add(node.input[spec.fill_at])
+            node.input[spec.fill_at] = self._number(f"{node.output[0]}_fill", value, kind)
+
+    def _number(self, wanted: str, value: float, kind: int) -> str:
+        return self.removal.additions.constant(wanted, np.array(value, helper.tensor_dtype_to_np_dtype(kind)))
+
+    def _clipped(self, index: int, scale: Scale, kind: int) -> str:
+        """What a quantizer reads, behind the Relu or Clip that its integers were."""
+        source = self.nodes[index].input[0]
+        constant = self.resolver.constant(self.graph, source) is not None
+        if constant or not scale.starts_at_zero or not self.signs.may_be_negative(source):
+            return source
+        if not math.isclose(scale.end, RELU6_END, rel_tol=1e-5):
+            return self._insert(index, "Relu", [source])
+        if self.model.opset() < CLIP_INPUTS_OPSET:
+            return self._insert(index, "Clip", [source], min=0.0, max=RELU6_END)
+        ends = {"min": 0.0, "max": RELU6_END}
+        bounds = [self._number(f"{source}_{what}", value, kind) for what, value in ends.items()]
+        return self._insert(index, "Clip", [source, *bounds])
+
+    def _insert(self, index: int, op_type: str, inputs: list[str], **attributes: Any) -> str:
+        """A new node where one was taken out; returns what it makes."""
+        fresh = self.removal.additions.fresh
+        name, result = fresh(f"{inputs[0]}_{op_type}"), fresh(f"{inputs[0]}_clipped")
+        node = helper.make_node(op_type, inputs, [result], name=name, **attributes)
+        self.removal.behind.setdefault(index, []).append(node)
+        return result
+
+    def _elsewhere(self) -> Iterator[Skip]:
+        """Bodies and functions that hold quantizers."""
+        for index, name in enumerate(self.graph.names):
+            if any(self._holds_quantizers(list(body.proto.node)) for body in self.graph.bodies(index).values()):
+                yield Skip(name, "quantizers in its bodies keep their scales")
+        for function in self.model.proto.functions:
+            if self._holds_quantizers(list(function.node)):
+                yield Skip(f"{function.domain}:{function.name}", "quantizers in functions keep their scales")
+
+    def _holds_quantizers(self, nodes: list[onnx.NodeProto]) -> bool:
+        specs = [self._find(node, 1 << 30) for node in nodes]
+        inner = [body for node in nodes for attribute in node.attribute for body in bodies(attribute)]
+        boundary = any(spec is not None and spec.quant is Quant.BOUNDARY for spec in specs)
+        return boundary or any(self._holds_quantizers(list(body.node)) for body in inner)

@@ -1,0 +1,1 @@
+"""Weights, biases and quantizers written into a model."""

@@ -1,0 +1,274 @@
+"""Writing a placement into a model: QuantizeLinear and DequantizeLinear around values, weights and biases as integers."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxsparse.errors import PassError
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.new_tensors import Additions
+from onnxsparse.ir.protos import replace_all
+from onnxsparse.ir.weights import Array
+from onnxsparse.pipeline.base import Change
+from onnxsparse.quantization.plan.placement import Placement
+from onnxsparse.quantization.plan.scales import Choices, ValueScale, WeightScale, value_scales
+from onnxsparse.quantization.plan.units import Unit, UnitWeight, is_float_weight
+from onnxsparse.quantization.write.grid import Floats, Grid
+from onnxsparse.quantization.write.weights import (
+    Quantized,
+    quantize_bias,
+    quantize_weight,
+    weight_scale,
+    wide_enough,
+)
+
+PER_CHANNEL_OPSET = 13
+"""The first whose DequantizeLinear takes a scale for each index of an axis."""
+
+SIXTEEN_BIT_OPSET = 21
+"""The first with 16-bit integers; before, onnxruntime's own domain has them."""
+
+MICROSOFT = "com.microsoft"
+
+
+@dataclass
+class Written:
+    """A quantized model. `scales`: of every value that has integers now; `dequantized`: what its readers read instead;
+    `unquantized`: what a value is called that had to give its name away.
+    """
+
+    model: Model
+    scales: dict[str, ValueScale]
+    weights: dict[str, WeightScale] = field(default_factory=dict)
+    dequantized: dict[str, str] = field(default_factory=dict)
+    unquantized: dict[str, str] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    biases: int = 0
+
+    def written_name(self, name: str) -> str:
+        """What a value of the float model is called before it is quantized."""
+        return self.unquantized.get(name, name)
+
+
+def write_integers(placement: Placement, choices: Choices) -> Written:
+    """The placement's model with its integers, in a copy. Raises PassError should a weight's zero not be zero any more."""
+    return Inserter(placement, choices).run()
+
+
+class Inserter:
+    """Collects new tensors and nodes, then writes them all."""
+
+    def __init__(self, placement: Placement, choices: Choices) -> None:
+        model = self.model = placement.anatomy.model.copy()
+        self.placement = placement
+        self.anatomy = placement.anatomy
+        self.target = placement.anatomy.target
+        self.choices = choices
+        self.scales = value_scales(placement, choices)
+        self.nodes = list(model.proto.graph.node)
+        self.before: dict[int, list[onnx.NodeProto]] = {}
+        self.behind: dict[int, list[onnx.NodeProto]] = {}
+        self.replaced: set[str] = set()
+        self.beside: set[str] = set()
+        self.additions = Additions(model)
+        self.written = Written(model, self.scales)
+
+    def run(self) -> Written:
+        for unit in self.placement.units:
+            self._read_quantized(unit)
+        uses: dict[str, list[tuple[Unit, UnitWeight]]] = {}
+        for unit in self.placement.units:
+            for weight in unit.weights:
+                if is_float_weight(self.model, weight.stored):
+                    uses.setdefault(weight.stored.name, []).append((unit, weight))
+        for name, users in uses.items():
+            self._quantize_weight(name, users)
+        for unit in self.placement.units:
+            self._quantize_bias(unit)
+            self._quantize_constants(unit)
+        for name in self.placement.scaled:
+            self._quantize_value(name)
+        self._write()
+        return self.written
+
+    def _read_quantized(self, unit: Unit) -> None:
+        """What has a quantizer already is read behind it."""
+        node = self.nodes[unit.root]
+        for at in unit.activations:
+            node.input[at] = self.anatomy.already.get(node.input[at], node.input[at])
+
+    def _quantize_value(self, name: str) -> None:
+        placement, scale = self.placement, self.scales[name]
+        producer = self.anatomy.graph.producers.get(name)
+        source, result = name, name
+        if name in self.anatomy.outputs and name in placement.made_in_integers:
+            source = self.additions.fresh(f"{name}_unquantized")
+            assert producer is not None
+            node = self.nodes[producer]
+            node.output[list(node.output).index(name)] = source
+            self.written.unquantized[name] = source
+        else:
+            result = self.additions.fresh(f"{name}_dequantized")
+            for index in placement.readers[name]:
+                self._rewire(index, name, result)
+        parameters = [
+            self.additions.constant(f"{name}_scale", np.array(scale.scale, np.float32)),
+            self.additions.constant(f"{name}_zero_point", np.array(scale.zero_point, scale.grid.dtype)),
+        ]
+        integers = self.additions.fresh(f"{name}_quantized")
+        domain = self._domain(scale.grid.dtype)
+        pair = [
+            helper.make_node(op, [read, *parameters], [made], name=self.additions.fresh(f"{name}_{op}"), domain=domain)
+            for op, read, made in (("QuantizeLinear", source, integers), ("DequantizeLinear", integers, result))
+        ]
+        self.behind.setdefault(-1 if producer is None else producer, []).extend(pair)
+        self.written.dequantized[name] = result
+
+    def _rewire(self, index: int, old: str, new: str) -> None:
+        node = self.nodes[index]
+        for at, name in enumerate(node.input):
+            if name == old:
+                node.input[at] = new
+
+    def _quantize_weight(self, name: str, users: list[tuple[Unit, UnitWeight]]) -> None:
+        weight = self.model.weights[name]
+        axes = {w.axis for _, w in users}
+        per_channel = self.target.weights.per_channel and self.model.opset() >= PER_CHANNEL_OPSET and len(axes) == 1
+        axis = next(iter(axes)) if per_channel else None
+        grid = self.target.weights.grid
+        grid = grid.wider(16) if any(unit.root in self.choices.wide for unit, _ in users) else grid
+        scale = weight_scale(weight, axis, grid)
+        for unit, _ in users:
+            scale = self._fit_bias(unit, scale, grid)
+        found = quantize_weight(weight, scale, axis, grid)
+        self._check_zeros(name, weight, found)
+        nodes = tuple(self.anatomy.graph.names[unit.root] for unit, _ in users)
+        zeros = int(weight.size - np.count_nonzero(weight))
+        self.written.changes.append(Change(name, nodes, weight.size, zeros, found.zeros))
+        self.written.weights[name] = WeightScale(grid, found.scale, axis)
+        self._store(name, found, self._edges(name, users))
+        self.model.weights.release(name)
+
+    def _check_zeros(self, name: str, weight: Array, found: Quantized) -> None:
+        if np.count_nonzero(found.integers[weight == 0]):
+            raise PassError(f"quantize: zeros of weight '{name}' did not stay zeros")
+
+    def _edges(self, name: str, users: list[tuple[Unit, UnitWeight]]) -> set[int]:
+        """The nodes that read a stored weight on its way to those who multiply by it."""
+        direct = {unit.root for unit, w in users if self.nodes[unit.root].input[w.at] == name}
+        return direct if len(direct) == len(users) else set(self.anatomy.readers(name))
+
+    def _fit_bias(self, unit: Unit, scale: Floats, grid: Grid) -> Floats:
+        bias, input_scale = self.anatomy.bias_name(unit), self._input_scale(unit)
+        if input_scale is None:
+            return scale
+        # onnxruntime makes a bias in 32 bits of what is added behind a product as well
+        largest = np.array(self._added(unit)) if bias is None else np.abs(self._shifted(unit, bias))
+        if scale.ndim == 0 or largest.ndim == 0:
+            largest = np.array(largest.max(initial=0.0))
+        elif scale.size != largest.size:
+            largest = largest.reshape(-1, scale.size).max(0)  # groups of outputs share their scales
+        return grid.rounded(wide_enough(scale, largest, input_scale))
+
+    def _added(self, unit: Unit) -> float:
+        """The largest constant that is part of a unit, behind its product."""
+        graph, resolver = self.anatomy.graph, self.anatomy.resolver
+        names = {name for index in unit.nodes[1:] for name in self.anatomy.nodes[index].input if name in self.anatomy.constant}
+        stored = (resolver.constant(graph, name) for name in names)
+        values = [self.model.weights[name] for name in stored if name is not None]
+        finite = [np.abs(v[np.isfinite(v)]).max(initial=0.0) for v in values if v.dtype == np.float32]
+        return float(max(finite, default=0.0))
+
+    def _shifted(self, unit: Unit, bias: str) -> Floats:
+        found: Floats = self.model.weights[bias].astype(np.float64)
+        return found + self.choices.bias_shifts.get(unit.root, np.zeros(()))
+
+    def _input_scale(self, unit: Unit) -> float | None:
+        """Of the operand that is no weight; None for one that was quantized before or is a weight as well."""
+        name = self.anatomy.nodes[unit.root].input[unit.activations[0]]
+        return self.scales[name].scale if name in self.scales else None
+
+    def _quantize_bias(self, unit: Unit) -> None:
+        """A 32-bit bias, for a single weight that was quantized here."""
+        bias, input_scale = self.anatomy.bias_name(unit), self._input_scale(unit)
+        weights = [self.written.weights[w.stored.name] for w in unit.weights if w.stored.name in self.written.weights]
+        if bias is None or input_scale is None or len(weights) != 1 or len(unit.weights) != 1:
+            return
+        found = quantize_bias(self._shifted(unit, bias), weights[0].scale, input_scale)
+        self._store(bias, found, {unit.root}, at=unit.bias_at)
+        self.written.biases += 1
+
+    def _quantize_constants(self, unit: Unit) -> None:
+        """Constant operands of arithmetic, on the grid of activations."""
+        for at in unit.constants:
+            name = self.anatomy.resolver.constant(self.anatomy.graph, self.nodes[unit.root].input[at])
+            if name is None or self.model.weights.proto(name).data_type != TensorProto.FLOAT:
+                continue
+            values = self.model.weights[name]
+            if not values.size or not np.isfinite(values).all():
+                continue
+            grid = self.target.activations.grid
+            scale, zero_point = grid.parameters(values.min(), values.max())
+            found = Quantized(grid.integers(values, scale, zero_point), np.array(scale), None)
+            self._store(name, found, {unit.root}, zero_point, at=at)
+
+    def _store(self, name: str, found: Quantized, readers: set[int], zero_point: int = 0, at: int | None = None) -> None:
+        """Integers in a tensor's place if `readers` are all that read it, else beside it; and what gives them back as floats."""
+        stays = bool(set(self.anatomy.readers(name)) - readers) or name in self.anatomy.outputs or name in self.anatomy.captured
+        if at is not None and list(self.anatomy.nodes[min(readers)].input).count(name) > 1:
+            stays = True
+        if stays or name in self.replaced or name in self.anatomy.graph.producers:
+            stored = self.additions.constant(f"{name}_quantized", found.integers)
+            self.beside.add(name)
+        else:
+            stored = name
+            self.replaced.add(name)
+            self.model.weights[name] = found.integers
+        parameters = [
+            self.additions.constant(f"{name}_scale", found.scale.astype(np.float32)),
+            self.additions.constant(f"{name}_zero_point", np.full(found.scale.shape, zero_point, found.integers.dtype)),
+        ]
+        result = self.additions.fresh(f"{name}_dequantized")
+        domain = self._domain(found.integers.dtype)
+        node = helper.make_node(
+            "DequantizeLinear",
+            [stored, *parameters],
+            [result],
+            name=self.additions.fresh(f"{name}_DequantizeLinear"),
+            domain=domain,
+        )
+        if found.axis is not None:
+            node.attribute.append(helper.make_attribute("axis", found.axis))
+        self.before.setdefault(min(readers), []).append(node)
+        for index in readers:
+            if at is None:
+                self._rewire(index, name, result)
+            else:
+                self.nodes[index].input[at] = result
+
+    def _domain(self, dtype: np.dtype[np.generic]) -> str:
+        return MICROSOFT if dtype.itemsize == 2 and self.model.opset() < SIXTEEN_BIT_OPSET else ""
+
+    def _write(self) -> None:
+        graph = self.model.proto.graph
+        ordered = list(self.behind.get(-1, []))
+        for index, node in enumerate(self.nodes):
+            ordered += [*self.before.get(index, []), node, *self.behind.get(index, [])]
+        read = {name for node in ordered for name in node.input} | self.anatomy.outputs | self.anatomy.captured
+        dropped = self.beside - read
+        replace_all(graph.node, [node for node in ordered if not dropped.intersection(node.output)])
+        replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in dropped])
+        replace_all(graph.input, [given for given in graph.input if given.name not in dropped])
+        self.additions.write()
+        self._retype()
+        if any(node.domain == MICROSOFT for node in graph.node) and not self.model.opset(MICROSOFT):
+            self.model.proto.opset_import.add(domain=MICROSOFT, version=1)
+
+    def _retype(self) -> None:
+        """Old models list initializers among their inputs, and some exporters record them."""
+        graph = self.model.proto.graph
+        for declared in (*graph.input, *graph.value_info):
+            if declared.name in self.replaced:
+                declared.type.tensor_type.elem_type = self.model.weights.proto(declared.name).data_type

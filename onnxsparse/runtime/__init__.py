@@ -1,0 +1,1 @@
+"""Models run and compared in onnxruntime."""

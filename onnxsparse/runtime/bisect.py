@@ -1,0 +1,254 @@
+"""Where two versions of a model part: the first tensors inside that differ, and where most is lost, in onnxruntime."""
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnxsparse.errors import ParamError
+from onnxsparse.ir.binding import fed_inputs
+from onnxsparse.ir.graph import Graph, captured
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import bodies
+from onnxsparse.runtime.compare import SEEDED_SAMPLES, finite
+from onnxsparse.runtime.inputs import Samples, seeded_samples
+from onnxsparse.runtime.session import processor_notes
+from onnxsparse.runtime.tensor_trace import Trace, Versions
+
+MIN_SQNR_DB = 30.0
+"""Below this a tensor diverges."""
+
+BUDGET_BYTES = 512 * 1000**2
+
+MOST_LOSSES = 10
+
+ROUNDING_DB = 100.0
+"""Where losses are ranked, tensors this close count as equal: sums of float32 in another order."""
+
+
+@dataclass(frozen=True)
+class TensorLoss:
+    """A tensor that both models make, and what is lost right there.
+
+    `sqnr_db`: infinite for equal tensors, None where they do not compare (`problem` says why). `source`: the one with the lowest
+    SQNR of the nearest shared tensors that it is computed from, None if the model's inputs are all. `behind`: how many tensors
+    computed from it diverge too.
+    """
+
+    tensor: str
+    node: str
+    op_type: str
+    sqnr_db: float | None
+    source: str | None
+    source_sqnr_db: float | None
+    problem: str | None
+    behind: int
+
+    @property
+    def lost_db(self) -> float | None:
+        """How much lower the SQNR is than its source's."""
+        return lost_db(self.source_sqnr_db, self.sqnr_db)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "tensor": self.tensor,
+            "node": self.node,
+            "op_type": self.op_type,
+            "sqnr_db": finite(self.sqnr_db),
+            "identical": self.sqnr_db == math.inf,
+            "input": self.source,
+            "input_sqnr_db": finite(self.source_sqnr_db),
+            "input_identical": self.source_sqnr_db == math.inf,
+            "lost_db": finite(self.lost_db),
+            "problem": self.problem,
+            "diverging_behind": self.behind,
+        }
+
+
+@dataclass(frozen=True)
+class Uncompared:
+    """How many tensors of the main graphs have no counterpart or no figure."""
+
+    only_first: int
+    only_second: int
+    not_float: int
+    constant: int
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """`first`: the tensors below the threshold that are computed from none below it. `losses`: where most is lost, in order."""
+
+    first: tuple[TensorLoss, ...]
+    losses: tuple[TensorLoss, ...]
+    min_sqnr_db: float
+    compared: int
+    diverging: int
+    worst_sqnr_db: float | None
+    uncompared: Uncompared
+    samples: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passes(self) -> bool:
+        """Whether something is compared and nothing diverges."""
+        return self.compared > 0 and not self.diverging
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "schema": 1,
+            "min_sqnr_db": finite(self.min_sqnr_db),
+            "compared": self.compared,
+            "diverging": self.diverging,
+            "worst_sqnr_db": finite(self.worst_sqnr_db),
+            "first": [found.to_json() for found in self.first],
+            "losses": [found.to_json() for found in self.losses],
+            "only_first": self.uncompared.only_first,
+            "only_second": self.uncompared.only_second,
+            "not_float": self.uncompared.not_float,
+            "constant": self.uncompared.constant,
+            "samples": self.samples,
+            "notes": list(self.notes),
+        }
+
+
+def bisect(
+    first: Model,
+    second: Model,
+    samples: Samples | None = None,
+    *,
+    min_sqnr_db: float = MIN_SQNR_DB,
+    custom_ops: Sequence[Path] = (),
+    seed: int = 0,
+    budget_bytes: int = BUDGET_BYTES,
+) -> Divergence:
+    """Compare what both models make under the same name, on the same inputs: `samples`, else seeded random ones.
+
+    Both run as they are written, without onnxruntime's fusions. At most `budget_bytes` of tensors are held at a time. What is
+    computed of weights alone is not compared: a weight that changed shows where it is used.
+
+    Raises ParamError for a threshold that is no number, BackendError where onnxruntime cannot run a model.
+    """
+    if math.isnan(min_sqnr_db):
+        raise ParamError("--min-sqnr is a number of dB")
+    samples = seeded_samples(first, SEEDED_SAMPLES, seed) if samples is None else samples
+    graph, others = Graph(first.proto.graph), Graph(second.proto.graph).producers
+    fed = fed_values(graph)
+    shared = [name for name in graph.producers if name in others]
+    wanted = [name for name in shared if name in fed]
+    traces = Versions((first, second), samples.feeds, custom_ops).traces(wanted, budget_bytes)
+    found = Judgement(graph, traces, min_sqnr_db)
+    return Divergence(
+        found.first(),
+        found.losses(),
+        min_sqnr_db,
+        compared=len(traces),
+        diverging=len(found.diverging),
+        worst_sqnr_db=min((v for v in found.sqnr_db.values() if v is not None), default=None),
+        uncompared=Uncompared(
+            len(graph.producers) - len(shared), len(others) - len(shared), len(wanted) - len(traces), len(shared) - len(wanted)
+        ),
+        samples=len(samples.feeds),
+        notes=(*samples.notes, *processor_notes(first), *processor_notes(second), *what_is_passed_over(graph, traces)),
+    )
+
+
+def fed_values(graph: Graph) -> set[str]:
+    """What depends on the inputs that a caller feeds."""
+    found = {value.name for value in fed_inputs(graph.proto)}
+    for node in graph.proto.node:
+        if not found.isdisjoint(used_values(node)):
+            found.update(filter(None, node.output))
+    return found
+
+
+def used_values(node: onnx.NodeProto) -> list[str]:
+    return [*node.input, *captured(node)]
+
+
+def nearest_sources(graph: Graph, compared: Collection[str]) -> dict[str, list[str]]:
+    """Each compared tensor, in graph order, with the compared ones that it is computed from without another between them."""
+    nearest: dict[str, list[str]] = {}
+    sources = {}
+    for node in graph.proto.node:
+        above = list(dict.fromkeys(name for value in used_values(node) for name in nearest.get(value, ())))
+        for name in filter(None, node.output):
+            nearest[name] = [name] if name in compared else above
+            if name in compared:
+                sources[name] = above
+    return sources
+
+
+class Judgement:
+    """Which of the compared tensors of a graph diverge, which of them first, and where most is lost."""
+
+    def __init__(self, graph: Graph, traces: Mapping[str, Trace], min_sqnr_db: float) -> None:
+        self.graph = graph
+        self.traces = traces
+        self.sources = nearest_sources(graph, traces)
+        self.readers: dict[str, list[str]] = {}
+        for name, sources in self.sources.items():
+            for source in sources:
+                self.readers.setdefault(source, []).append(name)
+        self.sqnr_db = {name: trace.sqnr_db for name, trace in traces.items()}
+        self.diverging = {name for name, found in self.sqnr_db.items() if found is None or found < min_sqnr_db}
+
+    def first(self) -> tuple[TensorLoss, ...]:
+        """The tensors that diverge though nothing that they are computed from does."""
+        found = (name for name in self.sources if name in self.diverging)
+        return tuple(self._loss(name) for name in found if self.diverging.isdisjoint(self.sources[name]))
+
+    def losses(self) -> tuple[TensorLoss, ...]:
+        """The largest losses in one step, worst first."""
+        lost = {name: lost_db(*self._step(name)) for name in self.sources}
+        ranked = sorted((name for name in lost if lost[name]), key=lambda name: -(lost[name] or 0.0))
+        return tuple(self._loss(name) for name in ranked[:MOST_LOSSES] if (lost[name] or 0.0) > 0)
+
+    def _loss(self, name: str) -> TensorLoss:
+        index = self.graph.producers[name]
+        op_type = self.graph.proto.node[index].op_type
+        source, (before, after) = self._worst_source(name), self._step(name)
+        problem = self.traces[name].problem
+        return TensorLoss(name, self.graph.names[index], op_type, after, source, before, problem, self._diverging_behind(name))
+
+    def _step(self, name: str) -> tuple[float | None, float | None]:
+        """The SQNR before and behind the nodes that make a tensor; the model's own inputs are equal."""
+        source = self._worst_source(name)
+        return math.inf if source is None else self.sqnr_db[source], self.sqnr_db[name]
+
+    def _worst_source(self, name: str) -> str | None:
+        """The source with the lowest SQNR; one that does not compare is the worst."""
+        figures = {source: self.sqnr_db[source] for source in self.sources[name]}
+        return min(figures, key=lambda source: (figures[source] is not None, figures[source] or 0.0), default=None)
+
+    def _diverging_behind(self, name: str) -> int:
+        found: set[str] = set()
+        pending = list(self.readers.get(name, ()))
+        while pending:
+            reader = pending.pop()
+            if reader not in found:
+                found.add(reader)
+                pending += self.readers.get(reader, ())
+        return len(found & self.diverging)
+
+
+def lost_db(before: float | None, after: float | None) -> float | None:
+    """How much lower the SQNR is behind a step than before it, where both have one."""
+    if before is None or after is None:
+        return None
+    return min(before, ROUNDING_DB) - min(after, ROUNDING_DB)
+
+
+def what_is_passed_over(graph: Graph, traces: Mapping[str, Trace]) -> Iterator[str]:
+    holding = [graph.names[i] for i, node in enumerate(graph.proto.node) if any(bodies(a) for a in node.attribute)]
+    if holding:
+        yield f"bodies are not entered: what differs inside shows at the outputs of {name_first(holding)}"
+    alike = [name for name, trace in traces.items() if trace.alike]
+    if alike:
+        yield f"NaN and infinite values at the same places in both models do not count: {name_first(alike)}"
+
+
+def name_first(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
