@@ -9,39 +9,40 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx
 
-from onnxsparse.analysis.layer import Layer, Layers, Totals, add_up
+from onnxsparse.analysis.layer import (
+    MACS,
+    NODE_KEYS,
+    NONZERO_MACS,
+    PARAMS,
+    SPARSITY,
+    SPARSITY_OP,
+    Layer,
+    Layers,
+    Totals,
+    add_up,
+    marks_of,
+)
 from onnxsparse.cost.estimate import Deployment
+from onnxsparse.format import OF_KNOWN, format_count, format_share, marked
 from onnxsparse.ir.functions import find_calls
-from onnxsparse.ir.graph import Graph
-
-MACS, NONZERO_MACS, PARAMS, SPARSITY, SPARSITY_OP = NODE_KEYS = ("macs", "nonzero_macs", "params", "sparsity", "sparsity_op")
+from onnxsparse.ir.graph import Graph, all_nodes
+from onnxsparse.ir.metadata import NAMES, PREFIX, compact, remove
 
 SUMMARY, LATENCY_MS, BOUND, ADVICE = COST_KEYS = ("summary", "latency_ms", "bound", "advice")
 ALL_KEYS = (*COST_KEYS, *NODE_KEYS)
 
-PREFIX = "onnxsparse."
 FINGERPRINT = f"{PREFIX}fingerprint"
 TOTALS = f"{PREFIX}totals"
 LAYERS = f"{PREFIX}layers"
 DISPLACED = f"{PREFIX}displaced"
 """Other people's node metadata under keys of ours, so that `strip` can put it back."""
 
-NAMES = f"{PREFIX}names"
-"""New tensor → the tensor of the original model that it was made from; it stays when annotations are stripped."""
 
 ATTACHMENT_SIGNATURE = "netron:attachment"
 
-
-Mark = Literal["≥", "≤", "of what is known"]
-"""What an incomplete total is: a lower bound, an upper bound, or a ratio of what is known."""
-
-AT_LEAST: Mark = "≥"
-AT_MOST: Mark = "≤"
-OF_KNOWN: Mark = "of what is known"
 
 CostEntries = dict[str, list[tuple[str, str]]]
 """Node → keys and values."""
@@ -170,21 +171,6 @@ def facts_by_node(proto: onnx.ModelProto, layers: Layers) -> dict[str, NodeFacts
     return found | {name: node_facts(group) for name, group in groups.items()}
 
 
-def names(proto: onnx.ModelProto) -> dict[str, str]:
-    """New tensor → the original one it was made from."""
-    found: dict[str, str] = next((json.loads(e.value) for e in proto.metadata_props if e.key == NAMES), {})
-    return found
-
-
-def remember_names(proto: onnx.ModelProto, made: dict[str, str]) -> None:
-    """Add to what is known of tensors made from others; chains lead to the original."""
-    known = names(proto)
-    found = known | {new: known.get(old, old) for new, old in made.items()}
-    remove(proto, [NAMES])
-    if found:
-        proto.metadata_props.add(key=NAMES, value=compact(found))
-
-
 def strip(proto: onnx.ModelProto) -> int:
     """Take all annotations of ours off again; returns how many nodes had some."""
     displaced: dict[str, list[tuple[str, str]]] = next(
@@ -200,34 +186,11 @@ def strip(proto: onnx.ModelProto) -> int:
     return count
 
 
-def all_nodes(graph: Graph) -> Iterable[tuple[str, onnx.NodeProto]]:
-    """Every node with what it is called, bodies included."""
-    for index, node in enumerate(graph.proto.node):
-        yield graph.names[index], node
-        for body in graph.bodies(index).values():
-            yield from all_nodes(body)
-
-
 def every_node(proto: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
     """Those of functions too."""
     yield from (node for _, node in all_nodes(Graph(proto.graph)))
     for function in proto.functions:
         yield from (node for _, node in all_nodes(Graph(onnx.GraphProto(node=function.node))))
-
-
-def remove(holder: onnx.ModelProto | onnx.NodeProto, keys: Iterable[str]) -> int:
-    keys = set(keys)
-    kept = [(e.key, e.value) for e in holder.metadata_props if e.key not in keys]
-    removed = len(holder.metadata_props) - len(kept)
-    if removed:
-        del holder.metadata_props[:]
-        for key, value in kept:
-            holder.metadata_props.add(key=key, value=value)
-    return removed
-
-
-def compact(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def attachment(proto: onnx.ModelProto, layers: Layers, costs: CostEntries | None = None) -> tuple[str, int]:
@@ -270,32 +233,3 @@ def readable_totals(totals: Totals) -> list[tuple[str, str]]:
     found = readable(NodeFacts(totals.macs, totals.nonzero_macs, totals.weights, totals.sparsity, totals.sparsity_op))
     known = marks_of(totals)
     return [(key, marked(value, known.get(key))) for key, value in found]
-
-
-def marks_of(totals: Totals) -> dict[str, Mark]:
-    """Total → what it is where something is unknown."""
-    made: dict[str, Mark] = {}
-    if not totals.macs_complete:
-        made |= {MACS: AT_LEAST, NONZERO_MACS: AT_LEAST, SPARSITY_OP: OF_KNOWN}
-    if not totals.weights_complete:
-        made |= {PARAMS: AT_LEAST, SPARSITY: OF_KNOWN}
-    return made
-
-
-def marked(text: str, mark: Mark | None) -> str:
-    """`≥ 0.534`, `≤ 1873`, `50.00 % of what is known`; the text alone where nothing is unknown."""
-    if mark is None or text == "?":
-        return text
-    return f"{text} {mark}" if mark == OF_KNOWN else f"{mark} {text}"
-
-
-def format_count(value: int) -> str:
-    """Three digits and a unit: `4.09 G`."""
-    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:.0f} {unit}"
-    return str(value)
-
-
-def format_share(value: float) -> str:
-    return f"{100 * value:.2f} %"

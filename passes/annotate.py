@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from onnxsparse import annotations as metadata
+from onnxsparse import annotations
 from onnxsparse.analysis.layer import Layers
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
@@ -15,7 +15,8 @@ from onnxsparse.cost.registry import CostTarget
 from onnxsparse.cost.report.completeness import assumed_free, fact_gaps, gaps, require_complete
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile
-from onnxsparse.pipeline.base import OPTIONS, StepReport, text_writer
+from onnxsparse.pipeline.base import OPTIONS, StepReport
+from onnxsparse.records import text_writer
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -43,17 +44,17 @@ class Annotate:
         facts, costs, notes = self._facts(model)
         report = StepReport(self.name, notes=notes, before=facts.totals, after=facts.totals)
         if self.side_file is not None:
-            text, unreachable = metadata.attachment(model.proto, facts, costs)
+            text, unreachable = annotations.attachment(model.proto, facts, costs)
             if unreachable:
                 notes.append(f"{unreachable} layers have no unique name, so Netron cannot show the attachment on them")
             return replace(report, artifacts={self.side_file: text_writer(text)})
-        metadata.strip(model.proto)
-        metadata.write(model.proto, facts, costs)
+        annotations.strip(model.proto)
+        annotations.write(model.proto, facts, costs)
         if self.ir_version is not None:
             model.proto.ir_version = self.ir_version
         return report
 
-    def _facts(self, model: Model) -> tuple[Layers, metadata.CostEntries | None, list[str]]:
+    def _facts(self, model: Model) -> tuple[Layers, annotations.CostEntries | None, list[str]]:
         """Facts, predicted costs (None without a backend), and what is unknown. Raises ParamError for that with `strict`."""
         facts = layers(model)
         if self.backend is None:
@@ -63,7 +64,7 @@ class Annotate:
         else:
             found = deploy(model, self.backend, assume_free=self.assume_free)
             facts = replace(facts, free=found.load.free)
-            costs, told = metadata.cost_entries(found), gaps(found)
+            costs, told = annotations.cost_entries(found), gaps(found)
         if self.strict:
             require_complete(told, facts, self.name, model.name)
         unknown = (f"{u.node}: {u.op} is not known to onnxsparse, its MACs are not counted" for u in facts.unknown)

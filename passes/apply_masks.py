@@ -6,14 +6,15 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from onnxsparse import annotations as metadata
 from onnxsparse.analysis.layers import layers
 from onnxsparse.analysis.stored_weights import count_zeros, flat_zeros
 from onnxsparse.errors import ParamError
+from onnxsparse.ir import metadata
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import reading
-from onnxsparse.pipeline.base import OPTIONS, Change, StepReport
+from onnxsparse.pipeline.base import OPTIONS, StepReport
 from onnxsparse.pruning.masks import read_masks
+from onnxsparse.records import Change
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)

@@ -15,7 +15,7 @@ from onnxsparse.analysis.stored_weights import count_zeros
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, Role
-from onnxsparse.pipeline.base import OPTIONS, Change, Skip, StepReport
+from onnxsparse.pipeline.base import OPTIONS, StepReport
 from onnxsparse.pruning.candidates import Candidate, find_candidates
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
 from onnxsparse.pruning.items import Blocks, Elements, finite_histogram, keep_n_of_m
@@ -24,6 +24,7 @@ from onnxsparse.pruning.plan import Plan, Ranking, plan_by_layer, plan_global, r
 from onnxsparse.pruning.scores import SCORES, Scored, ScoreName
 from onnxsparse.pruning.select import Choice
 from onnxsparse.pruning.sparsity_pattern import BlockPattern, GroupPattern, Pattern, parse_pattern
+from onnxsparse.records import Change, Skip
 
 DEFAULT_TARGET = 0.5
 

@@ -14,7 +14,6 @@ from onnxsparse.analysis.flattening import flatten
 from onnxsparse.analysis.layer import Layers
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
-from onnxsparse.annotations import format_count
 from onnxsparse.channels.cut import CutResult, apply_cut
 from onnxsparse.channels.groups import Group, Solution, solve
 from onnxsparse.channels.importance import Scores, activation_importance, weight_importance
@@ -26,11 +25,13 @@ from onnxsparse.cost.backends.hardware import alignment_of
 from onnxsparse.cost.registry import HardwareTarget
 from onnxsparse.errors import BackendError, ParamError, PassError
 from onnxsparse.folding import computes_on_constants, fold_all_constants
+from onnxsparse.format import format_count
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, reading
 from onnxsparse.ops.labels import Labels
-from onnxsparse.pipeline.base import OPTIONS, ArtifactWriter, Skip, StepReport, TextTable, text_writer
+from onnxsparse.pipeline.base import OPTIONS, StepReport
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
+from onnxsparse.records import ArtifactWriter, Skip, TextTable, text_writer
 from onnxsparse.runtime.inputs import ArrayFiles, check_samples, load_samples
 
 DEFAULT_RATIO = 0.5

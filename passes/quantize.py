@@ -16,17 +16,17 @@ from onnxsparse.analysis.layer import Layer
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
 from onnxsparse.analysis.opset_upgrade import raise_opset
-from onnxsparse.annotations import format_count
 from onnxsparse.calibration.data import ARRAY_SUFFIXES, CalibrationData, open_data
 from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFormat, Resize
 from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method
 from onnxsparse.calibration.ranges import ranges_json, read_ranges
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.folding import fold
+from onnxsparse.format import format_count
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, OutputFolder, reading, samples_with
-from onnxsparse.pipeline.base import OPTIONS, ArtifactWriter, Bits, StepReport, WeightBits, text_writer
+from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, WeightBits
 from onnxsparse.quantization.activation_ranges import Calibration
 from onnxsparse.quantization.diagnosis.measure import Diagnosis, diagnose
 from onnxsparse.quantization.diagnosis.page import diagnosis_html
@@ -36,6 +36,7 @@ from onnxsparse.quantization.plan.target import PowersOfTwo, QuantizationTarget,
 from onnxsparse.quantization.quantize_model import Improvements, QuantizedModel, Quantizing
 from onnxsparse.quantization.strip.dequantize import Stripped, strip_scales
 from onnxsparse.quantization.write.qdq import PER_CHANNEL_OPSET
+from onnxsparse.records import ArtifactWriter, text_writer
 from onnxsparse.runtime.compare import compare
 from onnxsparse.runtime.inputs import Samples
 from onnxsparse.runtime.session import Feeds, processor_notes

@@ -19,7 +19,8 @@ from onnxsparse.cost.report.tables import format_total
 from onnxsparse.errors import ParamError, PassError
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, OutputFolder, reading
-from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, text_writer
+from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport
+from onnxsparse.records import text_writer
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from onnxsparse import annotations as metadata
+from onnxsparse import annotations
 from onnxsparse.ir.model import Model
 from onnxsparse.pipeline.base import OPTIONS, StepReport
 
@@ -17,5 +17,5 @@ class Strip:
     changes_outputs: ClassVar[bool] = False
 
     def run(self, model: Model) -> StepReport:
-        count = metadata.strip(model.proto)
+        count = annotations.strip(model.proto)
         return StepReport(self.name, notes=[f"annotations removed from {count} nodes" if count else "there were no annotations"])

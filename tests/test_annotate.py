@@ -8,7 +8,8 @@ import onnx
 import pytest
 
 from onnxsparse import Annotate, Model, Prune, Strip, layers
-from onnxsparse.annotations import FINGERPRINT, LAYERS, NODE_KEYS, TOTALS, is_stale
+from onnxsparse.analysis.layer import NODE_KEYS
+from onnxsparse.annotations import FINGERPRINT, LAYERS, TOTALS, is_stale
 from onnxsparse.cost.estimate import deploy
 from tests.graphs import chain, model, node
 from tests.test_macs import if_model

@@ -17,8 +17,9 @@ from onnxsparse.calibration.images import ImageFormat
 from onnxsparse.calibration.methods import Levels, Method, Range, choose_ranges, percentile_range
 from onnxsparse.calibration.methods import entropy_range as entropy
 from onnxsparse.calibration.methods import mse_range as mse
-from onnxsparse.calibration.observe import Observation, groups_within, observe, prefix
+from onnxsparse.calibration.observe import Observation, observe
 from onnxsparse.ir.model import Model
+from onnxsparse.runtime.probe import groups_within, prefix
 from onnxsparse.runtime.session import Execution, Feeds, runner
 from tests.graphs import Array, model, node, weight
 

@@ -14,8 +14,9 @@ from onnxsparse.cli.jobs import Json, Running, Saving
 from onnxsparse.cost.estimate import deploy
 from onnxsparse.cost.report.records import TOTALS, totals
 from onnxsparse.ir.option_roles import Role, given_options, roles
-from onnxsparse.pipeline.base import OPTIONS, StepReport, text_writer
+from onnxsparse.pipeline.base import OPTIONS, StepReport
 from onnxsparse.pipeline.registry import BUILT_IN
+from onnxsparse.records import text_writer
 from tests.commands import Run, files
 from tests.graphs import chain
 

@@ -12,9 +12,9 @@ from onnx import TensorProto
 
 from onnxsparse import ApplyMasks, FixShapes, Fold, Model, PassError, Pipeline, Prune, compare, layers
 from onnxsparse.analysis.checker import first_fault
-from onnxsparse.annotations import names
 from onnxsparse.folding import fold
 from onnxsparse.ir.graphsurgeon.origins import StoredValues
+from onnxsparse.ir.metadata import names
 from onnxsparse.pipeline.base import StepReport
 from onnxsparse.pipeline.run import Comparing
 from onnxsparse.runtime.session import runner

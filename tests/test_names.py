@@ -8,13 +8,13 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxsparse import annotations as metadata
+from onnxsparse import annotations
 from onnxsparse.analysis.layer_filter import choose
 from onnxsparse.analysis.layers import layers
 from onnxsparse.cost.estimate import deploy
 from onnxsparse.cost.profiler import with_names
 from onnxsparse.errors import OnnxSparseError
-from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.graph import Graph, all_nodes
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import bodies
 from onnxsparse.passes.annotate import Annotate
@@ -89,7 +89,7 @@ def outcome(work: Model, run: Callable[[Model], Any]) -> list[object]:
         found.totals,
         [(layer.op_type, layer.macs, layer.weight_share) for layer in found],
         [(work.weights.shape(name), work.weights[name].tobytes()) for name in work.weights],
-        [[(entry.key, entry.value) for entry in n.metadata_props] for _, n in metadata.all_nodes(Graph(work.proto.graph))],
+        [[(entry.key, entry.value) for entry in n.metadata_props] for _, n in all_nodes(Graph(work.proto.graph))],
     ]
 
 
@@ -162,7 +162,7 @@ class TestBodies:
 
 
 def every_name(built: onnx.ModelProto) -> list[str]:
-    return [name for name, _ in metadata.all_nodes(Graph(built.graph))]
+    return [name for name, _ in all_nodes(Graph(built.graph))]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_layer_that_is_called_like_a_part_of_a_call_is_its_own() -> None:
 def test_netron_is_told_nothing_of_a_name_that_a_body_repeats() -> None:
     nodes = [node("MatMul", "x w", "h", name="conv"), node("MatMul", "h w", "z", name="own"), if_of("if", "y", 1.0)]
     built = model(nodes, {"x": "4x4", "c": ("", 9)}, ["y", "z"], {"w": "4x4"})
-    text, unreachable = metadata.attachment(built.proto, layers(built))
+    text, unreachable = annotations.attachment(built.proto, layers(built))
     assert '"target": "own"' in text
     assert '"target": "conv"' not in text
     assert unreachable == 1

@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from onnxsparse import Annotate, Model, Prune, load
-from onnxsparse.annotations import COST_KEYS, NODE_KEYS
+from onnxsparse.analysis.layer import NODE_KEYS
+from onnxsparse.annotations import COST_KEYS
 from onnxsparse.cli.netron_view import for_viewing
 from onnxsparse.pipeline.base import StepReport
 from tests.graphs import node, proto

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from onnxsparse import annotations as metadata
 from onnxsparse.analysis.fixed_values import FixedValues
 from onnxsparse.analysis.shape_inference import infer_shapes
+from onnxsparse.ir import metadata
 from onnxsparse.ir.binding import recorded
 from onnxsparse.ir.graph import FIRST_IR_WITH_DEFAULTS, Graph, captured, main_graph
 from onnxsparse.ir.model import Model

@@ -9,8 +9,8 @@
 import onnx
 from onnx import TensorProto
 
-from onnxsparse import annotations as metadata
 from onnxsparse.analysis.branches import settle
+from onnxsparse.ir import metadata
 from onnxsparse.ir.functions import ORIGIN, every_node, find_calls, inlined, origin
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Names

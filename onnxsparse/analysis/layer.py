@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import overload
 
 from onnxsparse.analysis.stored_weights import StoredWeight
+from onnxsparse.format import AT_LEAST, OF_KNOWN, Mark
 from onnxsparse.ir.binding import Binding
 from onnxsparse.ops import WeightAxes
 
@@ -222,3 +223,16 @@ def add_up(layers: Sequence[Layer]) -> Totals:
         zero_macs=zero_macs,
         macs_complete=all(layer.counted for layer in layers),
     )
+
+
+MACS, NONZERO_MACS, PARAMS, SPARSITY, SPARSITY_OP = NODE_KEYS = ("macs", "nonzero_macs", "params", "sparsity", "sparsity_op")
+
+
+def marks_of(totals: Totals) -> dict[str, Mark]:
+    """Total → what it is where something is unknown."""
+    made: dict[str, Mark] = {}
+    if not totals.macs_complete:
+        made |= {MACS: AT_LEAST, NONZERO_MACS: AT_LEAST, SPARSITY_OP: OF_KNOWN}
+    if not totals.weights_complete:
+        made |= {PARAMS: AT_LEAST, SPARSITY: OF_KNOWN}
+    return made

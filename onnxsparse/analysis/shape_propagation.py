@@ -20,7 +20,7 @@ from onnxsparse.ir.binding import Shape
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.weights import Array, read_small
 from onnxsparse.ops import STANDARD_DOMAINS, Body, OpSpec, OpView, UnknownFact, find
-from onnxsparse.ops.sequences import Parts, Sequences
+from onnxsparse.ops.parts import Parts, Sequences
 
 MAX_VALUE_ELEMENTS = 4096
 """Values larger than this are not computed: shapes are made of small ones."""

@@ -21,7 +21,7 @@ from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops import FloatForm, Operand, OpSpec, OpView, UnknownFact, find
 from onnxsparse.ops.exact import Exact
-from onnxsparse.pipeline.base import Skip
+from onnxsparse.records import Skip
 
 PER_CHANNEL_OPSET = 13
 """The first whose DequantizeLinear takes a scale for each index of an axis."""

@@ -4,9 +4,8 @@ Ranges are reduced inside onnxruntime, so that no activation leaves it. For hist
 fit a byte budget; a group runs no more of the model than leads to it, and takes the weights from where they are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,11 +14,10 @@ from onnx import helper
 from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.calibration.histogram import Histogram
 from onnxsparse.errors import ModelError
-from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.protos import replace_all
 from onnxsparse.progress import tell
-from onnxsparse.runtime.session import Execution, Feeds, runner
+from onnxsparse.runtime.probe import groups_within, output_name, prefix
+from onnxsparse.runtime.session import Feeds, runner
 
 REDUCTIONS = {"low": "ReduceMin", "high": "ReduceMax", "sum": "ReduceSum"}
 """The sum is there for NaN, which onnxruntime's extremes pass over."""
@@ -115,10 +113,6 @@ def why_nan(model: Model, activation: str, feeds: Feeds, number: int) -> str:
     return made
 
 
-def output_name(at: int, what: str) -> str:
-    return f"onnxsparse/{at}/{what}"
-
-
 def reducing(model: Model, tensors: Sequence[str]) -> Model:
     """The model with the extremes, sum and size of `tensors` as its only outputs."""
     graph = model.proto.graph
@@ -129,55 +123,6 @@ def reducing(model: Model, tensors: Sequence[str]) -> Model:
         graph.node.append(helper.make_node("Size", [name], [output_name(at, "elements")]))
         graph.output.extend(onnx.ValueInfoProto(name=output_name(at, what)) for what in (*REDUCTIONS, "elements"))
     return model
-
-
-def prefix(model: Model, tensors: Sequence[str]) -> Model:
-    """A copy that makes `tensors`, its only outputs, and has no node that they do not need."""
-    twin = model.copy()
-    graph = Graph(twin.proto.graph)
-    captured: dict[int, list[str]] = {}
-    for name, users in graph.consumers.items():
-        for index in users:
-            captured.setdefault(index, []).append(name)
-    needed: set[int] = set()
-    pending = list(tensors)
-    while pending:
-        made_by = graph.producers.get(pending.pop())
-        if made_by is not None and made_by not in needed:
-            needed.add(made_by)
-            pending += captured.get(made_by, [])
-    kept = [node for index, node in enumerate(twin.proto.graph.node) if index in needed]
-    replace_all(twin.proto.graph.node, kept)
-    replace_all(twin.proto.graph.output, [onnx.ValueInfoProto(name=name) for name in tensors])
-    twin.weights.refresh()
-    return twin
-
-
-def element_counts(model: Model, tensors: Sequence[str], feeds: Feeds, custom_ops: Sequence[Path] = ()) -> dict[str, int]:
-    """How many elements tensors have for one sample, counted inside onnxruntime."""
-    if not tensors:
-        return {}
-    twin = prefix(model, tensors)
-    graph = twin.proto.graph
-    names = [output_name(at, "elements") for at in range(len(tensors))]
-    graph.node.extend(helper.make_node("Size", [tensor], [name]) for tensor, name in zip(tensors, names, strict=True))
-    replace_all(graph.output, [onnx.ValueInfoProto(name=name) for name in names])
-    running = runner(twin, custom_ops=custom_ops, execution=Execution.NODE_BY_NODE)
-    return {tensor: int(size.item()) for tensor, size in zip(tensors, running.run(feeds).values(), strict=True)}
-
-
-def groups_within(sizes: dict[str, int], budget_bytes: int) -> Iterator[list[str]]:
-    """Names in order, in groups whose sizes sum to the budget at most; one that is larger goes alone."""
-    group: list[str] = []
-    held = 0
-    for name, size in sizes.items():
-        if group and held + size > budget_bytes:
-            yield group
-            group, held = [], 0
-        group.append(name)
-        held += size
-    if group:
-        yield group
 
 
 def fill(model: Model, data: CalibrationData, histograms: dict[str, Histogram], samples: int) -> None:

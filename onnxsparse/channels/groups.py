@@ -15,7 +15,7 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ops import UnknownFact
 from onnxsparse.ops.coupling import Role
 from onnxsparse.ops.labels import Axes, Classes, Labels
-from onnxsparse.ops.spec import OpView
+from onnxsparse.ops.view import OpView
 
 Kept = NDArray[np.intp]
 Removed = NDArray[np.bool_]

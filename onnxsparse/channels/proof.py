@@ -24,7 +24,7 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops import OpSpec, OpView, UnknownFact
 from onnxsparse.ops.labels import Labels
-from onnxsparse.ops.spec import product
+from onnxsparse.ops.view import product
 from onnxsparse.runtime.inputs import seeded_samples
 from onnxsparse.runtime.session import Execution, Feeds, fused_runner, runner
 

@@ -17,8 +17,9 @@ from onnxsparse.errors import ParamError
 from onnxsparse.ir.files import STDOUT, Staging, check_target, identity
 from onnxsparse.ir.model import Model, check_link, load
 from onnxsparse.ir.option_roles import OutputFile, Role, check_clashes, given_options, one_path, unnamed_paths
-from onnxsparse.pipeline.base import Pass, text_writer
+from onnxsparse.pipeline.base import Pass
 from onnxsparse.pipeline.run import Comparing, Pipeline, check_passes, write
+from onnxsparse.records import text_writer
 from onnxsparse.runtime.inputs import ArrayFiles
 from onnxsparse.runtime.session import check_library
 

@@ -1,8 +1,9 @@
 """A model as Netron is to show it: annotated, and with the costliest nodes findable by name."""
 
-from onnxsparse import annotations as metadata
+from onnxsparse import annotations
 from onnxsparse.analysis.layers import layers
 from onnxsparse.cost.estimate import Deployment, deploy
+from onnxsparse.format import OF_KNOWN, marked
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 
@@ -14,8 +15,8 @@ def for_viewing(model: Model, *, heat: bool, target: str) -> Model:
     """
     shown = model.copy()
     found = deploy(model, target)
-    metadata.strip(shown.proto)
-    metadata.write(shown.proto, layers(model), metadata.cost_entries(found))
+    annotations.strip(shown.proto)
+    annotations.write(shown.proto, layers(model), annotations.cost_entries(found))
     if heat:
         rename_by_cost(shown, found)
     return shown
@@ -24,10 +25,10 @@ def for_viewing(model: Model, *, heat: bool, target: str) -> Model:
 def rename_by_cost(shown: Model, found: Deployment) -> None:
     """`#1 io 12.3 % conv1` for the layer that takes longest, and so on; what is fused or free keeps its name."""
     ranked = sorted(((r.item.node, r.cost) for r in found.rows if r.cost is not None), key=lambda row: -row[1].latency_ms)
-    mark = None if found.costs_complete else metadata.OF_KNOWN
+    mark = None if found.costs_complete else OF_KNOWN
     whole = found.latency_ms or 1.0  # where nothing costs anything, no layer has a share
     labels = {
-        node: f"#{rank} {cost.bound.value} {metadata.marked(f'{100 * cost.latency_ms / whole:.1f} %', mark)}"
+        node: f"#{rank} {cost.bound.value} {marked(f'{100 * cost.latency_ms / whole:.1f} %', mark)}"
         for rank, (node, cost) in enumerate(ranked, start=1)
     }
     names = Graph(shown.proto.graph).names

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from onnxsparse.annotations import all_nodes
 from onnxsparse.cost.backends.base import EIGHT_BIT, Precision
 from onnxsparse.cost.registry import Measurement
 from onnxsparse.cost.workload import Workload
-from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.graph import Graph, all_nodes
 from onnxsparse.ir.model import Model
 from onnxsparse.runtime.inputs import seeded_samples
 from onnxsparse.runtime.session import profiled_runner

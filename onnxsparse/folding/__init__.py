@@ -1,11 +1,11 @@
 """The same computation in fewer nodes: over an onnx-graphsurgeon graph, one body at a time."""
 
-from onnxsparse import annotations as metadata
 from onnxsparse.folding.constants import computes_on_constants, fold_constants
 from onnxsparse.folding.linear import fold_affine
 from onnxsparse.folding.padding import fold_pads
 from onnxsparse.folding.passing import remove_passing
 from onnxsparse.folding.rewriting import Folding, bodies
+from onnxsparse.ir import metadata
 from onnxsparse.ir.graph import overridable
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.protos import replace_all

@@ -1,7 +1,7 @@
 """A graph with its surroundings: who makes a value, who uses it, what a node is called."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -130,3 +130,11 @@ def captured(node: onnx.NodeProto) -> Iterator[str]:
             own = {t.name for t in body.initializer} | {v.name for v in body.input} | {o for n in body.node for o in n.output}
             used = [i for n in body.node for i in (*n.input, *captured(n))]
             yield from (name for name in (*used, *(o.name for o in body.output)) if name not in own)
+
+
+def all_nodes(graph: Graph) -> Iterable[tuple[str, onnx.NodeProto]]:
+    """Every node with what it is called, bodies included."""
+    for index, node in enumerate(graph.proto.node):
+        yield graph.names[index], node
+        for body in graph.bodies(index).values():
+            yield from all_nodes(body)

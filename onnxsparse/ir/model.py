@@ -14,6 +14,7 @@ from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.ir.binding import Binding, bind
 from onnxsparse.ir.files import Staging, check_target, identity, remove
 from onnxsparse.ir.mapped import MappedFile, Payload
+from onnxsparse.ir.protos import opset_of
 from onnxsparse.ir.sparse import densify, restore
 from onnxsparse.ir.weights import Weights, bodies, is_lifted, set_external, tensors
 from onnxsparse.ir.wire import FileSpan, Piece, Rewritten, lift, splice
@@ -22,8 +23,6 @@ from onnxsparse.ir.wire import Payload as PayloadPiece
 if TYPE_CHECKING:
     from onnx_graphsurgeon import Graph
 
-STANDARD_DOMAINS = ("", "ai.onnx")
-"""Two names for the operators that onnx itself defines."""
 
 MAX_INLINE_BYTES = (1 << 31) - 1
 """protobuf's limit for one message; a model above it needs external data."""
@@ -91,12 +90,11 @@ class Model:
         """
         from onnxsparse.ir.graphsurgeon import edit
 
-        return edit(self)
+        return edit(self.proto, self.weights)
 
     def opset(self, domain: str = "") -> int:
         """The imported version of an operator domain, 0 if it is not imported."""
-        names = STANDARD_DOMAINS if domain in STANDARD_DOMAINS else (domain,)
-        return max((o.version for o in self.proto.opset_import if o.domain in names), default=0)
+        return opset_of(self.proto, domain)
 
     def save(self, path: str | Path) -> None:
         """Write the model, whole or not at all: weights inline or external as they came, external above 2 GB.

@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+import onnx
+
+if TYPE_CHECKING:
+    pass
+
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
     from google.protobuf.message import Message
@@ -19,3 +24,13 @@ def replace_all(field: "RepeatedCompositeFieldContainer[MessageT]", items: Seque
         copies.append(twin)
     del field[:]
     field.extend(copies)
+
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+"""Two names for the operators that onnx itself defines."""
+
+
+def opset_of(proto: onnx.ModelProto, domain: str = "") -> int:
+    """The imported version of an operator domain, 0 if it is not imported."""
+    names = STANDARD_DOMAINS if domain in STANDARD_DOMAINS else (domain,)
+    return max((entry.version for entry in proto.opset_import if entry.domain in names), default=0)

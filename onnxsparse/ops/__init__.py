@@ -5,7 +5,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from onnxsparse.errors import ParamError
-from onnxsparse.ir.model import STANDARD_DOMAINS
+from onnxsparse.ir.protos import STANDARD_DOMAINS
 from onnxsparse.ops import (
     attention,
     control,
@@ -22,7 +22,9 @@ from onnxsparse.ops import (
     slicing,
 )
 from onnxsparse.ops.forms import FloatForm, Operand
-from onnxsparse.ops.spec import Body, OpSpec, OpView, Packing, Quant, Sign, UnknownFact, View, WeightAxes, WeightSlot, Work
+from onnxsparse.ops.sizes import UnknownFact
+from onnxsparse.ops.spec import Body, OpSpec, Packing, Quant, Sign, View, WeightAxes, WeightSlot, Work
+from onnxsparse.ops.view import OpView
 
 GROUP = "onnxsparse.ops"
 """Entry points of third parties: any name → `module:SPECS`, an iterable of OpSpec."""

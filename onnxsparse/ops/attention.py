@@ -29,7 +29,8 @@ from onnxsparse.ops.heads import (
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.sizes import UnknownFact, divided, ranked
-from onnxsparse.ops.spec import OpSpec, OpView, WeightAxes, WeightSlot, product
+from onnxsparse.ops.spec import OpSpec, WeightAxes, WeightSlot
+from onnxsparse.ops.view import OpView, product
 
 
 def attention_macs(op: OpView) -> int:

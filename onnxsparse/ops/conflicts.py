@@ -5,9 +5,10 @@ A rule returns the two sizes in words, None where they meet, and raises UnknownF
 
 from collections.abc import Callable
 
-from onnxsparse.ir.binding import format_shape
+from onnxsparse.ir.binding import Shape, format_shape
 from onnxsparse.ops.shapes import arranged, broadcast
-from onnxsparse.ops.spec import OpView, Shape, UnknownFact, product
+from onnxsparse.ops.sizes import UnknownFact
+from onnxsparse.ops.view import OpView, product
 
 Rule = Callable[[OpView], str | None]
 

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import onnx
 
-from onnxsparse.ops.spec import Body, OpSpec, OpView, UnknownFact, Work
+from onnxsparse.ops.sizes import UnknownFact
+from onnxsparse.ops.spec import Body, OpSpec, Work
+from onnxsparse.ops.view import OpView
 
 
 def loop_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:

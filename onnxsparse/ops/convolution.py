@@ -6,7 +6,7 @@ DeformConv; onnxruntime's ContribOperators for the com.microsoft ones.
 
 from functools import partial
 
-from onnxsparse.ir.binding import format_shape
+from onnxsparse.ir.binding import Shape, format_shape
 from onnxsparse.ops.conflicts import NONE, convolving, first_of, unequal
 from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.exact import exact_conv_integer, exact_qlinear_conv
@@ -17,7 +17,8 @@ from onnxsparse.ops.padding import padding_conv
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.shapes import windows
 from onnxsparse.ops.sizes import divided
-from onnxsparse.ops.spec import Absorb, OpSpec, OpView, Quant, Shape, WeightAxes, WeightSlot, product
+from onnxsparse.ops.spec import Absorb, OpSpec, Quant, WeightAxes, WeightSlot
+from onnxsparse.ops.view import OpView, product
 
 
 def conv_macs(op: OpView, weight: int = 1) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxsparse.ops.labels import Axes, Labels, LabelSpace
 from onnxsparse.ops.sizes import Listed, UnknownFact, counted, paired
-from onnxsparse.ops.spec import OpView
+from onnxsparse.ops.view import OpView
 
 Value = NDArray[np.generic]
 Size = tuple[int, ...]

@@ -8,7 +8,8 @@ from onnxsparse.ir.binding import format_shape
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.sizes import UnknownFact, paired
-from onnxsparse.ops.spec import OpSpec, OpView, WeightAxes, WeightSlot
+from onnxsparse.ops.spec import OpSpec, WeightAxes, WeightSlot
+from onnxsparse.ops.view import OpView
 
 
 def einsum_macs(op: OpView) -> int:

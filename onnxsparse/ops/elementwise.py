@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import broadcasting
 from onnxsparse.ops.coupling import Couple, Coupling, couple_broadcast, couple_over_axis, couple_over_rest, couple_same
 from onnxsparse.ops.folding import ARITHMETIC as SCALES_AND_SHIFTS
 from onnxsparse.ops.folding import arithmetic, is_numpy_like
 from onnxsparse.ops.masking import mask_softmax, mask_softmax_over_rest
 from onnxsparse.ops.sizes import counted
-from onnxsparse.ops.spec import Affine, OpSpec, OpView, Quant, Shape, Sign, View, Work, same_shape
+from onnxsparse.ops.spec import Affine, OpSpec, Quant, Sign, View, Work
+from onnxsparse.ops.view import OpView, same_shape
 
 ARITHMETIC = """
 Add Div Max Mean Min Mod Mul Pow Sub Sum

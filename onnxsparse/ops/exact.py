@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxsparse.ops.spec import OpView, UnknownFact
+from onnxsparse.ops.sizes import UnknownFact
+from onnxsparse.ops.view import OpView
 
 DOUBLE, FLOAT, INT32 = TensorProto.DOUBLE, TensorProto.FLOAT, TensorProto.INT32
 

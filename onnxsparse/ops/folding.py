@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.ops.spec import OpView, ScaleShift, Size
+from onnxsparse.ops.sizes import Size
+from onnxsparse.ops.spec import ScaleShift
+from onnxsparse.ops.view import OpView
 
 Values = NDArray[np.float64]
 Inputs = Sequence[Values | None]

@@ -6,7 +6,7 @@ Source: the ONNX operator pages of QLinearConv and QLinearMatMul, onnxruntime's 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from onnxsparse.ops.spec import OpView
+from onnxsparse.ops.view import OpView
 
 
 @dataclass(frozen=True)

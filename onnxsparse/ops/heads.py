@@ -6,8 +6,10 @@ Where the past lies in a buffer that is longer than it, its length is a value, n
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.shapes import times
-from onnxsparse.ops.spec import OpView, Shape, UnknownFact
+from onnxsparse.ops.sizes import UnknownFact
+from onnxsparse.ops.view import OpView
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxsparse.ops.sizes import UnknownFact, counted
-from onnxsparse.ops.spec import OpView
+from onnxsparse.ops.view import OpView
 
 FAR = 1e30
 """Larger than any activation, and still a float32."""

@@ -7,6 +7,7 @@ onnxruntime's ContribOperators for the com.microsoft ones.
 from collections.abc import Callable
 from functools import partial
 
+from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import columns, gemm, multiplying
 from onnxsparse.ops.coupling import Couple, Coupling
 from onnxsparse.ops.exact import (
@@ -23,17 +24,8 @@ from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.shapes import arranged, matrix_product
 from onnxsparse.ops.sizes import UnknownFact, known, paired
-from onnxsparse.ops.spec import (
-    Absorb,
-    OpSpec,
-    OpView,
-    Packing,
-    Quant,
-    Shape,
-    WeightAxes,
-    WeightSlot,
-    product,
-)
+from onnxsparse.ops.spec import Absorb, OpSpec, Packing, Quant, WeightAxes, WeightSlot
+from onnxsparse.ops.view import OpView, product
 
 
 def matmul_macs(op: OpView) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import blocks, reshaping
 from onnxsparse.ops.coupling import Coupling, couple_same
 from onnxsparse.ops.labels import Axes, Labels
@@ -14,7 +15,8 @@ from onnxsparse.ops.refit import Refit, refit_reshape, refit_sizes
 from onnxsparse.ops.reshaping import couple_reshape
 from onnxsparse.ops.sequences import pass_on
 from onnxsparse.ops.sizes import UnknownFact, divided, paired
-from onnxsparse.ops.spec import OpSpec, OpView, Quant, Shape, View, Work, product, same_shape
+from onnxsparse.ops.spec import OpSpec, Quant, View, Work
+from onnxsparse.ops.view import OpView, product, same_shape
 
 MOVES = """
 CenterCropPad ReverseSequence

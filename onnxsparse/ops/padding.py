@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.sizes import Size, UnknownFact, counted
-from onnxsparse.ops.spec import OpView
+from onnxsparse.ops.view import OpView
 
 Attributes = Mapping[str, "int | str | list[int]"]
 Constant = Callable[[int], NDArray[np.generic] | None]

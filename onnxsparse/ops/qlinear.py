@@ -5,13 +5,15 @@ They are cut as the float ops they stand for: scales and zero points are of whol
 ContribOperators.
 """
 
+from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import broadcasting
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple, triples
 from onnxsparse.ops.shapes import broadcast, windows
 from onnxsparse.ops.sizes import UnknownFact, counted, paired
 from onnxsparse.ops.slicing import is_contiguous, join
-from onnxsparse.ops.spec import OpSpec, OpView, Shape, Work, same_shape
+from onnxsparse.ops.spec import OpSpec, Work
+from onnxsparse.ops.view import OpView, same_shape
 
 MICROSOFT = "com.microsoft"
 

@@ -9,10 +9,12 @@ from functools import partial
 
 import numpy as np
 
+from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import recurring
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.refit import Refit
-from onnxsparse.ops.spec import OpSpec, OpView, Shape, WeightAxes, WeightSlot, product
+from onnxsparse.ops.spec import OpSpec, WeightAxes, WeightSlot
+from onnxsparse.ops.view import OpView, product
 
 
 def steps(op: OpView) -> int:

@@ -1,5 +1,6 @@
 """Ops that look over an axis: normalisation, pooling, reduction, search. None of them has weights or counts as MACs."""
 
+from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import groups, normalising, per_channel, skipping
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.folding import is_inference, normalisation
@@ -16,7 +17,8 @@ from onnxsparse.ops.padding import padding_average
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.shapes import reduced, windows
 from onnxsparse.ops.sizes import Listed, divided
-from onnxsparse.ops.spec import Affine, OpSpec, OpView, Quant, Shape, Sign, Work, same_shape
+from onnxsparse.ops.spec import Affine, OpSpec, Quant, Sign, Work
+from onnxsparse.ops.view import OpView, same_shape
 
 POOLING = {
     "AveragePool": Quant.ARITHMETIC,

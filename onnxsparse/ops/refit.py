@@ -9,7 +9,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxsparse.ops.spec import OpView, Size
+from onnxsparse.ops.sizes import Size
+from onnxsparse.ops.view import OpView
 
 Value = NDArray[np.generic]
 Indices = NDArray[np.intp]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.sizes import UnknownFact, paired
-from onnxsparse.ops.spec import product
+from onnxsparse.ops.view import product
 
 
 def couple_reshape(c: Coupling) -> None:

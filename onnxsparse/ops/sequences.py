@@ -3,44 +3,11 @@
 Source: the ONNX operator pages of the ops listed below.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
-from onnxsparse.ops.spec import OpSpec, OpView, Shape, UnknownFact, Work
-
-Parts = tuple[Shape | None, ...]
-"""The shapes of a sequence's elements; None for one whose rank is unknown."""
-
-
-@dataclass
-class Sequences:
-    """One node that takes or makes sequences. `parts(at)`: the elements of input `at`; raises UnknownFact unless their number is
-    known. A rule sets what its first output is: `made`, the elements of a sequence, or `shape` and, if it is known, `value`.
-    """
-
-    op: OpView
-    parts: Callable[[int], Parts]
-    made: Parts | None = None
-    shape: Shape | None = None
-    value: NDArray[np.generic] | None = None
-
-    def number(self, at: int) -> int:
-        """The one integer that input `at` holds."""
-        values = self.op.integers(at)
-        if len(values) != 1:
-            raise UnknownFact(f"its input {at} holds {len(values)} numbers, not one")
-        return values[0]
-
-    def position(self, at: int, count: int, last: int) -> int:
-        """The integer that input `at` holds, where negative ones count back from `count`. Raises UnknownFact beyond `last`."""
-        given = self.number(at)
-        found = given if given >= 0 else count + given
-        if not 0 <= found <= last:
-            raise UnknownFact(f"its position {given} is none of {count}")
-        return found
+from onnxsparse.ops.parts import Sequences
+from onnxsparse.ops.sizes import UnknownFact
+from onnxsparse.ops.spec import OpSpec, Work
 
 
 def make_empty(s: Sequences) -> None:

@@ -3,8 +3,9 @@
 import itertools
 from collections.abc import Callable, Sequence
 
+from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.sizes import Size, UnknownFact
-from onnxsparse.ops.spec import OpView, Shape
+from onnxsparse.ops.view import OpView
 
 
 def times(*sizes: int | None) -> int | None:

@@ -10,7 +10,8 @@ from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit, positions
 from onnxsparse.ops.sizes import UnknownFact, counted, paired
-from onnxsparse.ops.spec import OpSpec, OpView, Quant, Work, product
+from onnxsparse.ops.spec import OpSpec, Quant, Work
+from onnxsparse.ops.view import OpView, product
 
 
 def is_contiguous(op: OpView) -> bool:

@@ -1,46 +1,16 @@
 """What a pass is: its options, one `run`, and a report of what it did."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import BeforeValidator, ConfigDict
 
 from onnxsparse.analysis.layer import Totals
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
-
-ArtifactWriter = Callable[[IO[bytes]], object]
-
-
-def text_writer(text: str) -> ArtifactWriter:
-    """Writes `text` as UTF-8."""
-
-    def write(file: IO[bytes]) -> None:
-        file.write(text.encode())
-
-    return write
-
-
-@dataclass(frozen=True)
-class Change:
-    """One tensor before and after. Counts are elements."""
-
-    tensor: str
-    nodes: tuple[str, ...]
-    elements: int
-    zeros_before: int
-    zeros_after: int
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A layer that was left as it was, and why."""
-
-    node: str
-    reason: str
-
+from onnxsparse.records import ArtifactWriter, Change, Skip, TextTable
 
 OPTIONS = ConfigDict(use_attribute_docstrings=True, extra="forbid", arbitrary_types_allowed=False)
 """Of every pass's pydantic dataclass: a field's docstring is its help, an unknown option an error."""
@@ -55,15 +25,6 @@ Bits = Annotated[Literal[8, 16], BeforeValidator(from_text)]
 """Of an integer."""
 
 WeightBits = Annotated[Literal[7, 8, 16], BeforeValidator(from_text)]
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """Something to show people, the first column left-aligned."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +59,7 @@ class StepReport:
 class Pass(Protocol):
     """A transformation of a model in place. A pass is a frozen dataclass: its fields are its options, its docstring its help.
 
-    What a field's type says (`onnxsparse.ir.option_roles`) is checked before the first pass of a pipeline runs. A pass may define more:
+    What a field's type says (`ir.option_roles`) is checked before the first pass of a pipeline runs. A pass may define more:
 
     - `check(self)` raises ParamError for options that do not go together;
     - `check_model(self, model)` raises for options that do not fit the model, which only passes before it may have changed;

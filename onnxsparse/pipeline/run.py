@@ -12,8 +12,9 @@ from onnxsparse.errors import BackendError, ParamError, PassError
 from onnxsparse.ir.files import Staging, remove
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import given_options
-from onnxsparse.pipeline.base import Pass, StepReport, text_writer
+from onnxsparse.pipeline.base import Pass, StepReport
 from onnxsparse.progress import tell
+from onnxsparse.records import text_writer
 from onnxsparse.runtime.as_run import run_here
 from onnxsparse.runtime.compare import Comparison, compare
 from onnxsparse.runtime.inputs import Samples, load_samples

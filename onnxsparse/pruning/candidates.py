@@ -13,8 +13,8 @@ from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Weights
 from onnxsparse.ops import find
-from onnxsparse.pipeline.base import Skip
 from onnxsparse.pruning.learnt import why_not_learnt
+from onnxsparse.records import Skip
 
 
 @dataclass(frozen=True)

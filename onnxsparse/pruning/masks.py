@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxsparse.analysis.stored_weights import StoredWeight, zero_value
 from onnxsparse.errors import ModelError
 from onnxsparse.ir.weights import Weights
-from onnxsparse.pipeline.base import ArtifactWriter
+from onnxsparse.records import ArtifactWriter
 
 Mask = NDArray[np.bool_]
 

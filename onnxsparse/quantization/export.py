@@ -8,10 +8,10 @@ from typing import IO
 import numpy as np
 
 from onnxsparse.errors import ParamError
-from onnxsparse.pipeline.base import ArtifactWriter, text_writer
 from onnxsparse.quantization.activation_ranges import Calibration
 from onnxsparse.quantization.quantize_model import QuantizedModel
 from onnxsparse.quantization.write.grid import Grid
+from onnxsparse.records import ArtifactWriter, text_writer
 from onnxsparse.runtime.session import Feeds
 
 

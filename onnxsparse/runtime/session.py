@@ -18,7 +18,7 @@ from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.sparse import unmark
 from onnxsparse.ir.weights import PACKED_TYPES, Array, bodies, is_lifted, set_external, tensors
 from onnxsparse.ops import find
-from onnxsparse.pipeline.base import Skip
+from onnxsparse.records import Skip
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue, SessionOptions

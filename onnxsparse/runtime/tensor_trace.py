@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxsparse.calibration.observe import element_counts, groups_within, prefix
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.progress import tell
 from onnxsparse.runtime.compare import Distance
+from onnxsparse.runtime.probe import element_counts, groups_within, prefix
 from onnxsparse.runtime.session import Execution, Feeds, Runner, runner
 
 FLOAT_BYTES = {"tensor(float)": 4, "tensor(float16)": 2, "tensor(double)": 8}

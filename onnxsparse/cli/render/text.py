@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnxsparse.analysis.layer import Layer, Layers, Totals
-from onnxsparse.annotations import MACS, PARAMS, SPARSITY, SPARSITY_OP, format_count, format_share, marked, marks_of
+from onnxsparse.analysis.layer import MACS, PARAMS, SPARSITY, SPARSITY_OP, Layer, Layers, Totals, marks_of
+from onnxsparse.format import format_count, format_share, marked
 from onnxsparse.ir.binding import Binding
-from onnxsparse.pipeline.base import Change, Pass, Skip, StepReport
+from onnxsparse.pipeline.base import Pass, StepReport
 from onnxsparse.pipeline.run import RunReport
+from onnxsparse.records import Change, Skip
 from onnxsparse.runtime.compare import Comparison, OutputComparison
 
 WIDTH_WITHOUT_TERMINAL = 120

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from onnxsparse.annotations import AT_LEAST, marked
 from onnxsparse.cost.estimate import Deployment
 from onnxsparse.cost.report.completeness import assumed_free, incomplete, marks
+from onnxsparse.format import AT_LEAST, marked
 
 
 def caveats(found: Deployment) -> Iterator[str]:

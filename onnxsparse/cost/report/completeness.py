@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from onnxsparse.analysis.layer import Layers
-from onnxsparse.annotations import AT_LEAST, AT_MOST, PARAMS, Mark, marks_of
+from onnxsparse.analysis.layer import PARAMS, Layers, marks_of
 from onnxsparse.cost.estimate import Deployment
 from onnxsparse.errors import ParamError
+from onnxsparse.format import AT_LEAST, AT_MOST, Mark
 
 COST_SUMS = ("latency_ms", "mem_p_mb", "dram_mb")
 RANGE = ("latency_ms_low", "latency_ms_high")

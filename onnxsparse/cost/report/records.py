@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Annotated
 
-from onnxsparse.annotations import marked
 from onnxsparse.cost.backends.base import Bound
 from onnxsparse.cost.estimate import Deployment, Operation, Row
 from onnxsparse.cost.report.completeness import gaps, marks, remedy
 from onnxsparse.cost.sparsity_sweep import Curve, curves_json
 from onnxsparse.errors import ParamError
+from onnxsparse.format import marked
 from onnxsparse.ir.option_roles import Role
 
 SCHEMA = 1

@@ -4,11 +4,11 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
-from onnxsparse.annotations import Mark, format_count, format_share, marked
 from onnxsparse.cost.estimate import Deployment, Row
 from onnxsparse.cost.report.caveats import caveats, open_sizes
 from onnxsparse.cost.report.completeness import assumed_free, incomplete, marks
 from onnxsparse.cost.report.records import differences, row_json, totals
+from onnxsparse.format import Mark, format_count, format_share, marked
 
 COLUMNS = (
     "node op_type macs nonzero_macs weights density sparsity_op latency_ms compute_ms io_ms overhead_ms bound coefficient_bytes "

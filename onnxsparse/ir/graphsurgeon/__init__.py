@@ -9,17 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import onnx
+
 from onnxsparse.ir.graphsurgeon.exporter import Exporter
 from onnxsparse.ir.graphsurgeon.importer import Importer
 from onnxsparse.ir.graphsurgeon.origins import Origins
-from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Weights
 
 
 @contextmanager
-def edit(model: Model) -> Iterator[Any]:
-    """`with edit(model) as graph:` gives a graphsurgeon graph; the model has its changes when the block ends well."""
+def edit(proto: onnx.ModelProto, weights: Weights) -> Iterator[Any]:
+    """`with edit(proto, weights) as graph:` gives a graphsurgeon graph; the model has its changes when the block ends well."""
     origins = Origins()
-    importer = Importer(model, origins)
-    graph = importer.model_graph()
+    graph = Importer(proto, weights, origins).model_graph()
     yield graph
-    Exporter(model, origins).write(graph)
+    Exporter(proto, weights, origins).write(graph)

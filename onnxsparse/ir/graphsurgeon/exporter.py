@@ -11,9 +11,8 @@ from onnx import AttributeProto, helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxsparse.ir.graphsurgeon.origins import BodyOrigin, NodeOrigin, Origins, StoredValues, TensorOrigin, held_back
-from onnxsparse.ir.model import STANDARD_DOMAINS, Model
-from onnxsparse.ir.protos import replace_all
-from onnxsparse.ir.weights import Array
+from onnxsparse.ir.protos import STANDARD_DOMAINS, replace_all
+from onnxsparse.ir.weights import Array, Weights
 
 FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 
@@ -21,8 +20,9 @@ FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 class Exporter:
     """Changed graphsurgeon objects back into the model's protos."""
 
-    def __init__(self, model: Model, origins: Origins) -> None:
-        self.model = model
+    def __init__(self, proto: onnx.ModelProto, weights: Weights, origins: Origins) -> None:
+        self.proto = proto
+        self.weights = weights
         self.origins = origins
         self.claimed: set[int] = set()
         self.assigned: list[tuple[str, Array]] = []
@@ -31,16 +31,16 @@ class Exporter:
         """Build everything first, so that a graph that cannot be written leaves the model as it was."""
         main = self.graph(graph)
         functions = [self.function(f) for f in graph.functions]
-        proto = self.model.proto
+        proto = self.proto
         imported = {"" if o.domain in STANDARD_DOMAINS else o.domain for o in proto.opset_import}
         used = {n.domain or "" for n in all_nodes(graph) if id(n) not in self.origins.nodes}
         proto.graph.CopyFrom(main)
         replace_all(proto.functions, functions)
         for domain in sorted(used - imported):
             proto.opset_import.add(domain=domain, version=1 if domain else newest_opset(proto.ir_version))
-        self.model.weights.refresh()
+        self.weights.refresh()
         for name, values in self.assigned:
-            self.model.weights[name] = values
+            self.weights[name] = values
 
     def graph(self, graph: Any) -> onnx.GraphProto:
         origin = self.origins.bodies.get(id(graph))
@@ -91,7 +91,7 @@ class Exporter:
         return self.filled(onnx.TensorProto(), constant)
 
     def filled(self, proto: onnx.TensorProto, constant: Any) -> onnx.TensorProto:
-        """A header now, the values into `model.weights` once the graph is in place."""
+        """A header now, the values into the model's weights once the graph is in place."""
         values = np.asarray(constant.values)
         if constant.export_dtype != constant.dtype or values.dtype == object:
             proto.CopyFrom(OnnxExporter.export_tensor_proto(constant))
@@ -128,7 +128,7 @@ class Exporter:
             return False
         origin = self.origins.tensors[id(constant)]
         assert origin.proto is not None
-        original = StoredValues(self.model, origin.proto, origin.key).load()
+        original = StoredValues(self.weights, origin.proto, origin.key).load()
         values = np.asarray(constant._values)
         alike = values.dtype == original.dtype and values.shape == original.shape
         return not (alike and values.tobytes() == original.tobytes())
@@ -147,7 +147,7 @@ class Exporter:
 
     def listed_initializers(self, graph: onnx.GraphProto, present: set[str]) -> list[onnx.ValueInfoProto]:
         """Below IR version 4, initializers are inputs as well."""
-        if self.model.proto.ir_version >= FIRST_IR_WITH_PLAIN_INITIALIZERS:
+        if self.proto.ir_version >= FIRST_IR_WITH_PLAIN_INITIALIZERS:
             return []
         missing = [t for t in graph.initializer if t.name not in present]
         return [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in missing]

@@ -17,8 +17,8 @@ from onnxsparse.ir.graphsurgeon.origins import (
     TensorOrigin,
     held_back,
 )
-from onnxsparse.ir.model import Model
-from onnxsparse.ir.weights import body_scope
+from onnxsparse.ir.protos import opset_of
+from onnxsparse.ir.weights import Weights, body_scope
 
 REFERENCE_TYPES = {AttributeProto.FLOAT: float, AttributeProto.INT: int, AttributeProto.STRING: str}
 
@@ -26,25 +26,26 @@ REFERENCE_TYPES = {AttributeProto.FLOAT: float, AttributeProto.INT: int, Attribu
 class Importer:
     """Protos into graphsurgeon objects."""
 
-    def __init__(self, model: Model, origins: Origins) -> None:
-        self.model = model
+    def __init__(self, proto: onnx.ModelProto, weights: Weights, origins: Origins) -> None:
+        self.proto = proto
+        self.weights = weights
         self.origins = origins
-        self.defaults = overridable(model.proto)
+        self.defaults = overridable(proto)
         """Inputs that callers may override: variables."""
 
     def model_graph(self) -> Any:
-        proto = self.model.proto
+        proto = self.proto
         functions = [self.function(f) for f in proto.functions]
         graph = self.graph(proto.graph, ChainMap(), "")
         graph.functions = functions
         graph.import_domains = list(proto.opset_import)
-        graph.opset = self.model.opset() or graph.opset
+        graph.opset = opset_of(self.proto) or graph.opset
         graph.ir_version = proto.ir_version
         return graph
 
     def graph(self, proto: onnx.GraphProto, outer: "ChainMap[str, Any]", scope: str) -> Any:
         stored = [t for t in proto.initializer if scope or t.name not in self.defaults]
-        own = {t.name: self.constant(t, self.model.weights.find(scope, t.name)) for t in stored}
+        own = {t.name: self.constant(t, self.weights.find(scope, t.name)) for t in stored}
         described = {v.name: v for v in (*proto.value_info, *proto.input, *proto.output)}
         made = [*(v.name for v in proto.input), *(o for node in proto.node for o in node.output if o)]
         for name in made:
@@ -54,7 +55,7 @@ class Importer:
         nodes = [self.node(node, tensors, scope) for node in proto.node]
         inputs = [own[v.name] for v in proto.input if not isinstance(own[v.name], gs.Constant)]
         outputs = [self.lookup(v.name, tensors) for v in proto.output]
-        graph = gs.Graph(nodes, inputs, outputs, name=proto.name, doc_string=proto.doc_string, opset=self.model.opset() or None)
+        graph = gs.Graph(nodes, inputs, outputs, name=proto.name, doc_string=proto.doc_string, opset=opset_of(self.proto) or None)
         used = {t.name for t in own.values() if isinstance(t, gs.Constant) and (t.outputs or any(t is o for o in outputs))}
         self.origins.bodies[id(graph)] = BodyOrigin(graph, proto, own, used)
         return graph
@@ -70,7 +71,7 @@ class Importer:
         return function
 
     def constant(self, proto: onnx.TensorProto, key: str | None) -> Any:
-        made = gs.Constant(proto.name, StoredValues(self.model, proto, key))
+        made = gs.Constant(proto.name, StoredValues(self.weights, proto, key))
         self.origins.tensors[id(made)] = TensorOrigin(made, proto.name, proto, key)
         return made
 
@@ -100,7 +101,7 @@ class Importer:
         if proto.ref_attr_name:
             return gs.Node.AttributeRef(proto.ref_attr_name, REFERENCE_TYPES.get(proto.type, list))
         if proto.type == AttributeProto.TENSOR:
-            key = self.model.weights.find(scope, node.output[0]) if node.output else None
+            key = self.weights.find(scope, node.output[0]) if node.output else None
             return self.constant(proto.t, key)
         if proto.type == AttributeProto.GRAPH:
             return self.graph(proto.g, tensors, body_scope(scope, node, proto))

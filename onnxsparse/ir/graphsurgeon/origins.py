@@ -8,8 +8,7 @@ import onnx
 from onnx import AttributeProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from onnxsparse.ir.model import Model
-from onnxsparse.ir.weights import Array, element_dtype
+from onnxsparse.ir.weights import Array, Weights, element_dtype
 
 # attribute type → field; the others (sparse tensors, type protos, lists of tensors and graphs) are held back
 SIMPLE_FIELDS = {
@@ -23,23 +22,23 @@ SIMPLE_FIELDS = {
 
 
 class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no types
-    """Values that stay in `model.weights` until somebody reads them."""
+    """Values that stay in the model's weights until somebody reads them."""
 
-    def __init__(self, model: Model, tensor: onnx.TensorProto, key: str | None) -> None:
+    def __init__(self, weights: Weights, tensor: onnx.TensorProto, key: str | None) -> None:
         self.tensor = tensor
         self.shape = list(tensor.dims)
         self.dtype = object if tensor.data_type == onnx.TensorProto.STRING else element_dtype(tensor.name, tensor.data_type)
-        self._model, self._key = model, key
+        self._weights, self._key = weights, key
 
     def load(self) -> Array:
         if self._key is None:
             return onnx.numpy_helper.to_array(self.tensor)
-        return np.array(self._model.weights[self._key])
+        return np.array(self._weights[self._key])
 
 
 @dataclass(frozen=True)
 class TensorOrigin:
-    """`key`: name in `model.weights`; `described`: dtype and shape as imported, to see whether somebody changed them."""
+    """`key`: name in the model's weights; `described`: dtype and shape as imported, to see whether somebody changed them."""
 
     tensor: Any
     name: str

@@ -15,11 +15,11 @@ import numpy as np
 
 from onnxsparse.calibration.channels import Channels, channel_magnitudes
 from onnxsparse.calibration.data import CalibrationData
-from onnxsparse.calibration.observe import prefix
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.units import Anatomy, Unit
 from onnxsparse.quantization.write.grid import Floats
 from onnxsparse.quantization.write.weights import along, magnitudes
+from onnxsparse.runtime.probe import prefix
 
 LARGEST_FACTOR = 1e3
 """A channel that is hardly ever lit is not blown up further."""

@@ -6,12 +6,12 @@ import onnx
 from onnx import helper
 
 from onnxsparse.calibration.data import CalibrationData
-from onnxsparse.calibration.observe import element_counts, groups_within, output_name, prefix
 from onnxsparse.ir.model import Model
 from onnxsparse.ops import Quant, find
 from onnxsparse.progress import tell
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.write.qdq import Written
+from onnxsparse.runtime.probe import element_counts, groups_within, output_name, prefix
 from onnxsparse.runtime.session import runner
 
 FLOATS_HELD = 3

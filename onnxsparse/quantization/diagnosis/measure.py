@@ -9,15 +9,15 @@ from itertools import islice
 import numpy as np
 
 from onnxsparse.calibration.data import CalibrationData
-from onnxsparse.calibration.observe import element_counts, groups_within, prefix
 from onnxsparse.ir.weights import Array
-from onnxsparse.pipeline.base import TextTable
 from onnxsparse.progress import tell
 from onnxsparse.quantization.accuracy.unit_noise import own_noise
 from onnxsparse.quantization.plan.scales import ValueScale
 from onnxsparse.quantization.quantize_model import QuantizedModel
 from onnxsparse.quantization.write.grid import Grid
+from onnxsparse.records import TextTable
 from onnxsparse.runtime.compare import Distance, finite, sqnr_db
+from onnxsparse.runtime.probe import element_counts, groups_within, prefix
 from onnxsparse.runtime.session import Execution, runner
 
 SAMPLES = 16

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from onnxsparse.ir.model import Model
 from onnxsparse.ops import Quant
-from onnxsparse.pipeline.base import Skip
 from onnxsparse.quantization.plan.target import Target
 from onnxsparse.quantization.plan.units import DEFAULTS, Anatomy, Unit, is_finite, is_float_weight
+from onnxsparse.records import Skip
 
 
 @dataclass

@@ -9,7 +9,8 @@ import onnx
 from onnxsparse.analysis.element_types import typed_values
 from onnxsparse.analysis.stored_weights import Resolver, StoredWeight
 from onnxsparse.ir.graph import captured, main_graph
-from onnxsparse.ir.model import STANDARD_DOMAINS, Model
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.protos import STANDARD_DOMAINS
 from onnxsparse.ops import OpSpec, OpView, Quant, UnknownFact, find
 from onnxsparse.quantization.plan.target import Target
 

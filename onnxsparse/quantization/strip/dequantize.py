@@ -27,8 +27,8 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.node_removal import Removal
 from onnxsparse.ir.weights import bodies
 from onnxsparse.ops import OpSpec, OpView, Quant, find
-from onnxsparse.pipeline.base import Skip
 from onnxsparse.quantization.strip.read_scale import Scale, Stays, read_scale
+from onnxsparse.records import Skip
 
 RELU6_END = 6.0
 """The one end of a Clip that networks have often; calibrated ranges end elsewhere."""

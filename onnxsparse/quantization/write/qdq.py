@@ -11,7 +11,6 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array
-from onnxsparse.pipeline.base import Change
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.scales import Choices, ValueScale, WeightScale, value_scales
 from onnxsparse.quantization.plan.units import Unit, UnitWeight, is_float_weight
@@ -23,6 +22,7 @@ from onnxsparse.quantization.write.weights import (
     weight_scale,
     wide_enough,
 )
+from onnxsparse.records import Change
 
 PER_CHANNEL_OPSET = 13
 """The first whose DequantizeLinear takes a scale for each index of an axis."""
