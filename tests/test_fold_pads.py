@@ -119,8 +119,8 @@ def test_every_version_of_pad_goes(pad: onnx.NodeProto, weights: dict[str, Array
 def test_the_first_version_of_pad_has_another_name_for_its_sizes() -> None:
     spec, pad = find("", "Pad", 1), node("Pad", "x", "h", paddings=[0, 0, 1, 0, 0, 2])
     assert spec is not None
-    assert spec.zeros is not None
-    assert spec.zeros(OpView(pad, (None,), ()), lambda at: None) == Zeros((0, 1, 2), (0, 0, 1), (0, 0, 2), 3)
+    assert spec.fold.zeros is not None
+    assert spec.fold.zeros(OpView(pad, (None,), ()), lambda at: None) == Zeros((0, 1, 2), (0, 0, 1), (0, 0, 2), 3)
 
 
 def test_sizes_are_computed_from_constants_as_pytorch_writes_them() -> None:

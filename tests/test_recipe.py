@@ -143,7 +143,7 @@ def test_passes_lists_options_for_people_and_machines(run: Run) -> None:
 PLUGIN = '''
 from typing import ClassVar
 from pydantic.dataclasses import dataclass
-from onnxsparse.ops import OpSpec, WeightAxes, WeightSlot
+from onnxsparse.ops import OpSpec, ShapeRules, WeightAxes, WeightSlot
 from onnxsparse.pipeline.base import OPTIONS, StepReport
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -164,7 +164,7 @@ def macs(op):
 
 SLOT = WeightSlot(at=1, axes=lambda op: WeightAxes(output=1, input=0))
 SPECS = (
-    OpSpec(op_type="Mystery", domain="acme", macs=macs, weights=(SLOT,), shape=lambda op: op.input(0)),
+    OpSpec(op_type="Mystery", domain="acme", macs=macs, weights=(SLOT,), shape=ShapeRules(infer=lambda op: op.input(0))),
 )
 '''
 

@@ -66,8 +66,8 @@ def random_coupling(op: OpView, rng: random.Random) -> Coupling:
 
 def questions(spec: OpSpec, op: OpView, rng: random.Random) -> Iterator[tuple[str, Callable[[], object]]]:
     """All that is asked of a spec before anything is changed."""
-    plain = {"macs": spec.macs, "value": spec.value, "shape": spec.shape, "depthwise": spec.depthwise}
-    for name, rule in {**plain, "in_place": spec.in_place, "passes": spec.passes}.items():
+    plain = {"macs": spec.macs, "value": spec.shape.value, "shape": spec.shape.infer, "depthwise": spec.depthwise}
+    for name, rule in {**plain, "in_place": spec.cost.in_place, "passes": spec.fold.passes}.items():
         if rule is not None:
             yield name, lambda rule=rule: rule(op)  # type: ignore[misc]  # binds this round's
     for slot in spec.weights:
@@ -76,17 +76,17 @@ def questions(spec: OpSpec, op: OpView, rng: random.Random) -> Iterator[tuple[st
             yield "macs of a weight", lambda slot=slot: slot.macs(op)  # type: ignore[misc]  # as above
         if slot.packed is not None:
             yield "packing", lambda slot=slot: slot.packed(op)  # type: ignore[misc]  # as above
-    if spec.form is not None:
-        form = spec.form
+    if spec.quant.form is not None:
+        form = spec.quant.form
         yield "form", lambda: (form.when(op, 17), form.operands(op))
-    if spec.view is not None:
-        view = spec.view
+    if spec.shape.view is not None:
+        view = spec.shape.view
         yield "view", lambda: view.axes(op, rng.randint(0, 5))
     if spec.body is not None:
         trips = spec.body.trips
         yield "trips", lambda: trips(op, lambda at: rng.choice([None, 0, 3]))
-    if spec.couple is not None:
-        coupling, couple = random_coupling(op, rng), spec.couple
+    if spec.channels.couple is not None:
+        coupling, couple = random_coupling(op, rng), spec.channels.couple
         yield "couple", lambda: couple(coupling)
 
 

@@ -40,7 +40,7 @@ class Assembly:
         graph, index = producer
         node = graph.proto.node[index]
         spec = find(node.domain, node.op_type, self.resolver.opsets.get(node.domain, 1))
-        if spec is None or not spec.moves:
+        if spec is None or not spec.shape.moves:
             return None
         feeds = {i: self.trace(graph, i) for i in node.input if i}
         known = {i: a for i, a in feeds.items() if a is not None}

@@ -12,7 +12,7 @@ def typed_values(model: Model) -> dict[str, int]:
     work = weightless(model.proto, model.weights)
     for node in work.graph.node:
         spec = find(node.domain, node.op_type, model.opset(node.domain))
-        if spec is not None and spec.like is not None:
-            node.CopyFrom(twin(node, spec.like, model.opset()))
+        if spec is not None and spec.shape.like is not None:
+            node.CopyFrom(twin(node, spec.shape.like, model.opset()))
     inferred, _ = run_inference(work)
     return {name: kind for (_, name), kind in element_types(inferred.graph)}

@@ -67,16 +67,16 @@ class FixedValues:
         spec = find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
         if spec is None or spec.random or spec.macs is not None or spec.body is not None or len(node.output) != 1:
             return None
-        return self._of_sizes(graph, index, spec) if spec.value is not None else self._computed(graph, index, spec)
+        return self._of_sizes(graph, index, spec) if spec.shape.value is not None else self._computed(graph, index, spec)
 
     def _of_sizes(self, graph: Graph, index: int, spec: OpSpec) -> Twice | None:
         node = graph.proto.node[index]
         shape = self.shapes.get(graph.scope, node.input[0])
-        if shape is None or spec.value is None:
+        if shape is None or spec.shape.value is None:
             return None
         views = [OpView(node, (tuple(other if d is None else d for d in shape),), ()) for other in STAND_INS]
         try:
-            return Twice(*(spec.value(view) for view in views))
+            return Twice(*(spec.shape.value(view) for view in views))
         except UnknownFact:
             return None
 
@@ -86,7 +86,7 @@ class FixedValues:
         if not given or any(name and found is None for name, found in zip(node.input, given, strict=True)):
             return None
         open_at = [at for at, found in enumerate(given) if found is not None and not found.is_known]
-        if open_at and (open_at != [0] or not spec.moves):
+        if open_at and (open_at != [0] or not spec.shape.moves):
             return None
         made = []
         for side in ("first", "second"):

@@ -193,7 +193,7 @@ class Survey:
             graph, index = made
             node = graph.proto.node[index]
             spec = self.spec(node)
-            if spec is None or spec.view is None or spec.work is not Work.FREE:
+            if spec is None or spec.shape.view is None or spec.cost.work is not Work.FREE:
                 return None
             name = node.input[0]
         return bits

@@ -116,7 +116,7 @@ class Search:
             spec = self.propagation.spec(node)
             self.made += [(graph.scope, name) for name in node.output if name]
             if spec is not None:
-                self.asked += [(graph.scope, node.input[at]) for at in spec.needs_values if any(node.input[at : at + 1])]
+                self.asked += [(graph.scope, node.input[at]) for at in spec.shape.needs_values if any(node.input[at : at + 1])]
             for body in graph.bodies(index).values():
                 self.has_bodies = True
                 self._list(body)

@@ -154,12 +154,12 @@ class Propagation:
             self._infer(scope, node, spec)
             if spec is not None:
                 self._apply_formulas(scope, node, spec)
-        if spec is not None and spec.sequence is not None:
-            self._follow_sequence(scope, node, spec.sequence, spec)
+        if spec is not None and spec.shape.sequence is not None:
+            self._follow_sequence(scope, node, spec.shape.sequence, spec)
 
     def _apply_formulas(self, scope: str, node: onnx.NodeProto, spec: OpSpec) -> None:
         """What the op's own formulas say of outputs that inference left open."""
-        for name, formula in zip(node.output, (spec.shape, *spec.more_shapes), strict=False):
+        for name, formula in zip(node.output, (spec.shape.infer, *spec.shape.more), strict=False):
             if not name or formula is None or is_static(self.shape(scope, name)):
                 continue
             try:
@@ -194,9 +194,9 @@ class Propagation:
         """The node's outputs, if they follow from values that are known and small."""
         if spec is None or spec.random or spec.macs is not None:
             return None
-        if spec.value is not None:
+        if spec.shape.value is not None:
             try:
-                return [spec.value(self.view(scope, node))]
+                return [spec.shape.value(self.view(scope, node))]
             except UnknownFact:
                 return None
         feeds = self._values(scope, node)
@@ -217,7 +217,7 @@ class Propagation:
         except (InferenceError, SchemaError, ValidationError, RuntimeError, ValueError):
             return  # onnx's own words for inputs that do not fit the op, or an op that it lacks: what comes out stays unknown
         for name, found in outputs.items():
-            if found.tensor_type.elem_type and (spec is None or spec.typed_by == (0,)):
+            if found.tensor_type.elem_type and (spec is None or spec.shape.typed_by == (0,)):
                 self.types.setdefault((scope, name), found.tensor_type.elem_type)
             if found.tensor_type.HasField("shape"):
                 dims = found.tensor_type.shape.dim
@@ -232,8 +232,8 @@ class Propagation:
         schema = self._schema(node, spec)
         if schema is None:
             return {}
-        if spec is not None and spec.like is not None:
-            node = twin(node, spec.like, self.opsets.get("", 1))
+        if spec is not None and spec.shape.like is not None:
+            node = twin(node, spec.shape.like, self.opsets.get("", 1))
         given = [i for i in node.input if i]
         if any(nearest(self.types, scope, i) is None or nearest(self.parts, scope, i) is not None for i in given):
             return {}
@@ -245,8 +245,8 @@ class Propagation:
         return found
 
     def _schema(self, node: onnx.NodeProto, spec: OpSpec | None) -> defs.OpSchema | None:
-        if spec is not None and spec.like is not None:
-            return schema_of(spec.like, self.opsets.get("", 1))
+        if spec is not None and spec.shape.like is not None:
+            return schema_of(spec.shape.like, self.opsets.get("", 1))
         domain = "" if node.domain in STANDARD_DOMAINS else node.domain
         version = self.opsets.get(node.domain, 1)
         return defs.get_schema(node.op_type, version, domain) if defs.has(node.op_type, version, domain) else None
@@ -277,7 +277,7 @@ class Propagation:
         return onnx.helper.make_tensor_type_proto(nearest(self.types, scope, name) or 0, dims)
 
     def _type_as_input(self, scope: str, name: str, node: onnx.NodeProto, spec: OpSpec) -> None:
-        known = [node.input[at] for at in spec.typed_by if any(node.input[at : at + 1])]
+        known = [node.input[at] for at in spec.shape.typed_by if any(node.input[at : at + 1])]
         if known:
             self._set_type(scope, name, scope, known[0])
 

@@ -86,9 +86,9 @@ def why_not(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec |
     shapes = [shape for shape, name in zip(op.inputs, node.input, strict=True) if name]
     if any(shape is not None and 0 in shape for shape in shapes):
         return None
-    if spec is not None and spec.conflict is not None:
+    if spec is not None and spec.shape.conflict is not None:
         try:
-            reason = spec.conflict(op)
+            reason = spec.shape.conflict(op)
         except UnknownFact:
             reason = None
         if reason is not None:

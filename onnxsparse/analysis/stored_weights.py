@@ -83,7 +83,7 @@ class Resolver:
             graph, index = made
             node = graph.proto.node[index]
             spec = find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
-            if spec is None or spec.view is None or not node.input:
+            if spec is None or spec.shape.view is None or not node.input:
                 return None
             chain.append((graph, OpView(node, (), ())))
             name = node.input[0]
@@ -95,8 +95,8 @@ class Resolver:
         found = StoredWeight(key, tuple(range(rank)))
         for graph, op in reversed(chain):
             spec = find(op.node.domain, op.node.op_type, self.opsets.get(op.node.domain, 1))
-            assert spec is not None and spec.view is not None
-            view = spec.view
+            assert spec is not None and spec.shape.view is not None
+            view = spec.shape.view
             found = replace(found, quantized_later=found.quantized_later or spec.quantizes)
             if view.scale is not None and not found.quantized_later:
                 found = self._scaled(found, graph, op, view)

@@ -1,8 +1,8 @@
 """Ops on integers written out as floats, for those who take scales away and for those who run a model as it is written.
 
 An op that has scales becomes DequantizeLinear of its operands, the float op that it stands for, and QuantizeLinear of its result
-(`OpSpec.form`); what it computes stays the same up to one step of the result's integers. One that sums products of integers
-becomes the float nodes that compute the same numbers (`OpSpec.exact`).
+(`QuantRules.form`); what it computes stays the same up to one step of the result's integers. One that sums products of integers
+becomes the float nodes that compute the same numbers (`QuantRules.exact`).
 """
 
 from collections.abc import Iterable
@@ -97,11 +97,11 @@ class Unfolder:
         if spec is None:
             return [node]
         try:
-            if self.exactly and (spec.exact is not None or spec.form is None):
+            if self.exactly and (spec.quant.exact is not None or spec.quant.form is None):
                 return self._exactly(node, spec)
-            if spec.form is not None:
-                return self._unfold(node, spec.form)
-            if spec.dynamic:
+            if spec.quant.form is not None:
+                return self._unfold(node, spec.quant.form)
+            if spec.quant.dynamic:
                 why = "the scales of its activations follow from each input, and none was chosen that could go"
                 self.skipped.append(Skip(name, f"keeps its integers: {why}"))
         except StaysInteger as reason:
@@ -110,7 +110,7 @@ class Unfolder:
         return [node]
 
     def _exactly(self, node: onnx.NodeProto, spec: OpSpec) -> list[onnx.NodeProto]:
-        if spec.exact is None:
+        if spec.quant.exact is None:
             if spec.computes_integers:
                 raise StaysInteger("it multiplies integers inside of one kernel")
             return [node]
@@ -118,7 +118,7 @@ class Unfolder:
         writing = Writing(self, node, made)
         shapes = tuple(self._shape(given) for given in node.input)
         try:
-            spec.exact(writing.of(OpView(node, shapes, ()), self.model.opset()))
+            spec.quant.exact(writing.of(OpView(node, shapes, ()), self.model.opset()))
         except UnknownFact as fact:
             raise StaysInteger(f"its float form is not known: {fact}") from None
         return made

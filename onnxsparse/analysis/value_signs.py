@@ -48,11 +48,11 @@ class Signs:
         if index is None or spec is None:
             return None
         node = self.nodes[index]
-        if spec.sign is Sign.NONNEGATIVE or (spec.sign is Sign.CLIPPED and self._lower_bound(node) >= 0):
+        if spec.quant.sign is Sign.NONNEGATIVE or (spec.quant.sign is Sign.CLIPPED and self._lower_bound(node) >= 0):
             return []
-        if spec.quant in THROUGH and spec.quant is not Quant.JOIN:
+        if spec.quant.role in THROUGH and spec.quant.role is not Quant.JOIN:
             return [node.input[0]]
-        return [i for i in node.input if i] if spec.sign is Sign.KEPT or spec.quant is Quant.JOIN else None
+        return [i for i in node.input if i] if spec.quant.sign is Sign.KEPT or spec.quant.role is Quant.JOIN else None
 
     def _lower_bound(self, node: onnx.NodeProto) -> float:
         op = OpView(node, (), ())

@@ -119,9 +119,9 @@ class Cutter:
         if (old.inputs, old.outputs) == (new.inputs, new.outputs):
             return False
         spec = solution.found.spec(index)
-        if spec is not None and spec.refit is not None:
+        if spec is not None and spec.channels.refit is not None:
             try:
-                spec.refit(self._fixing(index, node, old, new))
+                spec.channels.refit(self._fixing(index, node, old, new))
             except UnknownFact as error:
                 hint = "; give --input-shape" if isinstance(error, OpenSize) else ""
                 name = solution.found.places[index].name
@@ -251,7 +251,7 @@ class Cutter:
             node = found.places[user].node
             picks = self.values.at(user, 1) if len(node.input) == 2 and node.input[0] == name else None
             spec = found.spec(user)
-            if picks is None or spec is None or spec.index_at != 1 or changed & set(picks.reshape(-1).tolist()):
+            if picks is None or spec is None or spec.shape.index_at != 1 or changed & set(picks.reshape(-1).tolist()):
                 return False
         ends = {o.name for o in graph.proto.output} | {n for p in found.places if p.bodies for n in captured(p.node)}
         return bool(users) and name not in ends

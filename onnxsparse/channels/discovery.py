@@ -169,8 +169,8 @@ class Values:
 
     def _compute(self, index: int, spec: OpSpec, key: str) -> Array | None:
         node = self.found.places[index].node
-        if spec.value is not None:
-            return spec.value(self.found.view(index))
+        if spec.shape.value is not None:
+            return spec.shape.value(self.found.view(index))
         shape = self.found.shape(key)
         if shape is None or None in shape or np.prod([d or 0 for d in shape]) > MAX_COMPUTED:
             return None
@@ -275,7 +275,7 @@ class Walk:
         """Computed from sizes alone; what is filled to a computed size is not."""
         if spec is None or spec.random or spec.body is not None:
             return False
-        if spec.value is not None:
+        if spec.shape.value is not None:
             return True
         found, node = self.found, self.found.places[index].node
         given = [at for at, name in enumerate(node.input) if name]
@@ -307,9 +307,9 @@ class Walk:
     def _apply(self, coupling: Coupling, spec: OpSpec | None) -> None:
         node = coupling.op.node
         reason = f"no rule for {node.op_type}"
-        if spec is not None and spec.couple is not None:
+        if spec is not None and spec.channels.couple is not None:
             try:
-                spec.couple(coupling)
+                spec.channels.couple(coupling)
                 return
             except UnknownFact as error:
                 reason = f"{node.op_type} is not followed: {error}"

@@ -209,7 +209,7 @@ def node_errors(
         if place.graph.scope:
             continue  # what happens in a body cannot be looked at
         old, new = found.view(index), solution.new_view(index, removed)
-        if (old.inputs, old.outputs) == (new.inputs, new.outputs) or spec is None or spec.value is not None:
+        if (old.inputs, old.outputs) == (new.inputs, new.outputs) or spec is None or spec.shape.value is not None:
             continue
         node = makers.get(original.output[0])
         if node is None or node.op_type != original.op_type or any(a.HasField("g") for a in node.attribute):

@@ -133,7 +133,7 @@ class Reference:
         """Whether the node was written out over what is left."""
         spec = self.solution.found.spec(index)
         rank = len(self.solution.axes_at(index, 0) or ()) if node.input else 0
-        if spec is None or spec.masked is None or all(self._gone(index, 0, axis) is None for axis in range(rank)):
+        if spec is None or spec.channels.masked is None or all(self._gone(index, 0, axis) is None for axis in range(rank)):
             return False
         finished: dict[int, str] = {}
 
@@ -146,7 +146,7 @@ class Reference:
             self.ordered.append(copy)
             return copy.output[0]
 
-        spec.masked(
+        spec.channels.masked(
             Masking(
                 self.solution.found.view(index),
                 keep=lambda at, axis: None if (gone := self._gone(index, at, axis)) is None else ~gone,

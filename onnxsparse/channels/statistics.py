@@ -67,10 +67,10 @@ def compensate(cut: Model, original: Model, solution: Solution, removed: Removed
         node = place.node
         shift = bias_shift(original, solution, removed, means, index)
         spec = solution.found.spec(index)
-        if shift is None or spec is None or spec.absorb is None:
+        if shift is None or spec is None or spec.fold.absorb is None:
             continue
         target = nodes[node.output[0]]
-        at = spec.absorb.bias_at
+        at = spec.fold.absorb.bias_at
         if at >= len(target.input) or not target.input[at] or target.input[at] not in cut.weights:
             continue
         users = sum(target.input[at] in n.input for n in cut.proto.graph.node)
@@ -101,7 +101,7 @@ def not_biases(model: Model) -> set[str]:
     biases, others = set[str](), set[str]()
     for node in model.proto.graph.node:
         spec = find(node.domain, node.op_type, model.opset(node.domain))
-        at = None if spec is None or spec.absorb is None else spec.absorb.bias_at
+        at = None if spec is None or spec.fold.absorb is None else spec.fold.absorb.bias_at
         for position, name in enumerate(node.input):
             (biases if position == at else others).add(name)
     return set(model.weights) - (biases - others)
@@ -115,11 +115,11 @@ def bias_shift(
     Exact for a Gemm and inside a convolution; at its padded border a part of the kernel sees zeros instead.
     """
     spec, op = solution.found.spec(index), solution.found.view(index)
-    if spec is None or spec.absorb is None or op.number("group", 1) != 1:
+    if spec is None or spec.fold.absorb is None or op.number("group", 1) != 1:
         return None
-    use = solution.uses.get((index, spec.absorb.weight_at))
+    use = solution.uses.get((index, spec.fold.absorb.weight_at))
     known = means.get(op.node.input[0])
-    slot = next((s for s in spec.weights if s.at == spec.absorb.weight_at), None)
+    slot = next((s for s in spec.weights if s.at == spec.fold.absorb.weight_at), None)
     if use is None or known is None or slot is None:
         return None
     axes = slot.axes(op)

@@ -138,7 +138,7 @@ class Scheduler:
             spec = self.survey.spec(node)
             if spec is None or spec.body is not None or spec.random:
                 continue
-            if spec.value is not None or all(i in found for i in node.input if i):
+            if spec.shape.value is not None or all(i in found for i in node.input if i):
                 found.update(o for o in node.output if o)
         return found
 
@@ -157,7 +157,7 @@ class Scheduler:
 
     def _is_boundary(self, index: int) -> bool:
         spec = self.survey.spec(self.graph.proto.node[index])
-        return spec is not None and spec.quant is Quant.BOUNDARY
+        return spec is not None and spec.quant.role is Quant.BOUNDARY
 
     def _groups(self) -> list[Group]:
         groups: list[Group] = []
@@ -167,7 +167,7 @@ class Scheduler:
             if all(o in self.sizes_only for o in node.output if o):
                 continue
             inputs = self._activations(node)
-            if spec is not None and spec.work is Work.FREE and spec.macs is None:
+            if spec is not None and spec.cost.work is Work.FREE and spec.macs is None:
                 self.aliases |= {o: inputs[0] for o in node.output[:1] if inputs and o != inputs[0]}
                 continue
             owners = {id(owner[name]): owner[name] for name in inputs if name in owner}
@@ -187,11 +187,11 @@ class Scheduler:
         if spec is None or spec.macs is not None or self._on_host(group):
             return False
         alone = len(inputs) == 1 and len(self._readers(inputs[0])) == 1
-        return spec.work is Work.ELEMENTWISE or (spec.work is Work.MOVE and alone)
+        return spec.cost.work is Work.ELEMENTWISE or (spec.cost.work is Work.MOVE and alone)
 
     def _on_host(self, group: Group) -> bool:
         specs = (self.survey.spec(self.graph.proto.node[at]) for at in group.nodes)
-        return any(spec is not None and spec.work is Work.HOST for spec in specs)
+        return any(spec is not None and spec.cost.work is Work.HOST for spec in specs)
 
     def _readers(self, value: str) -> set[int]:
         """The nodes that read a value under any of its names, but for those that only view it."""
@@ -259,10 +259,10 @@ class Scheduler:
 
     def _is_in_place(self, node: onnx.NodeProto, spec: OpSpec | None, inputs: list[str]) -> bool:
         """Whether what an item reads was made where its output is to be: nothing moves."""
-        if spec is None or spec.in_place is None or not set(inputs) <= self.made:
+        if spec is None or spec.cost.in_place is None or not set(inputs) <= self.made:
             return False
         return all(len(self._readers(i)) == 1 for i in inputs) and bool(
-            evaluate(spec.in_place, self.survey.view(self.graph, node), 1)
+            evaluate(spec.cost.in_place, self.survey.view(self.graph, node), 1)
         )
 
     def _leaves(self, value: str, group: Group) -> bool:
@@ -275,7 +275,7 @@ class Scheduler:
 
     def _is_free(self, index: int) -> bool:
         spec = self.survey.spec(self.graph.proto.node[index])
-        return spec is not None and spec.work is Work.FREE and spec.macs is None
+        return spec is not None and spec.cost.work is Work.FREE and spec.macs is None
 
     def _widths(self, groups: list[Group]) -> dict[str, tuple[int | None, ...]]:
         """The widths at which each value is read by an item that did not produce it, or by the caller."""

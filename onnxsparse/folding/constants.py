@@ -42,7 +42,7 @@ def computes_on_constants(model: Model) -> bool:
         if node.op_type == "Constant":
             constant.update(o for o in node.output for a in node.attribute if is_float(a.t))
         elif spec is not None and node.input and all(i in constant or i in stored for i in node.input if i):
-            if any(i in constant for i in node.input) and spec.view is None and spec.folds and not spec.random:
+            if any(i in constant for i in node.input) and spec.shape.view is None and spec.fold.allowed and not spec.random:
                 return True
             constant.update(node.output)
     return False
@@ -91,7 +91,7 @@ def replacements(node: Any, known: dict[int, Computed], inside: set[int]) -> Ite
 def folds(folding: Folding, node: Any) -> bool:
     """Whether a node whose inputs are known may be replaced by its result."""
     spec = folding.spec(node)
-    return spec is not None and spec.folds
+    return spec is not None and spec.fold.allowed
 
 
 def compute(folding: Folding, node: Any, known: dict[int, Computed]) -> dict[int, Computed]:
@@ -108,7 +108,7 @@ def compute(folding: Folding, node: Any, known: dict[int, Computed]) -> dict[int
     given = [(t, stored(t, known)) for t in inputs]
     if any(found.values.dtype == object for _, found in given):
         return {}
-    if not spec.folds and not makes_few(folding, node, [found.values for _, found in given]):
+    if not spec.fold.allowed and not makes_few(folding, node, [found.values for _, found in given]):
         return {}
     values = run_node(folding, node, {t.name: found.values for t, found in given})
     sources = {name: size for _, found in given for name, size in found.sources.items()}
@@ -118,7 +118,7 @@ def compute(folding: Folding, node: Any, known: dict[int, Computed]) -> dict[int
 def makes_few(folding: Folding, node: Any, inputs: list[Array]) -> bool:
     """Whether an op that stays where it is makes so little that what is computed from it can be stored."""
     spec = folding.spec(node)
-    made = None if spec is None or spec.makes is None else spec.makes(folding.view(node), inputs)
+    made = None if spec is None or spec.fold.makes is None else spec.fold.makes(folding.view(node), inputs)
     return made is not None and made * INTEGER_BYTES <= SLACK_BYTES
 
 

@@ -8,23 +8,23 @@ import onnx_graphsurgeon as gs
 from onnxsparse.folding.growth import constant_bytes, is_shared, node_bytes, stored_bytes
 from onnxsparse.folding.rewriting import Folding, is_output
 from onnxsparse.ir.weights import Array
-from onnxsparse.ops.spec import Affine, ScaleShift
+from onnxsparse.ops.facets import Affine, ScaleShift
 
 
 def fold_affine(folding: Folding, graph: Any) -> None:
     """Batch normalisation, and arithmetic with constants, into the linear op before it."""
     for node in list(graph.nodes):
         spec = folding.spec(node)
-        if spec is None or spec.affine is None or not spec.affine.when(folding.view(node)):
+        if spec is None or spec.fold.affine is None or not spec.fold.affine.when(folding.view(node)):
             continue
         varying = [t for t in node.inputs if not isinstance(t, gs.Constant)]
         maker = varying[0].inputs[0] if len(varying) == 1 and varying[0].inputs else None
         channels = None if maker is None else absorbed_channels(folding, graph, maker)
-        found = None if channels is None else scale_shift(folding, spec.affine, node, maker, channels)
+        found = None if channels is None else scale_shift(folding, spec.fold.affine, node, maker, channels)
         if maker is None or found is None:
             continue
         constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
-        parameter = constants[0] if spec.affine.shift_at is None else node.inputs[spec.affine.shift_at]
+        parameter = constants[0] if spec.fold.affine.shift_at is None else node.inputs[spec.fold.affine.shift_at]
         if not folding.may_grow and added_bytes(folding, maker, found, parameter.name) > freed_bytes(folding, node):
             folding.left += 1
             continue
@@ -41,8 +41,8 @@ def added_bytes(folding: Folding, maker: Any, found: ScaleShift, parameter: str)
     """What the file gains where a node takes a scale and shift in: copies of constants that others use, or a new bias."""
     spec = folding.spec(maker)
     assert spec is not None
-    assert spec.absorb is not None
-    weight, bias = maker.inputs[spec.absorb.weight_at], optional_input(maker, spec.absorb.bias_at)
+    assert spec.fold.absorb is not None
+    weight, bias = maker.inputs[spec.fold.absorb.weight_at], optional_input(maker, spec.fold.absorb.bias_at)
     shift = found.shift.astype(weight.dtype)
     added = copy_bytes(weight, maker) if is_shared(weight, [maker]) else 0
     if bias is None:
@@ -73,24 +73,24 @@ def freed_bytes(folding: Folding, node: Any) -> int:
 def scale_shift(folding: Folding, affine: Affine, node: Any, maker: Any, channels: int) -> ScaleShift | None:
     spec = folding.spec(maker)
     assert spec is not None
-    assert spec.absorb is not None
+    assert spec.fold.absorb is not None
     inputs = [np.asarray(t.values, np.float64) if isinstance(t, gs.Constant) else None for t in node.inputs]
-    return affine.values(folding.view(node), inputs, len(maker.inputs[spec.absorb.weight_at].shape), channels)
+    return affine.values(folding.view(node), inputs, len(maker.inputs[spec.fold.absorb.weight_at].shape), channels)
 
 
 def absorbed_channels(folding: Folding, graph: Any, maker: Any) -> int | None:
     """How many channels a linear op makes, if its weights are stored and its output goes nowhere else."""
     spec = folding.spec(maker)
-    if spec is None or spec.absorb is None or not any(n is maker for n in graph.nodes):
+    if spec is None or spec.fold.absorb is None or not any(n is maker for n in graph.nodes):
         return None
-    weight = maker.inputs[spec.absorb.weight_at]
-    bias = optional_input(maker, spec.absorb.bias_at)
+    weight = maker.inputs[spec.fold.absorb.weight_at]
+    bias = optional_input(maker, spec.fold.absorb.bias_at)
     stored = isinstance(weight, gs.Constant) and (bias is None or isinstance(bias, gs.Constant))
     output = maker.outputs[0]
     alone = len(output.outputs) == 1 and not is_output(graph, output)
-    if not stored or not alone or np.dtype(weight.dtype).kind != "f" or not spec.absorb.when(folding.view(maker)):
+    if not stored or not alone or np.dtype(weight.dtype).kind != "f" or not spec.fold.absorb.when(folding.view(maker)):
         return None
-    channels = spec.absorb.outputs(folding.view(maker), tuple(weight.shape))
+    channels = spec.fold.absorb.outputs(folding.view(maker), tuple(weight.shape))
     # a bias of other sizes has rows of its own
     return channels if bias is None or tuple(bias.shape) in ((channels,), (1, channels), (1,), (1, 1), ()) else None
 
@@ -103,10 +103,10 @@ def absorb(folding: Folding, node: Any, found: ScaleShift, parameter: Any) -> No
     """`parameter`: the constant that the shift was computed from."""
     spec = folding.spec(node)
     assert spec is not None
-    assert spec.absorb is not None
-    at, bias_at = spec.absorb.weight_at, spec.absorb.bias_at
+    assert spec.fold.absorb is not None
+    at, bias_at = spec.fold.absorb.weight_at, spec.fold.absorb.bias_at
     weight, bias = node.inputs[at], optional_input(node, bias_at)
-    scaled = spec.absorb.scale(folding.view(node), weight.values.astype(np.float64), found.scale)
+    scaled = spec.fold.absorb.scale(folding.view(node), weight.values.astype(np.float64), found.scale)
     node.inputs[at] = replaced(folding, weight, scaled.astype(weight.values.dtype), node)
     if bias is None and not found.shift.any():
         return

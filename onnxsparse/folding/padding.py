@@ -25,9 +25,9 @@ def fold_pads(folding: Folding, graph: Any) -> None:
 
 def zeros_around(folding: Folding, node: Any) -> Zeros | None:
     spec = folding.spec(node)
-    if spec is None or spec.zeros is None:
+    if spec is None or spec.fold.zeros is None:
         return None
-    return spec.zeros(folding.view(node), lambda at: constant_value(node.inputs[at]))
+    return spec.fold.zeros(folding.view(node), lambda at: constant_value(node.inputs[at]))
 
 
 def constant_value(tensor: Any) -> Array | None:
@@ -49,9 +49,9 @@ def taken_in(folding: Folding, graph: Any, padded: Any, zeros: Zeros) -> list[tu
     for reader in {id(reader): reader for reader in padded.outputs}.values():
         spec = folding.spec(reader)
         as_input = [at for at, tensor in enumerate(reader.inputs) if tensor is padded] == [0]
-        if spec is None or spec.take_zeros is None or not as_input or not any(n is reader for n in graph.nodes):
+        if spec is None or spec.fold.take_zeros is None or not as_input or not any(n is reader for n in graph.nodes):
             return None
-        attributes = spec.take_zeros(folding.view(reader), zeros)
+        attributes = spec.fold.take_zeros(folding.view(reader), zeros)
         if attributes is None:
             return None
         found.append((reader, attributes))

@@ -9,7 +9,7 @@ def remove_passing(folding: Folding, graph: Any) -> None:
     """Identity, and Dropout at inference."""
     for node in list(graph.nodes):
         spec = folding.spec(node)
-        if spec is None or spec.passes is None or not spec.passes(folding.view(node)):
+        if spec is None or spec.fold.passes is None or not spec.fold.passes(folding.view(node)):
             continue
         source, result = node.inputs[0], node.outputs[0]
         if is_output(graph, result):

@@ -21,9 +21,10 @@ from onnxsparse.ops import (
     sequences,
     slicing,
 )
+from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, Sign, View, Work
 from onnxsparse.ops.forms import FloatForm, Operand
 from onnxsparse.ops.sizes import UnknownFact
-from onnxsparse.ops.spec import Body, OpSpec, Packing, Quant, Sign, View, WeightAxes, WeightSlot, Work
+from onnxsparse.ops.spec import Body, OpSpec, Packing, WeightAxes, WeightSlot
 from onnxsparse.ops.view import OpView
 
 GROUP = "onnxsparse.ops"
@@ -81,12 +82,17 @@ def find(domain: str, op_type: str, version: int) -> OpSpec | None:
 __all__ = [
     "STANDARD_DOMAINS",
     "Body",
+    "ChannelRules",
+    "CostRules",
     "FloatForm",
+    "FoldRules",
     "OpSpec",
     "OpView",
     "Operand",
     "Packing",
     "Quant",
+    "QuantRules",
+    "ShapeRules",
     "Sign",
     "UnknownFact",
     "View",

@@ -14,6 +14,7 @@ import numpy as np
 from onnxsparse.ir.binding import format_shape
 from onnxsparse.ops.conflicts import multiplying
 from onnxsparse.ops.coupling import Coupling, Role
+from onnxsparse.ops.facets import ChannelRules, QuantRules, ShapeRules
 from onnxsparse.ops.forms import FloatForm, Operand
 from onnxsparse.ops.heads import (
     decoder,
@@ -246,67 +247,59 @@ SPECS = (
         op_type="Attention",
         since=23,
         macs=attention_macs,
-        couple=couple_attention,
-        refit=refit_attention,
-        conflict=attention_conflict,
+        channels=ChannelRules(couple=couple_attention, refit=refit_attention),
+        shape=ShapeRules(conflict=attention_conflict),
     ),
     OpSpec(
         op_type="Attention",
         domain=MICROSOFT,
         macs=projecting_attention_macs,
-        shape=projecting_shape,
-        more_shapes=(pair_of(projecting),),
-        needs_values=(6,),
-        conflict=multiplying(),
-        couple=couple_projecting,
-        refit=refit_projecting,
         weights=PROJECTION,
+        channels=ChannelRules(couple=couple_projecting, refit=refit_projecting),
+        shape=ShapeRules(infer=projecting_shape, more=(pair_of(projecting),), needs_values=(6,), conflict=multiplying()),
     ),
     OpSpec(
         op_type="DecoderMaskedSelfAttention",
         domain=MICROSOFT,
         macs=projecting_attention_macs,
-        shape=projecting_shape,
-        more_shapes=(pair_of(projecting),),
-        needs_values=(6,),
-        conflict=multiplying(),
         weights=PROJECTION,
+        shape=ShapeRules(infer=projecting_shape, more=(pair_of(projecting),), needs_values=(6,), conflict=multiplying()),
     ),
     OpSpec(
         op_type="QAttention",
         domain=MICROSOFT,
         macs=partial(projecting_attention_macs, past=8, length=0),
-        shape=projecting_shape,
-        more_shapes=(pair_of(partial(projecting, past=8, length=0)),),
-        typed_by=(3,),
-        conflict=multiplying(),
         weights=(WeightSlot(at=1, axes=projection_axes, macs=projection_macs, scale=4, zero_point=7),),
-        form=FloatForm(op_type="Attention", domain="com.microsoft", operands=qattention_operands, result=None),
+        quant=QuantRules(form=FloatForm(op_type="Attention", domain="com.microsoft", operands=qattention_operands, result=None)),
+        shape=ShapeRules(
+            infer=projecting_shape, more=(pair_of(partial(projecting, past=8, length=0)),), typed_by=(3,), conflict=multiplying()
+        ),
     ),
     OpSpec(
         op_type="MultiHeadAttention",
         domain=MICROSOFT,
         macs=lambda op: multi_head(op).macs,
-        shape=multi_head_shape,
-        more_shapes=LATER_PAIR,
-        needs_values=(8,),
-        couple=couple_multi_head,
-        refit=refit_multi_head,
+        channels=ChannelRules(couple=couple_multi_head, refit=refit_multi_head),
+        shape=ShapeRules(infer=multi_head_shape, more=LATER_PAIR, needs_values=(8,)),
     ),
     OpSpec(
         op_type="DecoderMaskedMultiHeadAttention",
         domain=MICROSOFT,
         macs=lambda op: decoder(op).macs,
-        shape=lambda op: decoder(op).output,
-        more_shapes=(lambda op: decoder(op).kept_keys, lambda op: decoder(op).kept_values, lambda op: decoder(op).scores),
-        needs_values=(7,),
+        shape=ShapeRules(
+            infer=lambda op: decoder(op).output,
+            more=(lambda op: decoder(op).kept_keys, lambda op: decoder(op).kept_values, lambda op: decoder(op).scores),
+            needs_values=(7,),
+        ),
     ),
     OpSpec(
         op_type="GroupQueryAttention",
         domain=MICROSOFT,
         macs=lambda op: grouped(op).macs,
-        shape=grouped_shape,
-        more_shapes=(lambda op: grouped(op).kept_keys, lambda op: grouped(op).kept_values, lambda op: grouped(op).scores),
-        needs_values=(6,),
+        shape=ShapeRules(
+            infer=grouped_shape,
+            more=(lambda op: grouped(op).kept_keys, lambda op: grouped(op).kept_values, lambda op: grouped(op).scores),
+            needs_values=(6,),
+        ),
     ),
 )

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import onnx
 
+from onnxsparse.ops.facets import CostRules, Work
 from onnxsparse.ops.sizes import UnknownFact
-from onnxsparse.ops.spec import Body, OpSpec, Work
+from onnxsparse.ops.spec import Body, OpSpec
 from onnxsparse.ops.view import OpView
 
 
@@ -48,6 +49,10 @@ def scan_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
 
 SPECS = (
     OpSpec(op_type="If", body=Body(branches=True)),
-    OpSpec(op_type="Loop", body=Body(trips=loop_trips, carried=lambda op: range(2, len(op.node.input))), work=Work.HOST),
-    OpSpec(op_type="Scan", since=9, body=Body(trips=scan_trips), work=Work.HOST),
+    OpSpec(
+        op_type="Loop",
+        body=Body(trips=loop_trips, carried=lambda op: range(2, len(op.node.input))),
+        cost=CostRules(work=Work.HOST),
+    ),
+    OpSpec(op_type="Scan", since=9, body=Body(trips=scan_trips), cost=CostRules(work=Work.HOST)),
 )

@@ -10,6 +10,7 @@ from onnxsparse.ir.binding import Shape, format_shape
 from onnxsparse.ops.conflicts import NONE, convolving, first_of, unequal
 from onnxsparse.ops.coupling import Couple, Coupling, Role
 from onnxsparse.ops.exact import exact_conv_integer, exact_qlinear_conv
+from onnxsparse.ops.facets import Absorb, ChannelRules, FoldRules, Quant, QuantRules, ShapeRules
 from onnxsparse.ops.folding import conv_outputs, conv_transpose_outputs, scale_conv, scale_conv_transpose
 from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple
 from onnxsparse.ops.labels import Labels
@@ -17,7 +18,7 @@ from onnxsparse.ops.padding import padding_conv
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.shapes import windows
 from onnxsparse.ops.sizes import divided
-from onnxsparse.ops.spec import Absorb, OpSpec, Quant, WeightAxes, WeightSlot
+from onnxsparse.ops.spec import OpSpec, WeightAxes, WeightSlot
 from onnxsparse.ops.view import OpView, product
 
 
@@ -175,83 +176,70 @@ SPECS = (
     OpSpec(
         op_type="Conv",
         macs=conv_macs,
-        conflict=convolving(),
         weights=(KERNEL,),
         depthwise=is_depthwise,
-        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv, outputs=conv_outputs),
-        take_zeros=padding_conv,
-        couple=couple_conv,
-        refit=refit_conv,
-        quant=Quant.COMPUTE,
+        channels=ChannelRules(couple=couple_conv, refit=refit_conv),
+        quant=QuantRules(role=Quant.COMPUTE),
+        shape=ShapeRules(conflict=convolving()),
+        fold=FoldRules(absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv, outputs=conv_outputs), take_zeros=padding_conv),
     ),
     OpSpec(
         op_type="ConvTranspose",
         macs=conv_transpose_macs,
-        conflict=convolving(transposed=True),
         weights=(WeightSlot(at=1, axes=conv_transpose_axes),),
         depthwise=is_depthwise_transpose,
-        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv_transpose, outputs=conv_transpose_outputs),
-        couple=couple_conv_transpose,
-        refit=refit_conv_transpose,
-        quant=Quant.COMPUTE,
+        channels=ChannelRules(couple=couple_conv_transpose, refit=refit_conv_transpose),
+        quant=QuantRules(role=Quant.COMPUTE),
+        shape=ShapeRules(conflict=convolving(transposed=True)),
+        fold=FoldRules(absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv_transpose, outputs=conv_transpose_outputs)),
     ),
     OpSpec(op_type="DeformConv", since=19, macs=conv_macs, weights=(KERNEL,), depthwise=is_depthwise),
     OpSpec(
         op_type="ConvInteger",
         since=10,
         macs=conv_macs,
-        conflict=convolving(bias=NONE),
         weights=(WeightSlot(at=1, axes=conv_axes, zero_point=3),),
         depthwise=is_depthwise,
-        couple=INTEGER,
-        refit=refit_conv,
-        dynamic=True,
-        exact=exact_conv_integer,
+        channels=ChannelRules(couple=INTEGER, refit=refit_conv),
+        quant=QuantRules(dynamic=True, exact=exact_conv_integer),
+        shape=ShapeRules(conflict=convolving(bias=NONE)),
     ),
     OpSpec(
         op_type="QLinearConv",
         since=10,
         macs=partial(conv_macs, weight=3),
-        conflict=convolving(3, 8),
         weights=(WeightSlot(at=3, axes=conv_axes, zero_point=5, scale=4),),
         depthwise=partial(is_depthwise, weight=3),
-        couple=QLINEAR,
-        refit=partial(refit_conv, weight=3),
-        form=QLINEAR_FORM,
-        exact=exact_qlinear_conv,
+        channels=ChannelRules(couple=QLINEAR, refit=partial(refit_conv, weight=3)),
+        quant=QuantRules(form=QLINEAR_FORM, exact=exact_qlinear_conv),
+        shape=ShapeRules(conflict=convolving(3, 8)),
     ),
     OpSpec(
         op_type="QLinearConv",
         domain="com.microsoft",
         macs=partial(either_conv_macs, weight=3),
-        shape=partial(either_conv_shape, weight=3),
-        typed_by=(7, 0),
-        conflict=convolving(3, 8),
         weights=(WeightSlot(at=3, axes=conv_axes, zero_point=5, scale=4),),
         depthwise=partial(is_depthwise, weight=3),
-        form=QLINEAR_FORM,
-        exact=exact_qlinear_conv,
+        quant=QuantRules(form=QLINEAR_FORM, exact=exact_qlinear_conv),
+        shape=ShapeRules(infer=partial(either_conv_shape, weight=3), typed_by=(7, 0), conflict=convolving(3, 8)),
     ),
     OpSpec(
         op_type="FusedConv",
         domain="com.microsoft",
-        like="Conv",
         macs=conv_macs,
-        conflict=first_of(convolving(), adding),
         weights=(KERNEL,),
         depthwise=is_depthwise,
-        couple=partial(couple_conv, residual=RESIDUAL),
-        refit=refit_conv,
+        channels=ChannelRules(couple=partial(couple_conv, residual=RESIDUAL), refit=refit_conv),
+        shape=ShapeRules(like="Conv", conflict=first_of(convolving(), adding)),
     ),
     *(
         OpSpec(
             op_type=name,
             domain="com.microsoft",
             macs=last_conv_macs,
-            shape=last_conv_shape,
-            conflict=first_of(convolving(last=True), adding),
             weights=(KERNEL,),
             depthwise=is_depthwise,
+            shape=ShapeRules(infer=last_conv_shape, conflict=first_of(convolving(last=True), adding)),
         )
         for name in ("NhwcConv", "NhwcFusedConv")
     ),

@@ -6,6 +6,7 @@ from functools import partial
 
 from onnxsparse.ir.binding import format_shape
 from onnxsparse.ops.coupling import Coupling, Role
+from onnxsparse.ops.facets import ChannelRules, ShapeRules
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.sizes import UnknownFact, paired
 from onnxsparse.ops.spec import OpSpec, WeightAxes, WeightSlot
@@ -102,8 +103,8 @@ SPECS = (
         op_type="Einsum",
         since=12,
         macs=einsum_macs,
-        conflict=einsum_conflict,
-        couple=couple_einsum,
         weights=tuple(WeightSlot(at=at, axes=partial(einsum_axes, at=at)) for at in (1, 0, 2, 3)),
+        channels=ChannelRules(couple=couple_einsum),
+        shape=ShapeRules(conflict=einsum_conflict),
     ),
 )

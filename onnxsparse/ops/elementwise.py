@@ -6,11 +6,12 @@ from functools import partial
 from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import broadcasting
 from onnxsparse.ops.coupling import Couple, Coupling, couple_broadcast, couple_over_axis, couple_over_rest, couple_same
+from onnxsparse.ops.facets import Affine, ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, Sign, View, Work
 from onnxsparse.ops.folding import ARITHMETIC as SCALES_AND_SHIFTS
 from onnxsparse.ops.folding import arithmetic, is_numpy_like
 from onnxsparse.ops.masking import mask_softmax, mask_softmax_over_rest
 from onnxsparse.ops.sizes import counted
-from onnxsparse.ops.spec import Affine, OpSpec, Quant, Sign, View, Work
+from onnxsparse.ops.spec import OpSpec
 from onnxsparse.ops.view import OpView, same_shape
 
 ARITHMETIC = """
@@ -70,8 +71,17 @@ def softmax(op_type: str) -> tuple[OpSpec, OpSpec]:
     quant = Quant.FLOAT if op_type == "Hardmax" else Quant.DISTRIBUTION
     sign = Sign.NONNEGATIVE if op_type == "Softmax" else Sign.ANY
     return (
-        OpSpec(op_type=op_type, couple=over_rest, masked=mask_softmax_over_rest, quant=quant, sign=sign),
-        OpSpec(op_type=op_type, since=13, couple=over_axis, masked=mask_softmax, quant=quant, sign=sign),
+        OpSpec(
+            op_type=op_type,
+            channels=ChannelRules(couple=over_rest, masked=mask_softmax_over_rest),
+            quant=QuantRules(role=quant, sign=sign),
+        ),
+        OpSpec(
+            op_type=op_type,
+            since=13,
+            channels=ChannelRules(couple=over_axis, masked=mask_softmax),
+            quant=QuantRules(role=quant, sign=sign),
+        ),
     )
 
 
@@ -81,12 +91,14 @@ def functions(names: Iterable[str], domain: str = "") -> Iterator[OpSpec]:
         yield OpSpec(
             op_type=name,
             domain=domain,
-            shape=same_shape if domain else None,
-            work=Work.ELEMENTWISE,
-            couple=couple_broadcast,
-            quant=Quant.ACTIVATION,
-            homogeneous=name in HOMOGENEOUS and not domain,
-            sign=Sign.ANY if domain else SIGNS.get(name, Sign.ANY),
+            channels=ChannelRules(couple=couple_broadcast),
+            quant=QuantRules(
+                role=Quant.ACTIVATION,
+                homogeneous=name in HOMOGENEOUS and not domain,
+                sign=Sign.ANY if domain else SIGNS.get(name, Sign.ANY),
+            ),
+            shape=ShapeRules(infer=same_shape if domain else None),
+            cost=CostRules(work=Work.ELEMENTWISE),
         )
 
 
@@ -97,28 +109,60 @@ def halved(op: OpView) -> Shape:
 
 
 SPECS = (
-    *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_broadcast, conflict=broadcasting()) for name in LOGIC),
     *(
         OpSpec(
             op_type=name,
-            work=Work.ELEMENTWISE,
-            couple=couple_broadcast,
-            conflict=broadcasting(),
-            quant=Quant.ARITHMETIC,
-            divisor_at=1 if name in ("Div", "Mod") else None,
-            sign=SIGNS.get(name, Sign.ANY),
-            affine=Affine(values=arithmetic, when=is_numpy_like) if name in SCALES_AND_SHIFTS else None,
+            channels=ChannelRules(couple=couple_broadcast),
+            shape=ShapeRules(conflict=broadcasting()),
+            cost=CostRules(work=Work.ELEMENTWISE),
+        )
+        for name in LOGIC
+    ),
+    *(
+        OpSpec(
+            op_type=name,
+            channels=ChannelRules(couple=couple_broadcast),
+            quant=QuantRules(
+                role=Quant.ARITHMETIC, divisor_at=1 if name in ("Div", "Mod") else None, sign=SIGNS.get(name, Sign.ANY)
+            ),
+            shape=ShapeRules(conflict=broadcasting()),
+            fold=FoldRules(affine=Affine(values=arithmetic, when=is_numpy_like) if name in SCALES_AND_SHIFTS else None),
+            cost=CostRules(work=Work.ELEMENTWISE),
         )
         for name in ARITHMETIC
     ),
     *functions((*FUNCTIONS, *ACTIVATIONS)),
-    *(OpSpec(op_type=name, work=Work.ELEMENTWISE, couple=couple_cumulative) for name in ("CumSum", "CumProd")),
+    *(
+        OpSpec(op_type=name, channels=ChannelRules(couple=couple_cumulative), cost=CostRules(work=Work.ELEMENTWISE))
+        for name in ("CumSum", "CumProd")
+    ),
     *functions(MICROSOFT, "com.microsoft"),
-    *(OpSpec(op_type=name, domain="com.microsoft", shape=same_shape, work=Work.ELEMENTWISE) for name in MICROSOFT_SAME),
-    OpSpec(op_type="BiasSplitGelu", domain="com.microsoft", shape=halved, work=Work.ELEMENTWISE),
+    *(
+        OpSpec(op_type=name, domain="com.microsoft", shape=ShapeRules(infer=same_shape), cost=CostRules(work=Work.ELEMENTWISE))
+        for name in MICROSOFT_SAME
+    ),
+    OpSpec(
+        op_type="BiasSplitGelu", domain="com.microsoft", shape=ShapeRules(infer=halved), cost=CostRules(work=Work.ELEMENTWISE)
+    ),
     *(spec for name in OVER_THE_REST for spec in softmax(name)),
-    OpSpec(op_type="Equal", compares=True, work=Work.ELEMENTWISE, couple=couple_broadcast, conflict=broadcasting()),
-    OpSpec(op_type="Cast", view=View(), work=Work.ELEMENTWISE, couple=couple_same),
-    OpSpec(op_type="CastLike", since=15, view=View(), work=Work.ELEMENTWISE, couple=couple_same),
-    OpSpec(op_type="BitCast", work=Work.FREE),
+    OpSpec(
+        op_type="Equal",
+        channels=ChannelRules(couple=couple_broadcast),
+        shape=ShapeRules(compares=True, conflict=broadcasting()),
+        cost=CostRules(work=Work.ELEMENTWISE),
+    ),
+    OpSpec(
+        op_type="Cast",
+        channels=ChannelRules(couple=couple_same),
+        shape=ShapeRules(view=View()),
+        cost=CostRules(work=Work.ELEMENTWISE),
+    ),
+    OpSpec(
+        op_type="CastLike",
+        since=15,
+        channels=ChannelRules(couple=couple_same),
+        shape=ShapeRules(view=View()),
+        cost=CostRules(work=Work.ELEMENTWISE),
+    ),
+    OpSpec(op_type="BitCast", cost=CostRules(work=Work.FREE)),
 )

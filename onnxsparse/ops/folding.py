@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.ops.facets import ScaleShift
 from onnxsparse.ops.sizes import Size
-from onnxsparse.ops.spec import ScaleShift
 from onnxsparse.ops.view import OpView
 
 Values = NDArray[np.float64]

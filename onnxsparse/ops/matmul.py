@@ -18,13 +18,14 @@ from onnxsparse.ops.exact import (
     exact_qgemm,
     exact_qlinear_matmul,
 )
+from onnxsparse.ops.facets import Absorb, ChannelRules, FoldRules, Quant, QuantRules, ShapeRules
 from onnxsparse.ops.folding import gemm_outputs, plain_gemm, scale_gemm
 from onnxsparse.ops.forms import FloatForm, Operand, triple
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.shapes import arranged, matrix_product
 from onnxsparse.ops.sizes import UnknownFact, known, paired
-from onnxsparse.ops.spec import Absorb, OpSpec, Packing, Quant, WeightAxes, WeightSlot
+from onnxsparse.ops.spec import OpSpec, Packing, WeightAxes, WeightSlot
 from onnxsparse.ops.view import OpView, product
 
 
@@ -202,106 +203,94 @@ SPECS = (
     OpSpec(
         op_type="MatMul",
         macs=matmul_macs,
-        conflict=multiplying(),
         weights=BOTH_SIDES,
-        couple=couple_matmul,
-        quant=Quant.COMPUTE,
+        channels=ChannelRules(couple=couple_matmul),
+        quant=QuantRules(role=Quant.COMPUTE),
+        shape=ShapeRules(conflict=multiplying()),
     ),
     OpSpec(
         op_type="Gemm",
         macs=gemm_macs,
-        conflict=gemm(),
         weights=GEMM_SIDES,
-        absorb=Absorb(weight_at=1, bias_at=2, scale=scale_gemm, outputs=gemm_outputs, when=plain_gemm),
-        couple=couple_gemm,
-        quant=Quant.COMPUTE,
+        channels=ChannelRules(couple=couple_gemm),
+        quant=QuantRules(role=Quant.COMPUTE),
+        shape=ShapeRules(conflict=gemm()),
+        fold=FoldRules(absorb=Absorb(weight_at=1, bias_at=2, scale=scale_gemm, outputs=gemm_outputs, when=plain_gemm)),
     ),
     OpSpec(
         op_type="MatMulInteger",
-        couple=INTEGER_MATMUL,
         since=10,
         macs=matmul_macs,
-        conflict=multiplying(),
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=3), WeightSlot(at=0, axes=left_axes, zero_point=2)),
-        dynamic=True,
-        exact=exact_matmul_integer,
+        channels=ChannelRules(couple=INTEGER_MATMUL),
+        quant=QuantRules(dynamic=True, exact=exact_matmul_integer),
+        shape=ShapeRules(conflict=multiplying()),
     ),
     OpSpec(
         op_type="QLinearMatMul",
-        couple=QLINEAR_MATMUL,
         since=10,
         macs=matmul_macs,
-        conflict=multiplying(b=3),
         weights=(
             WeightSlot(at=3, axes=QLINEAR_RIGHT, zero_point=5, scale=4),
             WeightSlot(at=0, axes=left_axes, zero_point=2, scale=1),
         ),
-        form=FloatForm(op_type="MatMul", operands=qlinear_operands, result=(6, 7)),
-        exact=exact_qlinear_matmul,
+        channels=ChannelRules(couple=QLINEAR_MATMUL),
+        quant=QuantRules(form=FloatForm(op_type="MatMul", operands=qlinear_operands, result=(6, 7)), exact=exact_qlinear_matmul),
+        shape=ShapeRules(conflict=multiplying(b=3)),
     ),
     OpSpec(
         op_type="MatMulIntegerToFloat",
-        couple=FLOAT_MATMUL,
         domain="com.microsoft",
         macs=matmul_macs,
-        shape=product_shape,
-        typed_by=(2,),
-        conflict=multiplying(),
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=5, scale=3),),
-        dynamic=True,
-        exact=exact_matmul_to_float,
+        channels=ChannelRules(couple=FLOAT_MATMUL),
+        quant=QuantRules(dynamic=True, exact=exact_matmul_to_float),
+        shape=ShapeRules(infer=product_shape, typed_by=(2,), conflict=multiplying()),
     ),
     OpSpec(
         op_type="DynamicQuantizeMatMul",
         domain="com.microsoft",
-        couple=couple_dynamic_matmul,
-        masked=mask_range,
-        shape=product_shape,
-        conflict=multiplying(),
         macs=matmul_macs,
         weights=(WeightSlot(at=1, axes=right_axes, zero_point=3, scale=2),),
-        dynamic=True,
-        exact=exact_dynamic_matmul,
+        channels=ChannelRules(couple=couple_dynamic_matmul, masked=mask_range),
+        quant=QuantRules(dynamic=True, exact=exact_dynamic_matmul),
+        shape=ShapeRules(infer=product_shape, conflict=multiplying()),
     ),
     OpSpec(
         op_type="QGemm",
-        couple=QGEMM,
-        shape=qgemm_shape,
-        typed_by=(8, 1),
-        conflict=gemm(b=3, bias=6),
         domain="com.microsoft",
         macs=gemm_macs,
         weights=(WeightSlot(at=3, axes=gemm_right_axes, zero_point=5, scale=4),),
-        form=FloatForm(op_type="Gemm", operands=qgemm_operands, result=(7, 8), when=has_plain_bias),
-        exact=exact_qgemm,
+        channels=ChannelRules(couple=QGEMM),
+        quant=QuantRules(
+            form=FloatForm(op_type="Gemm", operands=qgemm_operands, result=(7, 8), when=has_plain_bias), exact=exact_qgemm
+        ),
+        shape=ShapeRules(infer=qgemm_shape, typed_by=(8, 1), conflict=gemm(b=3, bias=6)),
     ),
     OpSpec(
         op_type="FusedGemm",
         domain="com.microsoft",
-        like="Gemm",
         macs=gemm_macs,
-        conflict=gemm(),
         weights=GEMM_SIDES,
-        couple=couple_gemm,
+        channels=ChannelRules(couple=couple_gemm),
+        shape=ShapeRules(like="Gemm", conflict=gemm()),
     ),
     OpSpec(
         op_type="GemmFastGelu",
         domain="com.microsoft",
-        shape=product_shape,
         macs=matmul_macs,
-        conflict=multiplying(),
         weights=BOTH_SIDES,
-        couple=partial(couple_matmul, per_column=(2,)),
+        channels=ChannelRules(couple=partial(couple_matmul, per_column=(2,))),
+        shape=ShapeRules(infer=product_shape, conflict=multiplying()),
     ),
     *(
         OpSpec(
             op_type=name,
             domain="com.microsoft",
             macs=fused_matmul_macs,
-            couple=couple_fused_matmul if name != "FusedMatMulActivation" else couple_activated_matmul,
-            shape=fused_matmul_shape,
-            conflict=multiplying(),
             weights=(WeightSlot(at=1, axes=FUSED_RIGHT), WeightSlot(at=0, axes=FUSED_LEFT)),
+            channels=ChannelRules(couple=couple_fused_matmul if name != "FusedMatMulActivation" else couple_activated_matmul),
+            shape=ShapeRules(infer=fused_matmul_shape, conflict=multiplying()),
         )
         for name in ("FusedMatMul", "FusedMatMulActivation", "TransposeMatMul")
     ),
@@ -309,9 +298,8 @@ SPECS = (
         op_type="MatMulNBits",
         domain="com.microsoft",
         macs=nbits_macs,
-        shape=nbits_shape,
-        conflict=columns("K"),
         weights=(WeightSlot(at=1, axes=nbits_axes, zero_point=3, packed=nbits_packing),),
-        exact=exact_nbits,
+        quant=QuantRules(exact=exact_nbits),
+        shape=ShapeRules(infer=nbits_shape, conflict=columns("K")),
     ),
 )

@@ -9,13 +9,14 @@ from onnx import TensorProto
 from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import blocks, reshaping
 from onnxsparse.ops.coupling import Coupling, couple_same
+from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, View, Work
 from onnxsparse.ops.labels import Axes, Labels
 from onnxsparse.ops.padding import couple_pad, pad_zeros, refit_pad
 from onnxsparse.ops.refit import Refit, refit_reshape, refit_sizes
 from onnxsparse.ops.reshaping import couple_reshape
 from onnxsparse.ops.sequences import pass_on
 from onnxsparse.ops.sizes import UnknownFact, divided, paired
-from onnxsparse.ops.spec import OpSpec, Quant, View, Work
+from onnxsparse.ops.spec import OpSpec
 from onnxsparse.ops.view import OpView, product, same_shape
 
 MOVES = """
@@ -223,90 +224,145 @@ def cropped_shape(op: OpView) -> Shape:
 
 
 SPECS = (
-    *(OpSpec(op_type=name, moves=True, work=Work.MOVE, quant=Quant.FOLLOW) for name in MOVES),
-    OpSpec(op_type="DepthToSpace", moves=True, work=Work.MOVE, couple=couple_depth_to_space, quant=Quant.FOLLOW, conflict=blocks),
-    OpSpec(op_type="SpaceToDepth", moves=True, work=Work.MOVE, couple=couple_space_to_depth, quant=Quant.FOLLOW),
+    *(
+        OpSpec(op_type=name, quant=QuantRules(role=Quant.FOLLOW), shape=ShapeRules(moves=True), cost=CostRules(work=Work.MOVE))
+        for name in MOVES
+    ),
+    OpSpec(
+        op_type="DepthToSpace",
+        channels=ChannelRules(couple=couple_depth_to_space),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(moves=True, conflict=blocks),
+        cost=CostRules(work=Work.MOVE),
+    ),
+    OpSpec(
+        op_type="SpaceToDepth",
+        channels=ChannelRules(couple=couple_space_to_depth),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(moves=True),
+        cost=CostRules(work=Work.MOVE),
+    ),
     # what these make may be far larger than what they are made from
     OpSpec(
-        op_type="Expand", moves=True, folds=False, work=Work.MOVE, couple=couple_expand, refit=refit_sizes(1), quant=Quant.FOLLOW
+        op_type="Expand",
+        channels=ChannelRules(couple=couple_expand, refit=refit_sizes(1)),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(moves=True),
+        fold=FoldRules(allowed=False),
+        cost=CostRules(work=Work.MOVE),
     ),
-    OpSpec(op_type="Tile", moves=True, folds=False, work=Work.MOVE, couple=couple_tile, refit=refit_tile, quant=Quant.FOLLOW),
-    *(OpSpec(op_type=name, folds=False, work=Work.FREE, couple=couple_nothing) for name in SOURCES),
+    OpSpec(
+        op_type="Tile",
+        channels=ChannelRules(couple=couple_tile, refit=refit_tile),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(moves=True),
+        fold=FoldRules(allowed=False),
+        cost=CostRules(work=Work.MOVE),
+    ),
+    *(
+        OpSpec(
+            op_type=name,
+            channels=ChannelRules(couple=couple_nothing),
+            fold=FoldRules(allowed=False),
+            cost=CostRules(work=Work.FREE),
+        )
+        for name in SOURCES
+    ),
     OpSpec(
         op_type="ConstantOfShape",
-        folds=False,
-        makes=filled_integers,
-        work=Work.FREE,
-        couple=couple_filled,
-        refit=refit_sizes(0),
+        channels=ChannelRules(couple=couple_filled, refit=refit_sizes(0)),
+        fold=FoldRules(allowed=False, makes=filled_integers),
+        cost=CostRules(work=Work.FREE),
     ),
     OpSpec(
         op_type="Pad",
-        folds=False,
-        zeros=pad_zeros,
-        work=Work.MOVE,
-        couple=couple_pad,
-        refit=refit_pad,
-        quant=Quant.FOLLOW,
-        fill_at=2,
+        channels=ChannelRules(couple=couple_pad, refit=refit_pad),
+        quant=QuantRules(role=Quant.FOLLOW, fill_at=2),
+        fold=FoldRules(allowed=False, zeros=pad_zeros),
+        cost=CostRules(work=Work.MOVE),
     ),
-    OpSpec(op_type="Resize", folds=False, work=Work.MOVE, couple=couple_resize, refit=refit_resize, quant=Quant.FOLLOW),
-    OpSpec(op_type="Upsample", folds=False, work=Work.MOVE, couple=couple_resize, quant=Quant.FOLLOW),
+    OpSpec(
+        op_type="Resize",
+        channels=ChannelRules(couple=couple_resize, refit=refit_resize),
+        quant=QuantRules(role=Quant.FOLLOW),
+        fold=FoldRules(allowed=False),
+        cost=CostRules(work=Work.MOVE),
+    ),
+    OpSpec(
+        op_type="Upsample",
+        channels=ChannelRules(couple=couple_resize),
+        quant=QuantRules(role=Quant.FOLLOW),
+        fold=FoldRules(allowed=False),
+        cost=CostRules(work=Work.MOVE),
+    ),
     *(OpSpec(op_type=name) for name in RESAMPLES),
-    OpSpec(op_type="GridSample", couple=couple_grid_sample),
-    OpSpec(op_type="Trilu", couple=couple_triangle),
-    *(OpSpec(op_type=name, work=Work.HOST) for name in HOSTED),
+    OpSpec(op_type="GridSample", channels=ChannelRules(couple=couple_grid_sample)),
+    OpSpec(op_type="Trilu", channels=ChannelRules(couple=couple_triangle)),
+    *(OpSpec(op_type=name, cost=CostRules(work=Work.HOST)) for name in HOSTED),
     *(OpSpec(op_type=name, random=True) for name in RANDOM),
-    OpSpec(op_type="Pad", domain=MICROSOFT, shape=padded_shape, needs_values=(1,)),
-    OpSpec(op_type="GatherND", domain=MICROSOFT, like="GatherND"),
-    OpSpec(op_type="ExpandDims", domain=MICROSOFT, shape=expanded_shape, needs_values=(1,)),
+    OpSpec(op_type="Pad", domain=MICROSOFT, shape=ShapeRules(infer=padded_shape, needs_values=(1,))),
+    OpSpec(op_type="GatherND", domain=MICROSOFT, shape=ShapeRules(like="GatherND")),
+    OpSpec(op_type="ExpandDims", domain=MICROSOFT, shape=ShapeRules(infer=expanded_shape, needs_values=(1,))),
     OpSpec(op_type="Crop", domain=MICROSOFT),
-    OpSpec(op_type="RotaryEmbedding", domain=MICROSOFT, shape=same_shape),
-    OpSpec(op_type="RemovePadding", domain=MICROSOFT, shape=packed_shape),
-    OpSpec(op_type="RestorePadding", domain=MICROSOFT, shape=lambda op: (*op.partial(1, 2), op.partial(0, 2)[1])),
-    OpSpec(op_type="CropAndResize", domain=MICROSOFT, shape=cropped_shape, needs_values=(3,)),
-    OpSpec(op_type="Shape", value=shape_value, work=Work.FREE, couple=couple_nothing, refit=refit_shape),
-    OpSpec(op_type="Size", value=size_value, work=Work.FREE),
+    OpSpec(op_type="RotaryEmbedding", domain=MICROSOFT, shape=ShapeRules(infer=same_shape)),
+    OpSpec(op_type="RemovePadding", domain=MICROSOFT, shape=ShapeRules(infer=packed_shape)),
+    OpSpec(
+        op_type="RestorePadding", domain=MICROSOFT, shape=ShapeRules(infer=lambda op: (*op.partial(1, 2), op.partial(0, 2)[1]))
+    ),
+    OpSpec(op_type="CropAndResize", domain=MICROSOFT, shape=ShapeRules(infer=cropped_shape, needs_values=(3,))),
+    OpSpec(
+        op_type="Shape",
+        channels=ChannelRules(couple=couple_nothing, refit=refit_shape),
+        shape=ShapeRules(value=shape_value),
+        cost=CostRules(work=Work.FREE),
+    ),
+    OpSpec(op_type="Size", shape=ShapeRules(value=size_value), cost=CostRules(work=Work.FREE)),
     OpSpec(
         op_type="Identity",
-        sequence=pass_on,
-        moves=True,
-        view=View(),
-        passes=lambda op: True,
-        work=Work.FREE,
-        couple=couple_same,
-        quant=Quant.FOLLOW,
+        channels=ChannelRules(couple=couple_same),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(sequence=pass_on, moves=True, view=View()),
+        fold=FoldRules(passes=lambda op: True),
+        cost=CostRules(work=Work.FREE),
     ),
-    OpSpec(op_type="Dropout", view=View(), work=Work.FREE, couple=couple_same, quant=Quant.FOLLOW),
+    OpSpec(
+        op_type="Dropout",
+        channels=ChannelRules(couple=couple_same),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(view=View()),
+        cost=CostRules(work=Work.FREE),
+    ),
     OpSpec(
         op_type="Dropout",
         since=7,
-        view=View(),
-        passes=is_inference_dropout,
-        work=Work.FREE,
-        couple=couple_same,
-        quant=Quant.FOLLOW,
+        channels=ChannelRules(couple=couple_same),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(view=View()),
+        fold=FoldRules(passes=is_inference_dropout),
+        cost=CostRules(work=Work.FREE),
     ),
     OpSpec(
         op_type="Transpose",
-        moves=True,
-        view=View(axes=transpose_axes),
-        work=Work.MOVE,
-        couple=couple_transpose,
-        quant=Quant.FOLLOW,
+        channels=ChannelRules(couple=couple_transpose),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(moves=True, view=View(axes=transpose_axes)),
+        cost=CostRules(work=Work.MOVE),
     ),
     OpSpec(
         op_type="Reshape",
-        conflict=reshaping,
-        moves=True,
-        view=View(axes=lost_axes),
-        work=Work.FREE,
-        couple=couple_reshape,
-        refit=refit_reshape,
-        quant=Quant.FOLLOW,
+        channels=ChannelRules(couple=couple_reshape, refit=refit_reshape),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(conflict=reshaping, moves=True, view=View(axes=lost_axes)),
+        cost=CostRules(work=Work.FREE),
     ),
     *(
-        OpSpec(op_type=name, moves=True, view=View(axes=lost_axes), work=Work.FREE, couple=couple_reshape, quant=Quant.FOLLOW)
+        OpSpec(
+            op_type=name,
+            channels=ChannelRules(couple=couple_reshape),
+            quant=QuantRules(role=Quant.FOLLOW),
+            shape=ShapeRules(moves=True, view=View(axes=lost_axes)),
+            cost=CostRules(work=Work.FREE),
+        )
         for name in ("Flatten", "Squeeze", "Unsqueeze")
     ),
 )

@@ -8,11 +8,12 @@ ContribOperators.
 from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import broadcasting
 from onnxsparse.ops.coupling import Coupling
+from onnxsparse.ops.facets import ChannelRules, CostRules, QuantRules, ShapeRules, Work
 from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple, triples
 from onnxsparse.ops.shapes import broadcast, windows
 from onnxsparse.ops.sizes import UnknownFact, counted, paired
 from onnxsparse.ops.slicing import is_contiguous, join
-from onnxsparse.ops.spec import OpSpec, Work
+from onnxsparse.ops.spec import OpSpec
 from onnxsparse.ops.view import OpView, same_shape
 
 MICROSOFT = "com.microsoft"
@@ -119,11 +120,10 @@ SPECS = (
         OpSpec(
             op_type=name,
             domain=MICROSOFT,
-            shape=binary_shape,
-            conflict=broadcasting(0, 3),
-            work=Work.ELEMENTWISE,
-            couple=couple_binary,
-            form=FloatForm(op_type=plain, operands=triples(0, 3), result=(6, 7)),
+            channels=ChannelRules(couple=couple_binary),
+            quant=QuantRules(form=FloatForm(op_type=plain, operands=triples(0, 3), result=(6, 7))),
+            shape=ShapeRules(infer=binary_shape, conflict=broadcasting(0, 3)),
+            cost=CostRules(work=Work.ELEMENTWISE),
         )
         for name, plain in BINARY.items()
     ),
@@ -131,52 +131,54 @@ SPECS = (
         OpSpec(
             op_type=name,
             domain=MICROSOFT,
-            shape=same_shape,
-            work=Work.ELEMENTWISE,
-            couple=couple_elementwise,
-            form=FloatForm(op_type=plain, operands=triples(0), result=(3, 4)),
+            channels=ChannelRules(couple=couple_elementwise),
+            quant=QuantRules(form=FloatForm(op_type=plain, operands=triples(0), result=(3, 4))),
+            shape=ShapeRules(infer=same_shape),
+            cost=CostRules(work=Work.ELEMENTWISE),
         )
         for name, plain in FUNCTIONS.items()
     ),
     OpSpec(
         op_type="QLinearSoftmax",
         domain=MICROSOFT,
-        shape=same_shape,
-        couple=couple_softmax,
-        form=FloatForm(op_type="Softmax", operands=triples(0), result=(3, 4), without=("opset",), when=same_softmax),
+        channels=ChannelRules(couple=couple_softmax),
+        quant=QuantRules(
+            form=FloatForm(op_type="Softmax", operands=triples(0), result=(3, 4), without=("opset",), when=same_softmax)
+        ),
+        shape=ShapeRules(infer=same_shape),
     ),
     OpSpec(
         op_type="QLinearConcat",
         domain=MICROSOFT,
-        shape=concat_shape,
-        typed_by=(2,),
-        work=Work.MOVE,
-        in_place=is_contiguous,
-        couple=couple_concat,
-        form=FloatForm(op_type="Concat", operands=concat_operands, result=(0, 1)),
+        channels=ChannelRules(couple=couple_concat),
+        quant=QuantRules(form=FloatForm(op_type="Concat", operands=concat_operands, result=(0, 1))),
+        shape=ShapeRules(infer=concat_shape, typed_by=(2,)),
+        cost=CostRules(work=Work.MOVE, in_place=is_contiguous),
     ),
     OpSpec(
         op_type="QLinearWhere",
         domain=MICROSOFT,
-        shape=where_shape,
-        conflict=broadcasting(0, 1, 4),
-        typed_by=(1,),
-        work=Work.ELEMENTWISE,
-        couple=couple_where,
-        form=FloatForm(op_type="Where", operands=where_operands, result=(7, 8)),
+        channels=ChannelRules(couple=couple_where),
+        quant=QuantRules(form=FloatForm(op_type="Where", operands=where_operands, result=(7, 8))),
+        shape=ShapeRules(infer=where_shape, conflict=broadcasting(0, 1, 4), typed_by=(1,)),
+        cost=CostRules(work=Work.ELEMENTWISE),
     ),
     OpSpec(
         op_type="QLinearAveragePool",
         domain=MICROSOFT,
-        shape=pool_shape,
-        couple=couple_pool,
-        form=FloatForm(op_type="AveragePool", operands=triples(0), result=(3, 4), without=LAST, when=channels_first),
+        channels=ChannelRules(couple=couple_pool),
+        quant=QuantRules(
+            form=FloatForm(op_type="AveragePool", operands=triples(0), result=(3, 4), without=LAST, when=channels_first)
+        ),
+        shape=ShapeRules(infer=pool_shape),
     ),
     OpSpec(
         op_type="QLinearGlobalAveragePool",
         domain=MICROSOFT,
-        shape=global_pool_shape,
-        couple=couple_pool,
-        form=FloatForm(op_type="GlobalAveragePool", operands=triples(0), result=(3, 4), without=LAST, when=channels_first),
+        channels=ChannelRules(couple=couple_pool),
+        quant=QuantRules(
+            form=FloatForm(op_type="GlobalAveragePool", operands=triples(0), result=(3, 4), without=LAST, when=channels_first)
+        ),
+        shape=ShapeRules(infer=global_pool_shape),
     ),
 )

@@ -1,8 +1,9 @@
 """Quantize and dequantize: a constant that goes through keeps its elements; its zeros are where the zero point is."""
 
 from onnxsparse.ops.coupling import Coupling
+from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, View, Work
 from onnxsparse.ops.masking import mask_range
-from onnxsparse.ops.spec import OpSpec, Quant, View, Work
+from onnxsparse.ops.spec import OpSpec
 
 DEQUANTIZE = View(scale=1, zero_point=2)
 
@@ -35,12 +36,11 @@ SPECS = (
             op_type="DequantizeLinear",
             domain=d,
             since=s,
-            view=DEQUANTIZE,
-            folds=False,
-            work=Work.FREE,
-            couple=couple_scaled,
-            quant=Quant.BOUNDARY,
-            like="DequantizeLinear" if d else None,
+            channels=ChannelRules(couple=couple_scaled),
+            quant=QuantRules(role=Quant.BOUNDARY),
+            shape=ShapeRules(view=DEQUANTIZE, like="DequantizeLinear" if d else None),
+            fold=FoldRules(allowed=False),
+            cost=CostRules(work=Work.FREE),
         )
         for d, s in (("", 10), ("com.microsoft", 1))
     ),
@@ -51,14 +51,18 @@ SPECS = (
             op_type="QuantizeLinear",
             domain=d,
             since=s,
-            view=View(),
-            folds=False,
-            work=Work.FREE,
-            couple=couple_scaled,
-            quant=Quant.BOUNDARY,
-            like="QuantizeLinear" if d else None,
+            channels=ChannelRules(couple=couple_scaled),
+            quant=QuantRules(role=Quant.BOUNDARY),
+            shape=ShapeRules(view=View(), like="QuantizeLinear" if d else None),
+            fold=FoldRules(allowed=False),
+            cost=CostRules(work=Work.FREE),
         )
         for d, s in (("", 10), ("com.microsoft", 1))
     ),
-    OpSpec(op_type="DynamicQuantizeLinear", since=11, couple=couple_dynamic, masked=mask_range, dynamic=True),
+    OpSpec(
+        op_type="DynamicQuantizeLinear",
+        since=11,
+        channels=ChannelRules(couple=couple_dynamic, masked=mask_range),
+        quant=QuantRules(dynamic=True),
+    ),
 )

@@ -12,6 +12,7 @@ import numpy as np
 from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import recurring
 from onnxsparse.ops.coupling import Coupling, Role
+from onnxsparse.ops.facets import ChannelRules, QuantRules, ShapeRules
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import OpSpec, WeightAxes, WeightSlot
 from onnxsparse.ops.view import OpView, product
@@ -100,20 +101,18 @@ SPECS = (
             op_type=name,
             macs=recurrent_macs,
             weights=(slot(1), slot(2)),
-            couple=couple_recurrent,
-            refit=refit_recurrent,
-            conflict=recurring,
+            channels=ChannelRules(couple=couple_recurrent, refit=refit_recurrent),
+            shape=ShapeRules(conflict=recurring),
         )
         for name in GATES
     ),
     OpSpec(
         op_type="DynamicQuantizeLSTM",
         domain="com.microsoft",
-        couple=couple_dynamic_lstm,
-        shape=dynamic_outputs,
-        more_shapes=(dynamic_state, dynamic_state),
         macs=recurrent_macs,
         weights=(quantized_slot(1, scale=8, zero_point=9), quantized_slot(2, scale=10, zero_point=11)),
-        dynamic=True,
+        channels=ChannelRules(couple=couple_dynamic_lstm),
+        quant=QuantRules(dynamic=True),
+        shape=ShapeRules(infer=dynamic_outputs, more=(dynamic_state, dynamic_state)),
     ),
 )

@@ -3,6 +3,7 @@
 from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import groups, normalising, per_channel, skipping
 from onnxsparse.ops.coupling import Coupling
+from onnxsparse.ops.facets import Affine, ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, Sign, Work
 from onnxsparse.ops.folding import is_inference, normalisation
 from onnxsparse.ops.labels import Axes
 from onnxsparse.ops.masking import (
@@ -17,7 +18,7 @@ from onnxsparse.ops.padding import padding_average
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.shapes import reduced, windows
 from onnxsparse.ops.sizes import Listed, divided
-from onnxsparse.ops.spec import Affine, OpSpec, Quant, Sign, Work
+from onnxsparse.ops.spec import OpSpec
 from onnxsparse.ops.view import OpView, same_shape
 
 POOLING = {
@@ -230,82 +231,88 @@ def last_pool_shape(op: OpView) -> Shape:
 SPECS = (
     OpSpec(
         op_type="GroupNormalization",
-        shape=same_shape,
-        couple=couple_group_norm,
-        refit=refit_group_norm,
-        masked=mask_group_norm,
-        conflict=groups("num_groups"),
+        channels=ChannelRules(couple=couple_group_norm, refit=refit_group_norm, masked=mask_group_norm),
+        shape=ShapeRules(infer=same_shape, conflict=groups("num_groups")),
     ),
-    OpSpec(op_type="InstanceNormalization", couple=couple_instance, masked=mask_instance_norm, conflict=per_channel),
-    *(OpSpec(op_type=name, couple=couple_along) for name in FREEZING),
+    OpSpec(
+        op_type="InstanceNormalization",
+        channels=ChannelRules(couple=couple_instance, masked=mask_instance_norm),
+        shape=ShapeRules(conflict=per_channel),
+    ),
+    *(OpSpec(op_type=name, channels=ChannelRules(couple=couple_along)) for name in FREEZING),
     *(
         OpSpec(
             op_type=name,
-            shape=same_shape,
-            couple=couple_layer_norm,
-            masked=mask_layer_norm,
-            conflict=normalising(1, 2),
+            channels=ChannelRules(couple=couple_layer_norm, masked=mask_layer_norm),
+            shape=ShapeRules(infer=same_shape, conflict=normalising(1, 2)),
         )
         for name in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
     ),
     *(
-        OpSpec(op_type=name, couple=couple_pool, quant=quant, homogeneous=name in SCALED_WITH_ITS_INPUT, sign=Sign.KEPT)
+        OpSpec(
+            op_type=name,
+            channels=ChannelRules(couple=couple_pool),
+            quant=QuantRules(role=quant, homogeneous=name in SCALED_WITH_ITS_INPUT, sign=Sign.KEPT),
+        )
         for name, quant in POOLING.items()
     ),
     # since 7 it can count its padding
     OpSpec(
         op_type="AveragePool",
         since=7,
-        take_zeros=padding_average,
-        couple=couple_pool,
-        quant=Quant.ARITHMETIC,
-        homogeneous=True,
+        channels=ChannelRules(couple=couple_pool),
+        quant=QuantRules(role=Quant.ARITHMETIC, homogeneous=True),
+        fold=FoldRules(take_zeros=padding_average),
     ),
-    OpSpec(op_type="MeanVarianceNormalization", shape=same_shape, couple=couple_moments),
-    *(OpSpec(op_type=name, couple=couple_regions) for name in ("MaxRoiPool", "RoiAlign")),
+    OpSpec(op_type="MeanVarianceNormalization", channels=ChannelRules(couple=couple_moments), shape=ShapeRules(infer=same_shape)),
+    *(OpSpec(op_type=name, channels=ChannelRules(couple=couple_regions)) for name in ("MaxRoiPool", "RoiAlign")),
     *(OpSpec(op_type=name) for name in ("MaxUnpool", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")),
     *(
         OpSpec(
             op_type=name,
-            couple=couple_reduction,
-            masked=mask_reduction if name in MASKABLE else None,
-            sign=Sign.ANY if "Log" in name else Sign.KEPT,
+            channels=ChannelRules(couple=couple_reduction, masked=mask_reduction if name in MASKABLE else None),
+            quant=QuantRules(sign=Sign.ANY if "Log" in name else Sign.KEPT),
         )
         for name in REDUCTIONS
     ),
-    *(OpSpec(op_type=name, couple=couple_search) for name in ("ArgMax", "ArgMin")),
+    *(OpSpec(op_type=name, channels=ChannelRules(couple=couple_search)) for name in ("ArgMax", "ArgMin")),
     *(
-        OpSpec(op_type=name, selects=inputs, work=Work.HOST, couple=couple_search if name == "TopK" else None)
+        OpSpec(
+            op_type=name,
+            channels=ChannelRules(couple=couple_search if name == "TopK" else None),
+            quant=QuantRules(selects=inputs),
+            cost=CostRules(work=Work.HOST),
+        )
         for name, inputs in SEARCHES.items()
     ),
     OpSpec(
         op_type="BatchNormalization",
         outputs_decide=True,
-        affine=Affine(values=normalisation, when=is_inference, shift_at=2),
-        work=Work.ELEMENTWISE,
-        couple=couple_batch_norm,
+        channels=ChannelRules(couple=couple_batch_norm),
+        fold=FoldRules(affine=Affine(values=normalisation, when=is_inference, shift_at=2)),
+        cost=CostRules(work=Work.ELEMENTWISE),
     ),
-    OpSpec(op_type="GroupNorm", domain=MICROSOFT, shape=same_shape),
-    OpSpec(op_type="SkipGroupNorm", domain=MICROSOFT, shape=same_shape, more_shapes=(same_shape,)),
-    OpSpec(op_type="QLinearReduceMean", domain=MICROSOFT, shape=lambda op: reduced(op, op.numbers("axes"))),
+    OpSpec(op_type="GroupNorm", domain=MICROSOFT, shape=ShapeRules(infer=same_shape)),
+    OpSpec(op_type="SkipGroupNorm", domain=MICROSOFT, shape=ShapeRules(infer=same_shape, more=(same_shape,))),
+    OpSpec(op_type="QLinearReduceMean", domain=MICROSOFT, shape=ShapeRules(infer=lambda op: reduced(op, op.numbers("axes")))),
     OpSpec(op_type="Unique", domain=MICROSOFT),
-    OpSpec(op_type="NhwcMaxPool", domain=MICROSOFT, shape=last_pool_shape),
+    OpSpec(op_type="NhwcMaxPool", domain=MICROSOFT, shape=ShapeRules(infer=last_pool_shape)),
     OpSpec(
         op_type="EmbedLayerNormalization",
         domain=MICROSOFT,
-        shape=embedded,
-        more_shapes=(embedded_mask, embedded),
-        typed_by=(2,),
+        shape=ShapeRules(infer=embedded, more=(embedded_mask, embedded), typed_by=(2,)),
     ),
-    OpSpec(op_type="QEmbedLayerNormalization", domain=MICROSOFT, shape=embedded, more_shapes=(embedded_mask,), typed_by=(8,)),
+    OpSpec(
+        op_type="QEmbedLayerNormalization",
+        domain=MICROSOFT,
+        shape=ShapeRules(infer=embedded, more=(embedded_mask,), typed_by=(8,)),
+    ),
     *(
         OpSpec(
             op_type=name,
             domain=MICROSOFT,
-            shape=same_shape,
-            couple=couple_layer_norm,
-            masked=mask_layer_norm,
-            conflict=normalising(1, 2),
+            channels=ChannelRules(couple=couple_layer_norm, masked=mask_layer_norm),
+            shape=ShapeRules(infer=same_shape, conflict=normalising(1, 2)),
         )
         for name in FUSED
     ),
@@ -313,11 +320,8 @@ SPECS = (
         OpSpec(
             op_type=f"Skip{name}",
             domain=MICROSOFT,
-            shape=same_shape,
-            more_shapes=(statistics, statistics, same_shape),
-            couple=couple_skip_norm,
-            masked=mask_skip_norm,
-            conflict=skipping,
+            channels=ChannelRules(couple=couple_skip_norm, masked=mask_skip_norm),
+            shape=ShapeRules(infer=same_shape, more=(statistics, statistics, same_shape), conflict=skipping),
         )
         for name in FUSED
     ),

@@ -5,9 +5,10 @@ Source: the ONNX operator pages of the ops listed below.
 
 import numpy as np
 
+from onnxsparse.ops.facets import CostRules, ShapeRules, Work
 from onnxsparse.ops.parts import Sequences
 from onnxsparse.ops.sizes import UnknownFact
-from onnxsparse.ops.spec import OpSpec, Work
+from onnxsparse.ops.spec import OpSpec
 
 
 def make_empty(s: Sequences) -> None:
@@ -101,6 +102,6 @@ RULES = {
 }
 
 SPECS = (
-    *(OpSpec(op_type=name, work=Work.HOST, sequence=rule) for name, rule in RULES.items()),
-    OpSpec(op_type="OptionalHasElement", work=Work.HOST, shape=lambda op: ()),
+    *(OpSpec(op_type=name, shape=ShapeRules(sequence=rule), cost=CostRules(work=Work.HOST)) for name, rule in RULES.items()),
+    OpSpec(op_type="OptionalHasElement", shape=ShapeRules(infer=lambda op: ()), cost=CostRules(work=Work.HOST)),
 )

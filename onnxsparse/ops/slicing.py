@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from onnxsparse.ops.conflicts import gathering, joining
 from onnxsparse.ops.coupling import Coupling
+from onnxsparse.ops.facets import ChannelRules, CostRules, Quant, QuantRules, ShapeRules, Work
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit, positions
 from onnxsparse.ops.sizes import UnknownFact, counted, paired
-from onnxsparse.ops.spec import OpSpec, Quant, Work
+from onnxsparse.ops.spec import OpSpec
 from onnxsparse.ops.view import OpView, product
 
 
@@ -249,31 +250,57 @@ def couple_scatter_elements(c: Coupling) -> None:
 
 
 SPECS = (
-    OpSpec(op_type="GatherND", moves=True, work=Work.MOVE, couple=couple_gather_nd, quant=Quant.FOLLOW),
-    OpSpec(op_type="Slice", moves=True, work=Work.MOVE, couple=couple_slice, refit=refit_slice, quant=Quant.FOLLOW),
-    OpSpec(op_type="Split", moves=True, work=Work.MOVE, couple=couple_split, refit=refit_old_split, quant=Quant.FOLLOW),
-    OpSpec(op_type="Split", since=13, moves=True, work=Work.MOVE, couple=couple_split, refit=refit_split, quant=Quant.FOLLOW),
+    OpSpec(
+        op_type="GatherND",
+        channels=ChannelRules(couple=couple_gather_nd),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(moves=True),
+        cost=CostRules(work=Work.MOVE),
+    ),
+    OpSpec(
+        op_type="Slice",
+        channels=ChannelRules(couple=couple_slice, refit=refit_slice),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(moves=True),
+        cost=CostRules(work=Work.MOVE),
+    ),
+    OpSpec(
+        op_type="Split",
+        channels=ChannelRules(couple=couple_split, refit=refit_old_split),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(moves=True),
+        cost=CostRules(work=Work.MOVE),
+    ),
+    OpSpec(
+        op_type="Split",
+        since=13,
+        channels=ChannelRules(couple=couple_split, refit=refit_split),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(moves=True),
+        cost=CostRules(work=Work.MOVE),
+    ),
     OpSpec(
         op_type="Concat",
-        moves=True,
-        work=Work.MOVE,
-        in_place=is_contiguous,
-        couple=couple_concat,
-        quant=Quant.JOIN,
-        conflict=joining,
+        channels=ChannelRules(couple=couple_concat),
+        quant=QuantRules(role=Quant.JOIN),
+        shape=ShapeRules(moves=True, conflict=joining),
+        cost=CostRules(work=Work.MOVE, in_place=is_contiguous),
     ),
-    OpSpec(op_type="Compress", moves=True, work=Work.HOST),
+    OpSpec(op_type="Compress", shape=ShapeRules(moves=True), cost=CostRules(work=Work.HOST)),
     OpSpec(
         op_type="Gather",
-        moves=True,
-        index_at=1,
-        work=Work.MOVE,
-        couple=couple_gather,
-        refit=refit_gather,
-        quant=Quant.FOLLOW,
-        conflict=gathering,
+        channels=ChannelRules(couple=couple_gather, refit=refit_gather),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(moves=True, index_at=1, conflict=gathering),
+        cost=CostRules(work=Work.MOVE),
     ),
-    OpSpec(op_type="GatherElements", moves=True, index_at=1, work=Work.MOVE, couple=couple_gather_elements, quant=Quant.FOLLOW),
-    OpSpec(op_type="ScatterND", couple=couple_scatter),
-    *(OpSpec(op_type=name, couple=couple_scatter_elements) for name in ("ScatterElements", "Scatter")),
+    OpSpec(
+        op_type="GatherElements",
+        channels=ChannelRules(couple=couple_gather_elements),
+        quant=QuantRules(role=Quant.FOLLOW),
+        shape=ShapeRules(moves=True, index_at=1),
+        cost=CostRules(work=Work.MOVE),
+    ),
+    OpSpec(op_type="ScatterND", channels=ChannelRules(couple=couple_scatter)),
+    *(OpSpec(op_type=name, channels=ChannelRules(couple=couple_scatter_elements)) for name in ("ScatterElements", "Scatter")),
 )

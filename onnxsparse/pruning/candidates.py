@@ -115,7 +115,7 @@ def protection(model: Model, layers: Layers) -> dict[str, str]:
 def gives_sizes(model: Model, node: onnx.NodeProto) -> bool:
     """Whether only sizes come out: what they reach, data does not."""
     spec = find(node.domain, node.op_type, model.opset(node.domain))
-    return spec is not None and spec.value is not None
+    return spec is not None and spec.shape.value is not None
 
 
 def reach(graph: Graph, values: list[str], stops: set[str], opaque: set[str], *, forward: bool) -> set[str]:

@@ -186,7 +186,7 @@ def deciding_tensors(model: Model) -> Iterator[tuple[str, str]]:
     """(tensor, node) for what decides which elements a picking op picks."""
     for node, name in zip(model.proto.graph.node, Graph(model.proto.graph).names, strict=True):
         spec = find(node.domain, node.op_type, model.opset(node.domain))
-        for at in spec.selects if spec is not None else ():
+        for at in spec.quant.selects if spec is not None else ():
             if at < len(node.input) and node.input[at]:
                 yield node.input[at], f"{node.op_type} {name}"
 

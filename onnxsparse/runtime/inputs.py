@@ -113,12 +113,16 @@ class IntegerUses:
                     continue
                 seen.add(index)
                 others = [model.weights[i] for i in node.input if i != value and i in model.weights]
-                if spec.index_at is not None and node.input[spec.index_at] == value and node.input[0] in model.weights:
+                if (
+                    spec.shape.index_at is not None
+                    and node.input[spec.shape.index_at] == value
+                    and node.input[0] in model.weights
+                ):
                     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
                     sizes.append(model.weights.shape(node.input[0])[axis])
-                elif spec.compares and others and others[0].size == 1:
+                elif spec.shape.compares and others and others[0].size == 1:
                     compared.append(int(others[0].reshape(-1)[0]))
-                elif spec.moves or spec.view is not None:
+                elif spec.shape.moves or spec.shape.view is not None:
                     pending += node.output
         return cls(tuple(sizes), tuple(compared))
 

@@ -90,10 +90,10 @@ def find_pairs(placement: Placement) -> Iterator[Pair]:
 def is_plain(anatomy: Anatomy, unit: Unit) -> bool:
     """A layer whose outputs are axis 1, of one stored weight and perhaps a bias, that no other node reads."""
     spec = anatomy.specs[unit.root]
-    if not unit.computes or len(unit.weights) != 1 or spec is None or spec.absorb is None:
+    if not unit.computes or len(unit.weights) != 1 or spec is None or spec.fold.absorb is None:
         return False
     weight, bias, inputs = unit.weights[0], anatomy.bias_name(unit), anatomy.nodes[unit.root].input
-    has_bias = spec.absorb.bias_at < len(inputs) and bool(inputs[spec.absorb.bias_at])
+    has_bias = spec.fold.absorb.bias_at < len(inputs) and bool(inputs[spec.fold.absorb.bias_at])
     own = [weight.stored.name, *([] if bias is None else [bias])]
     alone = all(anatomy.readers(name) == [unit.root] for name in own)
     return alone and has_bias == (bias is not None) and weight.axis is not None

@@ -55,7 +55,7 @@ def twin(node: onnx.NodeProto, written: Written, floats: set[str], fed: set[str]
     original = {new: old for old, new in written.unquantized.items()}
     for at, name in enumerate(node.input):
         known = original.get(name, name)
-        quantizes = at == 0 and spec is not None and spec.quant is Quant.BOUNDARY and known in floats
+        quantizes = at == 0 and spec is not None and spec.quant.role is Quant.BOUNDARY and known in floats
         if name and name not in fed:
             stored = name in written.model.weights
             copy.input[at] = known if quantizes and not stored else f"{ALONE}{name}"

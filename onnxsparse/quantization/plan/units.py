@@ -71,7 +71,7 @@ class Anatomy:
 
     def quant(self, index: int) -> Quant:
         spec = self.specs[index]
-        return Quant.FLOAT if spec is None else spec.quant
+        return Quant.FLOAT if spec is None else spec.quant.role
 
     def is_float(self, name: str) -> bool:
         return self.types.get(name) == onnx.TensorProto.FLOAT
@@ -179,7 +179,7 @@ class Anatomy:
 
     def _divisor(self, index: int) -> int | None:
         spec = self.specs[index]
-        return None if spec is None else spec.divisor_at
+        return None if spec is None else spec.quant.divisor_at
 
     def _weights(self, index: int) -> Iterator[UnitWeight]:
         spec, node = self.specs[index], self.nodes[index]
@@ -221,7 +221,7 @@ class Anatomy:
     def is_homogeneous(self, index: int) -> bool:
         """Whether a factor on each channel of a node's only input comes out on its output."""
         spec = self.specs[index]
-        return spec is not None and spec.homogeneous and len(self.activation_inputs(index)) == 1
+        return spec is not None and spec.quant.homogeneous and len(self.activation_inputs(index)) == 1
 
     def input_axis(self, unit: Unit) -> int | None:
         """The axis of a unit's weight that counts its input channels: each of its own in a depthwise convolution."""
@@ -240,10 +240,10 @@ class Anatomy:
     def _bias(self, index: int, weights: tuple[UnitWeight, ...]) -> int | None:
         """The input that is a bias: a stored vector, added as it is, with a number for every output of the weight."""
         spec, node = self.specs[index], self.nodes[index]
-        if spec is None or spec.absorb is None or not spec.absorb.when(OpView(node, (), ())):
+        if spec is None or spec.fold.absorb is None or not spec.fold.absorb.when(OpView(node, (), ())):
             return None
-        at = spec.absorb.bias_at
-        if at >= len(node.input) or any(w.at != spec.absorb.weight_at for w in weights):
+        at = spec.fold.absorb.bias_at
+        if at >= len(node.input) or any(w.at != spec.fold.absorb.weight_at for w in weights):
             return None
         name = self.resolver.constant(self.graph, node.input[at])
         shape = () if name is None else self.model.weights.shape(name)

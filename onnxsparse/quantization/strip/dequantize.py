@@ -151,7 +151,7 @@ class Stripper:
                 return name
             index = self.graph.producers.get(name)
             spec = None if index is None else self.specs[index]
-            if index is None or spec is None or not (spec.quantizes or spec.quant is Quant.FOLLOW):
+            if index is None or spec is None or not (spec.quantizes or spec.quant.role is Quant.FOLLOW):
                 raise Stays("it makes floats of integers that are computed")
             if spec.quantizes:
                 return None
@@ -190,12 +190,12 @@ class Stripper:
     def _moves(self, index: int, scale: Scale) -> bool:
         """Whether a node does with floats what it does with integers of one scale."""
         spec, node = self.specs[index], self.nodes[index]
-        if spec is None or spec.quant is not Quant.FOLLOW or not scale.is_single:
+        if spec is None or spec.quant.role is not Quant.FOLLOW or not scale.is_single:
             return False
         kind = self.types.get(node.input[0])
         typed = [at for at, name in enumerate(node.input) if at and name and self.types.get(name) == kind]
         stored = [self.resolver.constant(self.graph, node.input[at]) is not None for at in typed]
-        return set(typed) <= {spec.fill_at} and all(stored)
+        return set(typed) <= {spec.quant.fill_at} and all(stored)
 
     def _moved(self, index: int, value: str) -> list[str]:
         """The outputs that are integers as `value` is: neither indices nor masks."""
@@ -213,15 +213,15 @@ class Stripper:
     def _fill(self, index: int, scale: Scale, kind: int) -> None:
         """What a Pad adds is an integer too."""
         spec, node = self.specs[index], self.nodes[index]
-        if spec is None or spec.fill_at is None:
+        if spec is None or spec.quant.fill_at is None:
             return
         op = OpView(node, (), ())
-        key = self.resolver.constant(self.graph, node.input[spec.fill_at]) if op.has_input(spec.fill_at) else None
+        key = self.resolver.constant(self.graph, node.input[spec.quant.fill_at]) if op.has_input(spec.quant.fill_at) else None
         value = scale.real(0 if key is None else int(self.model.weights[key].reshape(-1)[0]))
         if key is not None or value:
-            node.input.extend([""] * (spec.fill_at + 1 - len(node.input)))
-            self.removal.loose.add(node.input[spec.fill_at])
-            node.input[spec.fill_at] = self._number(f"{node.output[0]}_fill", value, kind)
+            node.input.extend([""] * (spec.quant.fill_at + 1 - len(node.input)))
+            self.removal.loose.add(node.input[spec.quant.fill_at])
+            node.input[spec.quant.fill_at] = self._number(f"{node.output[0]}_fill", value, kind)
 
     def _number(self, wanted: str, value: float, kind: int) -> str:
         return self.removal.additions.constant(wanted, np.array(value, helper.tensor_dtype_to_np_dtype(kind)))
@@ -260,5 +260,5 @@ class Stripper:
     def _holds_quantizers(self, nodes: list[onnx.NodeProto]) -> bool:
         specs = [self._find(node, 1 << 30) for node in nodes]
         inner = [body for node in nodes for attribute in node.attribute for body in bodies(attribute)]
-        boundary = any(spec is not None and spec.quant is Quant.BOUNDARY for spec in specs)
+        boundary = any(spec is not None and spec.quant.role is Quant.BOUNDARY for spec in specs)
         return boundary or any(self._holds_quantizers(list(body.node)) for body in inner)
