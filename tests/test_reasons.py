@@ -17,7 +17,7 @@ from onnxsparse.channels.groups import solve
 from onnxsparse.channels.reference import masked_reference
 from onnxsparse.errors import ModelError, ParamError, PassError
 from onnxsparse.ir.model import Model
-from onnxsparse.ops import OpSpec
+from onnxsparse.ops import ChannelRules, OpSpec
 from onnxsparse.passes.prune import Prune
 from onnxsparse.passes.prune_channels import PruneChannels
 from onnxsparse.passes.quantize import Quantize
@@ -117,7 +117,7 @@ def test_a_bug_in_a_rule_is_seen(field: str, monkeypatch: pytest.MonkeyPatch) ->
 
     def spec(self: Survey, given: onnx.NodeProto) -> OpSpec | None:
         found = known(self, given)
-        changes: dict[str, Any] = {field: broken_rule}
+        changes: dict[str, Any] = {"macs": broken_rule} if field == "macs" else {"channels": ChannelRules(couple=broken_rule)}
         return found if found is None or given.op_type != "Conv" else replace(found, **changes)
 
     monkeypatch.setattr(Survey, "spec", spec)
