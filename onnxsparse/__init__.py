@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnxsparse.runtime.compare import compare
     from onnxsparse.runtime.inputs import load_samples
 
-# public name → where it is; imported when asked for, so that `onnxsparse --help` waits for none of them
+# public name → its module; imported at first use, because onnx and pydantic would slow down `onnxsparse --help`
 _HOMES = {
     "Annotate": "onnxsparse.passes.annotate",
     "ApplyMasks": "onnxsparse.passes.apply_masks",
@@ -72,6 +72,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    """The public name `name`, imported at its first use. Raises AttributeError for a name that does not exist."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'onnxsparse' has no attribute '{name}'")

@@ -1,7 +1,7 @@
-"""Annotations: the only place that knows their keys, in node and model metadata and in Netron attachments.
+"""Annotations: metrics in node and model metadata, and in Netron attachments. Their keys are known in this file alone.
 
-Node metadata (`metadata_props`) is what Netron shows for a node, in the order written; keys are short because Netron
-clips long ones, so whose they are is said in the model's metadata.
+Netron shows the metadata of a node (`metadata_props`) in the order in which it was written, and clips long keys. Keys are
+therefore short and without a prefix; the model's metadata says that they are from this package.
 """
 
 import hashlib
@@ -38,19 +38,20 @@ FINGERPRINT = f"{PREFIX}fingerprint"
 TOTALS = f"{PREFIX}totals"
 LAYERS = f"{PREFIX}layers"
 DISPLACED = f"{PREFIX}displaced"
-"""Other people's node metadata under keys of ours, so that `strip` can put it back."""
+"""Metadata of other tools under the same node keys. `write` moves it here; `strip` puts it back."""
 
 
 ATTACHMENT_SIGNATURE = "netron:attachment"
+"""The value by which Netron recognises an attachment."""
 
 
 CostEntries = dict[str, list[tuple[str, str]]]
-"""Node → keys and values."""
+"""Node name → (key, value) pairs in the order in which they are written."""
 
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What is written on one node; None is not written."""
+    """The metrics of one node. A metric that is None is unknown and is not written."""
 
     macs: int | None
     nonzero_macs: int | None = None
@@ -59,13 +60,16 @@ class NodeFacts:
     sparsity_op: float | None = None
 
     def entries(self) -> list[tuple[str, str]]:
-        """Exact values: integers, and floats as Python repeats them."""
+        """(key, value) pairs with exact values: integers, and floats as Python's `repr` gives them."""
         values = (self.macs, self.nonzero_macs, self.params, self.sparsity, self.sparsity_op)
         return [(key, repr(value)) for key, value in zip(NODE_KEYS, values, strict=True) if value is not None]
 
 
 def node_facts(layers: Sequence[Layer]) -> NodeFacts:
-    """The facts of a node that is, or contains, these layers."""
+    """The metrics of a node that is one of these layers, or contains them in a body or function.
+
+    MACs are None if those of one layer are unknown. `sparsity_op` is the sum over the layers of their share in the model's.
+    """
     totals = add_up(layers)
     shares = [layer.weight_share for layer in layers if layer.weight_share is not None]
     macs = None if any(layer.macs is None for layer in layers) else totals.macs
@@ -79,7 +83,10 @@ def node_facts(layers: Sequence[Layer]) -> NodeFacts:
 
 
 def totals_json(totals: Totals) -> dict[str, int | float | None]:
-    """`complete`: whether nothing is unknown; if something is, the sums are lower bounds and sparsity_op is of what is known."""
+    """The totals as JSON.
+
+    If `complete` is false, something is unknown: the sums are lower bounds, and sparsity_op is a ratio over the known part.
+    """
     return {
         "weights": totals.weights,
         "zero_weights": totals.zero_weights,
@@ -92,7 +99,11 @@ def totals_json(totals: Totals) -> dict[str, int | float | None]:
 
 
 def fingerprint(proto: onnx.ModelProto) -> str:
-    """A digest of the graph's structure (nodes, names, attributes' kinds, tensor shapes), which annotations are valid for."""
+    """Digest of the graph's structure, as 16 hexadecimal digits: nodes, value names, scalar and integer attributes, tensor
+    shapes.
+
+    Weight values do not count. Annotations are valid for a graph with the fingerprint that they record.
+    """
     digest = hashlib.sha256()
     for node in proto.graph.node:
         attributes = sorted((a.name, a.type, a.i, a.f, a.s, tuple(a.ints)) for a in node.attribute)
@@ -103,18 +114,19 @@ def fingerprint(proto: onnx.ModelProto) -> str:
 
 
 def is_annotated(proto: onnx.ModelProto) -> bool:
+    """Whether the model carries annotations of this package."""
     return any(entry.key == FINGERPRINT for entry in proto.metadata_props)
 
 
 def is_stale(proto: onnx.ModelProto) -> bool:
-    """Whether the graph has changed since it was annotated."""
+    """Whether the graph has changed since it was annotated. False for a model without annotations."""
     return any(entry.key == FINGERPRINT and entry.value != fingerprint(proto) for entry in proto.metadata_props)
 
 
 def cost_entries(found: Deployment) -> CostEntries:
-    """Node → its predicted cost: `#3 · 2.81 ms · 8 % · io`, exact milliseconds, what bounds it, what would help.
+    """Node → its predicted cost: `#3 · 2.81 ms · 8 % · io`, the exact milliseconds, the bound, and advice if there is any.
 
-    Where the cost of some layers is unknown, those say so, and rank and share of the others are of what is known.
+    A layer of unknown cost gets the reason instead. Ranks and shares of the others are then over the known costs alone.
     """
     total = found.latency_ms
     ranked = sorted((r for r in found.rows if r.cost is not None), key=lambda r: -(r.cost.latency_ms if r.cost else 0))
@@ -130,7 +142,10 @@ def cost_entries(found: Deployment) -> CostEntries:
 
 
 def write(proto: onnx.ModelProto, layers: Layers, costs: CostEntries | None = None) -> None:
-    """Annotate a model that carries no annotations of ours, with predicted costs first where there are any."""
+    """Annotate a model that carries no annotations of this package. Predicted costs come first on each node, if given.
+
+    Changes `proto` in place: the metadata of its nodes, and three or four entries of the model's metadata.
+    """
     costs = costs or {}
     facts = facts_by_node(proto, layers)
     displaced: dict[str, list[tuple[str, str]]] = {}
@@ -155,11 +170,15 @@ def write(proto: onnx.ModelProto, layers: Layers, costs: CostEntries | None = No
 
 
 def table_row(layer: Layer) -> list[int | float | None]:
+    """The values of one layer in the order of NODE_KEYS; None where unknown."""
     return [layer.macs, layer.nonzero_macs, layer.elements, layer.sparsity, layer.weight_share]
 
 
 def facts_by_node(proto: onnx.ModelProto, layers: Layers) -> dict[str, NodeFacts]:
-    """Facts for every node whose op is known: layers, nodes that contain layers, and 0 MACs for the others."""
+    """Node name → metrics, for every node whose op is known.
+
+    That is: layers; nodes that contain layers (If, Loop, Scan, calls of functions); and 0 MACs for all others.
+    """
     unknown = {u.node for u in layers.unknown}
     found = {name: NodeFacts(macs=0) for name, _ in all_nodes(Graph(proto.graph)) if name not in unknown}
     calls = [graph.names[index] for graph, index in find_calls(proto)]
@@ -172,7 +191,10 @@ def facts_by_node(proto: onnx.ModelProto, layers: Layers) -> dict[str, NodeFacts
 
 
 def strip(proto: onnx.ModelProto) -> int:
-    """Take all annotations of ours off again; returns how many nodes had some."""
+    """Remove all annotations of this package, and restore the metadata that they displaced.
+
+    Returns the number of nodes changed.
+    """
     displaced: dict[str, list[tuple[str, str]]] = next(
         (json.loads(e.value) for e in proto.metadata_props if e.key == DISPLACED), {}
     )
@@ -187,16 +209,16 @@ def strip(proto: onnx.ModelProto) -> int:
 
 
 def every_node(proto: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
-    """Those of functions too."""
+    """All nodes of the model, bodies and functions included."""
     yield from (node for _, node in all_nodes(Graph(proto.graph)))
     for function in proto.functions:
         yield from (node for _, node in all_nodes(Graph(onnx.GraphProto(node=function.node))))
 
 
 def attachment(proto: onnx.ModelProto, layers: Layers, costs: CostEntries | None = None) -> tuple[str, int]:
-    """A Netron attachment (JSON) that lays readable metrics over the untouched model, and how many layers it cannot reach.
+    """A Netron attachment (JSON) that adds readable metrics to the unchanged model, and the number of layers it cannot reach.
 
-    Netron finds nodes by name alone, so nodes without a name, or with one that is not theirs alone, are out of reach.
+    Netron finds nodes by name alone. It cannot reach a node without a name, or with a name that another node has too.
     """
     graph = Graph(proto.graph)
     counts = Counter(node.name for node in every_node(proto))
@@ -215,14 +237,17 @@ def attachment(proto: onnx.ModelProto, layers: Layers, costs: CostEntries | None
 
 
 def metric(kind: str, target: str, name: str, value: str) -> dict[str, str]:
+    """One entry of a Netron attachment. `kind`: `model` or `node`; `target`: the node's name, empty for the model."""
     return {"kind": kind, "target": target, "name": name, "value": value}
 
 
 def readable_cost(entries: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Cost entries with milliseconds rounded to three decimals."""
     return [(key, f"{float(value):.3f}" if key == LATENCY_MS else value) for key, value in entries]
 
 
 def readable(facts: NodeFacts) -> list[tuple[str, str]]:
+    """(key, text) of the known metrics of a node, rounded for people."""
     numbers = [(MACS, facts.macs), (NONZERO_MACS, facts.nonzero_macs), (PARAMS, facts.params)]
     shares = [(SPARSITY, facts.sparsity), (SPARSITY_OP, facts.sparsity_op)]
     found = [(key, format_count(value)) for key, value in numbers if value is not None]
@@ -230,6 +255,7 @@ def readable(facts: NodeFacts) -> list[tuple[str, str]]:
 
 
 def readable_totals(totals: Totals) -> list[tuple[str, str]]:
+    """(key, text) of the model's totals, rounded for people; incomplete ones are marked as bounds."""
     found = readable(NodeFacts(totals.macs, totals.nonzero_macs, totals.weights, totals.sparsity, totals.sparsity_op))
     known = marks_of(totals)
     return [(key, marked(value, known.get(key))) for key, value in found]

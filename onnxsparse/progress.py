@@ -1,15 +1,15 @@
-"""Telling whoever listens how far long work has come; nobody has to."""
+"""Progress of long work, reported to a listener. Without a listener, reports are dropped."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 Listener = Callable[[str, int, int | None], None]
-"""Told what is being done, how many steps of it are done, and of how many (None: unknown)."""
+"""Called with what is being done, the number of steps done, and the number of steps in all (None: unknown)."""
 
 
 def keep_quiet(_what: str, _done: int, _total: int | None) -> None:
-    """Tell nobody."""
+    """Drop the report: the default listener."""
 
 
 _listener: ContextVar[Listener] = ContextVar("listener", default=keep_quiet)
@@ -17,7 +17,7 @@ _listener: ContextVar[Listener] = ContextVar("listener", default=keep_quiet)
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Within the block, `tell` reaches `listener`."""
+    """Send the reports of `tell` to `listener` within the block; the previous listener returns afterwards."""
     token = _listener.set(listener)
     try:
         yield
@@ -26,5 +26,5 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def tell(what: str, done: int = 0, total: int | None = None) -> None:
-    """Say that `done` of `total` steps of `what` are done."""
+    """Report that `done` of `total` steps of `what` are done; `total` None: unknown."""
     _listener.get()(what, done, total)

@@ -1,14 +1,16 @@
-"""What passes and reports tell: changes, skipped layers, tables, and functions that write files."""
+"""Parts of every report: changes, skipped layers, tables, and writers of files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
 
 ArtifactWriter = Callable[[IO[bytes]], object]
+"""Writes the content of one file into a binary file that is open for writing."""
+"""Writes the content of one file into a binary file that is open for writing."""
 
 
 def text_writer(text: str) -> ArtifactWriter:
-    """Writes `text` as UTF-8."""
+    """A writer of `text` as UTF-8."""
 
     def write(file: IO[bytes]) -> None:
         file.write(text.encode())
@@ -18,7 +20,10 @@ def text_writer(text: str) -> ArtifactWriter:
 
 @dataclass(frozen=True)
 class Change:
-    """One tensor before and after. Counts are elements."""
+    """One weight tensor before and after a pass. Counts are numbers of elements.
+
+    `nodes`: the nodes that use the tensor.
+    """
 
     tensor: str
     nodes: tuple[str, ...]
@@ -29,7 +34,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Skip:
-    """A layer that was left as it was, and why."""
+    """A layer that a pass left unchanged, and the reason."""
 
     node: str
     reason: str
@@ -37,7 +42,7 @@ class Skip:
 
 @dataclass(frozen=True)
 class TextTable:
-    """Something to show people, the first column left-aligned."""
+    """A table for people. The first column is left-aligned, the others right-aligned."""
 
     title: str
     columns: tuple[str, ...]

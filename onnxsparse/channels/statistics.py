@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxsparse.channels.groups import Removed, Solution
+from onnxsparse.ir.mapped import byte_view
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.weights import Array, byte_view
+from onnxsparse.ir.weights import Array
 from onnxsparse.ops import find
 from onnxsparse.ops.labels import Labels
 from onnxsparse.runtime.session import Feeds, runner

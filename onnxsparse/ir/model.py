@@ -1,4 +1,4 @@
-"""A model as the toolkit holds it: a skeleton proto without bulk weights, and the weights beside it."""
+"""A model in memory: a skeleton proto without bulk weights, and the weights beside it."""
 
 import os
 from collections.abc import Sequence
@@ -25,17 +25,20 @@ if TYPE_CHECKING:
 
 
 MAX_INLINE_BYTES = (1 << 31) - 1
-"""protobuf's limit for one message; a model above it needs external data."""
+"""protobuf's limit for one message, in bytes. A larger model needs external data."""
 
 ALIGNMENT_BYTES = 4096
-"""Where payloads start in a side file; the ONNX documentation asks for pages, so that runtimes can map them."""
+"""Alignment of tensors in a side file: a memory page, as the ONNX documentation asks, so that runtimes can map them."""
 
 
 class Model:
-    """An ONNX model. `proto` has everything but bulk weights, which `weights` reads and assigns by name.
+    """An ONNX model. `proto` holds everything but bulk weights; `weights` reads and assigns those by name.
 
-    Sparse tensors are dense in it, and sparse again when it is saved.
-    Data may be changed in place, through `weights` or `proto`; `copy` first where the original is still needed.
+    Sparse tensors are dense in memory, and sparse again in a saved file. Values may be changed in place, through `weights` or
+    `proto`; make a `copy` first if the original is still needed.
+
+    `path`: the file that the model was loaded from, None if it was made in memory. `role`: the part that the model plays, for
+    messages; empty for a model as it was loaded.
     """
 
     def __init__(self, proto: onnx.ModelProto, weights: Weights, path: Path | None = None, role: str = "") -> None:
@@ -47,31 +50,44 @@ class Model:
 
     @property
     def binding(self) -> Binding:
-        """The sizes that facts are computed for: as `bind` was told, else what the model says of itself, else batch 1."""
+        """The input sizes that facts are computed for: those given to `bind`, else those in the model, else batch 1.
+
+        Raises ParamError as `bind` does.
+        """
         if self._binding is None:
             self._binding = bind(self.proto, self.name)
         return self._binding
 
     def bind(self, input_shape: Sequence[str] = (), dim: Sequence[str] = ()) -> Self:
-        """Fix input sizes, as `x:1,3,224,224` or `x=1x3x224x224`, and symbolic dimensions, as `N=1`. Raises ParamError."""
+        """Fix input sizes, given as `x:1,3,224,224` or `x=1x3x224x224`, and symbolic dimensions, given as `N=1`. Returns the
+        model.
+
+        Raises ParamError for a text that cannot be parsed, and for sizes that contradict the model or each other.
+        """
         self._binding = bind(self.proto, self.name, input_shape, dim)
         return self
 
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto, role: str = "") -> "Model":
-        """A model built in memory; external data is not reachable from it. `role`: which part it plays, for messages."""
+        """A model of a proto built in memory, whose external data cannot be read. `role`: the part it plays, for messages.
+
+        Raises ModelError for a proto that is no valid model; see `load`.
+        """
         made = parse(memoryview(proto.SerializeToString()), None, None)
         made.role = role
         return made
 
     @property
     def name(self) -> str:
-        """What messages call the model: its file name; of one that was made from the file's, which part it plays first."""
+        """The name of the model in messages: its file name, preceded by its role if it has one."""
         name = self.path.name if self.path is not None else "the model"
         return f"{self.role} of {name}" if self.role else name
 
     def copy(self, role: str | None = None) -> "Model":
-        """An independent copy that shares the unchanged weights. `role`: what it is for, if it is to be another model."""
+        """An independent copy that shares unchanged weights.
+
+        `role`: its part, for messages; None keeps the role of this model.
+        """
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
         twin = Model(proto, self.weights.copy(proto), self.path, self.role if role is None else role)
@@ -79,14 +95,15 @@ class Model:
         return twin
 
     def assign(self, other: "Model") -> None:
-        """Become what `other` is; the file it came from stays."""
+        """Replace the content of this model by that of `other`. The path, role and binding stay."""
         self.proto.CopyFrom(other.proto)
         self.weights = other.weights.copy(self.proto)
 
     def edit(self) -> "AbstractContextManager[Graph]":
-        """`with model.edit() as graph:` gives an onnx-graphsurgeon graph; the model has its changes when the block ends well.
+        """`with model.edit() as graph:` gives an onnx-graphsurgeon graph. Changes are applied when the block ends without an
+        error.
 
-        Every field that the block does not touch stays as it was, those that graphsurgeon cannot show included.
+        Every field that the block does not touch stays unchanged, fields included that graphsurgeon cannot represent.
         """
         from onnxsparse.ir.graphsurgeon import edit
 
@@ -97,12 +114,19 @@ class Model:
         return opset_of(self.proto, domain)
 
     def save(self, path: str | Path) -> None:
-        """Write the model, whole or not at all: weights inline or external as they came, external above 2 GB.
+        """Write the model, completely or not at all.
 
-        The side file is `<name>.data` beside the target, never appended to. Where the target stands already with a side
-        file, the new one gets another name and the old one goes afterwards, so that no moment sees a mixed pair.
-        The file that the model was loaded from may be the target. Raises ParamError where no file can be, or the target holds
-        this model's weights, and ModelError if the disk refuses.
+        1. Weights that were inline stay inline, unless the file would exceed 2 GB; then all of them become external.
+        2. External weights go to a new side file `<name>.data` beside the target. If a file of that name exists, the side file
+           gets a
+           number in its name: at no moment does a model file refer to the side file of another version.
+        3. Temporaries are renamed onto their targets together; then the old side files of the target are deleted.
+
+        The target may be the file that the model was loaded from.
+
+        Raises ParamError if `path` cannot be a file, or is a file that holds weights of this model. Raises ModelError if the
+        system
+        refuses to write.
         """
         if identity(Path(path)) in map(identity, self.weights.side_files()):
             raise ParamError(f"cannot write {path}: {self.name} keeps its weights there; name another file")
@@ -111,7 +135,10 @@ class Model:
         remove(obsolete)
 
     def stage(self, staging: Staging, path: Path) -> list[Path]:
-        """`save` in two steps: write temporaries now, and return what to delete once `staging` is committed."""
+        """First step of `save`: write the temporaries. Returns the files to delete after `staging` is committed.
+
+        Raises ParamError and ModelError as `save` does.
+        """
         target = check_target(path)
         obsolete = self._obsolete_side_files(target)
         side_file = unused_side_file(target, staging.targets)
@@ -124,7 +151,10 @@ class Model:
         return obsolete
 
     def _obsolete_side_files(self, target: Path) -> list[Path]:
-        """What nobody refers to once `target` is replaced: side files named after it, unless this model still reads them."""
+        """The side files of the old target that are unused once it is replaced.
+
+        Only files named after the target count, and none that this model still reads.
+        """
         try:
             old = load(target).weights.side_files()
         except ModelError:
@@ -142,7 +172,7 @@ class Model:
 
     @property
     def written_bytes(self) -> int:
-        """Bytes that `save` writes: the message, and what is in side files."""
+        """The size of the saved model in bytes: the ONNX message and the contents of side files."""
         proto = self._as_written()
         external = (t for _, _, t in tensors(proto) if t.data_location == TensorProto.EXTERNAL and not is_lifted(t))
         payloads = (self.weights.payload(tensor) for tensor in external)
@@ -150,7 +180,7 @@ class Model:
         return inside + sum(payload.length for payload in payloads if payload is not None)
 
     def _as_written(self) -> onnx.ModelProto:
-        """A copy of the proto in which what came sparse is sparse again."""
+        """A copy of the proto in which tensors that were loaded as sparse are sparse again."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
         if self.weights.sparse:
@@ -158,7 +188,7 @@ class Model:
         return proto
 
     def _place(self, side_name: str) -> tuple[bytes, list[Payload]]:
-        """The skeleton to write, with external tensors pointing at their new places, and the payloads for those places."""
+        """The skeleton to write, whose external tensors point to their new places, and their payloads in that order."""
         proto = self._as_written()
         lifted = (self.weights.payload(tensor) for _, _, tensor in tensors(proto) if is_lifted(tensor))
         inline_bytes = sum(payload.length for payload in lifted if payload is not None)
@@ -177,6 +207,8 @@ class Model:
         return proto.SerializeToString(), payloads
 
     def _describe(self, index: int) -> tuple[int, int]:
+        """The TensorProto field of lifted payload `index`, and its length in bytes."""
+        """The TensorProto field of lifted payload `index`, and its length in bytes."""
         payload = self.weights.lifted(index)
         return payload.field, payload.length
 
@@ -192,12 +224,12 @@ class Model:
 
 
 def load(path: str | Path) -> Model:
-    """Read the ONNX model at `path`; bulk weights stay on disk until asked for.
+    """Read the ONNX model at `path`. Bulk weights stay on disk until they are read.
 
-    Raises ModelError for a file that is missing, unreadable, no ONNX model, truncated, or larger than 2 GB inline.
+    Raises ModelError for a file that is missing, unreadable, truncated, not an ONNX model, or larger than 2 GB.
     """
     path = Path(path)
-    if os.path.isdir(path):  # noqa: PTH112 - pathlib's raises where a folder above must not be read
+    if os.path.isdir(path):  # noqa: PTH112 - pathlib's version raises if a parent folder is unreadable
         raise ModelError(f"{path} is a folder, not an ONNX file")
     try:
         file = MappedFile.open(path)
@@ -212,6 +244,10 @@ def load(path: str | Path) -> Model:
 
 
 def parse(data: memoryview, file: MappedFile | None, path: Path | None) -> Model:
+    """The model in the bytes `data`; `file` and `path` say where they come from, None for a model made in memory.
+
+    Raises ModelError for bytes that are truncated, damaged or not an ONNX model. The message does not name the file.
+    """
     skeleton, spans = lift(data)
     proto = onnx.ModelProto()
     try:
@@ -230,7 +266,7 @@ def parse(data: memoryview, file: MappedFile | None, path: Path | None) -> Model
 
 
 def check_names(proto: onnx.ModelProto) -> None:
-    """Raises ModelError for names that are no text, which protobuf lets pass in a damaged file."""
+    """Raises ModelError for a name that is not valid UTF-8. protobuf accepts such names when it parses a damaged file."""
     graphs: list[onnx.GraphProto] = [proto.graph]
     try:
         for graph in graphs:
@@ -241,11 +277,14 @@ def check_names(proto: onnx.ModelProto) -> None:
             graphs += check_nodes(list(function.node), [function.name, function.domain, *function.input, *function.output])
         "".join([*(o.domain for o in proto.opset_import), *(text for p in proto.metadata_props for text in (p.key, p.value))])
     except (UnicodeDecodeError, TypeError):
-        raise ModelError("the file is damaged: it holds names that are no text") from None
+        raise ModelError("the file is damaged: it holds names that are not valid text") from None
 
 
 def check_nodes(nodes: list[onnx.NodeProto], names: list[str]) -> list[onnx.GraphProto]:
-    """The bodies the nodes hold; joining fails where a name is no text."""
+    """Join the names of `nodes` and `names`, which raises UnicodeDecodeError or TypeError for invalid text.
+
+    Returns the bodies that the nodes hold, for the caller to check next.
+    """
     for node in nodes:
         names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
     "".join(names)
@@ -253,31 +292,37 @@ def check_nodes(nodes: list[onnx.NodeProto], names: list[str]) -> list[onnx.Grap
 
 
 def payload_of(span: FileSpan, file: MappedFile | None, data: memoryview) -> Payload:
+    """The payload at `span`: in `file` if there is one, else in the bytes `data`."""
     if file is not None:
         return Payload(None, file, span.offset, span.length, span.field)
     return Payload.of(data[span.offset : span.offset + span.length], span.field)
 
 
 def check_link(path: Path, target: Path) -> None:
-    """Raises ParamError for a link into another folder: external data is read from beside the name that a model is loaded by."""
+    """Raises ParamError if `path` is a link into another folder.
+
+    Readers look for external data beside the name that they are given, so they would not find it beside the linked file.
+    """
     if identity(path.parent) != identity(target.parent):
         raise ParamError(
             f"cannot write {path}: it is a link to {target}, beside which its external data would not be found; "
-            f"name that file, or one that is no link"
+            f"name that file, or one that is not a link"
         )
 
 
 def unused_side_file(target: Path, taken: Sequence[Path]) -> Path:
-    """`<name>.data` beside the target; a number in between where that exists or is about to be written."""
+    """`<name>.data` beside the target, with a number if that file exists or is in `taken`."""
     names = (f"{target.name}.data", *(f"{target.name}.{i}.data" for i in range(1, 1000)))
     return next(p for name in names if not os.path.lexists(p := target.with_name(name)) and p not in taken)
 
 
 def aligned(offset: int) -> int:
+    """`offset` rounded up to ALIGNMENT_BYTES."""
     return -(-offset // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 def write_side_file(file: IO[bytes], payloads: list[Payload]) -> None:
+    """Write payloads one after the other, each at an aligned offset. Raises ModelError if a source file got shorter."""
     for payload in payloads:
         file.seek(aligned(file.tell()))
         payload.write_to(file)

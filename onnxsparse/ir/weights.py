@@ -1,12 +1,15 @@
-"""Constant tensors by name: read as arrays over the mapped files, written back when the model is saved.
+"""Constant tensors by name: read as arrays over mapped files, written when the model is saved.
 
-A tensor's bytes are in one of four places: in the skeleton proto (small), in the model file (lifted, see `wire`), in an
-external data file, or in memory since somebody assigned it. Only the last costs memory, and large ones are moved to an
-unnamed temporary file, so that pruning a model larger than memory is no special case.
+The bytes of a tensor are in one of four places:
+
+1. in the skeleton proto, if it is small;
+2. in the model file, at a known offset (lifted; see `wire`);
+3. in an external data file;
+4. in memory, after an assignment. Beyond SPILL_BYTES in all, assigned arrays go to an unnamed temporary file instead.
+
+Only the fourth takes memory, so a model may be larger than memory.
 """
 
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
@@ -19,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxsparse.errors import ModelError
 from onnxsparse.ir.files import side_file
-from onnxsparse.ir.mapped import MappedFile, Payload
+from onnxsparse.ir.mapped import MappedFile, Payload, byte_view, open_side_file, spilled
 from onnxsparse.ir.wire import BULK_BYTES, LIFTED_LOCATION
 
 Array = NDArray[np.generic]
@@ -28,35 +31,36 @@ Call = tuple[str, str, str]
 """Domain, name and overload of a function."""
 
 SPILL_BYTES = 64 << 20
-"""Assigned arrays above this total go to a temporary file."""
+"""Assigned arrays held in memory, in bytes. Arrays beyond this total go to a temporary file."""
 
 PACKED_TYPES = {
     getattr(TensorProto, name) for name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if hasattr(TensorProto, name)
 }
-"""Element types of less than a byte: their bytes are not the array's bytes."""
+"""Element types narrower than a byte. Their stored bytes hold several elements each, so they cannot be viewed as an array."""
 
 
 class Weights:
-    """Name → array, over every constant tensor of the model: initializers, and Constant nodes under their output's name.
+    """Name → array, for every constant tensor of the model.
 
-    Reading gives a read-only array of the tensor's shape. Assigning replaces values, and shape or element type if they
-    differ. Tensors of If, Loop and Scan bodies and of functions are found too; where a name is taken already, theirs is
-    `graph or function name/name`.
+    Initializers go by their own name, values of Constant nodes by the name of the output. Tensors in bodies of If, Loop and Scan
+    and in functions are included; if the name is taken, theirs is `<scope>/<name>`, see `tensors`.
+
+    Reading gives a read-only array of the tensor's shape. Assignment replaces values, and shape and element type if they differ.
     """
 
     def __init__(self, proto: onnx.ModelProto, payloads: list[Payload], path: Path | None) -> None:
-        """`path`: the model's file, beside which external data is; None for a model made in memory."""
+        """`path`: the model's file, beside which external data is found; None for a model made in memory."""
         self._proto = proto
         self._payloads = payloads
         self._path = path
         self._side_files: dict[str, MappedFile] = {}
         self._held_bytes = 0
         self.sparse: list[onnx.SparseTensorProto] = []
-        """The tensors that came sparse; see `sparse`."""
+        """The tensors that were sparse in the file, in the order of their marks; see `ir/sparse.py`."""
         self.refresh()
 
     def refresh(self) -> None:
-        """Index the tensors anew, after tensors were added to or removed from the proto."""
+        """Index the tensors again. Needed after tensors were added to the proto or removed from it."""
         self._tensors: dict[str, TensorProto] = {}
         self._names: dict[tuple[str, str], str] = {}
         for scope, name, tensor in tensors(self._proto):
@@ -66,11 +70,13 @@ class Weights:
                 self._names.setdefault((scope, name), key)
 
     def find(self, scope: str, name: str) -> str | None:
-        """The name here of tensor `name` of the graph or function `scope` (empty: the main graph)."""
+        """The name here of tensor `name` of the graph or function `scope` (empty: the main graph); None if there is no such
+        tensor.
+        """
         return self._names.get((scope, name))
 
     def copy(self, proto: onnx.ModelProto) -> "Weights":
-        """The same payloads over a copy of the proto."""
+        """The same payloads over `proto`, a copy of this model's proto."""
         twin = Weights(proto, list(self._payloads), self._path)
         twin._side_files = self._side_files
         twin.sparse = list(self.sparse)
@@ -86,20 +92,27 @@ class Weights:
         return name in self._tensors
 
     def proto(self, name: str) -> TensorProto:
-        """The tensor's description (dims, data_type, metadata); its data may be elsewhere."""
+        """The tensor's description (dims, data_type, metadata); its data may be elsewhere.
+
+        Raises ModelError for an unknown name.
+        """
         try:
             return self._tensors[name]
         except KeyError:
             raise ModelError(f"the model has no constant tensor named '{name}'") from None
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor. Raises ModelError for an unknown name."""
         return tuple(self.proto(name).dims)
 
     def __getitem__(self, name: str) -> Array:
         return self.read(name, self.proto(name))
 
     def read(self, name: str, tensor: TensorProto) -> Array:
-        """The values of a tensor of this model, or of a copy of it, that need not have a name here; `name` is for messages."""
+        """The values of `tensor`, read-only. It belongs to this model or a copy of it, and need not have a name here.
+
+        `name` is for messages. Raises ModelError for data that is damaged, missing, or of another length than the shape asks.
+        """
         payload = self.payload(tensor)
         array = read_small(name, tensor) if payload is None else read_bytes(name, tensor, payload.view())
         array.flags.writeable = False
@@ -109,7 +122,10 @@ class Weights:
         self.fill(self.proto(name), array)
 
     def fill(self, tensor: TensorProto, array: Array) -> None:
-        """Give a tensor of this model values, and shape or element type where they differ."""
+        """Assign values to a tensor of this model, and shape and element type if they differ.
+
+        Raises ModelError for a full disk.
+        """
         data_type = tensor.data_type
         if array.dtype != element_dtype(tensor.name, data_type):
             data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -124,7 +140,7 @@ class Weights:
         tensor.dims[:] = array.shape
 
     def share(self, name: str, other: "Weights", theirs: str) -> None:
-        """Give a tensor the values of another model's, without copying them."""
+        """Assign to tensor `name` the values of tensor `theirs` of another model, without a copy if they are bulk."""
         source = other.proto(theirs)
         payload = other.payload(source)
         if payload is None:
@@ -135,7 +151,10 @@ class Weights:
         tensor.dims[:] = source.dims
 
     def assign_parts(self, name: str, parts: Iterable[Array]) -> None:
-        """Replace a tensor's values, given as consecutive flat parts of the same element type, without holding them all."""
+        """Replace a tensor's values by consecutive flat parts of the same element type; a large tensor is never held as a whole.
+
+        Raises ModelError for a full disk.
+        """
         tensor = self.proto(name)
         size = self[name].nbytes
         if size < BULK_BYTES or self._held_bytes + size <= SPILL_BYTES:
@@ -144,20 +163,22 @@ class Weights:
         self._point(tensor, spilled(parts), tensor.data_type)
 
     def _point(self, tensor: TensorProto, payload: Payload, data_type: int) -> None:
+        """Let a tensor refer to `payload`, in place of the data that it had."""
+        """Let a tensor refer to `payload`, in place of the data that it had."""
         self._payloads.append(payload)
         clear_data(tensor)
         set_external(tensor, LIFTED_LOCATION, offset=len(self._payloads) - 1)
         tensor.data_type = data_type
 
     def _hold(self, array: Array) -> Payload:
-        """Keep an assigned array: in memory while little is held, in an unnamed temporary file beyond."""
+        """The payload of an assigned array: in memory up to SPILL_BYTES in all, in an unnamed temporary file beyond."""
         if self._held_bytes + array.nbytes <= SPILL_BYTES:
             self._held_bytes += array.nbytes
             return Payload.of(byte_view(array.copy()))
         return spilled([array])
 
     def payload(self, tensor: TensorProto) -> Payload | None:
-        """Where a tensor's bytes are, if not in the proto. Raises ModelError for external data that is not there."""
+        """Where the bytes of a tensor are; None if they are in the proto. Raises ModelError for external data that is missing."""
         if tensor.data_location != TensorProto.EXTERNAL:
             return None
         entries = {e.key: e.value for e in tensor.external_data}
@@ -180,56 +201,39 @@ class Weights:
         return Payload(None, file, offset, length)
 
     def release(self, name: str) -> None:
-        """Give back the mapped pages that reading `name` took."""
+        """Release the mapped pages that reading `name` made resident."""
         payload = self.payload(self.proto(name))
         if payload is not None:
             payload.release()
 
     def lifted(self, index: int) -> Payload:
-        """Payload `index` of the marks that `wire.lift` and assignment leave."""
+        """The payload that mark `index` stands for. `wire.lift` and assignments leave marks."""
         return self._payloads[index]
 
     def side_files(self) -> set[Path]:
-        """Real paths of the external data files that the model refers to, as far as they may be read."""
+        """Real paths of the external data files of the model. Locations that may not be read are left out."""
         if self._path is None:
             return set()
         found = {e.value for t in self._tensors.values() if not is_lifted(t) for e in t.external_data if e.key == "location"}
         paths = set()
         for location in found:
-            with suppress(ValueError):  # said where it is read
+            with suppress(ValueError):  # `open_side_file` reports it when the tensor is read
                 paths.add(side_file(location, self._path))
         return paths
 
     @property
     def inline_bytes(self) -> int:
-        """Bytes of the payloads that a model has in its file itself."""
+        """Bytes of the bulk tensors that are in the model file itself, or in memory."""
         found = (self.payload(t) for t in self._tensors.values() if is_lifted(t))
         return sum(p.length for p in found if p is not None)
 
 
-def spilled(parts: Iterable[Array]) -> Payload:
-    """Consecutive arrays in an unnamed temporary file that goes away with its last reader. Raises ModelError for a full disk."""
-    try:
-        with tempfile.TemporaryFile() as file:
-            for part in parts:
-                file.write(byte_view(part))
-            file.flush()
-            mapped = MappedFile(os.dup(file.fileno()), Path("(temporary file)"))
-    except OSError as error:
-        raise ModelError(f"cannot keep weights in a temporary file: {error.strerror or error}; see TMPDIR") from None
-    return Payload(None, mapped, 0, mapped.size)
-
-
-def byte_view(array: Array) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data
-
-
 def tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, str, TensorProto]]:
-    """(scope, name, tensor) of every tensor in the proto, the main graph's first.
+    """(scope, name, tensor) of every tensor in the proto, those of the main graph and its bodies first.
 
-    The scope of a body is the path of outputs and attributes that leads to it (`body_scope`), of a function its name. A tensor
-    that a call gives a model-local function is named `node.attribute`; one in an attribute of another node than those and
-    Constant has no name.
+    Scope: empty for the main graph, the path of outputs and attributes for a body (`body_scope`), the name for a function.
+    Name: the tensor's own for an initializer; the output's for a Constant; `<node>.<attribute>` for a tensor attribute of a call
+    of a model-local function; empty for a tensor in an attribute of any other node.
     """
     calls = {(f.domain, f.name, f.overload) for f in proto.functions}
     yield from graph_tensors([("", proto.graph)], calls)
@@ -241,7 +245,7 @@ def tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, str, TensorProto]]:
 
 
 def graph_tensors(graphs: list[tuple[str, onnx.GraphProto]], calls: Container[Call]) -> Iterator[tuple[str, str, TensorProto]]:
-    """Of these graphs and the bodies in them."""
+    """(scope, name, tensor) of the tensors of these graphs, given as (scope, graph), and of the bodies in them."""
     for scope, graph in graphs:
         yield from ((scope, t.name, t) for t in graph.initializer)
         for node in graph.node:
@@ -250,7 +254,10 @@ def graph_tensors(graphs: list[tuple[str, onnx.GraphProto]], calls: Container[Ca
 
 
 def function_scopes(proto: onnx.ModelProto) -> list[tuple[str, onnx.FunctionProto]]:
-    """(scope, function): its name, with domain and overload where others have the same."""
+    """(scope, function) of every function.
+
+    The scope is its name; with domain and overload if several functions have that name.
+    """
     counts = Counter(function.name for function in proto.functions)
     return [
         (f.name if counts[f.name] == 1 else ":".join(filter(None, (f.domain, f.name, f.overload))), f) for f in proto.functions
@@ -258,6 +265,7 @@ def function_scopes(proto: onnx.ModelProto) -> list[tuple[str, onnx.FunctionProt
 
 
 def node_tensors(scope: str, node: onnx.NodeProto, calls: Container[Call]) -> Iterator[tuple[str, str, TensorProto]]:
+    """(scope, name, tensor) of the tensors in the attributes of a node; see `tensors` for their names."""
     for attribute in node.attribute:
         if attribute.HasField("t"):
             is_value = node.op_type == "Constant" and attribute.name == "value" and node.output
@@ -272,27 +280,28 @@ def is_call(node: onnx.NodeProto, calls: Container[Call]) -> bool:
 
 
 def bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    """The graphs an attribute holds."""
+    """The graphs that an attribute holds; empty if it is of another type."""
     return [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
 
 
 def body_scope(scope: str, node: onnx.NodeProto, attribute: onnx.AttributeProto) -> str:
     """The scope of the body that `node`, of the graph `scope`, holds in `attribute`.
 
-    The node is identified by its first output, which no other node of its graph has; nodes may share a name, or have none.
+    A node is identified by its first output, which is unique in its graph. Its name may be missing or shared.
     """
     own = f"{next(filter(None, node.output), node.op_type)}.{attribute.name}"
     return f"{scope}/{own}" if scope else own
 
 
 def is_lifted(tensor: TensorProto) -> bool:
+    """Whether the data of a tensor is a payload of `Weights`, to which a mark refers."""
     return tensor.data_location == TensorProto.EXTERNAL and any(
         e.key == "location" and e.value == LIFTED_LOCATION for e in tensor.external_data
     )
 
 
 def set_external(tensor: TensorProto, location: str, offset: int, length: int | None = None) -> None:
-    """Point a tensor at bytes outside the proto."""
+    """Let a tensor refer to bytes outside the proto. `length` None: up to the end."""
     del tensor.external_data[:]
     tensor.data_location = TensorProto.EXTERNAL
     found = {"location": location, "offset": str(offset)} | ({} if length is None else {"length": str(length)})
@@ -301,25 +310,10 @@ def set_external(tensor: TensorProto, location: str, offset: int, length: int | 
 
 
 def clear_data(tensor: TensorProto) -> None:
+    """Remove the data of a tensor, or the reference to it. Name, shape and element type stay."""
     fields = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "external_data")
     for field in (*fields, "raw_data", "data_location"):
         tensor.ClearField(field)
-
-
-def open_side_file(name: str, location: str, model: Path | None) -> MappedFile:
-    """The external data file of tensor `name` of the model at `model`: a model is data, not a way to read other files.
-
-    Raises ModelError for a location that `side_file` refuses, or a file that cannot be read.
-    """
-    if model is None:
-        raise ModelError(f"tensor '{name}' keeps its data in '{location}', and the model was not loaded from a file")
-    try:
-        side_file(location, model)
-        return MappedFile.open(os.path.join(model.parent, location))  # noqa: PTH118 - pathlib drops a slash at the end
-    except ValueError as error:
-        raise ModelError(f"tensor '{name}': external data '{location}' {error}") from None
-    except OSError as error:
-        raise ModelError(f"tensor '{name}': external data file {model.parent / location}: {error.strerror or error}") from None
 
 
 def element_dtype(name: str, data_type: int) -> np.dtype[np.generic]:
@@ -331,6 +325,7 @@ def element_dtype(name: str, data_type: int) -> np.dtype[np.generic]:
 
 
 def read_small(name: str, tensor: TensorProto) -> Array:
+    """The array of a tensor whose data is in the proto, as a copy. Raises ModelError if the data does not fit shape or type."""
     try:
         return np.array(numpy_helper.to_array(tensor))
     except (ValueError, TypeError, KeyError) as error:
@@ -338,7 +333,10 @@ def read_small(name: str, tensor: TensorProto) -> Array:
 
 
 def read_bytes(name: str, tensor: TensorProto, data: memoryview) -> Array:
-    """The array over `data`, a view wherever an element is at least a byte."""
+    """The array of the bytes `data`: a view, or a copy for elements narrower than a byte.
+
+    Raises ModelError if the length does not fit the shape, or the element type is unknown.
+    """
     shape = tuple(tensor.dims)
     if tensor.data_type in PACKED_TYPES:
         return read_small(name, TensorProto(dims=shape, data_type=tensor.data_type, raw_data=bytes(data)))
