@@ -1,4 +1,4 @@
-"""Which sizes the model's inputs have: what the caller says, what the model says of itself, else batch 1."""
+"""Input sizes: those that the caller gives, else those that the model records, else batch 1."""
 
 import ast
 import re
@@ -10,19 +10,25 @@ import onnx
 from onnxsparse.errors import ParamError
 
 Dim = int | None
+"""A size; None if it is unknown."""
+
 Shape = tuple[Dim, ...]
 
 BATCH_NAMES = re.compile(r"^(n|b|bs|batch(_?size)?|.*batch.*)$", re.IGNORECASE)
 
+"""Names of symbolic dimensions that are assumed to be the batch, and so to be 1, if no size is given."""
+
 IMAGE_SIZE_KEYS = ("imgsz",)
-"""Model metadata in which exporters record the input size, as `[height, width]` or one number (ultralytics)."""
+"""Keys of model metadata with the input size, as `[height, width]` or one number. `imgsz` is written by ultralytics."""
 
 
 @dataclass(frozen=True)
 class Binding:
-    """Input shapes and symbolic dimensions with their sizes, and what was assumed to get there.
+    """Sizes of the inputs and symbolic dimensions of a model, and how they were found.
 
-    `given`: the options that the caller gave sizes with, as they were written.
+    `shapes`: input → shape. `symbols`: symbolic dimension → size. `assumed`: a sentence for each assumed size. `given`: the
+    options
+    with which the caller gave sizes, as text.
     """
 
     shapes: dict[str, Shape]
@@ -36,7 +42,10 @@ class Binding:
         return tuple(f"{name}: {format_shape(s)}" for name, s in self.shapes.items() if None in s)
 
     def apply(self, shape: onnx.TensorShapeProto) -> None:
-        """Replace bound symbols in a recorded shape, and forget sizes of 0 and −1, which mean unknown."""
+        """Set the bound symbols in a recorded shape, and remove sizes of 0 and −1, which mean unknown.
+
+        Changes `shape` in place.
+        """
         for dim in shape.dim:
             if dim.dim_param in self.symbols:
                 dim.dim_value = self.symbols[dim.dim_param]
@@ -45,17 +54,21 @@ class Binding:
 
 
 def fed_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs a caller feeds: graph inputs that no initializer provides."""
+    """The inputs that a caller has to feed: graph inputs without an initializer of the same name."""
     provided = {t.name for t in graph.initializer}
     return [value for value in graph.input if value.name not in provided]
 
 
 def bind(proto: onnx.ModelProto, name: str, input_shape: Sequence[str] = (), dim: Sequence[str] = ()) -> Binding:
-    """Sizes for every input of a model, which messages call `name`.
+    """Sizes for every input of a model. The first source that has a size decides:
 
-    `input_shape`: `name:1,3,224,224`, `name=1x3x224x224`, or the sizes alone for a model with one input. `dim`:
-    `symbol=size`. Then `imgsz` in the model's metadata; then 1 for a batch axis. Raises ParamError where the caller
-    contradicts the model.
+    1. `input_shape`: `name:1,3,224,224`, `name=1x3x224x224`, or the sizes alone for a model with one input; `dim`: `symbol=size`.
+    2. The shapes recorded in the model.
+    3. `imgsz` in the model's metadata, for the height and width of the only image input.
+    4. 1, for an open first axis and for an axis whose symbol is called like a batch.
+
+    `name`: the model's, for messages. Raises ParamError for a text that cannot be parsed, and for sizes that contradict the model
+    or each other.
     """
     binder = Binder(proto.graph, name)
     for text in input_shape:
@@ -69,12 +82,16 @@ def bind(proto: onnx.ModelProto, name: str, input_shape: Sequence[str] = (), dim
 
 
 def recorded(proto: onnx.ModelProto) -> Binding:
-    """The sizes that a file fixes for its inputs, and no others: what follows from them holds wherever the model runs."""
+    """The input sizes that the file fixes. Facts that follow from these alone hold for every run of the model."""
     return Binding({name: tuple(shape) for name, shape in Binder(proto.graph, "").shapes.items()})
 
 
 class Binder:
-    """Collects sizes; an axis is (input name, axis number)."""
+    """Collects the sizes of the axes of all inputs; see `bind` for the order.
+
+    `shapes`: input → sizes so far. `names`: input → symbol of each axis, empty if it has none. `unranked`: inputs of unknown
+    rank.
+    """
 
     def __init__(self, graph: onnx.GraphProto, model_name: str) -> None:
         self.model_name = model_name
@@ -93,6 +110,7 @@ class Binder:
             self.names[value.name] = [d.dim_param if d.dim_param != "?" else "" for d in tensor.shape.dim]
 
     def set_input(self, text: str) -> None:
+        """Apply one `--input-shape`. Raises ParamError if it cannot be parsed or contradicts the model."""
         name, sizes = self._parse(text)
         if name in self.unranked and name not in self.shapes:
             self.shapes[name], self.names[name] = [None] * len(sizes), [""] * len(sizes)
@@ -105,6 +123,7 @@ class Binder:
             self._set(name, axis, size)
 
     def _parse(self, text: str) -> tuple[str, list[int]]:
+        """Input name and sizes of one `--input-shape`. Raises ParamError for an unknown input or an invalid size."""
         head, separator, tail = text.rpartition("=")
         if not separator:
             head, separator, tail = text.rpartition(":")
@@ -122,6 +141,10 @@ class Binder:
         return head, [int(p) for p in parts]
 
     def set_symbol(self, text: str) -> None:
+        """Apply one `--dim`.
+
+        Raises ParamError if it cannot be parsed, the model has no such symbol, or another size is given for it.
+        """
         symbol, _, size = text.partition("=")
         known = sorted({n for names in self.names.values() for n in names if n})
         if not is_size(size):
@@ -133,6 +156,7 @@ class Binder:
         self._set_all(symbol, int(size))
 
     def assume_image_size(self, metadata: dict[str, str]) -> None:
+        """Assume the size in the model's metadata for the only 4-D input whose last two axes are open; otherwise do nothing."""
         size = next((s for key in IMAGE_SIZE_KEYS if (s := parse_image_size(metadata.get(key, "")))), None)
         images = [n for n, s in self.shapes.items() if len(s) == 4 and s[2] is None and s[3] is None]
         if size is None or len(images) != 1:
@@ -141,11 +165,13 @@ class Binder:
             self._assume(images[0], axis, value, "imgsz in the model's metadata")
 
     def assume_batch(self) -> None:
+        """Assume 1 for every open axis that is the first, or whose symbol is called like a batch."""
         for name, axis in self._open_axes():
             if axis == 0 or BATCH_NAMES.match(self.names[name][axis]):
                 self._assume(name, axis, 1, "batch")
 
     def _open_axes(self) -> Iterator[tuple[str, int]]:
+        """(input, axis) of every unknown size."""
         for name, shape in self.shapes.items():
             for axis in range(len(shape)):
                 if shape[axis] is None:
@@ -156,6 +182,7 @@ class Binder:
         self.assumed.append(f"axis {axis} of input '{name}' is {size} ({why})")
 
     def _set(self, name: str, axis: int, size: int) -> None:
+        """Set one axis, and with it every axis of the same symbol. Raises ParamError if the symbol has another size."""
         symbol = self.names[name][axis]
         if symbol:
             self._set_all(symbol, size)
@@ -169,15 +196,16 @@ class Binder:
 
 
 def is_size(text: str) -> bool:
-    """Whether a text is a size that ONNX can hold."""
+    """Whether a text is a positive decimal number that fits into 63 bits, the largest size that ONNX can hold."""
     return re.fullmatch(r"[1-9]\d{0,18}", text) is not None and int(text) < 1 << 63
 
 
 def parse_image_size(text: str) -> tuple[int, int] | None:
+    """(height, width) from the text `[height, width]` or `size`; None for any other text."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return None  # somebody else's use of the key: nothing is assumed
+        return None  # another exporter uses the key for something else
     pair = (value, value) if isinstance(value, int) else value
     if isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(v, int) and v > 0 for v in pair):
         return pair[0], pair[1]
@@ -185,7 +213,7 @@ def parse_image_size(text: str) -> tuple[int, int] | None:
 
 
 def format_shape(shape: Sequence[Dim] | None) -> str:
-    """`1x3x?x?`; `scalar` without axes, `?` where even the rank is unknown."""
+    """A shape as text: `1x3x?x?` with `?` for unknown sizes, `scalar` for rank 0, `?` for an unknown rank (None)."""
     if shape is None:
         return "?"
     return "x".join("?" if d is None else str(d) for d in shape) or "scalar"

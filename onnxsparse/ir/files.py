@@ -1,4 +1,4 @@
-"""Which files may be read beside a model, and output files that appear whole or not at all."""
+"""Output files that are written completely or not at all, and the files that may be read beside a model."""
 
 import errno
 import io
@@ -14,16 +14,18 @@ from typing import IO, Self
 from onnxsparse.errors import ModelError, ParamError
 
 Writer = Callable[[IO[bytes]], object]
+"""Writes the content of one file into a binary file that is open for writing."""
 
 STDOUT = Path("-")
-"""Stands for standard output where a file is to be written."""
+"""The name that stands for standard output."""
 
 
 class Staging:
-    """Files written beside their targets and renamed onto them together, when the `with` block ends well.
+    """Output files that all appear together, when the `with` block ends without an error.
 
-    Whatever ends the block otherwise, an interrupt included, removes the temporaries and leaves every target as it was. What goes
-    to standard output is printed last, once the files are there.
+    1. `write` writes each file as a temporary beside its target, and syncs it.
+    2. At the end of the block, all temporaries are renamed onto their targets; then standard output is printed.
+    3. If the block ends with an error, an interrupt included, the temporaries are deleted, and every target stays unchanged.
     """
 
     def __init__(self) -> None:
@@ -35,13 +37,13 @@ class Staging:
 
     @property
     def targets(self) -> list[Path]:
-        """The files that will be replaced, links followed."""
+        """The files that will be replaced, with links resolved."""
         return [target for _, target in self._staged]
 
     def write(self, target: Path, writer: Writer) -> None:
-        """Write a temporary beside `target` and sync it; `-` is standard output.
+        """Write a temporary beside `target` and sync it. For `-`, keep the content to print it at the end.
 
-        Raises ParamError where no file can be, ModelError if the disk refuses.
+        Raises ParamError if `target` cannot be a file, ModelError if the system refuses to write.
         """
         if target == STDOUT:
             held = io.BytesIO()
@@ -49,9 +51,10 @@ class Staging:
             self._printed.append(held.getvalue())
             return
         target = check_target(target)
-        temporary = target.with_name(f".onnxsparse-{secrets.token_hex(8)}.tmp")  # never longer than names may be
+        # not derived from the target's name, which may be as long as names can be
+        temporary = target.with_name(f".onnxsparse-{secrets.token_hex(8)}.tmp")
         try:
-            # not tempfile: its files are private, and a target has the permissions any new file has
+            # not tempfile: its files are readable by their owner alone, and a target needs the permissions of any new file
             descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
             self._staged.append((temporary, target))
             with os.fdopen(descriptor, "wb") as file:
@@ -80,7 +83,7 @@ class Staging:
 
 
 def print_bytes(content: bytes) -> None:
-    """To standard output as they are; as text where that is not a file, as in a notebook. Raises OSError."""
+    """Print bytes to standard output; as text if it takes text alone, as in a notebook. Raises OSError if it is closed."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, "standard output is closed")
     sys.stdout.flush()
@@ -92,13 +95,13 @@ def print_bytes(content: bytes) -> None:
 
 
 def check_target(target: Path) -> Path:
-    """The file that writing to `target` replaces (links followed).
+    """The file that writing to `target` replaces, with links resolved.
 
-    Raises ParamError if no file can be there: a folder, a device or a pipe, a name in no folder. Raises ModelError if the system
-    refuses: a file system that is read only, a folder that is not ours.
+    Raises ParamError if it cannot be a file: a folder, a device or a pipe, an invalid name, or no folder around it. Raises
+    ModelError if the system refuses: a read-only file system, missing permissions.
     """
     try:
-        mode: int | None = os.stat(target).st_mode  # noqa: PTH116 - of the same module as what surrounds it
+        mode: int | None = os.stat(target).st_mode  # noqa: PTH116 - os, as in the lines around it
     except (FileNotFoundError, NotADirectoryError):
         mode = None
     except ValueError:
@@ -115,8 +118,8 @@ def check_target(target: Path) -> Path:
 
 
 def check_folder(folder: Path, what: str) -> None:
-    """Raises ParamError for no folder, ModelError for one that must not be written to; `what` could not be done."""
-    if not os.path.isdir(folder):  # noqa: PTH112 - pathlib's raises where a folder above must not be read
+    """Raises ParamError if `folder` is not a folder, ModelError if it may not be written to. `what`: the start of the message."""
+    if not os.path.isdir(folder):  # noqa: PTH112 - pathlib's version raises if a parent folder is unreadable
         why = f"{folder} is not a folder" if os.path.lexists(folder) else f"the folder {folder} does not exist"
         raise ParamError(f"{what}: {why}")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -125,11 +128,12 @@ def check_folder(folder: Path, what: str) -> None:
 
 
 def cannot_write(target: Path, error: OSError) -> ModelError:
+    """The ModelError for a system error while `target` was written."""
     return ModelError(f"cannot write {target}: {error.strerror or error}")
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """Delete files that are of no use any more. Raises ModelError for one that cannot be deleted."""
+    """Delete files that became unused after everything was written. Raises ModelError for one that cannot be deleted."""
     for path in paths:
         try:
             path.unlink(missing_ok=True)
@@ -138,25 +142,26 @@ def remove(paths: Iterable[Path]) -> None:
 
 
 def identity(path: Path) -> tuple[object, ...]:
-    """Equal for two paths that lead to one file, through links, hard links or another spelling, whether it exists or not."""
+    """A key that is equal for two paths of one file, through links, hard links or other spellings. The file need not exist."""
     if path == STDOUT:
         return (STDOUT,)
     try:
-        found = os.stat(path)  # noqa: PTH116 - of the same module as what surrounds it
+        found = os.stat(path)  # noqa: PTH116 - os, as in the lines around it
     except OSError:
         return (os.path.realpath(path),)
     return (found.st_dev, found.st_ino)
 
 
 def side_file(location: str, model: Path) -> Path:
-    """The real path of the external data at `location` of the model at `model`, beside whose name it is looked for.
+    """The real path of the external data `location` of the model at `model`. It is relative to the folder of the model's name.
 
-    Raises ValueError for what onnxruntime refuses too: an absolute location, and a real path that is neither inside the folder
-    of the model's name nor inside that of the file it leads to; in a Hugging Face cache the latter is `blobs`. Source:
-    onnxruntime 1.32, tensorprotoutils.cc, ValidateExternalDataPath.
+    Raises ValueError, whose text is the end of a sentence, for a location that onnxruntime refuses too: an absolute path, and a
+    real path that is inside neither the folder of the model's name nor that of the file behind a link. In a Hugging Face cache
+    the
+    latter is `blobs`. Source: onnxruntime 1.32, tensorprotoutils.cc, ValidateExternalDataPath.
     """
     if not location or "\0" in location:
-        raise ValueError("is not inside the model's folder: it is no file name")
+        raise ValueError("is not inside the model's folder: it is not a file name")
     if Path(location).is_absolute():
         raise ValueError(f"is not inside the model's folder {model.parent}: it is an absolute path")
     path = Path(os.path.realpath(model.parent / location))

@@ -1,4 +1,11 @@
-"""Model-local functions written out, so that their bodies are seen like any other node."""
+"""Inlining of model-local functions, so that the nodes in them are seen like any others.
+
+1. Mark each tensor of a function with its scope and name, so that a copy can be traced back to it (`mark_origins`).
+2. Let functions import the model's versions of operator sets where all their ops mean the same in both (`align_imports`);
+   onnx's inliner refuses calls across versions.
+3. Inline one level of calls (`inline_calls`): each call gets its own copy of the function, whose nodes carry the call's name.
+4. Repeat 3 until no call remains, at most MAX_DEPTH times; then remove the functions.
+"""
 
 import re
 import secrets
@@ -13,18 +20,21 @@ from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.weights import bodies, graph_tensors, node_tensors, tensors
 
 MAX_DEPTH = 32
+"""Deepest chain of calls that is inlined. ONNX forbids recursion, which would never end."""
 
 MAX_CALLS = 100_000
-"""Functions that call each other several times multiply; more calls than this are not written out."""
+"""Most calls that are inlined at one level. Functions that call each other several times grow exponentially."""
 
 ORIGIN = f"origin-{secrets.token_hex(8)}"
-"""Metadata key of a tensor in an inlined proto: its scope and name in the one it came from. Drawn per process."""
+"""Metadata key of a tensor in an inlined proto, for its scope and name in the original. Random for each process."""
 
 
 def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """`proto` without model-local functions and calls to them, in its bodies neither; `proto` itself if it has no calls.
+    """`proto` without model-local functions and calls of them, in bodies too. `proto` itself if it has no calls.
 
-    A body node is named `<call>/<its own name>`, so that it can be told where it came from; so can its tensors, see `origin`.
+    A node of a function is named `<call>/<its name>`. The origin of a tensor is given by `origin`.
+
+    Raises ModelError for calls that are nested too deep, too many, or that onnx's inliner refuses.
     """
     if not has_calls(proto):
         return proto
@@ -41,11 +51,12 @@ def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def has_calls(proto: onnx.ModelProto) -> bool:
+    """Whether a model-local function is called anywhere in the main graph or its bodies."""
     return next(find_calls(proto), None) is not None
 
 
 def find_calls(proto: onnx.ModelProto) -> Iterator[tuple[Graph, int]]:
-    """The calls of model-local functions in the main graph and the bodies in it: (graph, index of the node)."""
+    """(graph, index of the node) of every call of a model-local function in the main graph and its bodies."""
     functions = {(f.domain, f.name, f.overload) for f in proto.functions}
     graphs = [Graph(proto.graph)] if functions else []
     for graph in graphs:
@@ -56,7 +67,7 @@ def find_calls(proto: onnx.ModelProto) -> Iterator[tuple[Graph, int]]:
 
 
 def mark_origins(proto: onnx.ModelProto) -> None:
-    """Let every tensor of a function, and every one that a call gives it, say where it is from."""
+    """Record in the metadata of every tensor of a function, and of every tensor attribute of a call, its scope and name."""
     calls = {(f.domain, f.name, f.overload) for f in proto.functions}
     outside = sum(1 for _ in graph_tensors([("", proto.graph)], calls))
     for scope, name, tensor in islice(tensors(proto), outside, None):
@@ -69,7 +80,10 @@ def mark_origins(proto: onnx.ModelProto) -> None:
 
 
 def origin(tensor: TensorProto) -> tuple[str, str] | None:
-    """The scope and name that a tensor of an inlined proto has in the one that it came from; None for a proto as it came."""
+    """Scope and name in the original proto of a tensor in an inlined one.
+
+    None if the tensor was in the main graph or its bodies.
+    """
     found = next((entry.value for entry in tensor.metadata_props if entry.key == ORIGIN), None)
     if found is None:
         return None
@@ -78,7 +92,7 @@ def origin(tensor: TensorProto) -> tuple[str, str] | None:
 
 
 def align_imports(proto: onnx.ModelProto) -> None:
-    """Let functions import the model's versions of operator sets, where all that they use means the same in both."""
+    """Let each function import the model's version of an operator set, if its ops of that set mean the same in both."""
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     for function in proto.functions:
         nodes = list(every_node(onnx.ModelProto(functions=[function])))
@@ -90,7 +104,7 @@ def align_imports(proto: onnx.ModelProto) -> None:
 
 
 def since(domain: str, op_type: str, version: int) -> int | None:
-    """From which version on an op is what it is in `version`; None for one that onnx does not define."""
+    """The version that introduced the definition of an op that holds in `version`; None for an op that onnx does not define."""
     try:
         return int(onnx.defs.get_schema(op_type, version, domain).since_version)
     except onnx.defs.SchemaError:
@@ -98,7 +112,10 @@ def since(domain: str, op_type: str, version: int) -> int | None:
 
 
 def inline_calls(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """One level of calls written out: each call gets a function of its own, whose nodes bear the call's name."""
+    """A copy of `proto` with one level of calls inlined. Nodes of a call are named `<call>/<name in the function>`.
+
+    Raises ModelError for more than MAX_CALLS calls, and for a call that onnx's inliner refuses.
+    """
     functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
     work = onnx.ModelProto()
     work.CopyFrom(proto)
@@ -119,13 +136,16 @@ def inline_calls(proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         result = inliner.inline_selected_functions(work, made)
     except (RuntimeError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"a call to a model-local function cannot be written out: {error}") from None
+        raise ModelError(f"a call to a model-local function cannot be inlined: {error}") from None
     remove_suffixes(work, result)
     return result
 
 
 def name_nodes(proto: onnx.ModelProto) -> None:
-    """Give every node what it is called as its name: nodes move, and what one without a name is called depends on its place."""
+    """Set the name of every node to the one that messages use (`Graph.names`).
+
+    It may depend on the position, which inlining changes.
+    """
     graphs = [Graph(proto.graph)]
     for graph in graphs:
         own = [name.removeprefix(f"{graph.path}/") for name in graph.names]
@@ -135,7 +155,7 @@ def name_nodes(proto: onnx.ModelProto) -> None:
 
 
 def remove_suffixes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """Give nodes their names back, to which the inliner adds a number."""
+    """Remove the suffix `__<number>` that onnx's inliner adds to the names of nodes."""
     known = {node.name for node in every_node(before)}
     for node in every_node(after):
         name = re.sub(r"__\d+$", "", node.name)
@@ -144,7 +164,7 @@ def remove_suffixes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
 
 
 def every_node(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Of the main graph, functions, and the bodies in both."""
+    """The nodes of the main graph and of functions, and of the bodies in both."""
     nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
     for node in nodes:
         yield node

@@ -1,4 +1,4 @@
-"""A graph with its surroundings: who makes a value, who uses it, what a node is called."""
+"""One graph of a model: producers and consumers of its values, and unique names of its nodes."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,16 +10,17 @@ import onnx
 from onnxsparse.ir.weights import bodies, body_scope
 
 FIRST_IR_WITH_DEFAULTS = 4
-"""From here on an initializer that is an input as well is the default of that input."""
+"""From this IR version on, an initializer with the name of an input is the default of that input, not a constant."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph of a model: the main one, or the body of an If, Loop or Scan, whose outer values are its parent's.
+    """The main graph of a model, or the body of an If, Loop or Scan.
 
-    `scope` identifies a body by the outputs and attributes that lead to it, empty for the main graph. `path`: the same for
-    people, by what the nodes are called. `overridable`: initializers that are inputs as well, so that their values are defaults,
-    which a caller may override.
+    `parent`: the graph around a body, whose values the body may use; None for the main graph.
+    `scope`: identifies a body by the outputs and attributes that lead to it (`body_scope`); empty for the main graph.
+    `path`: the same for messages, made of node names.
+    `overridable`: the initializers that are defaults of inputs, so that a caller may override them.
     """
 
     proto: onnx.GraphProto
@@ -30,18 +31,22 @@ class Graph:
 
     @cached_property
     def names(self) -> list[str]:
-        """What each node is called, unique in the model: its own name where it has one that no other node of the graph has,
-        else `#index first-output`; a body's nodes are preceded by its path.
+        """The name of each node in messages, unique in the model.
+
+        It is the node's own name if no other node of the graph has it, else `#<index> <first output>`. Nodes of a body are
+        prefixed
+        by its path.
         """
         prefix = f"{self.path}/" if self.path else ""
         return [prefix + name for name in self._own_names]
 
     @cached_property
     def _own_names(self) -> list[str]:
+        """`names` without the prefix."""
         counts = Counter(node.name for node in self.proto.node)
         fallbacks = [fallback_name(index, node) for index, node in enumerate(self.proto.node)]
         taken = {"", *fallbacks, *(name for name, count in counts.items() if count > 1)}
-        # a name that begins like a body's path could be that of a node in the body
+        # a name that begins with the path of a body could equal that of a node in the body
         holders = [
             (own, a.name)
             for node, fallback in zip(self.proto.node, fallbacks, strict=True)
@@ -57,12 +62,12 @@ class Graph:
 
     @cached_property
     def producers(self) -> dict[str, int]:
-        """Value → index of the node that makes it, within this graph."""
+        """Value → index of the node of this graph that produces it."""
         return {name: i for i, node in enumerate(self.proto.node) for name in node.output if name}
 
     @cached_property
     def consumers(self) -> dict[str, list[int]]:
-        """Value → indices of the nodes that use it, a node whose body captures it included."""
+        """Value → indices of the nodes of this graph that use it, nodes included whose bodies use it."""
         found: dict[str, list[int]] = {}
         for index, node in enumerate(self.proto.node):
             for name in dict.fromkeys([*node.input, *captured(node)]):
@@ -72,22 +77,26 @@ class Graph:
 
     @cached_property
     def initializers(self) -> dict[str, onnx.TensorProto]:
+        """Name → tensor. Sparse initializers are not among them."""
         return {t.name: t for t in self.proto.initializer}
 
     @cached_property
     def defined(self) -> frozenset[str]:
-        """The values that are this graph's own."""
+        """The values defined in this graph: outputs of nodes, initializers and inputs."""
         return frozenset((*self.producers, *self.initializers, *(value.name for value in self.proto.input)))
 
     def is_default(self, name: str) -> bool:
-        """Whether a value, as seen from here, is what an input is where the caller gives it no other."""
+        """Whether `name`, as seen from this graph, is an input with a default, so that its value may be overridden."""
         graph = self
         while graph.parent is not None and name not in graph.defined:
             graph = graph.parent
         return name in graph.overridable
 
     def producer(self, name: str) -> "tuple[Graph, int] | None":
-        """The graph and index of the node that makes `name`, here or in a graph around this one."""
+        """The graph and index of the node that produces `name`, in this graph or one around it.
+
+        None for an input or initializer.
+        """
         graph: Graph | None = self
         while graph is not None:
             if name in graph.producers:
@@ -98,7 +107,7 @@ class Graph:
         return None
 
     def bodies(self, index: int) -> "dict[str, Graph]":
-        """The graphs node `index` holds, by attribute name."""
+        """The graphs that node `index` holds, by attribute name."""
         node = self.proto.node[index]
         return {
             a.name: Graph(g, body_scope(self.scope, node, a), self, f"{self.names[index]}.{a.name}")
@@ -108,23 +117,27 @@ class Graph:
 
 
 def main_graph(proto: onnx.ModelProto) -> Graph:
-    """The main graph of a model, which knows its defaults."""
+    """The main graph of a model, with its `overridable` initializers."""
     return Graph(proto.graph, overridable=overridable(proto))
 
 
 def overridable(proto: onnx.ModelProto) -> frozenset[str]:
-    """The inputs that have a default. Below IR version 4 every initializer is listed as an input, and means a constant."""
+    """The inputs that have a default.
+
+    Below IR version 4 there are none: every initializer is listed as an input and is constant.
+    """
     if proto.ir_version < FIRST_IR_WITH_DEFAULTS:
         return frozenset()
     return frozenset({value.name for value in proto.graph.input} & {tensor.name for tensor in proto.graph.initializer})
 
 
 def fallback_name(index: int, node: onnx.NodeProto) -> str:
+    """The name of a node that has none of its own: `#<index> <first output>`, or the op type if it has no output."""
     return f"#{index} {next(filter(None, node.output), node.op_type)}"
 
 
 def captured(node: onnx.NodeProto) -> Iterator[str]:
-    """The outer values that a node's bodies use."""
+    """The values of outer graphs that the bodies of a node use. A value may come several times."""
     for attribute in node.attribute:
         for body in bodies(attribute):
             own = {t.name for t in body.initializer} | {v.name for v in body.input} | {o for n in body.node for o in n.output}
@@ -133,7 +146,7 @@ def captured(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def all_nodes(graph: Graph) -> Iterable[tuple[str, onnx.NodeProto]]:
-    """Every node with what it is called, bodies included."""
+    """(name, node) of every node in a graph and its bodies."""
     for index, node in enumerate(graph.proto.node):
         yield graph.names[index], node
         for body in graph.bodies(index).values():

@@ -1,4 +1,4 @@
-"""Model metadata: how entries are written and removed, and which tensor a new one was made from."""
+"""Entries of model and node metadata: written, removed, and the names of tensors made from others."""
 
 import json
 from collections.abc import Iterable
@@ -6,20 +6,24 @@ from collections.abc import Iterable
 import onnx
 
 PREFIX = "onnxsparse."
+"""Prefix of this package's keys in a model's metadata."""
 
 
 NAMES = f"{PREFIX}names"
-"""New tensor → the tensor of the original model that it was made from; it stays when annotations are stripped."""
+"""Key of a JSON object: new tensor → the tensor of the original model that it was made from. `strip` keeps it."""
 
 
 def names(proto: onnx.ModelProto) -> dict[str, str]:
-    """New tensor → the original one it was made from."""
+    """New tensor → the tensor of the original model that it was made from. Empty if none is recorded."""
     found: dict[str, str] = next((json.loads(e.value) for e in proto.metadata_props if e.key == NAMES), {})
     return found
 
 
 def remember_names(proto: onnx.ModelProto, made: dict[str, str]) -> None:
-    """Add to what is known of tensors made from others; chains lead to the original."""
+    """Record new tensors (`made`: new → source) in the model's metadata.
+
+    A source that is itself new is replaced by its original.
+    """
     known = names(proto)
     found = known | {new: known.get(old, old) for new, old in made.items()}
     remove(proto, [NAMES])
@@ -28,6 +32,7 @@ def remember_names(proto: onnx.ModelProto, made: dict[str, str]) -> None:
 
 
 def remove(holder: onnx.ModelProto | onnx.NodeProto, keys: Iterable[str]) -> int:
+    """Remove the entries with these keys. Returns how many were removed."""
     keys = set(keys)
     kept = [(e.key, e.value) for e in holder.metadata_props if e.key not in keys]
     removed = len(holder.metadata_props) - len(kept)
@@ -39,4 +44,5 @@ def remove(holder: onnx.ModelProto | onnx.NodeProto, keys: Iterable[str]) -> int
 
 
 def compact(value: object) -> str:
+    """JSON without spaces."""
     return json.dumps(value, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""New names and tensors for a model."""
+"""New tensors for a model, and names that are not taken."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,13 +10,13 @@ from onnxsparse.ir.weights import Array, bodies
 
 
 class Names:
-    """Names that nothing in a model has yet."""
+    """Names of values and nodes that are unused in a model."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.taken = set(every_name(proto))
 
     def fresh(self, wanted: str) -> str:
-        """`wanted`, with a number behind it where it is taken; taken from now on."""
+        """`wanted`, with a number appended if it is taken. The returned name counts as taken from now on."""
         name, number = wanted, 1
         while name in self.taken:
             name, number = f"{wanted}_{number}", number + 1
@@ -25,7 +25,10 @@ class Names:
 
 
 class Additions(Names):
-    """New names and tensors for a model; the tensors are written, and made if they are functions, one after the other."""
+    """New initializers for a model, collected first and written together by `write`.
+
+    Values may be given as a function, which is called only when they are written, so that one large array is held at a time.
+    """
 
     def __init__(self, model: Model) -> None:
         super().__init__(model.proto)
@@ -33,11 +36,16 @@ class Additions(Names):
         self.made: dict[str, Array | Callable[[], Array]] = {}
 
     def constant(self, wanted: str, values: Array | Callable[[], Array]) -> str:
+        """Add a tensor with these values. Returns its name: `wanted`, with a number appended if it is taken."""
         name = self.fresh(wanted)
         self.made[name] = values
         return name
 
     def write(self) -> None:
+        """Write the tensors into the main graph; below IR version 4 also as inputs, which that version requires.
+
+        Raises ModelError for a full disk.
+        """
         graph, weights = self.model.proto.graph, self.model.weights
         graph.initializer.extend(TensorProto(name=name, dims=[0], data_type=TensorProto.FLOAT) for name in self.made)
         weights.refresh()
@@ -49,7 +57,7 @@ class Additions(Names):
 
 
 def every_name(proto: onnx.ModelProto) -> Iterator[str]:
-    """What values and nodes are called, anywhere in a model."""
+    """The names of all values and nodes of a model, functions and bodies included. A name may come several times."""
     graphs = [proto.graph]
     nodes = [node for function in proto.functions for node in function.node]
     for function in proto.functions:

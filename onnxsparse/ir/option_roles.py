@@ -1,7 +1,7 @@
-"""Options checked before anything runs, by what their types say of them.
+"""Options that are checked before anything runs, from their types alone.
 
-An option's type says what it stands for in the world: `Annotated[Path, Role(...)]`. From this, every command knows which files
-it will read and write, and whether it can, before a model is loaded.
+The type of an option says what its value stands for: `Annotated[Path, Role(...)]`. From this, every command knows before a
+model is loaded which files it will read and write, and whether it can.
 """
 
 import os
@@ -15,22 +15,25 @@ from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.ir.files import STDOUT, check_folder, check_target, identity
 
 Paths = Callable[[Any], Iterable[Path]]
-"""The files that an option's value names."""
+"""Returns the files that an option's value names."""
 
 
 def no_paths(_value: object) -> tuple[Path, ...]:
+    """No files, whatever the value."""
     return ()
 
 
 def one_path(value: Path) -> tuple[Path, ...]:
+    """The file that the value is."""
     return (value,)
 
 
 @dataclass(frozen=True)
 class Role:
-    """What an option's value is for. `check(value, option)` raises where no work can come of it; `option`: what messages call it.
+    """What the value of an option stands for.
 
-    `fills`: whether files are written into the folder that it names, under names that are not known before.
+    `check(value, option)`: raises ModelError or ParamError if the value cannot work; `option` is its name in messages.
+    `reads`, `writes`: the files that the value names. `fills`: whether it is a folder for files whose names are unknown so far.
     """
 
     check: Callable[[Any, str], object]
@@ -41,28 +44,31 @@ class Role:
 
 @dataclass(frozen=True)
 class Given:
-    """An option that has a role, with its value."""
+    """An option that has a role, with its value. `option`: its name in messages."""
 
     option: str
     value: object
     role: Role
 
     def check(self) -> None:
+        """Raises ModelError or ParamError if the value cannot work."""
         self.role.check(self.value, self.option)
 
     @property
     def reads(self) -> tuple[Path, ...]:
+        """The files that will be read."""
         return tuple(self.role.reads(self.value))
 
     @property
     def writes(self) -> tuple[Path, ...]:
+        """The files that will be written."""
         return tuple(self.role.writes(self.value))
 
 
 def check_input(path: Path, option: str) -> None:
-    """Raises ModelError for a file or folder that is not there or must not be read."""
+    """Raises ModelError for a file or folder that does not exist or may not be read."""
     try:
-        os.stat(path)  # noqa: PTH116 - raises for links in a circle and names that no file can have, as reading does
+        os.stat(path)  # noqa: PTH116 - unlike exists(), it raises for circular links and invalid names, as reading does
     except (OSError, ValueError) as error:
         raise ModelError(f"{option} {path}: {getattr(error, 'strerror', None) or error}") from None
     if not os.access(path, os.R_OK):
@@ -70,30 +76,30 @@ def check_input(path: Path, option: str) -> None:
 
 
 def check_output(path: Path, _option: str) -> None:
-    """Raises ParamError or ModelError for a file that cannot be written; standard output always can."""
+    """Raises ParamError or ModelError for a file that cannot be written. Standard output is always allowed."""
     if path != STDOUT:
         check_target(path)
 
 
 def check_output_folder(path: Path, option: str) -> None:
-    """Raises ParamError for no folder, ModelError for one that must not be written to."""
+    """Raises ParamError if `path` is not a folder, ModelError if it may not be written to."""
     if not path.is_dir():
         raise ParamError(f"{option} {path} is not a folder; make it first")
     check_folder(path, f"{option} {path}")
 
 
 def reading(check: Callable[[Any], object]) -> Role:
-    """The role of a file that `check` can read."""
+    """The role of a file to read that `check` accepts. `check` raises ModelError or ParamError for any other."""
     return Role(lambda path, _option: check(path), reads=one_path)
 
 
 def sample_files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """A file of samples, or those in a folder."""
+    """The files with these suffixes in the folder `path`, sorted; `path` itself if it is a file."""
     return sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes) if path.is_dir() else [path]
 
 
 def samples_with(*suffixes: str) -> Role:
-    """The role of a file, or a folder of files with these suffixes, to read."""
+    """The role of a file to read, or of a folder of files with these suffixes."""
     return Role(check_input, reads=lambda path: sample_files(path, suffixes))
 
 
@@ -105,7 +111,10 @@ OutputFolder = Annotated[Path, Role(check_output_folder, fills=True)]
 
 
 def given_options(options: object, command: str = "") -> list[Given]:
-    """The options of a dataclass that have a role and a value, a tuple's elements one by one. `command`: for messages."""
+    """The options of a dataclass that have a role and a value; the elements of a tuple count one by one.
+
+    `command`: prefix of option names in messages. Empty for anything but an instance of a dataclass.
+    """
     if not is_dataclass(options) or isinstance(options, type):
         return []
     prefix = f"{command}: " if command else ""
@@ -117,14 +126,14 @@ def given_options(options: object, command: str = "") -> list[Given]:
 
 
 def each(value: object) -> tuple[object, ...]:
-    """The elements of a tuple; None is no value."""
+    """The elements of a tuple, or the value alone; empty for None."""
     if isinstance(value, tuple):
         return value
     return () if value is None else (value,)
 
 
 def unnamed_paths(options: object) -> list[Path]:
-    """The paths of a dataclass that has not said whether it reads or writes them."""
+    """The paths among a dataclass's options that have no role: whether they are read or written is unknown."""
     if not is_dataclass(options) or isinstance(options, type):
         return []
     known = {name for name, _ in roles(type(options))}
@@ -134,7 +143,7 @@ def unnamed_paths(options: object) -> list[Path]:
 
 @cache
 def roles(kind: type) -> tuple[tuple[str, Role], ...]:
-    """(field, role) of every field of a dataclass that has one."""
+    """(field, role) of every field of a dataclass that has a role."""
     hints = get_type_hints(kind, include_extras=True)
     return tuple((field.name, role) for field in fields(kind) for role in roles_in(hints[field.name]))
 
@@ -149,9 +158,9 @@ def roles_in(hint: object) -> Iterator[Role]:
 
 
 def check_clashes(reads: Iterable[Path], writes: Iterable[Path]) -> None:
-    """Raises ParamError for a file that two things are written to, or that is read as well, under whatever name.
+    """Raises ParamError for a file that is written twice, or both read and written. Links and spellings of one file count as one.
 
-    Of a folder that is read, every file is.
+    If a folder is read, every file in it is.
     """
     own = "what is written needs a file of its own"
     taken = {identity(path): f"{path} is named twice, to read and to write; {own}" for path in reads}

@@ -1,12 +1,9 @@
-"""What protobuf's Python classes lack."""
+"""Helpers for protobuf's Python classes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import onnx
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
@@ -16,7 +13,7 @@ MessageT = TypeVar("MessageT", bound="Message")
 
 
 def replace_all(field: "RepeatedCompositeFieldContainer[MessageT]", items: Sequence[MessageT]) -> None:
-    """Set a repeated field; its present messages may be among the items."""
+    """Replace the content of a repeated field by `items`, which may contain messages of the field itself."""
     copies = []
     for item in items:
         twin = type(item)()
@@ -27,7 +24,7 @@ def replace_all(field: "RepeatedCompositeFieldContainer[MessageT]", items: Seque
 
 
 STANDARD_DOMAINS = ("", "ai.onnx")
-"""Two names for the operators that onnx itself defines."""
+"""The two names of the domain of the operators that onnx defines."""
 
 
 def opset_of(proto: onnx.ModelProto, domain: str = "") -> int:

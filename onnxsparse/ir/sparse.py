@@ -1,8 +1,9 @@
-"""Sparse tensors. In memory each is a dense tensor like any other, which every pass sees; a file keeps the kind it came with.
+"""Sparse tensors: dense in memory, so that every pass sees one kind of tensor, and sparse again in the saved file.
 
-A sparse initializer, or the `sparse_value` of a Constant, becomes a dense one when a model is parsed, and carries a mark. What is
-written is the sparse tensor as it came where no element changed, else one of the elements that are not zero, in the same form of
-indices; a dense tensor where that is smaller.
+1. When a model is parsed, each sparse initializer and each `sparse_value` of a Constant becomes a dense tensor with a mark.
+2. When it is saved, a marked tensor whose elements are unchanged is written as the original sparse tensor.
+3. If elements changed, the nonzero elements are written, with the same kind of indices as before.
+4. If that is no smaller than the dense tensor, the dense tensor is written.
 """
 
 import math
@@ -19,18 +20,20 @@ from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array, Weights, bodies, element_dtype
 
 MARK = f"sparse-{secrets.token_hex(8)}"
-"""Metadata key of a dense tensor that came sparse; drawn per process, so that no file can hold it by design."""
+"""Metadata key of a dense tensor that was sparse in the file. Random for each process, so that no file can contain it."""
 
 MAX_DENSE_BYTES = (1 << 31) - 1
-"""Of one tensor: no runtime takes a larger one from a model file."""
+"""Largest dense tensor in bytes. No runtime reads a larger one from a model file."""
 
 INDEX_BYTES = 8
+"""Size of one stored index: indices are int64."""
 
 
 def densify(proto: onnx.ModelProto, weights: Weights) -> None:
-    """Replace the sparse tensors of `proto`, over which `weights` is, by dense ones. Raises ModelError for a damaged one.
+    """Replace the sparse tensors of `proto` by dense ones; `weights` indexes the same proto.
 
-    Sparse tensors of text stay: no layer computes with them.
+    Sparse tensors of strings stay, because no layer computes with them. Raises ModelError for a damaged tensor, or one that is
+    larger than 2 GB as a dense tensor.
     """
     found: list[tuple[TensorProto, Array]] = []
     for graph in every_graph(proto):
@@ -54,11 +57,12 @@ def densify(proto: onnx.ModelProto, weights: Weights) -> None:
 
 
 def is_numeric(sparse: SparseTensorProto) -> bool:
+    """Whether a sparse tensor holds numbers, not strings."""
     return sparse.values.data_type != TensorProto.STRING
 
 
 def every_graph(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
-    """The main graph and every body in it and in functions."""
+    """The main graph, and every body in it and in functions."""
     inside = [g for function in proto.functions for node in function.node for a in node.attribute for g in bodies(a)]
     found = [proto.graph, *inside]
     for graph in found:
@@ -67,7 +71,7 @@ def every_graph(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
 
 
 def sparse_constants(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, AttributeProto]]:
-    """Constant nodes with a sparse value, and that attribute."""
+    """(node, attribute) of every Constant with a numeric `sparse_value`."""
     nodes = [node for graph in every_graph(proto) for node in graph.node]
     for node in (*nodes, *(node for function in proto.functions for node in function.node)):
         for attribute in node.attribute:
@@ -76,7 +80,7 @@ def sparse_constants(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, A
 
 
 def marked(tensor: TensorProto, sparse: SparseTensorProto, weights: Weights) -> TensorProto:
-    """The header of a dense tensor that stands for `sparse`, which `weights` keeps."""
+    """Give `tensor` the shape and type of `sparse`, and a mark that refers to it; `weights.sparse` keeps the original."""
     tensor.dims[:] = sparse.dims
     tensor.data_type = sparse.values.data_type
     tensor.metadata_props.add(key=MARK, value=str(len(weights.sparse)))
@@ -85,7 +89,10 @@ def marked(tensor: TensorProto, sparse: SparseTensorProto, weights: Weights) -> 
 
 
 def dense_values(name: str, sparse: SparseTensorProto, weights: Weights) -> Array:
-    """The tensor with its zeros. Raises ModelError where values and indices do not make one."""
+    """The elements of a sparse tensor as a dense array. `name` is for messages.
+
+    Raises ModelError if values and indices do not fit the shape, or the array would be larger than 2 GB.
+    """
     shape = tuple(sparse.dims)
     size = math.prod(shape)
     values = weights.read(name, sparse.values).reshape(-1)
@@ -97,7 +104,11 @@ def dense_values(name: str, sparse: SparseTensorProto, weights: Weights) -> Arra
 
 
 def linear_indices(name: str, sparse: SparseTensorProto, stored: Array, count: int) -> NDArray[np.int64]:
-    """Positions in the flat tensor: as they are stored ([NNZ]), or of stored coordinates ([NNZ, rank])."""
+    """Positions of the `count` stored values in the flattened tensor.
+
+    `stored`: linear indices of shape [count], or coordinates of shape [count, rank]. Raises ModelError for another shape or type,
+    and for an index outside of the tensor.
+    """
     shape = tuple(sparse.dims)
     if stored.shape not in ((count,), (count, len(shape))) or stored.dtype.kind not in "iu":
         raise ModelError(f"sparse tensor '{name}' has {count} values and indices of shape {list(stored.shape)}")
@@ -111,7 +122,10 @@ def linear_indices(name: str, sparse: SparseTensorProto, stored: Array, count: i
 
 
 def restore(proto: onnx.ModelProto, weights: Weights) -> None:
-    """Make sparse again, in a copy of the proto that `weights` is over, what came sparse."""
+    """Make every marked tensor of `proto` sparse again, unless it is smaller as a dense one, and remove the marks.
+
+    `proto` is a copy of the one that `weights` indexes.
+    """
     for graph in every_graph(proto):
         made = {tensor.name: sparse_form(tensor, weights) for tensor in graph.initializer if is_marked(tensor)}
         sparse = [found for found in made.values() if found is not None]
@@ -131,7 +145,7 @@ def restore(proto: onnx.ModelProto, weights: Weights) -> None:
 
 
 def unmark(proto: onnx.ModelProto) -> None:
-    """Let what came sparse be dense from now on."""
+    """Remove the marks: tensors that were sparse in the file are dense from now on."""
     attributes = [a for graph in every_graph(proto) for node in graph.node for a in node.attribute]
     attributes += [a for function in proto.functions for node in function.node for a in node.attribute]
     initializers = [tensor for graph in every_graph(proto) for tensor in graph.initializer]
@@ -141,17 +155,18 @@ def unmark(proto: onnx.ModelProto) -> None:
 
 
 def is_marked(tensor: TensorProto) -> bool:
+    """Whether a tensor was sparse in the file."""
     return any(entry.key == MARK for entry in tensor.metadata_props)
 
 
 def origin(tensor: TensorProto, weights: Weights) -> SparseTensorProto | None:
-    """The sparse tensor that a dense one came from, None if it came dense."""
+    """The sparse tensor in the file that a dense one came from; None if it was dense in the file."""
     index = next((int(entry.value) for entry in tensor.metadata_props if entry.key == MARK), None)
     return None if index is None else weights.sparse[index]
 
 
 def sparse_form(tensor: TensorProto, weights: Weights) -> SparseTensorProto | None:
-    """What is written for a tensor that came sparse: a sparse one, or None where the dense one is smaller."""
+    """The sparse tensor to write for a marked one; None if the dense one is smaller."""
     before = origin(tensor, weights)
     assert before is not None
     array = weights.read(tensor.name, tensor)
@@ -159,7 +174,7 @@ def sparse_form(tensor: TensorProto, weights: Weights) -> SparseTensorProto | No
     made.CopyFrom(before)
     if tensor.name:
         made.values.name = tensor.name
-    for part in (made.values, made.indices):  # an external file need not be beside the model that is written
+    for part in (made.values, made.indices):  # external data would be missing beside a model written to another folder
         if part.data_location == TensorProto.EXTERNAL:
             part.CopyFrom(numpy_helper.from_array(weights.read(tensor.name, part), part.name))
     if is_same(array, dense_values(tensor.name, before, weights)):
@@ -175,24 +190,28 @@ def sparse_form(tensor: TensorProto, weights: Weights) -> SparseTensorProto | No
 
 
 def is_same(a: Array, b: Array) -> bool:
+    """Whether two arrays are equal in shape, type and every bit, NaN included."""
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
 def nonzero_positions(array: Array) -> NDArray[np.int64]:
-    """Of the elements whose bytes are not all zero, so that −0.0 stays."""
+    """Positions in the flattened array of the elements whose bytes are not all zero. −0.0 is one of them, so it is preserved."""
     flat = np.ascontiguousarray(array).reshape(-1)
     as_bytes = flat.view(np.uint8).reshape(flat.size, flat.dtype.itemsize)
     return np.flatnonzero(as_bytes.any(axis=1)).astype(np.int64)
 
 
 def sparse_bytes(array: Array, count: int, form: SparseTensorProto) -> int:
-    """Bytes of `count` elements with their indices."""
+    """Size in bytes of `count` elements and their indices, in the kind of indices that `form` has."""
     per_index = INDEX_BYTES * (1 if len(form.indices.dims) == 1 else array.ndim)
     return count * (array.dtype.itemsize + per_index)
 
 
 def written_bytes(tensor: TensorProto, weights: Weights) -> int:
-    """Bytes that a tensor's elements take in a file; of one that came sparse, those of the stored values and indices."""
+    """Size of a tensor's elements in a file, in bytes; for a tensor that was sparse, of its stored values and indices.
+
+    Raises ModelError for an unknown element type.
+    """
     before = origin(tensor, weights)
     if before is not None:
         return sum(

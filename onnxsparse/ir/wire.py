@@ -1,8 +1,18 @@
-"""The protobuf wire format, as far as it takes to lift large tensor payloads out of an ONNX file and put them back.
+"""The part of protobuf's wire format that is needed to take large tensor payloads out of an ONNX file and put them back.
 
-protobuf hands out a fresh copy of `raw_data` at every access, so weights cannot be viewed through it. `lift` parses
-everything but the large payloads and leaves a mark in each payload's place; `splice` does the opposite. Both loop over
-fields, never over bytes, and step into a message only when it is long enough to hold a large payload.
+protobuf gives a new copy of `raw_data` at every access, so weights cannot be viewed through it. Reading and writing therefore
+work on the bytes of the file:
+
+Reading (`lift`)
+1. Go through the fields of the ModelProto, and open a nested message only if it is long enough to hold a large payload.
+2. In a TensorProto, cut out the payload if it has BULK_BYTES or more, and note its place in the file (`FileSpan`).
+3. Put a mark in its place: an `external_data` entry whose location is LIFTED_LOCATION and whose offset is the payload's number.
+4. Correct the lengths of all messages around it. protobuf parses the result, the skeleton.
+
+Writing (`splice`) is the inverse
+1. Find the marks in the serialised skeleton, and open only messages that hold one.
+2. Replace each mark by the header of the payload's field, and a `Payload` in the list of pieces.
+3. The caller writes the pieces one after the other, payloads from wherever their bytes are.
 
 Source of the format: https://protobuf.dev/programming-guides/encoding/ and onnx.proto3.
 """
@@ -17,13 +27,13 @@ from enum import Enum, auto
 from onnxsparse.errors import ModelError
 
 BULK_BYTES = 1024
-"""Payloads from this size on are lifted out; shape tensors and scalars stay where shape inference can read them."""
+"""Smallest payload in bytes that is lifted. Shape tensors and scalars are smaller, and stay where shape inference reads them."""
 
 LIFTED_LOCATION = f"lifted-{secrets.token_hex(8)}"
-"""`external_data` location that marks a lifted payload; drawn per process, so that no file can hold it by design."""
+"""`external_data` location that marks a lifted payload. Random for each process, so that no file can contain it on purpose."""
 
 MAX_DEPTH = 64
-"""Messages nested deeper than this are refused; protobuf itself stops at 100."""
+"""Deepest nesting of messages that is read. protobuf itself stops at 100."""
 
 
 class Kind(Enum):
@@ -38,7 +48,7 @@ class Kind(Enum):
     TENSOR = auto()
 
 
-# message → field number → message in that field; sparse tensors are left to protobuf
+# message → field number → message in that field; sparse tensors are not lifted, protobuf parses them
 CHILDREN: dict[Kind, dict[int, Kind]] = {
     Kind.MODEL: {7: Kind.GRAPH, 20: Kind.TRAINING, 25: Kind.FUNCTION},
     Kind.TRAINING: {1: Kind.GRAPH, 2: Kind.GRAPH},
@@ -58,7 +68,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class FileSpan:
-    """Bytes [offset, offset + length) of the file being read, which sat in `field` of their tensor."""
+    """Bytes [offset, offset + length) of the file, which were the TensorProto field `field`."""
 
     offset: int
     length: int
@@ -67,16 +77,18 @@ class FileSpan:
 
 @dataclass(frozen=True)
 class Field:
+    """One field of a message, as positions in that message: the tag starts at `start`, the value is at [body, end)."""
+
     number: int
     wire_type: int
-    start: int  # of the tag
-    body: int  # of the value
+    start: int
+    body: int
     end: int
 
 
 @dataclass(frozen=True)
 class Payload:
-    """Stands among the pieces of a spliced message for the bytes of one payload."""
+    """A place in a spliced message where the bytes of payload `index` belong."""
 
     index: int
 
@@ -86,14 +98,14 @@ Piece = memoryview | bytes | Payload
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A message as pieces to write one after the other, and their length in bytes."""
+    """A message as consecutive pieces, and its length in bytes."""
 
     pieces: list[Piece]
     length: int
 
 
 def read_varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The value at `at` and the position behind it."""
+    """The variable-length integer at position `at`, and the position after it. Raises ModelError for truncated data."""
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
@@ -107,6 +119,7 @@ def read_varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def varint(value: int) -> bytes:
+    """The encoding of a non-negative integer: seven bits a byte, low bits first."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -116,11 +129,12 @@ def varint(value: int) -> bytes:
 
 
 def tag(number: int, wire_type: int) -> bytes:
+    """The encoded key that precedes a field's value."""
     return varint(number << 3 | wire_type)
 
 
 def fields(data: memoryview) -> Iterator[Field]:
-    """The fields of one message, in file order."""
+    """The fields of one message, in file order. Raises ModelError for bytes that are not a protobuf message."""
     at = 0
     while at < len(data):
         start = at
@@ -142,15 +156,19 @@ def fields(data: memoryview) -> Iterator[Field]:
 
 
 TensorRewrite = Callable[[memoryview, int], Rewritten | None]
-"""A tensor message and its file offset → the message to put in its place, or None to keep it."""
+"""Called with a tensor message and its file offset. Returns the message to put in its place, or None to keep it."""
 
 
 Worth = Callable[[int, int], bool]
-"""Whether the message at file positions [start, end) can hold what is looked for; the others are not opened."""
+"""Whether the message at file positions [start, end) has to be opened."""
 
 
 def rewrite(data: memoryview, offset: int, kind: Kind, tensor: TensorRewrite, worth: Worth, depth: int = 0) -> Rewritten:
-    """The message `data` (at file offset `offset`) with every tensor that is worth it passed to `tensor`."""
+    """The message `data`, of which `worth` selects the nested messages to open, after `tensor` was applied to each TensorProto.
+
+    `offset`: position of `data` in the file. `depth`: number of messages around it. Raises ModelError for messages that are
+    damaged or nested more than MAX_DEPTH deep.
+    """
     if depth > MAX_DEPTH:
         raise ModelError(f"messages are nested more than {MAX_DEPTH} deep")
     pieces: list[Piece] = []
@@ -175,16 +193,17 @@ def rewrite(data: memoryview, offset: int, kind: Kind, tensor: TensorRewrite, wo
 
 
 def string_entry(key: str, value: str) -> bytes:
-    """An `external_data` entry of a TensorProto."""
+    """An encoded `external_data` entry of a TensorProto."""
     parts = b"".join(tag(n, BYTES) + varint(len(s)) + s for n, s in ((1, key.encode()), (2, value.encode())))
     return tag(EXTERNAL_DATA, BYTES) + varint(len(parts)) + parts
 
 
 DEFAULT_LOCATION = tag(DATA_LOCATION, VARINT) + varint(0)
+"""The field data_location with the value DEFAULT, which some files write although it is the default."""
 
 
 def mark(payload: int, located: bool) -> bytes:
-    """The fields that stand in a lifted payload's place; `located`: the tensor said DEFAULT for its data_location."""
+    """The fields that replace a lifted payload. `located`: whether the tensor had an explicit data_location DEFAULT."""
     entries = string_entry("location", LIFTED_LOCATION) + string_entry("offset", str(payload))
     if located:
         entries += string_entry("located", "")
@@ -192,10 +211,14 @@ def mark(payload: int, located: bool) -> bytes:
 
 
 def lift(data: memoryview) -> tuple[bytes, list[FileSpan]]:
-    """The ModelProto bytes `data` without large payloads, and where those are; mark *i* stands for payload *i*."""
+    """The bytes of a ModelProto without its large payloads, and the places of these: mark *i* stands for span *i*.
+
+    Raises ModelError for bytes that are truncated or not an ONNX model.
+    """
     spans: list[FileSpan] = []
 
     def lift_tensor(message: memoryview, offset: int) -> Rewritten | None:
+        """The tensor with a mark in place of its payload; None for one that is small, external or not stored as plain bytes."""
         found = list(fields(message))
         flat = [f for f in found if f.number in FLAT_FIELDS and f.wire_type == BYTES and f.end > f.body]
         if len(flat) != 1 or flat[0].end - flat[0].body < BULK_BYTES or any(f.number == EXTERNAL_DATA for f in found):
@@ -211,9 +234,10 @@ def lift(data: memoryview) -> tuple[bytes, list[FileSpan]]:
 
 
 def splice(skeleton: bytes, describe: Callable[[int], tuple[int, int]]) -> Rewritten:
-    """`skeleton` with a `Payload` in place of every mark; `describe(i)` is payload *i*'s TensorProto field and length."""
+    """`skeleton` with a `Payload` in place of each mark. `describe(i)`: TensorProto field and length in bytes of payload *i*."""
 
     def splice_tensor(message: memoryview, _offset: int) -> Rewritten | None:
+        """The tensor with its payload in place of the mark; None for a tensor without a mark."""
         kept, index = unmark(message)
         if index is None:
             return None
@@ -224,13 +248,14 @@ def splice(skeleton: bytes, describe: Callable[[int], tuple[int, int]]) -> Rewri
     marks = [m.start() for m in re.finditer(LIFTED_LOCATION.encode(), skeleton)]
 
     def holds_mark(start: int, end: int) -> bool:
+        """Whether a mark starts in [start, end) of the skeleton."""
         return bisect_left(marks, start) < bisect_left(marks, end)
 
     return rewrite(memoryview(skeleton), 0, Kind.MODEL, splice_tensor, holds_mark)
 
 
 def unmark(message: memoryview) -> tuple[list[memoryview | bytes], int | None]:
-    """A tensor's other fields, and the payload its mark stands for (None: it has no mark)."""
+    """The fields of a tensor without its mark, and the number of the payload that the mark stands for (None: no mark)."""
     kept: list[memoryview | bytes] = []
     entries: dict[bytes, bytes] = {}
     for field in fields(message):

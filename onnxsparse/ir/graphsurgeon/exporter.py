@@ -1,4 +1,4 @@
-"""Changed graphsurgeon objects back into protos, unchanged ones as they were."""
+"""Export: changed graphsurgeon objects to protos, unchanged ones as they were imported."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +15,14 @@ from onnxsparse.ir.protos import STANDARD_DOMAINS, replace_all
 from onnxsparse.ir.weights import Array, Weights
 
 FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
+"""Below this IR version, every initializer has to be listed as an input too."""
 
 
 class Exporter:
-    """Changed graphsurgeon objects back into the model's protos."""
+    """Writes the graphsurgeon objects of a model back into its proto.
+
+    `claimed`: ids of new constants that a graph has already taken. `assigned`: (name, values) to write into the weights.
+    """
 
     def __init__(self, proto: onnx.ModelProto, weights: Weights, origins: Origins) -> None:
         self.proto = proto
@@ -28,7 +32,10 @@ class Exporter:
         self.assigned: list[tuple[str, Array]] = []
 
     def write(self, graph: Any) -> None:
-        """Build everything first, so that a graph that cannot be written leaves the model as it was."""
+        """Write `graph` into the model.
+
+        Everything is built first, so that a graph that cannot be exported leaves the model unchanged.
+        """
         main = self.graph(graph)
         functions = [self.function(f) for f in graph.functions]
         proto = self.proto
@@ -43,6 +50,7 @@ class Exporter:
             self.weights[name] = values
 
     def graph(self, graph: Any) -> onnx.GraphProto:
+        """The proto of a graph; of a new one, graphsurgeon's own export."""
         origin = self.origins.bodies.get(id(graph))
         if origin is None:
             made: onnx.GraphProto = OnnxExporter.export_graph(graph, do_type_check=False)
@@ -64,6 +72,7 @@ class Exporter:
         return proto
 
     def function(self, function: Any) -> onnx.FunctionProto:
+        """The proto of a function; of a new one, graphsurgeon's own export. New constants become Constant nodes."""
         origin = self.origins.bodies.get(id(function))
         if origin is None:
             made: onnx.FunctionProto = OnnxExporter.export_function(function)
@@ -79,7 +88,7 @@ class Exporter:
         return proto
 
     def claim(self, body: Any) -> list[Any]:
-        """New constants that nodes of this graph use and no graph around it has taken."""
+        """The new constants that this graph uses and that no graph exported before has taken."""
         found: dict[int, Any] = {}
         for tensor in (*(t for n in body.nodes for t in n.inputs), *body.outputs):
             if isinstance(tensor, gs.Constant) and id(tensor) not in self.origins.tensors and id(tensor) not in self.claimed:
@@ -88,10 +97,14 @@ class Exporter:
         return list(found.values())
 
     def new_initializer(self, constant: Any) -> onnx.TensorProto:
+        """The proto of a new constant."""
         return self.filled(onnx.TensorProto(), constant)
 
     def filled(self, proto: onnx.TensorProto, constant: Any) -> onnx.TensorProto:
-        """A header now, the values into the model's weights once the graph is in place."""
+        """The header of a constant with new values. The values go into the weights once the graph is in place.
+
+        Doc string and metadata of `proto` are kept. Values that numpy cannot represent are stored in the proto itself.
+        """
         values = np.asarray(constant.values)
         if constant.export_dtype != constant.dtype or values.dtype == object:
             proto.CopyFrom(OnnxExporter.export_tensor_proto(constant))
@@ -103,7 +116,10 @@ class Exporter:
         return made
 
     def kept_initializers(self, origin: BodyOrigin, graph: Any) -> list[onnx.TensorProto]:
-        """Initializers that are still used, and those that never were; renamed or given new values where somebody did so."""
+        """The initializers to keep: those still used, and those that were unused before.
+
+        They have their present names and values.
+        """
         used = used_constants(graph)
         kept = []
         for proto in origin.proto.initializer:
@@ -113,6 +129,7 @@ class Exporter:
         return kept
 
     def tensor(self, proto: onnx.TensorProto, constant: Any) -> onnx.TensorProto:
+        """The proto of an initializer, changed only if it was renamed or has new values."""
         if isinstance(constant, gs.Constant) and self.has_new_values(constant):
             return self.filled(proto, constant)
         if constant.name == proto.name:
@@ -123,7 +140,10 @@ class Exporter:
         return renamed
 
     def has_new_values(self, constant: Any) -> bool:
-        """Whether somebody put other values in; reading them loads them and changes nothing."""
+        """Whether the values of an imported constant were changed.
+
+        Reading them replaces the StoredValues, but changes nothing.
+        """
         if isinstance(constant._values, StoredValues):
             return False
         origin = self.origins.tensors[id(constant)]
@@ -134,7 +154,10 @@ class Exporter:
         return not (alike and values.tobytes() == original.tobytes())
 
     def inputs(self, origin: BodyOrigin, graph: Any, initializers: set[str]) -> list[onnx.ValueInfoProto]:
-        """In the original order as long as that of the graph's inputs is; initializers may be listed among them."""
+        """The inputs of a graph, initializers included that were listed as inputs.
+
+        The original order is kept, unless the caller changed the order of the graph's inputs.
+        """
         listed = [v for v in origin.proto.input if isinstance(origin.tensors[v.name], gs.Constant)]
         order = [v.name for v in origin.proto.input]
         found = [self.described(t, origin.proto.input) for t in graph.inputs]
@@ -146,14 +169,14 @@ class Exporter:
         return found
 
     def listed_initializers(self, graph: onnx.GraphProto, present: set[str]) -> list[onnx.ValueInfoProto]:
-        """Below IR version 4, initializers are inputs as well."""
+        """Input descriptions for the initializers that are not in `present`. Empty from IR version 4 on, which needs none."""
         if self.proto.ir_version >= FIRST_IR_WITH_PLAIN_INITIALIZERS:
             return []
         missing = [t for t in graph.initializer if t.name not in present]
         return [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in missing]
 
     def described(self, tensor: Any, protos: Any) -> onnx.ValueInfoProto:
-        """The original description of a graph's input or output; a new one where dtype or shape were changed."""
+        """The description of a graph's input or output: the original among `protos`, or a new one if dtype or shape changed."""
         origin = self.origins.tensors.get(id(tensor))
         original = None if origin is None else next((v for v in protos if v.name == origin.name), None)
         if original is None or (isinstance(tensor, gs.Variable) and origin is not None and changed(tensor, origin)):
@@ -162,6 +185,7 @@ class Exporter:
         return renamed_value(original, tensor.name)
 
     def value_infos(self, origin: BodyOrigin, alive: "Alive") -> list[onnx.ValueInfoProto]:
+        """The recorded types of values that still exist, with their present names; new ones if dtype or shape changed."""
         found = []
         for value in origin.proto.value_info:
             tensor = origin.tensors.get(value.name)
@@ -175,6 +199,7 @@ class Exporter:
         return found
 
     def node(self, node: Any) -> onnx.NodeProto:
+        """The proto of a node: a copy of the original one with the differences applied."""
         origin = self.origins.nodes.get(id(node))
         proto = onnx.NodeProto()
         if origin is None:
@@ -191,7 +216,7 @@ class Exporter:
         return proto
 
     def attributes(self, node: Any, origin: NodeOrigin | None) -> list[AttributeProto]:
-        """The original order, changed ones in place, new ones behind."""
+        """The attributes of a node in the original order, followed by new ones."""
         found: list[AttributeProto] = []
         known = list(origin.proto.attribute) if origin is not None else []
         for proto in known:
@@ -208,6 +233,7 @@ class Exporter:
         return found
 
     def attribute(self, proto: AttributeProto, value: Any, before: Any) -> AttributeProto:
+        """The proto of an attribute. `proto`, `before`: proto and value as imported; `value`: the present value."""
         made = AttributeProto()
         made.CopyFrom(proto)
         if isinstance(value, gs.Graph):
@@ -220,6 +246,7 @@ class Exporter:
         return made
 
     def body(self, name: str, graph: Any) -> AttributeProto:
+        """The attribute for a new body."""
         return AttributeProto(name=name, type=AttributeProto.GRAPH, g=self.graph(graph))
 
 
@@ -230,7 +257,7 @@ def newest_opset(ir_version: int) -> int:
 
 @dataclass(frozen=True)
 class Alive:
-    """Which values of a graph there were and are; `names`: original name → present one."""
+    """The values of a graph at import and now. `names`: imported name → present name."""
 
     before: set[str]
     after: set[str]
@@ -238,19 +265,22 @@ class Alive:
 
     @classmethod
     def of(cls, origin: BodyOrigin, graph: Any, initializers: set[str]) -> "Alive":
+        """The values of `graph`, which has these initializers now."""
         after = {t.name for n in graph.nodes for t in n.outputs} | {t.name for t in graph.inputs} | initializers
         return cls(set(origin.tensors), after, {name: tensor.name for name, tensor in origin.tensors.items()})
 
     def keeps(self, name: str) -> bool:
-        """What was recorded about a value that is gone goes; about one that never was there, it stays."""
+        """Whether to keep what is recorded about value `name`: it still exists, or never existed in the graph."""
         return name not in self.before or self.names[name] in self.after
 
 
 def changed(tensor: Any, origin: TensorOrigin) -> bool:
+    """Whether dtype or shape of a tensor differ from those imported."""
     return (tensor.dtype, tensor.shape if tensor.shape is None else list(tensor.shape)) != origin.described
 
 
 def renamed_value(value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
+    """`value` if it has this name, else a copy with the name."""
     if value.name == name:
         return value
     made = onnx.ValueInfoProto()
@@ -260,7 +290,7 @@ def renamed_value(value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
 
 
 def new_value_infos(origins: Origins, graph: Any) -> list[onnx.ValueInfoProto]:
-    """Descriptions of new values, where they were given a type and a shape."""
+    """Descriptions of new values that have a dtype and a shape, inputs and outputs of the graph excepted."""
     ends = {id(t) for t in (*graph.inputs, *graph.outputs)}
     return [
         OnnxExporter.export_value_info_proto(t, do_type_check=False)
@@ -271,7 +301,7 @@ def new_value_infos(origins: Origins, graph: Any) -> list[onnx.ValueInfoProto]:
 
 
 def used_constants(graph: Any) -> set[int]:
-    """Identities of the constants that a graph or a body inside it uses."""
+    """Ids of all tensors that a graph or a body inside it uses."""
     found = {id(t) for t in graph.outputs}
     for node in all_nodes(graph):
         found |= {id(t) for t in node.inputs}
@@ -280,6 +310,7 @@ def used_constants(graph: Any) -> set[int]:
 
 
 def all_nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of a graph and of the bodies inside it."""
     for node in graph.nodes:
         yield node
         for value in node.attrs.values():

@@ -1,4 +1,4 @@
-"""Protos into graphsurgeon objects, shapes and weights left where they are."""
+"""Import: protos to graphsurgeon objects, with weights left unread."""
 
 from collections import ChainMap
 from typing import Any
@@ -21,19 +21,21 @@ from onnxsparse.ir.protos import opset_of
 from onnxsparse.ir.weights import Weights, body_scope
 
 REFERENCE_TYPES = {AttributeProto.FLOAT: float, AttributeProto.INT: int, AttributeProto.STRING: str}
+"""Attribute type → Python type, as graphsurgeon describes a reference to an attribute of a function."""
 
 
 class Importer:
-    """Protos into graphsurgeon objects."""
+    """Builds the graphsurgeon objects of a model, and records their protos in `origins`."""
 
     def __init__(self, proto: onnx.ModelProto, weights: Weights, origins: Origins) -> None:
         self.proto = proto
         self.weights = weights
         self.origins = origins
         self.defaults = overridable(proto)
-        """Inputs that callers may override: variables."""
+        """Inputs with defaults, which callers may override. They are imported as variables, not as constants."""
 
     def model_graph(self) -> Any:
+        """The main graph of the model, with its functions, imports and IR version."""
         proto = self.proto
         functions = [self.function(f) for f in proto.functions]
         graph = self.graph(proto.graph, ChainMap(), "")
@@ -44,6 +46,7 @@ class Importer:
         return graph
 
     def graph(self, proto: onnx.GraphProto, outer: "ChainMap[str, Any]", scope: str) -> Any:
+        """The graph of a proto. `outer`: name → tensor of the graphs around it; `scope`: see `weights.body_scope`."""
         stored = [t for t in proto.initializer if scope or t.name not in self.defaults]
         own = {t.name: self.constant(t, self.weights.find(scope, t.name)) for t in stored}
         described = {v.name: v for v in (*proto.value_info, *proto.input, *proto.output)}
@@ -61,6 +64,7 @@ class Importer:
         return graph
 
     def function(self, proto: onnx.FunctionProto) -> Any:
+        """The graphsurgeon function of a model-local function."""
         own = {name: self.variable(name, None) for name in (*proto.input, *(o for n in proto.node for o in n.output if o))}
         tensors = ChainMap(own)
         nodes = [self.node(node, tensors, proto.name) for node in proto.node]
@@ -71,24 +75,28 @@ class Importer:
         return function
 
     def constant(self, proto: onnx.TensorProto, key: str | None) -> Any:
+        """A constant whose values are read when needed. `key`: its name in the weights, None if it has none."""
         made = gs.Constant(proto.name, StoredValues(self.weights, proto, key))
         self.origins.tensors[id(made)] = TensorOrigin(made, proto.name, proto, key)
         return made
 
     def variable(self, name: str, described: onnx.ValueInfoProto | None) -> Any:
+        """A variable with the dtype and shape that `described` records; None: nothing is recorded."""
         made = gs.Variable(name, *describe(described))
         shape = None if made.shape is None else list(made.shape)
         self.origins.tensors[id(made)] = TensorOrigin(made, name, None, None, (made.dtype, shape))
         return made
 
     def lookup(self, name: str, tensors: "ChainMap[str, Any]") -> Any:
+        """The tensor of this name. An empty name gives graphsurgeon's empty tensor, an unknown one a new variable."""
         if not name:
             return gs.Variable.empty()
         if name not in tensors:
-            tensors[name] = self.variable(name, None)  # nobody makes it: the checker's to complain about
+            tensors[name] = self.variable(name, None)  # an undefined value: onnx's checker reports it, not the import
         return tensors[name]
 
     def node(self, proto: onnx.NodeProto, tensors: "ChainMap[str, Any]", scope: str) -> Any:
+        """The node of a proto. Attributes that graphsurgeon cannot represent stay in the recorded proto."""
         values = {a.name: self.attribute(proto, a, tensors, scope) for a in proto.attribute if not held_back(a)}
         inputs, outputs = ([self.lookup(name, tensors) for name in names] for names in (proto.input, proto.output))
         domain = proto.domain if proto.HasField("domain") else None
@@ -98,6 +106,7 @@ class Importer:
         return made
 
     def attribute(self, node: onnx.NodeProto, proto: AttributeProto, tensors: "ChainMap[str, Any]", scope: str) -> Any:
+        """The value of an attribute as graphsurgeon represents it."""
         if proto.ref_attr_name:
             return gs.Node.AttributeRef(proto.ref_attr_name, REFERENCE_TYPES.get(proto.type, list))
         if proto.type == AttributeProto.TENSOR:
@@ -114,6 +123,7 @@ class Importer:
 
 
 def decoded(value: bytes) -> str | bytes:
+    """The text of UTF-8 bytes; the bytes themselves if they are not valid UTF-8."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -121,7 +131,10 @@ def decoded(value: bytes) -> str | bytes:
 
 
 def describe(value: onnx.ValueInfoProto | None) -> tuple[Any, Any]:
-    """numpy dtype and shape, where a tensor's description has them."""
+    """numpy dtype and shape that a description records, each None if unknown.
+
+    A symbolic size is its name, an unknown one None.
+    """
     if value is None or not value.type.HasField("tensor_type"):
         return None, None
     tensor = value.type.tensor_type

@@ -1,4 +1,4 @@
-"""What graphsurgeon objects came from, so that only what differs is written."""
+"""The protos that graphsurgeon objects were made from, so that only differences are written."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from onnxsparse.ir.weights import Array, Weights, element_dtype
 
-# attribute type → field; the others (sparse tensors, type protos, lists of tensors and graphs) are held back
+# attribute type → field. Sparse tensors, type protos, and lists of tensors or graphs are missing: graphsurgeon has no such values
 SIMPLE_FIELDS = {
     AttributeProto.FLOAT: "f",
     AttributeProto.INT: "i",
@@ -22,7 +22,7 @@ SIMPLE_FIELDS = {
 
 
 class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no types
-    """Values that stay in the model's weights until somebody reads them."""
+    """Values that stay in the model's weights until they are read. `key`: the name there, None for a tensor without a name."""
 
     def __init__(self, weights: Weights, tensor: onnx.TensorProto, key: str | None) -> None:
         self.tensor = tensor
@@ -31,6 +31,7 @@ class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no typ
         self._weights, self._key = weights, key
 
     def load(self) -> Array:
+        """The values as an array that may be changed."""
         if self._key is None:
             return onnx.numpy_helper.to_array(self.tensor)
         return np.array(self._weights[self._key])
@@ -38,7 +39,11 @@ class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no typ
 
 @dataclass(frozen=True)
 class TensorOrigin:
-    """`key`: name in the model's weights; `described`: dtype and shape as imported, to see whether somebody changed them."""
+    """The origin of a constant or variable.
+
+    `name`: as imported. `proto`: of a constant, None for a variable. `key`: name in the model's weights, None if it has none.
+    `described`: dtype and shape as imported, to detect changes.
+    """
 
     tensor: Any
     name: str
@@ -49,6 +54,8 @@ class TensorOrigin:
 
 @dataclass(frozen=True)
 class NodeOrigin:
+    """The origin of a node. `values`: its attributes as imported, to detect changes."""
+
     node: Any
     proto: onnx.NodeProto
     values: dict[str, Any]
@@ -56,7 +63,11 @@ class NodeOrigin:
 
 @dataclass(frozen=True)
 class BodyOrigin:
-    """A graph or function. `constants`: those of its initializers that something used, by name."""
+    """The origin of a graph or function.
+
+    `tensors`: imported name → object. `used`: names of the constants that were used, so that a constant that becomes unused is
+    dropped, and one that always was unused is kept.
+    """
 
     body: Any
     proto: Any
@@ -66,7 +77,7 @@ class BodyOrigin:
 
 @dataclass
 class Origins:
-    """Where objects come from, by identity; holding the objects keeps their identities theirs."""
+    """The origins of all objects, by `id`. An origin holds its object, so that the id stays valid."""
 
     tensors: dict[int, TensorOrigin] = field(default_factory=dict)
     nodes: dict[int, NodeOrigin] = field(default_factory=dict)
@@ -74,5 +85,5 @@ class Origins:
 
 
 def held_back(attribute: AttributeProto) -> bool:
-    """Whether graphsurgeon cannot show an attribute; it stays with its node."""
+    """Whether graphsurgeon cannot represent an attribute. Such an attribute stays in the node's proto."""
     return attribute.type not in (*SIMPLE_FIELDS, AttributeProto.TENSOR, AttributeProto.GRAPH)
