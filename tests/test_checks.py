@@ -23,11 +23,11 @@ from tests.graphs import chain
 # options of a pass as on the command line, the exit code, and what is said
 WRONG = {
     "prune": [
-        ("--only re:[", 2, "'re:[' is no regular expression"),
+        ("--only re:[", 2, "'re:[' is not a regular expression"),
         ("--exclude @none", 2, "prune: --exclude @none: cannot read the file: No such file"),
-        ("--exclude @bad.txt", 2, "'re:[' is no regular expression"),
+        ("--exclude @bad.txt", 2, "'re:[' is not a regular expression"),
         ("--layer-sparsity conv0", 2, "write it as PATTERN=VALUE"),
-        ("--layer-sparsity re:[=0.5", 2, "'re:[' is no regular expression"),
+        ("--layer-sparsity re:[=0.5", 2, "'re:[' is not a regular expression"),
         ("--pattern 2x", 2, "--pattern 2x"),
         ("--pattern 2:4 --sparsity 0.5", 2, "leave the target out"),
         ("--sparsity 0.5 --sparsity-op 0.5", 2, "not both"),
@@ -47,7 +47,7 @@ WRONG = {
         ("--calibration none.npz", 1, "--calibration none.npz: No such file"),
         ("--from-plan none.json", 2, "cannot read the plan"),
         ("--from-plan text.txt", 2, "is no plan"),
-        ("--only re:(", 2, "is no regular expression"),
+        ("--only re:(", 2, "is not a regular expression"),
         ("--json no/x", 2, "does not exist"),
     ],
     "quantize": [
@@ -62,7 +62,7 @@ WRONG = {
         ("--data data.npy --min-sqnr 30 --wide-layers 1", 2, "give one of"),
         ("--data data.npy --export none", 2, "make it first"),
         ("--data data.npy --export full", 2, "holds samples already"),
-        ("--data data.npy --keep-float re:[", 2, "is no regular expression"),
+        ("--data data.npy --keep-float re:[", 2, "is not a regular expression"),
         ("--data data.npy --diagnosis-json d", 2, "is a folder"),
         ("--ranges text.txt", 1, "it is not JSON"),
     ],
@@ -120,7 +120,7 @@ def test_a_command_that_cannot_work_loads_no_model(
 @pytest.mark.parametrize(
     ("step", "code", "message"),
     [
-        ("prune: {only: ['re:[']}", 2, "no regular expression"),
+        ("prune: {only: ['re:[']}", 2, "not a regular expression"),
         ("prune: {layer_sparsity: ['conv0']}", 2, "PATTERN=VALUE"),
         ("prune: {masks: no/m.npz}", 2, "does not exist"),
         ('prune: {masks: "a\\0b"}', 2, "no file can have this name"),
@@ -178,7 +178,7 @@ def test_data_is_not_held_against_a_model_that_a_pass_may_have_changed(folder: P
 
 
 def test_a_pipeline_checks_all_of_its_passes_first() -> None:
-    with pytest.raises(ParamError, match="no regular expression"):
+    with pytest.raises(ParamError, match="not a regular expression"):
         Pipeline([First(), Prune(only=("re:[",))]).run(Model.from_proto(chain(3, 4)))
 
 

@@ -117,7 +117,7 @@ class TestFunctions:
         x = weight("2x8", 3)
         done, notes, stays = quantized(built, x=x)
         assert stays == {}
-        assert notes[0] == "2 calls of model-local functions were written out, so that their nodes are seen like any others"
+        assert notes[0] == "2 calls of model-local functions were inlined, so that passes see the nodes in them"
         assert not done.proto.functions
         assert [entry.value for n in done.proto.graph.node for entry in n.metadata_props] == ["me"]
         assert [name for name in done.weights if name.startswith("w")]
@@ -169,7 +169,7 @@ class TestFunctions:
             if seen:
                 assert layers(Model.from_proto(built)).totals.macs == 2 * 4 * 5
             else:
-                with pytest.raises(ModelError, match="cannot be written out"):
+                with pytest.raises(ModelError, match="cannot be inlined"):
                     layers(Model.from_proto(built))
 
     def test_a_weight_that_a_call_gives_as_an_attribute_is_one(self) -> None:

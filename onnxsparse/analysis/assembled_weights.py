@@ -1,7 +1,10 @@
-"""Operands put together from stored tensors by moving elements only, as exporters write the gates of an LSTM.
+"""Operands that are assembled from stored tensors by moving elements, as torch.export writes the gates of an LSTM.
 
-Such an operand is no tensor of its own: its elements are counted and pruned where they are stored. Which of them it
-holds is found by running the same moves over element numbers instead of values.
+Such an operand is not a tensor of the model. Its elements are counted and pruned where they are stored. To find them:
+
+1. Give each element of each stored tensor that is reached a number.
+2. Run the same moves (Slice, Concat, Transpose, …) over the numbers in place of the values.
+3. The numbers in the result say which stored elements it holds, and how often.
 """
 
 from dataclasses import dataclass, field
@@ -15,12 +18,12 @@ from onnxsparse.ir.weights import Array
 from onnxsparse.ops import UnknownFact, find
 
 MAX_ELEMENTS = 1 << 24
-"""Operands larger than this are not traced: element numbers take eight bytes each."""
+"""Largest operand that is traced, in elements. A number takes eight bytes, so this is 128 MB."""
 
 
 @dataclass
 class Assembly:
-    """Element numbers of the operand being traced; `starts`: stored tensor → number of its first element."""
+    """The element numbers of one operand. `starts`: stored tensor → number of its first element. `size`: numbers given so far."""
 
     resolver: Resolver
     starts: dict[str, int] = field(default_factory=dict)
@@ -28,7 +31,10 @@ class Assembly:
     values: dict[tuple[str, str], Array] = field(default_factory=dict)
 
     def trace(self, graph: Graph, name: str) -> Array | None:
-        """The numbers of the elements in value `name`, or the value itself of an integer constant; None if it is computed."""
+        """The numbers of the elements in `name`, in its shape; the values of an integer constant.
+
+        None if the value is computed.
+        """
         if (graph.scope, name) in self.values:
             return self.values[graph.scope, name]
         key = self.resolver.constant(graph, name)
@@ -66,7 +72,10 @@ class Assembly:
 
 
 def sources(resolver: Resolver, graph: Graph, name: str) -> dict[str, int] | None:
-    """Stored tensor → how often `name` holds each of its elements; None if it is not made of whole tensors."""
+    """Stored tensor → how often `name` holds each of its elements.
+
+    None if the value is computed, or if the elements of one tensor occur unequally often.
+    """
     assembly = Assembly(resolver)
     numbers = assembly.trace(graph, name)
     if numbers is None or not assembly.starts:

@@ -8,7 +8,10 @@ from onnxsparse.ops import find
 
 
 def typed_values(model: Model) -> dict[str, int]:
-    """Value → element type, as far as inference tells; ops that onnx does not define count as those that they are like."""
+    """Value of the main graph → element type, 0 if unknown.
+
+    A foreign op counts as the standard op that it is declared to be like.
+    """
     work = weightless(model.proto, model.weights)
     for node in work.graph.node:
         spec = find(node.domain, node.op_type, model.opset(node.domain))

@@ -1,7 +1,10 @@
-"""Values that constants and fixed sizes settle, whatever the sizes are that a file leaves open.
+"""Values that follow from constants and fixed sizes, whatever the open sizes of the file are.
 
-Of a shape with open sizes, those that are fixed are known: `Gather(Shape(x), 1)` of an x of N × 3 is 3. Such a vector is
-computed twice, with other numbers in the open places; ops that only move elements keep what is known apart from what is not.
+A shape with open sizes is known in part: `Gather(Shape(x), 1)` is 3 for an x of shape N × 3. To find the known part:
+
+1. Compute each small value twice, with two different numbers in place of every open size (STAND_INS).
+2. Compute only ops that move elements from such a value: any other op could give equal results by accident.
+3. A value that is equal both times does not depend on open sizes.
 """
 
 from dataclasses import dataclass
@@ -18,23 +21,24 @@ from onnxsparse.ir.weights import Array
 from onnxsparse.ops import OpSpec, OpView, UnknownFact, find
 
 STAND_INS = (0, (1 << 40) + 7)
-"""For open sizes; an element that both give alike is none of them."""
+"""The two numbers for an open size. No real size is as large as the second."""
 
 
 @dataclass(frozen=True)
 class Twice:
-    """A value under each of the stand-ins."""
+    """A value computed with each of the two stand-ins."""
 
     first: Array
     second: Array
 
     @property
     def is_known(self) -> bool:
+        """Whether the value depends on no open size."""
         return self.first.shape == self.second.shape and np.array_equal(self.first, self.second)
 
 
 class FixedValues:
-    """`shapes`: of a model whose open sizes are left open."""
+    """The fixed values of a model. `shapes`: inferred with its open sizes left open."""
 
     def __init__(self, model: Model, shapes: Shapes) -> None:
         self.shapes = shapes
@@ -43,14 +47,17 @@ class FixedValues:
         self.found: dict[tuple[str, str], Twice | None] = {}
 
     def get(self, graph: Graph, name: str) -> Array | None:
-        """The value that a graph knows by this name; None where it is not settled, or larger than sizes are."""
+        """The value of `name` as seen from `graph`.
+
+        None if it depends on an open size or an input, or has over MAX_VALUE_ELEMENTS.
+        """
         found = self._twice(graph, name)
         return None if found is None or not found.is_known else found.first
 
     def _twice(self, graph: Graph, name: str) -> Twice | None:
         key = (graph.scope, name)
         if key not in self.found:
-            self.found[key] = None  # a graph with a cycle ends here
+            self.found[key] = None  # ends the recursion in an invalid graph with a cycle
             self.found[key] = self._find(graph, name)
         return self.found[key]
 

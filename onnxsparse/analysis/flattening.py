@@ -1,9 +1,9 @@
-"""The one view of a graph that passes which change it have: no calls of model-local functions, no branch that never runs.
+"""Flattening: one form of a graph for all passes that change it, without calls of functions and branches that never run.
 
-1. Calls are written out. A constant that a function holds becomes an initializer, one for all of its calls.
-2. An If whose condition follows from constants, and from sizes that the file itself fixes, gives way to the branch that runs.
-   Sizes that were only assumed, or given for a report, settle nothing: the file has to run at others as well.
-3. Outputs that nothing reads (the mask of a Dropout, the indices of a MaxPool) are left out.
+1. Inline all calls of model-local functions. A constant of a function becomes one initializer for all of its calls.
+2. Replace each If by the branch that runs, if its condition follows from constants and sizes that the file fixes. Sizes that
+   are assumed, or given for a report, do not count: the file has to run at other sizes too.
+3. Remove unused optional outputs, as the mask of a Dropout or the indices of a MaxPool.
 """
 
 import onnx
@@ -21,15 +21,15 @@ from onnxsparse.ops.spec import spare_outputs
 
 
 def flatten(model: Model, *, functions: bool = True) -> list[str]:
-    """Change `model` in place; returns what was done, nothing for a model without functions and settled Ifs.
+    """Flatten `model` in place. Returns a note for each kind of change; empty if nothing had to change.
 
-    `functions=False` leaves the calls.
+    `functions=False` keeps the calls. Raises ModelError for calls that cannot be inlined.
     """
     notes = []
     calls = sum(1 for _ in find_calls(model.proto)) if functions else 0
     if calls:
         write_out_functions(model)
-        notes.append(f"{calls} calls of model-local functions were written out, so that their nodes are seen like any others")
+        notes.append(f"{calls} calls of model-local functions were inlined, so that passes see the nodes in them")
     settled = settle(model)
     if settled:
         notes.append(f"{settled} × If replaced by the branch that runs: constants and fixed sizes settle its condition")
@@ -40,7 +40,7 @@ def flatten(model: Model, *, functions: bool = True) -> list[str]:
 
 
 def drop_spare_outputs(model: Model) -> int:
-    """Leave out outputs that nothing reads and that their nodes can do without; returns how many."""
+    """Remove outputs that are unused and optional. Returns how many."""
     graphs = every_graph(model.proto)
     read = {name for graph in graphs for node in graph.node for name in node.input}
     read |= {value.name for graph in graphs for value in graph.output}
@@ -60,7 +60,7 @@ def drop_spare_outputs(model: Model) -> int:
 
 
 def write_out_functions(model: Model) -> None:
-    """Calls become nodes; functions that nothing calls any more go."""
+    """Inline all calls in place, and remove the functions that are no longer called."""
     proto = inlined(model.proto)
     proto.functions.extend(f for f in model.proto.functions if not is_called(model.proto, f))
     renamed = share_constants(proto, model)
@@ -75,15 +75,15 @@ def write_out_functions(model: Model) -> None:
 
 
 def is_called(proto: onnx.ModelProto, function: onnx.FunctionProto) -> bool:
-    """Whether a node of the model, or of another function, calls a function."""
+    """Whether a node of the model, or of another function, calls `function`."""
     key = (function.domain, function.name, function.overload)
     return any((node.domain, node.op_type, node.overload) == key for node in every_node(proto))
 
 
 def share_constants(proto: onnx.ModelProto, model: Model) -> dict[str, str]:
-    """Make one initializer of the copies that calls have of a function's constant.
+    """Replace the copies of a function's constant, one for each call, by one initializer.
 
-    Returns new names → those in `model.weights`, where they differ.
+    Returns new name → name in `model.weights`, for initializers whose names differ.
     """
     names = Names(proto)
     shared: dict[tuple[str, str], str] = {}
@@ -113,5 +113,5 @@ def share_constants(proto: onnx.ModelProto, model: Model) -> dict[str, str]:
 
 
 def constant_of_function(node: onnx.NodeProto) -> TensorProto | None:
-    """The value of a Constant, None for another node."""
+    """The value of a Constant; None for any other node."""
     return next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None) if not node.input else None

@@ -1,4 +1,4 @@
-"""Naming layers on the command line: glob, `re:…`, `op:Conv`, module prefix, `@file`."""
+"""Patterns that select layers: glob, `re:<expression>`, `op:<type>`, module prefix, `@<file of patterns>`."""
 
 import fnmatch
 import re
@@ -12,19 +12,24 @@ from onnxsparse.ir.option_roles import Role
 
 
 class Nameable(Protocol):
-    """What a pattern may match: a node, its op type, and the names of its weight tensors."""
+    """What a pattern can match: node name, op type, and names of weight tensors."""
 
     @property
-    def node(self) -> str: ...
+    def node(self) -> str:
+        """The node's name, as in `Graph.names`."""
+
     @property
-    def op_type(self) -> str: ...
+    def op_type(self) -> str:
+        """The op type, without its domain."""
+
     @property
-    def tensors(self) -> tuple[str, ...]: ...
+    def tensors(self) -> tuple[str, ...]:
+        """The names of its weight tensors."""
 
 
 @dataclass(frozen=True)
 class NamedNode:
-    """A node that has no weights of its own."""
+    """A node to match that has no weights of its own."""
 
     node: str
     op_type: str
@@ -35,7 +40,10 @@ Match = Callable[[Nameable], bool]
 
 
 def choose(layers: Sequence[Nameable], patterns: Sequence[str], option: str, model: str) -> set[str]:
-    """The nodes of the layers that any pattern matches. Raises ParamError for a pattern that matches none."""
+    """The nodes of all layers that any of the patterns matches. `option`, `model`: their names in messages.
+
+    Raises ParamError for a pattern that matches no layer, and as `expand` and `compile_pattern` do.
+    """
     chosen: set[str] = set()
     for pattern in expand(patterns, option):
         matches = compile_pattern(pattern, option)
@@ -48,7 +56,10 @@ def choose(layers: Sequence[Nameable], patterns: Sequence[str], option: str, mod
 
 
 def expand(patterns: Sequence[str], option: str) -> list[str]:
-    """`@file` replaced by the file's lines; blank lines and those that start with # are left out."""
+    """The patterns with each `@file` replaced by the lines of the file. Blank lines and lines that start with # are left out.
+
+    Raises ParamError for a file that cannot be read.
+    """
     found: list[str] = []
     for pattern in patterns:
         if not pattern.startswith("@"):
@@ -64,39 +75,49 @@ def expand(patterns: Sequence[str], option: str) -> list[str]:
 
 
 def check_pattern(pattern: str, option: str) -> None:
-    """Raises ParamError for a file that cannot be read, or an expression that is none."""
+    """Raises ParamError for a file that cannot be read, and for an invalid regular expression."""
     for line in expand([pattern], option):
         compile_pattern(line, option)
 
 
 def pattern_files(pattern: str) -> tuple[Path, ...]:
+    """The file that a pattern `@file` reads; empty for other patterns."""
     return (Path(pattern[1:]),) if pattern.startswith("@") else ()
 
 
 LayerPattern = Annotated[str, Role(check_pattern, reads=pattern_files)]
-"""Names layers."""
+"""A pattern that selects layers."""
 
 
 def compile_pattern(pattern: str, option: str) -> Match:
-    """A test for one pattern, over the layer's node name and the names of its weight tensors."""
+    """The test for one pattern, over the node's name and the names of its weight tensors.
+
+    `op:<type>`: equal op type. `re:<expression>`: found anywhere in a name. A pattern with `*`, `?` or `[`: a glob over a whole
+    name,
+    in which `*` matches `/` too. Anything else: a whole name or a module prefix.
+
+    Raises ParamError for an invalid regular expression.
+    """
     if pattern.startswith("op:"):
         return lambda layer: layer.op_type == pattern[3:]
     if pattern.startswith("re:"):
         try:
             expression = re.compile(pattern[3:])
         except re.error as error:
-            raise ParamError(f"{option} '{pattern}' is no regular expression: {error}") from None
+            raise ParamError(f"{option} '{pattern}' is not a regular expression: {error}") from None
         return lambda layer: any(expression.search(name) for name in names(layer))
     if any(c in pattern for c in "*?["):
         return lambda layer: any(fnmatch.fnmatchcase(name, pattern) for name in names(layer))
-    # a module prefix ends where a name part ends; exporters write '/model/conv1' for the module 'model.conv1'
+    # a module prefix ends at the end of a name part; exporters write '/model/conv1' for the module 'model.conv1'
     module = re.compile(re.escape(dotted(pattern)) + r"(\.|$)")
     return lambda layer: pattern in names(layer) or any(module.match(dotted(name)) for name in names(layer))
 
 
 def names(layer: Nameable) -> list[str]:
+    """The names that a pattern is compared with."""
     return [layer.node, *layer.tensors]
 
 
 def dotted(name: str) -> str:
+    """A node name in the form of a module path: `/model/conv1` as `model.conv1`."""
     return name.strip("/").replace("/", ".")

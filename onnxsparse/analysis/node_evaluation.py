@@ -1,4 +1,4 @@
-"""One node computed by onnx's reference implementation, for the few small values that analysis needs."""
+"""Evaluation of one node by onnx's reference implementation, for the few small values that analysis needs."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -14,23 +14,26 @@ from onnxsparse.ops.sizes import UnknownFact
 
 
 def evaluate_node(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Mapping[str, int]) -> list[Array]:
-    """The node's outputs. Raises UnknownFact where there is no implementation, or it refuses the inputs."""
-    # a whole evaluator around one node costs five times as much, and shape arithmetic has thousands of them
+    """The outputs of a node for `feeds` (input name → array). `opsets`: domain → version.
+
+    Raises UnknownFact if there is no implementation, or it refuses the inputs, or the result is a sequence.
+    """
+    # ReferenceEvaluator on a model of one node takes five times as long, and shape arithmetic has thousands of nodes
     implementation = find(node.domain, node.op_type, opsets.get(node.domain, 1))
     settings = {"log": lambda *_: None, "opsets": dict(opsets), "verbose": 0, "new_ops": None}
     try:
-        with np.errstate(all="ignore"):  # shape arithmetic divides and takes logarithms of what it does not use
+        with np.errstate(all="ignore"):  # shape arithmetic divides by zero where the result is unused
             made = implementation(node, settings).run(*(feeds[name] if name else None for name in node.input))
-    except Exception as error:  # no code of ours: it says in its own words what does not fit, or what it has not got
+    except Exception as error:  # the implementations are foreign code, which raises errors of any type
         raise UnknownFact(f"onnx's reference implementation of {node.op_type} refuses it: {error}") from None
     if any(isinstance(value, list) for value in made):
-        raise UnknownFact(f"{node.op_type} makes a sequence")
+        raise UnknownFact(f"{node.op_type} produces a sequence")
     return [np.asarray(value) for value, name in zip(made, node.output, strict=False) if name]
 
 
 @cache
 def find(domain: str, op_type: str, version: int) -> Any:
-    """The class that computes an op. Raises UnknownFact where there is none, or it is written in other ops."""
+    """The reference class of an op. Raises UnknownFact if there is none, or if it is a function of other ops."""
     try:
         found = load_op("" if domain == "ai.onnx" else domain, op_type, version)
     except Exception as error:  # as above

@@ -1,6 +1,6 @@
-"""Raising a model to opset 13 in place: every graph of it, by the rules of `ops.raising`; nothing else changes.
+"""Upgrade of a model to opset 13 in place, by the rules of `ops/raising.py`. Bodies and functions are included.
 
-onnx's own version converter drops functions, and the metadata of nodes and graphs.
+onnx's version converter is not used: it loses functions, and the metadata of nodes and graphs.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,10 @@ from onnxsparse.ops.raising import OLDEST_OPSET, RAISED_OPSET, CannotRaise, Rais
 
 
 def raise_opset(model: Model) -> str | None:
-    """Bring the standard domain to opset 13 where it is below. None if it is done, else why not: the model is as it was then.
+    """Upgrade the standard domain to opset 13 if it is lower. Returns None if that succeeded, else the reason; then nothing
+    changed.
 
-    The IR version stays: onnx's checker and onnxruntime take opset 13 with any since 3.
+    The IR version stays: onnx's checker and onnxruntime accept opset 13 with any version from 3 on.
     """
     if model.opset() >= RAISED_OPSET:
         return None
@@ -41,7 +42,7 @@ def raise_opset(model: Model) -> str | None:
 
 @dataclass(frozen=True)
 class Values:
-    """What is known of a model's values, worked out when first asked for. Sizes are those that hold for every input."""
+    """Facts about a model's values, computed at first use, from sizes that hold for every input."""
 
     model: Model
 
@@ -51,6 +52,7 @@ class Values:
 
     @cached_property
     def shapes(self) -> Shapes:
+        """The shapes that hold for every input."""
         return Shapes(collect(self._inferred))
 
     @cached_property
@@ -58,14 +60,14 @@ class Values:
         return dict(element_types(self._inferred))
 
     def kind(self, scope: str, name: str) -> int | None:
-        """The element type of `name` as seen from `scope`."""
+        """The element type of `name` as seen from `scope`; None if it is unknown."""
         while scope and (scope, name) not in self._kinds:
             scope = scope.rpartition("/")[0]
         return self._kinds.get((scope, name)) or None
 
 
 class Raiser:
-    """Changes `proto`, a copy of what `model` holds."""
+    """Upgrades `proto`, a copy of the proto of `model`."""
 
     def __init__(self, model: Model, proto: onnx.ModelProto) -> None:
         self.proto = proto
@@ -75,6 +77,7 @@ class Raiser:
         self.fresh = Names(proto).fresh
 
     def run(self) -> None:
+        """Upgrade the main graph, its bodies and all functions. Raises CannotRaise, which names the node."""
         RaisedGraph(self, Graph(self.proto.graph), raised_import(self.proto), self.values).run()
         for scope, function in function_scopes(self.proto):
             if all(o.domain not in STANDARD_DOMAINS or o.version >= RAISED_OPSET for o in function.opset_import):
@@ -85,7 +88,10 @@ class Raiser:
 
 
 class RaisedGraph:
-    """One graph, the bodies in it first. `version`: what it was written in. `values`: None in a function, given anything."""
+    """Upgrades one graph and the bodies in it. `version`: the opset that it was written in.
+
+    `values`: facts about the values; None in a function, whose inputs may be anything. `made`: constants added so far.
+    """
 
     def __init__(self, raiser: Raiser, graph: Graph, version: int, values: Values | None) -> None:
         self.raiser = raiser
@@ -96,6 +102,7 @@ class RaisedGraph:
         self.read = {*graph.consumers, *(output.name for output in graph.proto.output)}
 
     def run(self) -> None:
+        """Upgrade all nodes, those of bodies first. Raises CannotRaise, which names the node."""
         ordered: list[onnx.NodeProto] = []
         for index, node in enumerate(self.graph.proto.node):
             for body in self.graph.bodies(index).values():
@@ -105,7 +112,7 @@ class RaisedGraph:
             replace_all(self.graph.proto.node, ordered)
 
     def _raised(self, index: int, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """The node, changed, and what goes around it."""
+        """The upgraded node, with the nodes that are added before and after it."""
         if node.domain not in STANDARD_DOMAINS or (node.domain, node.op_type) in self.raiser.functions:
             return [node]
         constants: list[onnx.NodeProto] = []
@@ -142,7 +149,10 @@ class RaisedGraph:
         return self.raiser.resolver.weights
 
     def _tensor(self, wanted: str, value: Array, constants: list[onnx.NodeProto]) -> str:
-        """An initializer; a Constant in a function, which has none, and in a body that would have to list it as an input."""
+        """Add a constant, and return its name. It is an initializer where that needs no input of the same name.
+
+        It is a Constant node in a function, which has no initializers, and in a body below IR version 4.
+        """
         name, graph = self.raiser.fresh(wanted), self.graph
         self.made[name] = value
         tensor = numpy_helper.from_array(value, name)
@@ -157,11 +167,14 @@ class RaisedGraph:
 
 
 def raised_import(proto: onnx.ModelProto | onnx.FunctionProto) -> int:
-    """The version of the standard domain, which is 13 from here on. Raises CannotRaise for one that no rules exist for."""
+    """Set the import of the standard domain to 13, and return the former version.
+
+    Raises CannotRaise for a version below OLDEST_OPSET, for which there are no rules.
+    """
     imports = [o for o in proto.opset_import if o.domain in STANDARD_DOMAINS]
     version = max((o.version for o in imports), default=0)
     if version < OLDEST_OPSET:
-        raise CannotRaise(f"it is written in opset {version}, and what changed before {OLDEST_OPSET} is not known here")
+        raise CannotRaise(f"it is written in opset {version}, and upgrades from below {OLDEST_OPSET} are not supported")
     for entry in imports:
         entry.version = RAISED_OPSET
     return version

@@ -1,4 +1,4 @@
-"""What a proto records of its values: shapes and element types read, taken out and written, beside weights or without them."""
+"""Shapes and element types that a proto records of its values: read, removed and written. Bulk weights as typed inputs."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,7 +14,7 @@ from onnxsparse.ops import STANDARD_DOMAINS
 
 
 def weightless(proto: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
-    """A copy in which bulk tensors are typed graph inputs, so that inference and the checker see no weights."""
+    """A copy in which bulk tensors are typed graph inputs, so that inference and checker read no weights."""
     work = onnx.ModelProto()
     work.CopyFrom(proto)
     present = {value.name for value in work.graph.input}
@@ -29,7 +29,10 @@ def weightless(proto: onnx.ModelProto, weights: Weights) -> onnx.ModelProto:
 
 
 def take_bulk(graph: onnx.GraphProto, weights: Weights) -> list[tuple[str, TensorProto]]:
-    """Remove bulk tensors from one graph; small ones that came in a side file are put into the proto instead."""
+    """Remove the bulk tensors from one graph. Returns (name, tensor without data) of each.
+
+    Small tensors with external data are kept, with the data in the proto.
+    """
     taken: list[tuple[str, TensorProto]] = []
     kept_initializers: list[TensorProto] = []
     kept_nodes: list[onnx.NodeProto] = []
@@ -52,10 +55,12 @@ def take_bulk(graph: onnx.GraphProto, weights: Weights) -> list[tuple[str, Tenso
 
 
 def copy_header(tensor: TensorProto) -> TensorProto:
+    """A tensor of the same shape and element type, without name and data."""
     return TensorProto(dims=tensor.dims, data_type=tensor.data_type)
 
 
 def is_bulk(tensor: TensorProto, weights: Weights) -> bool:
+    """Whether a tensor's data is BULK_BYTES or more. External data below that is moved into the proto."""
     if tensor.data_location != TensorProto.EXTERNAL:
         return False
     if is_lifted(tensor):
@@ -72,8 +77,9 @@ def is_bulk(tensor: TensorProto, weights: Weights) -> bool:
 
 
 def take_recorded(graph: onnx.GraphProto, binding: Binding, scope: str = "") -> Known:
-    """What the file records of its values' shapes, which is then removed: a file may be wrong there, or be true at other sizes.
-    The main graph's inputs keep theirs; element types stay where inference cannot know them.
+    """Remove the recorded shapes of a graph and its bodies, and return them. They may be wrong, or hold at other sizes.
+
+    The main graph's inputs keep theirs. Element types stay where inference cannot find them: outputs of foreign ops.
     """
     inputs = graph.input if scope else ()
     for value in (*inputs, *graph.value_info, *graph.output):
@@ -81,7 +87,7 @@ def take_recorded(graph: onnx.GraphProto, binding: Binding, scope: str = "") -> 
             binding.apply(value.type.tensor_type.shape)
     recorded = collect_own(graph, scope)
     foreign = {name for node in graph.node if node.domain not in STANDARD_DOMAINS for name in node.output}
-    # an entry for an initializer, even an empty one, keeps onnx's inference from reading its value
+    # onnx's inference does not read the value of an initializer that has an entry in value_info, even an empty one
     replace_all(graph.value_info, [value for value in graph.value_info if value.name in foreign])
     for value in (*inputs, *graph.value_info, *graph.output):
         if value.type.HasField("tensor_type"):
@@ -94,13 +100,14 @@ def take_recorded(graph: onnx.GraphProto, binding: Binding, scope: str = "") -> 
 
 
 def bind_inputs(graph: onnx.GraphProto, binding: Binding) -> None:
+    """Record the sizes of the binding for the graph's inputs."""
     for value in graph.input:
         if value.name in binding.shapes and value.type.HasField("tensor_type"):
             set_shape(value, binding.shapes[value.name])
 
 
 def set_shape(value: onnx.ValueInfoProto, shape: Shape) -> None:
-    """Record a shape; what is not known of it keeps the name it has."""
+    """Record a shape. An unknown size keeps its symbol if the rank is unchanged."""
     dims = value.type.tensor_type.shape
     symbols = [d.dim_param for d in dims.dim] if len(dims.dim) == len(shape) else [""] * len(shape)
     dims.Clear()
@@ -114,7 +121,7 @@ def set_shape(value: onnx.ValueInfoProto, shape: Shape) -> None:
 
 
 def collect(graph: onnx.GraphProto, scope: str = "") -> Known:
-    """Every recorded shape of a graph and its bodies."""
+    """The recorded shapes of a graph and its bodies."""
     found = collect_own(graph, scope)
     for node in graph.node:
         for attribute in node.attribute:
@@ -124,7 +131,7 @@ def collect(graph: onnx.GraphProto, scope: str = "") -> Known:
 
 
 def collect_own(graph: onnx.GraphProto, scope: str) -> Known:
-    """Those of its own values."""
+    """The recorded shapes of one graph's own values, initializers included."""
     found: Known = {(scope, tensor.name): tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.HasField("shape"):
@@ -134,7 +141,7 @@ def collect_own(graph: onnx.GraphProto, scope: str) -> Known:
 
 
 def record(graph: onnx.GraphProto, shapes: Known, types: Mapping[Key, int], scope: str = "") -> None:
-    """Write the shapes of what the nodes of a graph and its bodies produce, where their types are known."""
+    """Record the shapes of all node outputs of a graph and its bodies, if their element types are known."""
     entries = {value.name: value for value in (*graph.value_info, *graph.output)}
     for node in graph.node:
         for name in filter(None, node.output):
@@ -152,8 +159,9 @@ def record(graph: onnx.GraphProto, shapes: Known, types: Mapping[Key, int], scop
 
 
 def element_types(graph: onnx.GraphProto, scope: str = "") -> Iterator[tuple[Key, int]]:
-    """((scope, value), element type), of sequences and optional values that of their tensors: branches of an If may use a name
-    for values of two types.
+    """((scope, name), element type) of a graph's values; 0 if it is unknown. For sequences and optionals, that of their tensors.
+
+    The scope is part of the key because branches of an If may use one name for values of two types.
     """
     yield from (((scope, t.name), t.data_type) for t in graph.initializer)
     yield from (((scope, v.name), tensor_type(v.type)) for v in (*graph.input, *graph.value_info, *graph.output))
@@ -164,7 +172,7 @@ def element_types(graph: onnx.GraphProto, scope: str = "") -> Iterator[tuple[Key
 
 
 def tensor_type(kind: onnx.TypeProto) -> int:
-    """The element type of a tensor, or of the tensors in a sequence; 0 where it is unknown."""
+    """The element type of a tensor, or of the tensors in a sequence or optional; 0 if it is unknown."""
     if kind.HasField("sequence_type"):
         return tensor_type(kind.sequence_type.elem_type)
     if kind.HasField("optional_type"):

@@ -1,4 +1,16 @@
-"""Shapes and element types of every value, from shape inference over the model without its weights."""
+"""Shapes and element types of all values of a model, weights left out.
+
+1. Bulk weights become typed inputs. Recorded shapes are taken out of the file, because they may be wrong, or hold at other
+   sizes. The inputs get the sizes of the binding.
+2. onnx's inference runs over the whole model, with data propagation.
+3. If shapes are missing, `Propagation` goes node by node: it computes small values, follows branches, loops and sequences, and
+   applies the formulas of the op table.
+4. Its findings are written into the model, and 2 and 3 are repeated until 2 finds nothing new.
+5. So far, everything follows from the input sizes. A node that cannot run at these sizes is an error (`size_conflicts`).
+6. If shapes are still missing and the model has ops that onnx does not define, onnxruntime's symbolic inference is asked, and
+   its findings are propagated as in 2 to 4.
+7. Last come the recorded shapes of step 1, for values that are still unknown; they are propagated likewise.
+"""
 
 import logging
 from dataclasses import dataclass, field
@@ -18,10 +30,11 @@ from onnxsparse.ops import STANDARD_DOMAINS, OpView
 
 @dataclass(frozen=True)
 class Shapes:
-    """What is known of each value: (scope, name) → shape. A scope is a body's path, empty for the main graph.
+    """The known shapes and types of a model. Keys are (scope, name); the scope of the main graph is empty, see
+    `weights.body_scope`.
 
-    `dead`: scopes of branches that never run. `values`: of the main graph's small values that shape arithmetic computed on the
-    way. `small`: (scope, name) → every small value that was read or computed. `types`: (scope, name) → element type.
+    `known`: shapes. `types`: element types. `dead`: scopes of branches that never run at these sizes.
+    `small`: small values that were read or computed. `values`: those of them that nodes of the main graph produce, by name.
     """
 
     known: Known
@@ -39,18 +52,16 @@ class Shapes:
         return nearest(self.types, scope, name) or 0
 
     def view(self, scope: str, node: onnx.NodeProto) -> OpView:
-        """A node as formulas see it."""
+        """A node with its shapes and small values, as the formulas of the op table read it."""
         inputs, outputs = (tuple(self.get(scope, name) for name in names) for names in (node.input, node.output))
         values = {name: value for name in node.input if (value := nearest(self.small, scope, name)) is not None}
         return OpView(node, inputs, outputs, values)
 
 
 def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, name: str) -> Shapes:
-    """Shapes of every value of `proto`, which messages call `name`, with inputs bound as `binding` says.
+    """Shapes of all values of `proto`, with inputs bound to the sizes of `binding`. `name`: the model's, in messages.
 
-    What follows from the sizes of the inputs comes first. Where that leaves something open, onnxruntime's symbolic inference is
-    asked if there are ops that onnx does not define; what it does not know either is taken from what the file records. Raises
-    ParamError for sizes at which a node cannot run.
+    See the head of this file for the steps. Raises ParamError for sizes at which a node that every run reaches cannot run.
     """
     work = weightless(proto, weights)
     recorded = take_recorded(work.graph, binding)
@@ -70,22 +81,24 @@ def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, nam
 
 
 def settled(work: onnx.ModelProto) -> "tuple[Search, Conflict | None]":
-    """What follows from the sizes of the inputs, and the first node that cannot run at them."""
+    """Steps 2 to 5: what follows from the sizes of the inputs, and the first node that cannot run at them (None: there is
+    none).
+    """
     search = Search(work)
     search.settle()
     return search, find_conflict(search.propagation, main_graph(search.work), suspected=search.suspected)
 
 
 def impossible(name: str, binding: Binding, conflict: Conflict, *, always: bool) -> ParamError:
-    """The error for sizes at which a node cannot run: those that the caller gave or left out, or that the file fixes itself.
+    """The error for sizes at which a node cannot run. It names the sizes that the caller gave or that were assumed.
 
-    `always`: the sizes that the file fixes lead there, whatever those are that it leaves open.
+    `always`: the sizes that the file fixes are the cause, whatever the open sizes are.
     """
     given, assumed = " ".join(binding.given), " and ".join(binding.assumed)
     if not given and not assumed:
-        return ParamError(f"{name} cannot run: {conflict}; its own input sizes lead there")
+        return ParamError(f"{name} cannot run: {conflict}; the cause is the input sizes that the file itself fixes")
     if always:
-        return ParamError(f"{name} cannot run: {conflict}, whatever the sizes are that it leaves open")
+        return ParamError(f"{name} cannot run: {conflict}, whatever its open sizes are")
     if assumed:
         sizes = f"with {given}, where {assumed}" if given else f"where {assumed}"
         return ParamError(f"{name} cannot run {sizes}: {conflict}; give the sizes with --input-shape or --dim")
@@ -93,9 +106,10 @@ def impossible(name: str, binding: Binding, conflict: Conflict, *, always: bool)
 
 
 class Search:
-    """What is known of a model's shapes, and what more follows from it. `work`: without bulk weights, its inputs bound.
+    """The search for shapes: alternates between onnx's inference over the whole model and `Propagation` node by node.
 
-    `suspected`: whether onnx's inference found fault with the model; that may be a node that never runs.
+    `work`: the model without bulk weights, its inputs bound. `suspected`: whether onnx's inference reported an error, which may
+    concern a node that never runs. `made`: values whose shapes are wanted. `asked`: values that formulas need as numbers.
     """
 
     def __init__(self, work: onnx.ModelProto) -> None:
@@ -111,7 +125,7 @@ class Search:
         self._list(main_graph(work))
 
     def _list(self, graph: Graph) -> None:
-        """The values that shapes are wanted of, and those that formulas want to read."""
+        """Fill `made` and `asked` from a graph and the bodies in it."""
         for index, node in enumerate(graph.proto.node):
             spec = self.propagation.spec(node)
             self.made += [(graph.scope, name) for name in node.output if name]
@@ -122,7 +136,7 @@ class Search:
                 self._list(body)
 
     def settle(self) -> None:
-        """Node by node and over the whole model in turn, until the second brings nothing new after the first."""
+        """Steps 3 and 4: propagate and infer in turn, until inference finds nothing that propagation had not found."""
         graph = main_graph(self.work)
         more = self.has_bodies or self.has_gaps()
         while more:
@@ -132,14 +146,14 @@ class Search:
             more = self.propagation.extent() > known and self.has_gaps()
 
     def learn(self, more: Known) -> None:
-        """Add shapes from elsewhere, and what follows from them."""
+        """Add shapes from another source where they were unknown, and what follows from them."""
         known = self.propagation.extent()
         fill(self.shapes, more)
         if self.propagation.extent() > known:
             self.settle()
 
     def _infer(self, proto: onnx.ModelProto) -> None:
-        """onnx's inference with data propagation over the whole model."""
+        """Run onnx's inference over the whole model, and add its findings."""
         inferred, self.suspected = run_inference(proto)
         fill(self.shapes, collect(inferred.graph))
         for key, kind in element_types(inferred.graph):
@@ -147,19 +161,21 @@ class Search:
                 self.types[key] = kind
 
     def has_gaps(self) -> bool:
+        """Whether a shape in `made` or a value in `asked` is unknown."""
         known = self.propagation
         return any(not is_static(self.shapes.get(key)) and key not in known.parts for key in self.made) or any(
             known.value(*key) is None for key in self.asked
         )
 
     def recorded(self) -> onnx.ModelProto:
-        """The model with all that is known written into it."""
+        """A copy of the model in which everything known is recorded."""
         copy = onnx.ModelProto()
         copy.CopyFrom(self.work)
         record(copy.graph, self.shapes, self.types)
         return copy
 
     def result(self) -> Shapes:
+        """Everything known so far."""
         known = self.propagation
         made = {name for node in self.work.graph.node for name in node.output}
         values = {name: value for (scope, name), value in known.values.items() if not scope and name in made}
@@ -167,7 +183,7 @@ class Search:
 
 
 def fill(shapes: Known, more: Known) -> None:
-    """Add what `more` knows and `shapes` does not."""
+    """Add to `shapes` the shapes and sizes that are known in `more` alone. Shapes of another rank are ignored."""
     for key, shape in more.items():
         old = shapes.get(key)
         if old is None:
@@ -177,24 +193,27 @@ def fill(shapes: Known, more: Known) -> None:
 
 
 def run_inference(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
-    """`proto` with what onnx's inference finds, and whether that found fault with some node."""
+    """`proto` with the findings of onnx's inference, and whether it reported an error.
+
+    Strict mode reports errors; if it does, the findings are those of the lenient mode, or none if that fails too.
+    """
     for strict in (True, False):
         try:
             return shape_inference.infer_shapes(proto, data_prop=True, strict_mode=strict), not strict
         except (shape_inference.InferenceError, ValueError):
-            continue  # a model may contradict itself where nothing runs; what is known without inference still counts
+            continue  # the error may concern a node that never runs, so it must not hide all other shapes
     return proto, True
 
 
 def run_symbolic(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """onnxruntime's symbolic shape inference; `proto` as it is where that gives up, as it does on many ops it lacks.
+    """`proto` with the findings of onnxruntime's symbolic shape inference; `proto` itself if that fails, as for many unknown ops.
 
-    Its public entry writes a file into the working folder when it cannot infer everything, so this drives its steps.
+    Its public entry point writes a file into the working folder if it cannot infer everything, so its steps are called here.
     """
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
     level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)  # it reports every op it does not know to the root logger
+    logging.disable(logging.CRITICAL)  # it reports each unknown op to the root logger
     try:
         inference = SymbolicShapeInference(2**31 - 1, auto_merge=True, guess_output_rank=False, verbose=0)
         inference._preprocess(proto)
@@ -203,7 +222,7 @@ def run_symbolic(proto: onnx.ModelProto) -> onnx.ModelProto:
         inference._update_output_from_vi()
         inferred: onnx.ModelProto = inference.out_mp_
         return inferred
-    except Exception:  # it raises bare Exception and whatever sympy does; values it could not infer stay unknown
+    except Exception:  # it raises bare Exception and any error of sympy's; what it could not infer stays unknown
         return proto
     finally:
         logging.disable(level)

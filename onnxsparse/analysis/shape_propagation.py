@@ -1,8 +1,11 @@
-"""Shapes through live shape arithmetic: values are computed where every input is known, and inference goes node by node.
+"""Shapes node by node: small values are computed where all inputs are known, and every other node is inferred on its own.
 
-onnx's own data propagation stops at many ops that exporters put between a Shape and a Reshape. This pass evaluates
-those on the handful of integers they work on, so the shapes behind them become known. It costs more per node, so it
-runs only on models where plain inference left gaps.
+onnx's data propagation stops at many ops that exporters put between a Shape and a Reshape. Here such ops are evaluated on the
+few integers that they work on, so that the shapes downstream become known. For each node:
+
+1. With bodies: enter the branch that is taken or both, or the loop's body (`_run_bodies`, `_run_rounds`).
+2. With known small inputs: compute the outputs (`_evaluate`).
+3. Otherwise infer its shapes by onnx's inference for the op, then by the op's own formulas, then by its sequence rule.
 """
 
 import math
@@ -23,10 +26,10 @@ from onnxsparse.ops import STANDARD_DOMAINS, Body, OpSpec, OpView, UnknownFact, 
 from onnxsparse.ops.parts import Parts, Sequences
 
 MAX_VALUE_ELEMENTS = 4096
-"""Values larger than this are not computed: shapes are made of small ones."""
+"""Largest value that is computed, in elements. Shape arithmetic works on small values."""
 
 HIGHEST_VERSION = 2**31 - 1
-"""Of an opset, that onnx's functions take: a damaged file may claim more."""
+"""The highest opset version that onnx's functions accept. A damaged file may record a higher one."""
 
 Key = tuple[str, str]
 """(scope, name)."""
@@ -37,14 +40,17 @@ Fact = TypeVar("Fact")
 
 
 class Propagation:
-    """Walks the graphs of a model whose bulk weights are typed inputs; what is known grows as it goes, and never shrinks.
+    """Goes through the graphs of a model whose bulk weights are typed inputs. Known facts are only added to, never removed.
 
-    `shapes`: of tensors; `parts`: the elements' shapes of sequences; `values`: of small tensors; `dead`: scopes of branches that
-    the model's own shapes and constants rule out.
+    `shapes`, `types`: of tensors. `parts`: shapes of the elements of sequences. `values`: small tensors.
+    `dead`: scopes of branches that never run at these sizes.
     """
 
     def __init__(self, proto: onnx.ModelProto, shapes: Known, types: dict[Key, int]) -> None:
-        """`shapes`: what inference found; `types`: value → element type (of a sequence: its elements')."""
+        """`shapes`: findings of inference; `types`: value → element type (of a sequence: that of its elements).
+
+        Both are added to.
+        """
         self.opsets = {o.domain: min(o.version, HIGHEST_VERSION) for o in proto.opset_import}
         self.imports = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
         self.ir_version = proto.ir_version
@@ -55,6 +61,7 @@ class Propagation:
         self.dead: set[str] = set()
 
     def run(self, graph: Graph) -> None:
+        """Propagate through a graph and its bodies once, in graph order."""
         self.read_initializers(graph)
         for index, node in enumerate(graph.proto.node):
             spec = self.spec(node)
@@ -64,21 +71,26 @@ class Propagation:
                 self._step(graph.scope, node, spec)
 
     def spec(self, node: onnx.NodeProto) -> OpSpec | None:
+        """The op table's entry for a node; None for an unknown op."""
         return find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
 
     def read_initializers(self, graph: Graph) -> None:
+        """Read the small initializers. Defaults of inputs are left out, because a caller may override them."""
         for tensor in graph.proto.initializer:
             if tensor.name not in graph.overridable and math.prod(tensor.dims) <= MAX_VALUE_ELEMENTS:
                 self._set_value(graph.scope, tensor.name, read_small(tensor.name, tensor))
 
     def extent(self) -> int:
-        """How much is known: ranks, sizes, elements of sequences and values. What is known never becomes less."""
+        """The number of known facts: ranks, sizes, elements of sequences, values, dead branches. It never decreases."""
         sizes = sum(1 + sum(size is not None for size in shape) for shape in self.shapes.values())
         parts = sum(1 + sum(part is not None for part in parts) for parts in self.parts.values())
         return sizes + parts + len(self.values) + len(self.dead)
 
     def _run_bodies(self, graph: Graph, index: int, spec: OpSpec) -> None:
-        """Both branches of an If, unless its condition is known; the outputs take the shapes the branches agree on."""
+        """The taken branch of an If, or both if the condition is unknown: an output gets the shape on which they agree.
+
+        Or a loop.
+        """
         assert spec.body is not None
         node = graph.proto.node[index]
         bodies = graph.bodies(index)
@@ -106,7 +118,10 @@ class Propagation:
                 self._set_value(graph.scope, output, value)
 
     def _run_rounds(self, graph: Graph, node: onnx.NodeProto, body: Body, inner: Graph) -> None:
-        """What a loop carries has the shape that it came in with, if one round leaves that as it is; else nothing is known."""
+        """A loop.
+
+        A carried value keeps its first shape if one round leaves it as it is; else nothing is known of any carried value.
+        """
         op = self.view(graph.scope, node)
         carried = range(0) if body.carried is None else body.carried(op)
         before = self.shapes.copy(), self.values.copy(), self.dead.copy(), self.parts.copy()
@@ -117,7 +132,7 @@ class Propagation:
             if shape is not None:
                 self._set_shape(inner.scope, name, shape)
         self.run(inner)
-        # the body's first result says whether it goes on
+        # output 0 of a Loop's body is the condition to continue, so carried values start at output 1
         ends = {at: inner.proto.output[at - carried.start + 1].name for at in carried}
         if any(self.shape(inner.scope, ends[at]) != shape for at, shape in seeds.items()):
             self.shapes.clear()
@@ -137,7 +152,10 @@ class Propagation:
     def _stack(
         self, scope: str, outputs: Sequence[str], inner: Graph, results: Sequence[onnx.ValueInfoProto], trips: int | None
     ) -> None:
-        """What a loop's body gives out in every round, behind one another along a new first axis."""
+        """Shapes of scan outputs: the results of all rounds, stacked along a new first axis.
+
+        `trips` None: their number is unknown.
+        """
         for output, result in zip(outputs, results, strict=False):
             shape = self.shape(inner.scope, result.name)
             if output and shape is not None:
@@ -158,7 +176,7 @@ class Propagation:
             self._follow_sequence(scope, node, spec.shape.sequence, spec)
 
     def _apply_formulas(self, scope: str, node: onnx.NodeProto, spec: OpSpec) -> None:
-        """What the op's own formulas say of outputs that inference left open."""
+        """Apply the op's own shape formulas to outputs that inference left open."""
         for name, formula in zip(node.output, (spec.shape.infer, *spec.shape.more), strict=False):
             if not name or formula is None or is_static(self.shape(scope, name)):
                 continue
@@ -191,7 +209,7 @@ class Propagation:
         return found
 
     def _evaluate(self, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> list[Array] | None:
-        """The node's outputs, if they follow from values that are known and small."""
+        """The outputs of a node, computed from known small inputs; None if that is impossible or the outputs are large."""
         if spec is None or spec.random or spec.macs is not None:
             return None
         if spec.shape.value is not None:
@@ -211,11 +229,11 @@ class Propagation:
             return None
 
     def _infer(self, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> None:
-        """By onnx's inference for the op, or for the standard op that it is like."""
+        """Apply onnx's inference for the op, or for the standard op that it is declared to be like."""
         try:
             outputs = self.inferred(scope, node, spec)
         except (InferenceError, SchemaError, ValidationError, RuntimeError, ValueError):
-            return  # onnx's own words for inputs that do not fit the op, or an op that it lacks: what comes out stays unknown
+            return  # the inputs do not fit the op, or onnx lacks it: the outputs stay unknown
         for name, found in outputs.items():
             if found.tensor_type.elem_type and (spec is None or spec.shape.typed_by == (0,)):
                 self.types.setdefault((scope, name), found.tensor_type.elem_type)
@@ -224,10 +242,10 @@ class Propagation:
                 self._set_shape(scope, name, tuple(d.dim_value if d.HasField("dim_value") else None for d in dims))
 
     def inferred(self, scope: str, node: onnx.NodeProto, spec: OpSpec | None, *, sizes: bool = True) -> Mapping[str, TypeProto]:
-        """What onnx's inference says of a node's outputs; nothing where it does not know the op or an input's type.
+        """Output name → type and shape by onnx's inference for the op. Empty if onnx lacks the op, or an input's type is unknown.
 
-        `sizes=False`: knowing the inputs' types alone. Raises InferenceError, SchemaError, ValidationError, RuntimeError or
-        ValueError where the inputs do not fit.
+        `sizes=False`: from the types of the inputs alone. Raises InferenceError, SchemaError, ValidationError, RuntimeError or
+        ValueError if the inputs do not fit the op.
         """
         schema = self._schema(node, spec)
         if schema is None:
@@ -252,22 +270,25 @@ class Propagation:
         return defs.get_schema(node.op_type, version, domain) if defs.has(node.op_type, version, domain) else None
 
     def view(self, scope: str, node: onnx.NodeProto) -> OpView:
+        """A node with its known shapes and values, as the formulas of the op table read it."""
         inputs, outputs = (tuple(self.shape(scope, name) for name in names) for names in (node.input, node.output))
         return OpView(node, inputs, outputs, self._values(scope, node))
 
     def shape(self, scope: str, name: str) -> Shape | None:
+        """The shape of `name` as seen from `scope`; None if its rank is unknown."""
         return nearest(self.shapes, scope, name)
 
     def value(self, scope: str, name: str) -> Array | None:
+        """The value of `name` as seen from `scope`; None if it is unknown or large."""
         return nearest(self.values, scope, name)
 
     def integer(self, scope: str, node: onnx.NodeProto, at: int) -> int | None:
-        """The one integer that a node's input holds, None where it is unknown."""
+        """The value of input `at` of a node; None if it is unknown or has several elements."""
         value = self.value(scope, node.input[at])
         return int(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
     def _values(self, scope: str, node: onnx.NodeProto) -> dict[str, Array]:
-        """Those inputs of a node whose values are known."""
+        """The known values among a node's inputs."""
         found = {i: self.value(scope, i) for i in node.input if i}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -282,13 +303,13 @@ class Propagation:
             self._set_type(scope, name, scope, known[0])
 
     def _set_type(self, scope: str, name: str, other_scope: str, other: str) -> None:
-        """The element type of another value."""
+        """Copy the element type of another value, if it is known."""
         kind = nearest(self.types, other_scope, other)
         if kind is not None:
             self.types.setdefault((scope, name), kind)
 
     def _set_shape(self, scope: str, name: str, shape: Shape) -> None:
-        """What was known of it before stays; what was not is added where the ranks agree."""
+        """Add a shape. Sizes that were known before stay; unknown ones are filled in if the ranks agree."""
         old = self.shapes.get((scope, name))
         if old is None:
             self.shapes[scope, name] = shape
@@ -303,19 +324,19 @@ class Propagation:
 
 
 def nearest(table: Mapping[Key, Fact], scope: str, name: str) -> Fact | None:
-    """What is known of `name` as seen from `scope`: a body sees the values of the graphs around it."""
+    """The fact about `name` as seen from `scope`, since a body sees the values of the graphs around it. None if there is none."""
     while (scope, name) not in table and scope:
         scope = scope.rpartition("/")[0]
     return table.get((scope, name))
 
 
 def schema_of(op_type: str, opset: int) -> defs.OpSchema:
-    """A standard op at a model's opset, or as it is now if it came later: other domains have no opset of the standard one."""
+    """The schema of a standard op at a model's opset; the newest if that is older than the op or not imported."""
     return defs.get_schema(op_type, opset if defs.has(op_type, opset) else defs.onnx_opset_version())
 
 
 def twin(node: onnx.NodeProto, op_type: str, opset: int) -> onnx.NodeProto:
-    """The node as the standard op that it is like, without the inputs, outputs and attributes which that has not."""
+    """The node as the standard op that it is like, without inputs, outputs and attributes that this op lacks."""
     schema = schema_of(op_type, opset)
     found = onnx.helper.make_node(op_type, node.input[: schema.max_input], node.output[: schema.max_output])
     found.attribute.extend(a for a in node.attribute if a.name in schema.attributes)
@@ -323,4 +344,5 @@ def twin(node: onnx.NodeProto, op_type: str, opset: int) -> onnx.NodeProto:
 
 
 def is_static(shape: Shape | None) -> bool:
+    """Whether the rank and all sizes are known."""
     return shape is not None and None not in shape

@@ -1,7 +1,13 @@
-"""Sizes that cannot be: the first node that no runtime can compute at the sizes its inputs have.
+"""Size conflicts: the first node that no runtime can compute at the sizes of its inputs.
 
-A node counts only where a run must reach it: something that the model returns depends on it, and it is in no branch that may
-not be taken and in no loop that may not turn. Inputs without elements are left alone: runtimes are lenient with those.
+1. Go through the nodes that the outputs depend on, in graph order (`needed`). A node that no output needs may never run.
+2. Enter bodies only where every run does: the branch that is taken, or all branches; a loop with at least one round.
+3. Skip a node with an input without elements: runtimes are lenient with those.
+4. Ask the op's own rule (`conflict` in the op table), then whether an output would have a negative size.
+5. If onnx's inference reported an error for the whole model, ask it about the node. Its refusal counts only if it would accept
+   the node at unknown sizes (`refusal`).
+
+A rule may miss sizes that cannot run, but must accept all that do: rules are tested against onnxruntime.
 """
 
 from collections.abc import Iterator
@@ -18,14 +24,17 @@ from onnxsparse.ir.graph import Graph, captured
 from onnxsparse.ops import OpSpec, UnknownFact
 
 MAX_SHOWN = 8
-"""Integers of an input that a message shows."""
+"""Longest vector of integers that a message shows in full."""
 
 DOES_NOT_FIT = (InferenceError, SchemaError, ValidationError, RuntimeError, ValueError)
 
 
+"""The errors with which onnx's inference refuses a node."""
+
+
 @dataclass(frozen=True)
 class Conflict:
-    """`reason`: the sizes that do not meet."""
+    """A node that cannot run. `reason`: the sizes that do not match, as the end of a sentence."""
 
     node: str
     op_type: str
@@ -36,9 +45,9 @@ class Conflict:
 
 
 def find_conflict(known: Propagation, graph: Graph, *, suspected: bool) -> Conflict | None:
-    """The first node of `graph` that cannot run, None where all may. `known`: what follows from the sizes of the inputs.
+    """The first node of `graph` that cannot run; None if there is none. `known`: the facts that follow from the input sizes.
 
-    `suspected`: whether onnx's inference found fault with the model; if not, it need not be asked node by node.
+    `suspected`: whether onnx's inference reported an error for the whole model; if not, it is not asked node by node.
     """
     known.read_initializers(graph)
     for index in needed(graph):
@@ -56,7 +65,7 @@ def find_conflict(known: Propagation, graph: Graph, *, suspected: bool) -> Confl
 
 
 def needed(graph: Graph) -> Iterator[int]:
-    """The nodes that the graph's outputs depend on, in order."""
+    """Indices of the nodes that the graph's outputs depend on, in graph order."""
     wanted = {value.name for value in graph.proto.output}
     found = []
     for index in reversed(range(len(graph.proto.node))):
@@ -68,7 +77,10 @@ def needed(graph: Graph) -> Iterator[int]:
 
 
 def conflict_in_bodies(known: Propagation, graph: Graph, index: int, spec: OpSpec, suspected: bool) -> Conflict | None:
-    """In the branch that is taken, or in every branch; in the body of a loop that turns at least once."""
+    """The first conflict in bodies that every run enters. None if there is none, if a branch without one may be taken, or if a
+    loop may
+    have no round.
+    """
     assert spec.body is not None
     node = graph.proto.node[index]
     if not spec.body.branches:
@@ -81,7 +93,7 @@ def conflict_in_bodies(known: Propagation, graph: Graph, index: int, spec: OpSpe
 
 
 def why_not(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec | None, suspected: bool) -> str | None:
-    """Why a node cannot compute; None where it can, or where that is unknown."""
+    """Why a node cannot run at its sizes; None if it can, or if that is unknown."""
     op = known.view(scope, node)
     shapes = [shape for shape, name in zip(op.inputs, node.input, strict=True) if name]
     if any(shape is not None and 0 in shape for shape in shapes):
@@ -104,9 +116,7 @@ def why_not(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec |
 
 
 def refusal(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> str | None:
-    """What onnx's inference has against the sizes of a node's inputs; None where it has nothing, or where it would refuse
-    the node whatever the sizes are.
-    """
+    """Why onnx's inference refuses the sizes of a node's inputs; None if it accepts them, or refuses the node at any sizes."""
     try:
         known.inferred(scope, node, spec)
         return None
@@ -121,7 +131,7 @@ def refusal(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec |
 
 
 def show(known: Propagation, scope: str, name: str) -> str:
-    """A few integers as they are, which say where to cut or what shape to make; the shape of anything else."""
+    """An input in a message: a short vector of integers as it is (positions, a target shape), the shape of any other value."""
     value = known.value(scope, name)
     if value is not None and value.ndim == 1 and value.dtype.kind == "i" and value.size <= MAX_SHOWN:
         return str(value.tolist())
