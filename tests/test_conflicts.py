@@ -49,7 +49,7 @@ def test_every_command_refuses_sizes_that_cannot_be(
     before = files(tmp_path)
     line = run.fails(2, *command, "--dim", "N=4")
     assert "in.onnx cannot run with --dim N=4: Reshape 'flatten'" in line
-    assert "1x128 of 4x8x4x4: 128 elements of 512" in line
+    assert "4x8x4x4 to 1x128: 512 elements meet 128" in line
     assert files(tmp_path) == before
 
 

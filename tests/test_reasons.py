@@ -17,7 +17,7 @@ from onnxsparse.channels.groups import solve
 from onnxsparse.channels.reference import masked_reference
 from onnxsparse.errors import ModelError, ParamError, PassError
 from onnxsparse.ir.model import Model
-from onnxsparse.ops import ChannelRules, OpSpec
+from onnxsparse.ops import OpSpec
 from onnxsparse.passes.prune import Prune
 from onnxsparse.passes.prune_channels import PruneChannels
 from onnxsparse.passes.quantize import Quantize
@@ -63,7 +63,7 @@ class TestChannels:
             node("ReduceMax", "t", "y", axes=[1], keepdims=0),
         ]
         built = model(nodes, IMAGE, ["y"], {"a": "8x3x3x3", "s": np.array([1, 2, 4, 6, 6])})
-        told = "has no factor that can be cut alone (r): ReduceMax looks over it (y) and is an output of the model (y)"
+        told = "has no factor that can be cut alone (r): ReduceMax reduces over it (y) and is an output of the model (y)"
         assert why_frozen(built) == {"c 8 of 8": told}
 
     def test_another_factor_is_cut_where_one_is(self) -> None:
@@ -90,13 +90,13 @@ class TestChannels:
             node("ReduceSum", "m k", "z", keepdims=0),
         ]
         built = model(nodes, IMAGE, ["p", "z"], sizes | {"k": np.array([1])})
-        assert why_frozen(built) == {"c 3 of 8": "is an output of the model (p)", "c 5 of 8": "Softmax looks over it (m)"}
+        assert why_frozen(built) == {"c 3 of 8": "is an output of the model (p)", "c 5 of 8": "Softmax reduces over it (m)"}
 
     def test_sizes_that_cannot_be_are_not_called_open(self) -> None:
         """The file says that 192 elements are reshaped to 200."""
         nodes = [node("Conv", "x a", "c"), node("Reshape", "c s", "r"), node("MatMul", "r b", "y")]
         built = proto(nodes, {"x": "1x3x4x4"}, ["y"], {"a": "12x3x1x1", "s": np.array([1, 20, 10]), "b": "10x5"})
-        with pytest.raises(ParamError, match="Reshape 'r' cannot make 1x20x10 of 1x12x4x4: 200 elements of 192") as refusal:
+        with pytest.raises(ParamError, match="Reshape 'r' cannot reshape 1x12x4x4 to 1x20x10: 192 elements meet 200") as refusal:
             why_frozen(Model.from_proto(built))
         assert "open" not in str(refusal.value)
 
@@ -117,8 +117,11 @@ def test_a_bug_in_a_rule_is_seen(field: str, monkeypatch: pytest.MonkeyPatch) ->
 
     def spec(self: Survey, given: onnx.NodeProto) -> OpSpec | None:
         found = known(self, given)
-        changes: dict[str, Any] = {"macs": broken_rule} if field == "macs" else {"channels": ChannelRules(couple=broken_rule)}
-        return found if found is None or given.op_type != "Conv" else replace(found, **changes)
+        if found is None or given.op_type != "Conv":
+            return found
+        if field == "macs":
+            return replace(found, macs=broken_rule)
+        return replace(found, channels=replace(found.channels, couple=broken_rule))
 
     monkeypatch.setattr(Survey, "spec", spec)
     ask: Callable[[Model], object] = layers if field == "macs" else solve

@@ -1,4 +1,4 @@
-"""Op knowledge: one file per op family, one `OpSpec` per op, and nothing about ops anywhere else."""
+"""Op knowledge: one file per op family, one `OpSpec` per op. No other room compares op types."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -28,7 +28,7 @@ from onnxsparse.ops.spec import Body, OpSpec, Packing, WeightAxes, WeightSlot
 from onnxsparse.ops.view import OpView
 
 GROUP = "onnxsparse.ops"
-"""Entry points of third parties: any name → `module:SPECS`, an iterable of OpSpec."""
+"""Entry-point group for other packages: any name → `module:SPECS`, an iterable of OpSpec."""
 
 FAMILIES = (
     attention,
@@ -45,11 +45,12 @@ FAMILIES = (
     sequences,
     slicing,
 )
+"""Modules with a tuple SPECS, one per op family."""
 
 
 @cache
 def table() -> dict[tuple[str, str], tuple[OpSpec, ...]]:
-    """(domain, op type) → what is known of it, newest version first."""
+    """(domain, op type) → its specs, newest version first. Raises ParamError as `third_party` does."""
     found: dict[tuple[str, str], tuple[OpSpec, ...]] = {}
     for spec in (*(spec for family in FAMILIES for spec in family.SPECS), *third_party()):
         key = (spec.domain, spec.op_type)
@@ -58,7 +59,10 @@ def table() -> dict[tuple[str, str], tuple[OpSpec, ...]]:
 
 
 def third_party() -> Iterator[OpSpec]:
-    """What other packages say of the ops of their own domains. Raises ParamError for one that speaks of onnx's."""
+    """OpSpecs of other packages, from the entry points of GROUP.
+
+    Raises ParamError if an entry point cannot be loaded, yields something else, or describes an op of onnx's own domains.
+    """
     for point in entry_points(group=GROUP):
         who = point.dist.name if point.dist else point.module
         try:
@@ -74,7 +78,7 @@ def third_party() -> Iterator[OpSpec]:
 
 
 def find(domain: str, op_type: str, version: int) -> OpSpec | None:
-    """What is known of an op at the imported version of its domain; None for an unknown op."""
+    """The spec of an op at the imported version of its domain. None for an unknown op."""
     specs = table().get(("" if domain in STANDARD_DOMAINS else domain, op_type), ())
     return next((spec for spec in specs if spec.since <= max(version, 1)), None)
 

@@ -1,6 +1,6 @@
-"""Fused attention. Two activation products per head, Q·Kᵀ and P·V; com.microsoft's Attention projects as well.
+"""Fused attention: two products of activations per head, Q·Kᵀ and P·V. com.microsoft's Attention also projects its input.
 
-Masks and windows are not exploited: every query meets every key. Source: the ONNX operator page of Attention (23);
+MACs count every query against every key; masks and windows are not exploited. Source: the ONNX operator page of Attention (23);
 onnxruntime's ContribOperators for those of com.microsoft.
 """
 
@@ -35,9 +35,9 @@ from onnxsparse.ops.view import OpView, product
 
 
 def attention_macs(op: OpView) -> int:
-    """Batch × query heads × queries × keys × (head size of K + head size of V), past keys included.
+    """Batch × query heads × queries × keys × (head size of K + head size of V), past keys included. Raises UnknownFact.
 
-    Inputs are N × heads × length × size, or N × length × heads·size with the heads as attributes.
+    Inputs are N × heads × length × size, or N × length × heads·size with the numbers of heads as attributes.
     """
     query, key, value = (op.input(at) for at in (0, 1, 2))
     keys = key[-2] + (op.input(4)[-2] if op.has_input(4) else 0)
@@ -52,10 +52,12 @@ def attention_macs(op: OpView) -> int:
 
 
 def attention_conflict(op: OpView) -> str | None:
-    """Heads of Q and K have one size; there are as many keys as values."""
+    """Why head sizes of Q and K, or the numbers of keys and values, differ; None if they agree. Raises UnknownFact for other
+    ranks.
+    """
     query, key, value = (op.input(at) for at in (0, 1, 2))
     if not len(query) == len(key) == len(value) or len(query) not in (3, 4):
-        raise UnknownFact("its inputs have other numbers of axes than the op takes")
+        raise UnknownFact("its inputs have numbers of axes that the op does not take")
     heads = (1, 1) if len(query) == 4 else (op.count("q_num_heads"), op.count("kv_num_heads"))
     pairs = ((query[-1] // heads[0], key[-1] // heads[1], key), (key[-2], value[-2], value))
     wrong = next(((a, b, other) for a, b, other in pairs if a != b), None)
@@ -67,33 +69,43 @@ def attention_conflict(op: OpView) -> str | None:
 
 
 def projection_macs(op: OpView) -> int:
+    """Rows of X × elements of the weight. X: N × length × size. Raises UnknownFact."""
     return product(op.input(0)[:2]) * product(op.input(1))
 
 
 def projecting_attention_macs(op: OpView, past: int = 4, length: int = 6) -> int:
-    """The projection of X by one weight, and the two products over it."""
+    """The projection of X by one weight, plus the two products per head. Raises UnknownFact."""
     return projection_macs(op) + projecting(op, past, length).macs
 
 
 def projection_axes(op: OpView) -> WeightAxes:
+    """Weight: size × (Q + K + V)."""
     return WeightAxes(output=1, input=0)
 
 
 @dataclass(frozen=True)
 class Heads:
-    """How Q, K and V are laid out: query heads, key and value heads, sizes of a head of Q and K, and of V."""
+    """The layout of Q, K and V."""
 
     query: int
+    """Number of query heads."""
     key: int
+    """Number of key heads, which is also that of value heads."""
     size: int
+    """Elements per head of Q and K."""
     value_size: int
+    """Elements per head of V."""
 
 
 def couple_heads(
     c: Coupling, q: Labels | None, k: Labels | None, v: Labels | None, heads: Heads, mask: int | None = None
 ) -> Labels | None:
-    """The output's hidden axis. Whole heads go through all of Q, K and V, several query heads with the key head that they
-    share; or, in every head, the same elements of Q and K, or of V. A mask (input `mask`) may have an axis of heads.
+    """Tie the hidden axes of Q, K and V, and return the labels of the output's hidden axis.
+
+    1. Whole heads are cut from Q, K and V together; query heads that share a key head are cut with it.
+    2. Or the same elements are cut in every head: of Q and K, or of V.
+
+    `mask`: input that may have an axis of heads (None: no mask). Raises UnknownFact if the numbers of heads do not fit.
     """
     shared = divided(heads.query, heads.key)
     q_head, q_group, q_size = c.factor(q, (heads.key, shared, heads.size))
@@ -110,7 +122,7 @@ def couple_heads(
 
 
 def freeze_masked_heads(c: Coupling, mask: int | None, head: Labels | None) -> None:
-    """Whole heads stay where a mask (… × heads × queries × keys) has one slice for each of them."""
+    """Whole heads stay if a mask (… × heads × queries × keys) has one slice per head."""
     if mask is None or not c.op.has_input(mask):
         return
     c.freeze_all(mask, "masks attention")
@@ -119,15 +131,16 @@ def freeze_masked_heads(c: Coupling, mask: int | None, head: Labels | None) -> N
 
 
 def couple_attention(c: Coupling) -> None:
-    """N × heads × length × size, or N × length × heads·size with the heads as attributes. A mask over heads, or a past, is not
-    cut.
+    """Attention (23): N × heads × length × size, or N × length × heads·size with the numbers of heads as attributes.
+
+    Raises UnknownFact for a past, through which no cut is followed.
     """
     q, k, v = (c.axes(at) for at in (0, 1, 2))
     if any(c.op.has_input(at) for at in (4, 5)):
         raise UnknownFact("it has a past, through which no cut is followed")
     if len(q) == 4:
-        c.freeze(k[2], "Softmax looks over it")
-        c.freeze(v[2], "Softmax looks over it")
+        c.freeze(k[2], "Softmax reduces over it")
+        c.freeze(v[2], "Softmax reduces over it")
         shared = divided(c.op.input(0)[1], c.op.input(1)[1])
         head, group = c.factor(q[1], (c.op.input(1)[1], shared))
         c.freeze(group, "shares a key head")
@@ -143,7 +156,10 @@ def couple_attention(c: Coupling) -> None:
 
 
 def couple_multi_head(c: Coupling) -> None:
-    """As above, three-dimensional, with as many key as query heads and one bias for all three."""
+    """MultiHeadAttention: three-dimensional inputs, as many key as query heads, one bias for Q, K and V.
+
+    Raises UnknownFact for packed inputs or a past.
+    """
     if not c.op.has_input(2) or len(c.axes(0)) != 3 or len(c.axes(1)) != 3 or any(c.op.has_input(at) for at in (6, 7)):
         raise UnknownFact("its inputs are packed or have a past, through which no cut is followed")
     q, k, v = (c.axes(at) for at in (0, 1, 2))
@@ -157,7 +173,7 @@ def couple_multi_head(c: Coupling) -> None:
 
 
 def couple_packed(c: Coupling, at: int, axis: int, parts: tuple[Labels | None, ...]) -> None:
-    """An axis that holds Q's, K's and V's behind one another."""
+    """An axis that holds Q, K and V one after the other; all stay if one of them is not followed."""
     if not c.op.has_input(at):
         return
     if any(part is None for part in parts):
@@ -169,7 +185,10 @@ def couple_packed(c: Coupling, at: int, axis: int, parts: tuple[Labels | None, .
 
 
 def couple_projecting(c: Coupling) -> None:
-    """X · W gives Q, K and V; the weight's outputs, and the bias, are theirs behind one another."""
+    """com.microsoft's Attention: X · W gives Q, K and V, which lie one after the other in the weight's outputs and in the bias.
+
+    Raises UnknownFact for a past, through which no cut is followed.
+    """
     if c.op.has_input(4):
         raise UnknownFact("it has a past, through which no cut is followed")
     c.freeze_all(3, "masks attention")
@@ -179,7 +198,7 @@ def couple_projecting(c: Coupling) -> None:
     q, k, v = (c.space.fresh(size) for size in sizes)
     couple_packed(c, 1, 1, (q, k, v))
     couple_packed(c, 2, 0, (q, k, v))
-    # the products over Q and K happen inside: there a removed column is zeros
+    # Q·Kᵀ is computed inside the op, where a removed column of the projection is a column of zeros
     c.contracted += [(1, 1), (2, 0)] if c.op.has_input(2) else [(1, 1)]
     count = c.op.count("num_heads")
     heads = Heads(count, count, divided(sizes[0], count), divided(sizes[2], count))
@@ -188,7 +207,10 @@ def couple_projecting(c: Coupling) -> None:
 
 
 def refit_heads(r: Refit, names: tuple[str, ...], query: tuple[int, int], start: int = 0) -> None:
-    """Heads that are left, and the scale that goes with the size that a head had, which is the default no more."""
+    """Set the attributes `names` to the number of heads that remain, and keep the scale of the scores.
+
+    `query`: the (input, axis) of Q's hidden size, which is part of a packed axis if `start` is not 0.
+    """
     at, axis = query
     count = r.old.count(names[0])
     hidden = r.old.input(at)[axis] if not start else projected_sizes(r.old)[0]
@@ -204,13 +226,14 @@ def refit_heads(r: Refit, names: tuple[str, ...], query: tuple[int, int], start:
 
 
 def keep_scale(r: Refit, before: int, after: int) -> None:
-    """Written out: the default is one over the root of a head's size."""
+    """Write out the scale of the scores if the head size changed: its default is 1 / sqrt(head size)."""
     given = r.old.attributes["scale"].f if "scale" in r.old.attributes else 0.0
     if before != after and not given:
         r.set("scale", 1 / math.sqrt(before))
 
 
 def refit_attention(r: Refit) -> None:
+    """Numbers of heads and scale."""
     if len(r.old.input(0)) == 4:
         keep_scale(r, r.old.input(0)[3], r.new.input(0)[3])
     else:
@@ -218,11 +241,12 @@ def refit_attention(r: Refit) -> None:
 
 
 def refit_multi_head(r: Refit) -> None:
+    """Number of heads and scale."""
     refit_heads(r, ("num_heads",), (0, 2))
 
 
 def refit_projecting(r: Refit) -> None:
-    """The sizes of Q, K and V are written out, since they may differ now."""
+    """Number of heads and scale; the sizes of Q, K and V are written out, because they may differ after a cut."""
     borders = np.cumsum((0, *projected_sizes(r.old)))
     kept = r.kept_input(1, 1)
     refit_heads(r, ("num_heads",), (1, 1), start=1)
@@ -232,7 +256,7 @@ def refit_projecting(r: Refit) -> None:
 
 
 def qattention_operands(op: OpView) -> tuple[Operand, ...]:
-    """Input and weights with scales at 3 and 4 and zero points at 6 and 7; bias, mask index and past are read as they are."""
+    """Input and weight with scales at 3 and 4, zero points at 6 and 7; bias, mask index and past are not quantized."""
     return Operand(0, (3,), 6), Operand(1, (4,), 7, axis=1), Operand(2), Operand(5), Operand(8)
 
 

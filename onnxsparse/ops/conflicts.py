@@ -1,6 +1,7 @@
-"""Sizes that cannot meet, where onnx's inference does not look: what onnxruntime refuses when it comes to run the node.
+"""Invalid sizes that onnx's inference does not detect: sizes for which onnxruntime refuses to run the node.
 
-A rule returns the two sizes in words, None where they meet, and raises UnknownFact where it lacks a size.
+A rule returns a clause with the two sizes, None if the sizes are valid, and raises UnknownFact if it lacks a size. A rule may
+miss invalid sizes but never rejects valid ones.
 """
 
 from collections.abc import Callable
@@ -14,13 +15,17 @@ Rule = Callable[[OpView], str | None]
 
 
 def unequal(a: int | None, b: int | None) -> bool:
+    """Whether both sizes are known and differ."""
     return a is not None and b is not None and a != b
 
 
 def broadcasting(*ats: int) -> Rule:
-    """Inputs that broadcast as numpy does (all, without `ats`). Before opset 7 an attribute says how, and nothing is checked."""
+    """Inputs `ats` (none given: all) must broadcast as in numpy. Not checked before opset 7, where an attribute sets the
+    broadcasting.
+    """
 
     def rule(op: OpView) -> str | None:
+        """The first pair of sizes that differ and are not 1."""
         if "broadcast" in op.attributes:
             return None
         places = ats or tuple(at for at in range(len(op.node.input)) if op.has_input(at))
@@ -37,9 +42,12 @@ def broadcasting(*ats: int) -> Rule:
 
 
 def multiplying(a: int = 0, b: int = 1) -> Rule:
-    """numpy.matmul's operands, transposed as onnxruntime's fused ops may."""
+    """Inputs `a` and `b` must suit numpy.matmul, after the transpositions that onnxruntime's fused ops apply. Source:
+    FusedMatMul in ContribOperators.
+    """
 
     def rule(op: OpView) -> str | None:
+        """A's columns against B's rows, then the batch axes."""
         left, right = (arranged(op, at, letter) for at, letter in ((a, "A"), (b, "B")))
         columns, rows = left[-1], right[max(len(right) - 2, 0) - len(right)]
         if unequal(columns, rows):
@@ -53,9 +61,10 @@ def multiplying(a: int = 0, b: int = 1) -> Rule:
 
 
 def gemm(a: int = 0, b: int = 1, bias: int = 2) -> Rule:
-    """M × K by K × N, either transposed; a bias that broadcasts to M × N."""
+    """M × K by K × N, either transposed; the bias must broadcast to M × N."""
 
     def rule(op: OpView) -> str | None:
+        """The operands first, then the bias."""
         found = multiplying(a, b)(op)
         if found is not None or not op.has_input(bias):
             return found
@@ -66,7 +75,7 @@ def gemm(a: int = 0, b: int = 1, bias: int = 2) -> Rule:
 
 
 def spreading(small: Shape, large: Shape, what: str) -> str | None:
-    """One that broadcasts to the other, which stays as it is."""
+    """Why `small` does not broadcast to `large`, which keeps its shape; `what` is the verb. None if it does."""
     for back in range(1, min(len(small), len(large)) + 1):
         if small[-back] != 1 and unequal(small[-back], large[-back]):
             return f"cannot {what} {format_shape(small)} to {format_shape(large)}: {small[-back]} meets {large[-back]}"
@@ -74,13 +83,18 @@ def spreading(small: Shape, large: Shape, what: str) -> str | None:
 
 
 NONE = 99
-"""No input of any op."""
+"""An input position that no op has; marks an absent optional input."""
 
 
 def convolving(weight: int = 1, bias: int = 2, *, transposed: bool = False, last: bool = False) -> Rule:
-    """X: N × C × positions, or channels last; W: M × C/group × kernel, or C × M/group × kernel."""
+    """X (N × C × positions, or channels last) and W (M × C/group × kernel; `transposed`: C × M/group × kernel) must match.
+
+    `weight`, `bias`: their input positions. `last`: X is always channels last. Source: the ONNX operator pages of Conv and
+    ConvTranspose.
+    """
 
     def rule(op: OpView) -> str | None:
+        """Ranks, channels, the bias's size, then kernel against padded input."""
         x, w = op.partial(0), op.partial(weight)
         if len(x) != len(w):
             return f"cannot convolve {format_shape(x)} with a kernel of {format_shape(w)}: {len(x)} axes meet {len(w)}"
@@ -93,14 +107,14 @@ def convolving(weight: int = 1, bias: int = 2, *, transposed: bool = False, last
             return f"cannot convolve {format_shape(x)} with a kernel of {format_shape(w)}: {channels} channels meet {wanted}"
         made = w[0] if not transposed else None if w[1] is None else w[1] * groups
         if op.has_input(bias) and unequal(op.partial(bias, 1)[0], made):
-            return f"makes {made} channels and has a bias for {op.partial(bias, 1)[0]}"
+            return f"produces {made} channels and has a bias for {op.partial(bias, 1)[0]}"
         return None if transposed else too_small(op, x, sizes, w[2:])
 
     return rule
 
 
 def too_small(op: OpView, x: Shape, sizes: Shape, kernel: Shape) -> str | None:
-    """A kernel that is larger than what it moves over, padding included."""
+    """Why the kernel exceeds the padded input along some axis. None if it fits, or padding follows from `auto_pad`."""
     rank = len(sizes)
     pads = op.numbers("pads", (0,) * 2 * rank) if op.text("auto_pad", "NOTSET") != "VALID" else (0,) * 2 * rank
     dilations = op.numbers("dilations", (1,) * rank)
@@ -117,15 +131,15 @@ def too_small(op: OpView, x: Shape, sizes: Shape, kernel: Shape) -> str | None:
 
 
 def reshaping(op: OpView) -> str | None:
-    """As many elements after as before."""
+    """Input and output must have equally many elements."""
     before, after = op.input(0), op.output()
     if 0 in after or product(before) == product(after):
         return None
-    return f"cannot make {format_shape(after)} of {format_shape(before)}: {product(after)} elements of {product(before)}"
+    return f"cannot reshape {format_shape(before)} to {format_shape(after)}: {product(before)} elements meet {product(after)}"
 
 
 def joining(op: OpView) -> str | None:
-    """Inputs of one rank, of one size along all axes but one."""
+    """All inputs must have one rank, and equal sizes along all axes but `axis`."""
     shapes = [op.partial(at) for at in range(len(op.node.input))]
     ranks = {len(shape) for shape in shapes}
     if len(ranks) > 1:
@@ -139,9 +153,10 @@ def joining(op: OpView) -> str | None:
 
 
 def normalising(*ats: int) -> Rule:
-    """Parameters that broadcast to the axes from `axis` (the last) on."""
+    """The parameters at inputs `ats` must broadcast to input 0."""
 
     def rule(op: OpView) -> str | None:
+        """The first parameter that does not."""
         x = op.partial(0)
         for at in (at for at in ats if op.has_input(at)):
             found = spreading(op.partial(at), x, "scale or shift by")
@@ -153,7 +168,7 @@ def normalising(*ats: int) -> Rule:
 
 
 def skipping(op: OpView) -> str | None:
-    """Two inputs of the same width, and a scale of it."""
+    """SkipLayerNormalization: both inputs and the scale must have the same last axis."""
     x, skip, scale = op.partial(0), op.partial(1), op.partial(2, 1)
     for other in (skip, scale):
         if x and other and unequal(x[-1], other[-1]):
@@ -162,7 +177,7 @@ def skipping(op: OpView) -> str | None:
 
 
 def per_channel(op: OpView) -> str | None:
-    """Scale and bias with one element for each channel (axis 1)."""
+    """InstanceNormalization: scale and bias must have one element per channel (axis 1)."""
     x = op.partial(0)
     for at in (1, 2):
         size = op.input(at)[0] if len(op.partial(at)) == 1 else None
@@ -172,13 +187,13 @@ def per_channel(op: OpView) -> str | None:
 
 
 def recurring(op: OpView) -> str | None:
-    """X: steps × batch × input; W: d × gates·hidden × input."""
+    """X (steps × batch × input) and W (directions × gates·hidden × input) must have the same input size."""
     x, w = op.partial(0, 3), op.partial(1, 3)
     return f"cannot multiply {format_shape(x)} by {format_shape(w)}: {x[2]} meets {w[2]}" if unequal(x[2], w[2]) else None
 
 
 def gathering(op: OpView) -> str | None:
-    """Indices within the axis."""
+    """Indices must lie within the axis. Raises UnknownFact if its size or the indices are unknown."""
     shape = op.partial(0)
     size, indices = shape[op.axis(0, len(shape))], op.integers(1)
     if size is None:
@@ -188,16 +203,17 @@ def gathering(op: OpView) -> str | None:
 
 
 def blocks(op: OpView) -> str | None:
-    """DepthToSpace: channels in blocks."""
+    """DepthToSpace: blocksize² must divide the channels (axis 1)."""
     channels, block = op.partial(0, 4)[1], op.required("blocksize")
     wrong = channels is not None and block > 0 and channels % (block * block)
     return f"cannot divide {channels} channels by {block}x{block}" if wrong else None
 
 
 def groups(name: str) -> Rule:
-    """Channels in groups of one size."""
+    """The attribute `name`, a number of groups, must divide the channels (axis 1)."""
 
     def rule(op: OpView) -> str | None:
+        """Channels against groups."""
         channels, count = op.partial(0)[1:2], op.required(name)
         wrong = channels and channels[0] is not None and count > 0 and channels[0] % count
         return f"cannot divide {channels[0]} channels by {count} groups" if wrong else None
@@ -206,9 +222,10 @@ def groups(name: str) -> Rule:
 
 
 def columns(name: str) -> Rule:
-    """A last axis that an attribute gives the size of."""
+    """The last axis of input 0 must have the size in attribute `name`."""
 
     def rule(op: OpView) -> str | None:
+        """Last axis against attribute."""
         shape, wanted = op.partial(0), op.required(name)
         wrong = bool(shape) and unequal(shape[-1], wanted)
         return (
@@ -219,5 +236,5 @@ def columns(name: str) -> Rule:
 
 
 def first_of(*rules: Rule) -> Rule:
-    """The first reason that one of the rules has."""
+    """A rule that returns the first reason that any of `rules` gives."""
     return lambda op: next((reason for reason in (rule(op) for rule in rules) if reason is not None), None)

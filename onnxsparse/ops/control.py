@@ -1,4 +1,7 @@
-"""Control flow: If runs one of its branches, Loop and Scan run their body a number of times."""
+"""Control flow: If runs one of its branches; Loop and Scan run their body a number of times.
+
+Source: the ONNX operator pages of If, Loop and Scan.
+"""
 
 from collections.abc import Callable
 
@@ -11,7 +14,7 @@ from onnxsparse.ops.view import OpView
 
 
 def loop_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
-    """The trip count M if it is constant and nothing but it ends the loop."""
+    """The trip count M, if it is constant and no condition can end the loop earlier. None: unknown."""
     if not op.has_input(0) or not keeps_going(op):
         return None
     if op.has_input(1) and constant(1) != 1:
@@ -20,7 +23,10 @@ def loop_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
 
 
 def keeps_going(op: OpView) -> bool:
-    """Whether the body's condition is always true: a constant true, or the condition that came in."""
+    """Whether the body's condition output is always true: a constant true, or the condition input passed on.
+
+    Raises UnknownFact if the body has no outputs.
+    """
     body = op.attributes["body"].g if "body" in op.attributes else onnx.GraphProto()
     if not body.output:
         raise UnknownFact("its body has no outputs")
@@ -37,7 +43,7 @@ def keeps_going(op: OpView) -> bool:
 
 
 def scan_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
-    """The length of the first scanned input along its scan axis (version 8 has a batch axis in front)."""
+    """Length of the first scanned input along its scan axis. None: unknown."""
     scanned = op.required("num_scan_inputs")
     at = len(op.node.input) - scanned
     axis = (op.numbers("scan_input_axes") or (0,))[0]

@@ -1,7 +1,7 @@
 """Convolutions. A Conv uses each weight once per output position, a ConvTranspose once per input position.
 
-Padding is counted, bias is not. Source: the ONNX operator pages of Conv, ConvTranspose, ConvInteger, QLinearConv and
-DeformConv; onnxruntime's ContribOperators for the com.microsoft ones.
+MACs count positions in padding and leave out the bias. Source: the ONNX operator pages of Conv, ConvTranspose, ConvInteger,
+QLinearConv and DeformConv; onnxruntime's ContribOperators for those of com.microsoft.
 """
 
 from functools import partial
@@ -23,34 +23,37 @@ from onnxsparse.ops.view import OpView, product
 
 
 def conv_macs(op: OpView, weight: int = 1) -> int:
-    """Weight elements × batch × output positions. Weight: M × C/group × kernel; output: N × M × positions."""
+    """Weight elements × batch × output positions. Weight: M × C/group × kernel; output: N × M × positions. Raises UnknownFact."""
     batch, _, *positions = op.output(least=2)
     return product(op.input(weight)) * batch * product(tuple(positions))
 
 
 def conv_transpose_macs(op: OpView) -> int:
-    """Weight elements × batch × input positions. Weight: C × M/group × kernel; input: N × C × positions."""
+    """Weight elements × batch × input positions. Weight: C × M/group × kernel; input: N × C × positions. Raises UnknownFact."""
     batch, _, *positions = op.input(0, least=2)
     return product(op.input(1)) * batch * product(tuple(positions))
 
 
 def last_conv_macs(op: OpView, weight: int = 1) -> int:
-    """As `conv_macs` with channels last in activations: output N × positions × M."""
+    """As `conv_macs`, with activations channels last: output N × positions × M. Raises UnknownFact."""
     return product(op.input(weight)) * product(op.output()[:-1])
 
 
 def either_conv_macs(op: OpView, weight: int) -> int:
-    """Channels last when `channels_last` is set."""
+    """As `last_conv_macs` if the attribute `channels_last` is set, else as `conv_macs`. Raises UnknownFact."""
     return last_conv_macs(op, weight) if op.number("channels_last", 0) else conv_macs(op, weight)
 
 
 def last_conv_shape(op: OpView, weight: int = 1) -> Shape:
-    """N × positions × M."""
+    """Output of a convolution with activations channels last: N × positions × M. Raises UnknownFact."""
     x, w = op.partial(0), op.partial(weight)
     return (x[0], *windows(op, x[1:-1], w[2:]), w[0])
 
 
 def either_conv_shape(op: OpView, weight: int) -> Shape:
+    """Output in the layout that the attribute `channels_last` sets: N × positions × M, or N × M × positions. Raises
+    UnknownFact.
+    """
     if op.number("channels_last", 0):
         return last_conv_shape(op, weight)
     x, w = op.partial(0), op.partial(weight)
@@ -58,10 +61,12 @@ def either_conv_shape(op: OpView, weight: int) -> Shape:
 
 
 def conv_axes(op: OpView) -> WeightAxes:
+    """Weight: M × C/group × kernel."""
     return WeightAxes(output=0, input=1)
 
 
 def conv_transpose_axes(op: OpView) -> WeightAxes:
+    """Weight: C × M/group × kernel."""
     return WeightAxes(output=1, input=0)
 
 
@@ -71,12 +76,14 @@ def is_depthwise(op: OpView, weight: int = 1) -> bool:
 
 
 def is_depthwise_transpose(op: OpView) -> bool:
+    """One input channel per group, and more than one group."""
     return op.number("group", 1) == op.input(1)[0] > 1
 
 
 def couple_conv(c: Coupling, weight: int = 1, per_output: tuple[int, ...] = (2,), residual: int = NONE) -> None:
-    """X: N × C × positions; W: M × C/group × kernel; bias and scales per output channel. What is added to the result before an
-    activation (input `residual`) has its shape.
+    """X: N × C × positions; W: M × C/group × kernel; inputs `per_output`: bias, scales and zero points per output channel.
+
+    The input `residual`, added to the result before an activation, has the shape of the result.
     """
     x, groups = c.axes(0), c.op.count("group", 1)
     for labels in (*x[2:], *c.axes(weight)[2:]):
@@ -99,7 +106,9 @@ def couple_conv(c: Coupling, weight: int = 1, per_output: tuple[int, ...] = (2,)
 
 
 def couple_groups(c: Coupling, weight: int, groups: int, made: Labels | None) -> None:
-    """Whole groups go together with their inputs and outputs; or, in every group, the same inputs or outputs."""
+    """Grouped convolution: whole groups are cut with their inputs and outputs; or the same inputs, or outputs, within every
+    group.
+    """
     outputs, inputs = divided(c.op.input(weight)[0], groups), c.op.input(weight)[1]
     of_input = c.factor(c.axes(0)[1], (groups, inputs))
     of_output = c.factor(made, (groups, outputs))
@@ -135,18 +144,19 @@ def couple_conv_transpose(c: Coupling) -> None:
 
 
 def refit_conv(r: Refit, weight: int = 1) -> None:
-    """Groups that are left."""
+    """Set `group` to the number of groups that remain."""
     if r.old.number("group", 1) > 1:
         r.set("group", divided(r.new.input(0)[1], r.new.input(weight)[1]))
 
 
 def refit_conv_transpose(r: Refit) -> None:
+    """Set `group` to the number of groups that remain."""
     if r.old.number("group", 1) > 1:
         r.set("group", divided(r.new.output()[1], r.new.input(1)[1]))
 
 
 def qlinear_operands(op: OpView) -> tuple[Operand, ...]:
-    """X and W with scale and zero point each, the result's two, and a bias on the scale of the products."""
+    """X and W, each followed by scale and zero point; the result's two; a bias with the scale of the products."""
     return triple(0), triple(3, axis=0), Operand(8, (1, 4), axis=0)
 
 
@@ -155,11 +165,11 @@ QLINEAR_FORM = FloatForm(
 )
 
 RESIDUAL = 3
-"""Where onnxruntime's fused convolutions take what is added to their result before the activation."""
+"""Input of onnxruntime's fused convolutions that is added to the result before the activation."""
 
 
 def adding(op: OpView) -> str | None:
-    """The result and what is added to it have one shape."""
+    """Why the residual input does not have the shape of the result, or None."""
     if not op.has_input(RESIDUAL) or op.outputs[0] is None:
         return None
     z, made = op.partial(RESIDUAL), op.outputs[0]

@@ -14,9 +14,10 @@ from onnxsparse.ops.view import OpView
 
 
 def einsum_macs(op: OpView) -> int:
-    """Operands contracted from left to right: each step costs the product of all sizes that either side has.
+    """Multiply-accumulates of contracting the operands from left to right.
 
-    A label is summed as soon as no later operand and not the output needs it.
+    Each step costs the product of the sizes of all labels that either side has. A label is summed as soon as neither a later
+    operand nor the output has it. Raises UnknownFact.
     """
     terms, output, sizes = einsum_labels(op)
     macs, current = 0, terms[0]
@@ -28,9 +29,10 @@ def einsum_macs(op: OpView) -> int:
 
 
 def einsum_labels(op: OpView) -> tuple[list[list[str]], list[str], dict[str, int]]:
-    """The labels of each operand and of the output, and each label's size.
+    """(labels of each operand, labels of the output, size of each label).
 
-    An ellipsis becomes labels `…1`, `…2`, counted from its right end, as broadcasting aligns them.
+    An ellipsis becomes labels `…1`, `…2`, numbered from its right end, because broadcasting aligns them there. Raises UnknownFact
+    if the equation does not fit the inputs.
     """
     left, arrow, right = op.text("equation", "").replace(" ", "").partition("->")
     terms: list[list[str]] = []
@@ -57,7 +59,7 @@ def einsum_labels(op: OpView) -> tuple[list[list[str]], list[str], dict[str, int
 
 
 def einsum_conflict(op: OpView) -> str | None:
-    """One size for each label, or 1."""
+    """Why a letter has two sizes other than 1, or None."""
     terms, _, _ = einsum_labels(op)
     sizes: dict[str, int] = {}
     for at, term in enumerate(terms):
@@ -69,7 +71,9 @@ def einsum_conflict(op: OpView) -> str | None:
 
 
 def einsum_axes(op: OpView, at: int) -> WeightAxes:
-    """The input axis is the first contracted label's, the output axis the first kept one's that no other operand has."""
+    """The weight axes of operand `at`: the input axis is that of its first contracted letter, the output axis that of its
+    first kept letter that no other operand has. Raises UnknownFact if the equation has no such operand.
+    """
     terms, output, _ = einsum_labels(op)
     if at >= len(terms):
         raise UnknownFact(f"its equation has {len(terms)} terms")
@@ -81,7 +85,7 @@ def einsum_axes(op: OpView, at: int) -> WeightAxes:
 
 
 def couple_einsum(c: Coupling) -> None:
-    """Axes of one letter go together; a letter that the output lacks is summed over."""
+    """Axes of one letter are tied. A letter that the output lacks is summed over."""
     terms, output, _ = einsum_labels(c.op)
     found: dict[str, Labels | None] = {}
     for letter in {letter for term in terms for letter in term}:

@@ -1,4 +1,7 @@
-"""Arithmetic, comparison, activation: one output element per input position, no multiply-accumulate."""
+"""Arithmetic, comparison, activation: one output element per input position, no multiply-accumulates.
+
+Source: the ONNX operator pages; onnxruntime's ContribOperators for those of com.microsoft.
+"""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -41,6 +44,7 @@ BiasAdd BiasDropout BiasSoftmax
 """.split()
 
 HOMOGENEOUS = ("Abs", "LeakyRelu", "PRelu", "Relu")
+"""f(a · x) = a · f(x) for positive a."""
 
 SIGNS = {
     "Clip": Sign.CLIPPED,
@@ -49,14 +53,14 @@ SIGNS = {
     **dict.fromkeys(("Ceil", "Celu", "Elu", "Floor", "Gelu", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Round"), Sign.KEPT),
     **dict.fromkeys(("Selu", "Sign", "Softsign", "Swish", "Tanh"), Sign.KEPT),
 }
-"""Of what is not listed nothing is known."""
+"""Signs of results; an op that is not listed has Sign.ANY."""
 
 OVER_THE_REST = ("Hardmax", "LogSoftmax", "Softmax")
-"""Before version 13 these flatten everything from their axis on."""
+"""Ops that before version 13 flatten all axes from `axis` on."""
 
 
 def couple_cumulative(c: Coupling) -> None:
-    """What is summed up along an axis cannot be cut along it: later elements hold earlier ones."""
+    """CumSum, CumProd: the axis stays whole, because later elements contain earlier ones. All axes stay if it is unknown."""
     axes = c.axes(0)
     axis = c.constant(1)
     for i, labels in enumerate(axes):
@@ -66,6 +70,7 @@ def couple_cumulative(c: Coupling) -> None:
 
 
 def softmax(op_type: str) -> tuple[OpSpec, OpSpec]:
+    """The specs of a Softmax-like op: before version 13 over all flattened axes, since then over one."""
     over_rest: Couple = partial(couple_over_rest, what=op_type)
     over_axis: Couple = partial(couple_over_axis, what=op_type)
     quant = Quant.FLOAT if op_type == "Hardmax" else Quant.DISTRIBUTION
@@ -86,7 +91,7 @@ def softmax(op_type: str) -> tuple[OpSpec, OpSpec]:
 
 
 def functions(names: Iterable[str], domain: str = "") -> Iterator[OpSpec]:
-    """Of one element each, or of one and of parameters that broadcast."""
+    """Specs of unary functions, and of functions whose further inputs are parameters that broadcast."""
     for name in names:
         yield OpSpec(
             op_type=name,
@@ -103,7 +108,7 @@ def functions(names: Iterable[str], domain: str = "") -> Iterator[OpSpec]:
 
 
 def halved(op: OpView) -> Shape:
-    """BiasSplitGelu: one half of the last axis times the Gelu of the other."""
+    """BiasSplitGelu: half of the last axis, times the Gelu of the other half; output … × last/2."""
     *others, last = op.partial(0, 3)
     return (*others, None if last is None else last // 2)
 

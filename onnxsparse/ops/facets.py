@@ -1,4 +1,7 @@
-"""What is known of an op beside its multiply-accumulates: a facet each for channels, quantization, shapes, folding and cost."""
+"""Facets of an OpSpec: what is known of an op for channel pruning, quantization, shape inference, folding and cost.
+
+Rules are functions of an OpView, or of a dataclass around one. A rule that lacks a fact raises UnknownFact.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,74 +26,78 @@ class Work(Enum):
     """How an op without multiply-accumulates occupies a device."""
 
     ELEMENTWISE = auto()
-    """Element by element: part of the op that makes its input, where nothing else feeds it."""
+    """One output element per input position; fused into the producer if that has no other user."""
     WINDOW = auto()
-    """Looks over an axis or a neighbourhood: reads its input and writes its output."""
+    """Reads a neighbourhood or a whole axis per output element; reads its input and writes its output."""
     MOVE = auto()
-    """Reads and writes, and computes nothing."""
+    """Reads and writes without computing."""
     FREE = auto()
-    """Another view of the same bytes, or nothing but sizes."""
+    """Another view of the same bytes, or sizes alone: takes no time."""
     HOST = auto()
-    """What it does, or how much it makes, depends on values: no accelerator runs it."""
+    """Depends on values in what it does or how much it produces; runs on the host, not on an accelerator."""
 
 
 class Quant(Enum):
-    """What an op does where a target computes in integers."""
+    """What an op does on a target that computes in integers."""
 
     COMPUTE = auto()
-    """Multiplies and accumulates: operands and result have scales of their own, the bias that of the products."""
+    """Multiplies and accumulates. Operands and result have a scale each; the bias has the scale of the products."""
     ACTIVATION = auto()
-    """A function of one element: part of what makes its input, where the target has it so."""
+    """Elementwise function; fused into its producer if the target lists the op in `absorbs`."""
     ARITHMETIC = auto()
-    """Combines values of different scales into one of another."""
+    """Combines values of different scales into one of a new scale."""
     JOIN = auto()
-    """Puts values of different scales side by side: under one scale, where the target wants that."""
+    """Places values side by side; they share one scale if the target requires it."""
     FOLLOW = auto()
-    """Moves or picks elements: its result has its first input's scale."""
+    """Moves or selects elements: the result has the scale of the first input."""
     DISTRIBUTION = auto()
-    """Makes shares that sum to one, which eight bits resolve badly: stays float, and so does the mean that is taken over them."""
+    """Produces shares that sum to 1, which 8 bits resolve badly. Stays float, as does a mean weighted by them."""
     BOUNDARY = auto()
-    """Between integers and floats: a scale that is there already."""
+    """Converts between integers and floats by a scale that the model already holds."""
     FLOAT = auto()
-    """Stays as it is."""
+    """Stays float."""
 
 
 class Sign(Enum):
     """Whether elements of a result can be negative."""
 
     ANY = auto()
+    """They can."""
     KEPT = auto()
-    """None is, where no input's is."""
+    """Not if no element of an input is negative."""
     NONNEGATIVE = auto()
+    """Never."""
     CLIPPED = auto()
-    """None is below the attribute `min` or, since version 11, input 1."""
+    """Not if the lower bound, attribute `min` or (since version 11) input 1, is at least 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How a constant passes through: `axes(op, rank)` gives, per axis seen behind the op, the axis before it (None: lost)."""
+    """How a constant passes through an op that keeps its elements."""
 
     axes: Callable[[OpView, int], tuple[int, ...] | None] = field(default=lambda op, rank: tuple(range(rank)))
+    """(op, rank) → for each axis after the op, the axis before it. None: the axes are not recoverable (Reshape)."""
     zero_point: int | None = None
+    """Input with the integer that stands for zero. None: zeros stay 0."""
     scale: int | None = None
+    """Input with the scale that the elements are multiplied by. None: values are unchanged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Affine:
-    """An op that computes scale · x + shift per channel (axis 1), where `when` holds and all its inputs but x are constant.
-
-    `values(op, inputs, rank, channels)`: scale and shift, None where it does more; the input that is None is x, of `rank` axes.
-    `shift_at`: the input that a shift has its name from; None: the only constant.
-    """
+    """An op that computes scale · x + shift per channel (axis 1) if all inputs but x are constant."""
 
     values: "Callable[[OpView, Sequence[NDArray[np.float64] | None], int, int], ScaleShift | None]"
+    """(op, inputs as float64 with None for x, rank of x, channels) → scale and shift. None: this node computes something else."""
     when: Callable[[OpView], bool] = field(default=lambda op: True)
+    """Whether the op is affine at all with these attributes and outputs."""
     shift_at: int | None = None
+    """Input that the shift is named after. None: the only constant."""
 
 
 @dataclass(frozen=True)
 class ScaleShift:
-    """One number each for every channel."""
+    """Scale and shift per channel, each a float64 vector with one element per channel."""
 
     scale: NDArray[np.float64]
     shift: NDArray[np.float64]
@@ -98,109 +105,122 @@ class ScaleShift:
 
 @dataclass(frozen=True, kw_only=True)
 class Absorb:
-    """A linear op that takes a scale and shift of its outputs into the weight `weight_at` and the bias `bias_at`.
-
-    `outputs`: how many channels a weight of that shape makes.
-    """
+    """A linear op that can take a scale and shift of its outputs into its weight and bias."""
 
     weight_at: int
+    """Input that holds the weight."""
     bias_at: int
+    """Input that holds the bias; it may be missing."""
     scale: Callable[[OpView, NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+    """(op, weight, scale per output channel) → the scaled weight."""
     outputs: Callable[[OpView, Size], int]
+    """(op, shape of the weight) → number of output channels."""
     when: Callable[[OpView], bool] = field(default=lambda op: True)
+    """Whether the node's attributes allow it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelRules:
-    """How cut channels pass through an op."""
+    """How removed channels pass through an op."""
 
     couple: Callable[[Coupling], None] | None = None
-    """Declares which axes of its inputs and outputs are cut together. None: no cut passes."""
+    """Declares which axes of its inputs and outputs are cut together. Raises UnknownFact. None: no cut passes through the op."""
     refit: Callable[[Refit], None] | None = None
-    """Corrects the node's attributes and constants after a cut. None: nothing needs correction."""
+    """Corrects the node's attributes and constant inputs after a cut. Raises UnknownFact. None: nothing needs correction."""
     masked: Callable[[Masking], None] | None = None
-    """Computes the op over the kept channels alone, for the reference of a cut. None: zeros in a sum are enough."""
+    """Computes the op over the kept channels alone, for the reference of a cut. None: zeros in a sum suffice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantRules:
-    """What an op does where a target computes in integers."""
+    """What an op does on a target that computes in integers."""
 
     role: Quant = Quant.FLOAT
+    """Its place between scales."""
     divisor_at: int | None = None
-    """The input that it divides by, which no grid may round to zero."""
+    """Input that it divides by, which no grid may round to zero. None: it does not divide."""
     homogeneous: bool = False
-    """Whether a positive factor on a channel of its input comes out on the same channel of its output."""
+    """Whether a positive factor on an input channel appears unchanged on the same output channel."""
     sign: Sign = Sign.ANY
+    """Whether elements of its result can be negative."""
     fill_at: int | None = None
-    """The input with the element that it adds around others; without that input it adds zeros."""
+    """Input with the element that it adds around the others; without that input it adds zeros. None: it adds none."""
     form: FloatForm | None = None
-    """The float op that an op on integers stands for."""
+    """The float op that this integer op stands for. None: it is no integer op, or has no such form."""
     dynamic: bool = False
-    """Whether it computes with integers whose scale follows from the data."""
+    """Whether it computes in integers whose scale follows from the data at run time."""
     exact: Callable[[Exact], None] | None = None
-    """Writes its sums of integer products as float nodes; its kernels saturate on some processors."""
+    """Writes its sums of integer products as float nodes, because its kernels saturate on some processors. None: not needed."""
     selects: tuple[int, ...] = ()
-    """Inputs of which a small change may change which elements are selected, so that values downstream do not compare."""
+    """Inputs in which a small change may change which elements are selected; values downstream are then not comparable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeRules:
-    """What follows of an op's outputs from its inputs: shapes, types, values, and where their elements come from."""
+    """What follows from an op's inputs about its outputs: shapes, types, values, and the origin of their elements."""
 
     like: str | None = None
-    """The standard op that shape inference takes it for, where onnx does not define it."""
+    """Standard op whose shape inference applies, for an op that onnx does not define. None: no such op."""
     infer: Callable[[OpView], Shape] | None = None
-    """Shape of the first output, where onnx's inference does not know it. Raises UnknownFact."""
+    """Shape of the first output if onnx's inference does not know it. Raises UnknownFact. None: onnx's inference is enough."""
     more: tuple[Callable[[OpView], Shape], ...] = ()
-    """Shapes of the outputs after the first. Raise UnknownFact."""
+    """Shapes of the outputs after the first, in order. Each raises UnknownFact."""
     typed_by: tuple[int, ...] = (0,)
-    """Inputs, of which the first that is present has the outputs' element type."""
+    """Inputs in order of preference; the outputs have the element type of the first that is present."""
     needs_values: tuple[int, ...] = ()
-    """Inputs whose values its formulas read, beside shapes."""
+    """Inputs whose values, not only shapes, its formulas read."""
     sequence: Callable[[Sequences], None] | None = None
-    """What happens to the sequences of tensors that it takes or produces."""
+    """Sets what the op does with the sequences of tensors that it takes or produces. Raises UnknownFact. None: it handles none.
+    """
     conflict: Callable[[OpView], str | None] | None = None
-    """Why inputs of these sizes cannot meet, with the two sizes, where onnx's inference does not look. None: they can.
+    """Why inputs of these sizes are invalid, naming the two sizes, where onnx's inference does not check. Raises UnknownFact.
 
-    Raises UnknownFact.
+    Returns None if the sizes are valid.
     """
     value: Callable[[OpView], NDArray[np.generic]] | None = None
-    """Its output, where that follows from its inputs' shapes. Raises UnknownFact."""
+    """Its output if that follows from the shapes of its inputs (Shape, Size). Raises UnknownFact. None: it does not."""
     view: View | None = None
-    """How a constant passes through, if it keeps its elements and where its zeros are."""
+    """How a constant passes through, for an op that keeps elements and the position of their zeros. None: it does not keep them.
+    """
     moves: bool = False
-    """Whether its outputs are elements of its inputs, moved, left out or repeated."""
+    """Whether its outputs consist of elements of its inputs, moved, dropped or repeated."""
     index_at: int | None = None
-    """The input whose values are positions along an axis of input 0."""
+    """Input whose values are positions along an axis of input 0. None: it takes no positions."""
     compares: bool = False
-    """Whether it tells which elements are equal to another input's."""
+    """Whether it reports which elements equal another input's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldRules:
-    """What an op may be folded into, or replaced by."""
+    """What an op can be folded into or replaced by."""
 
     allowed: bool = True
-    """Whether on constants alone it may be replaced by its result."""
+    """Whether it may be replaced by its result if all inputs are constant. False for ops whose result can be far larger than
+    their inputs, and for quantizers.
+    """
     makes: Callable[[OpView, Sequence[NDArray[np.generic]]], int | None] | None = None
-    """How many integers an op that is not `allowed` makes of constant inputs; what is computed from few may still be replaced."""
+    """(op, constant inputs) → number of integers produced, for an op that is not `allowed`; ops downstream of few integers may be
+    replaced. None: unknown, or floats.
+    """
     passes: Callable[[OpView], bool] | None = None
-    """Whether its first output is its first input, its other outputs unused."""
+    """Whether its first output equals its first input and its other outputs are unused. None: never."""
     affine: Affine | None = None
-    """How it scales and shifts channels by constants."""
+    """How it scales and shifts channels by constants. None: it does not."""
     absorb: Absorb | None = None
-    """How it takes in a scale and shift of its output."""
+    """How it takes in a scale and shift of its output. None: it cannot."""
     zeros: Callable[[OpView, Constant], Zeros | None] | None = None
-    """How many zeros it puts around its input. None: it does something else."""
+    """(op, value of a constant input by position) → the zeros it adds around its input. None, or a result of None: it does
+    something else.
+    """
     take_zeros: Callable[[OpView, Zeros], Attributes | None] | None = None
-    """Its attributes with such zeros in its own padding. None: it cannot take them."""
+    """(op, zeros) → its attributes with the zeros added to its own padding. None, or a result of None: it cannot take them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostRules:
-    """How an op occupies a device, beside multiply-accumulates."""
+    """How an op occupies a device, apart from multiply-accumulates."""
 
     work: Work = Work.WINDOW
+    """How its time is estimated."""
     in_place: Callable[[OpView], bool] | None = None
-    """Whether its inputs, if nothing else uses them, can be produced where its output is to be."""
+    """Whether its inputs, if they have no other user, can be produced directly in its output's memory. None: never."""

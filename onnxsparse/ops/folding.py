@@ -1,5 +1,5 @@
-"""What an op can take in: a scale and shift per output channel, as batch normalisation behind a convolution computes, or
-arithmetic with constants, which is how some exporters write batch normalisation and biases.
+"""Formulas for folding a scale and shift per output channel into a linear op: a batch normalisation downstream of a convolution,
+or arithmetic with constants, which is how some exporters write batch normalisation and biases.
 
     y = scale · (W x + b) + shift  =  (scale · W) x + (scale · b + shift)
 
@@ -17,11 +17,13 @@ from onnxsparse.ops.view import OpView
 
 Values = NDArray[np.float64]
 Inputs = Sequence[Values | None]
-"""Of a node; None for the one that is no constant."""
+"""A node's inputs in float64; None for the input that is not constant."""
 
 
 def normalisation(op: OpView, inputs: Inputs, rank: int, channels: int) -> ScaleShift | None:
-    """Of a BatchNormalization at inference, from gamma, beta, mean and variance."""
+    """Scale gamma / sqrt(variance + ε) and shift beta − mean · scale of BatchNormalization at inference. None if a parameter
+    is not constant.
+    """
     gamma, beta, mean, variance = inputs[1:5]
     if gamma is None or beta is None or mean is None or variance is None:
         return None
@@ -31,7 +33,9 @@ def normalisation(op: OpView, inputs: Inputs, rank: int, channels: int) -> Scale
 
 
 def per_channel(constant: Values, rank: int, channels: int) -> Values | None:
-    """A constant that broadcasts against a value of `rank` axes, as a number for each index of axis 1; None if it has others."""
+    """A constant that broadcasts against a value of `rank` axes, as one number per index of axis 1. None if it varies along
+    other axes.
+    """
     shape = [1] * (rank - constant.ndim) + list(constant.shape)
     if len(shape) > rank or constant.size not in (1, shape[1]):
         return None
@@ -39,7 +43,7 @@ def per_channel(constant: Values, rank: int, channels: int) -> Values | None:
 
 
 def arithmetic(op: OpView, inputs: Inputs, rank: int, channels: int) -> ScaleShift | None:
-    """Of Add, Sub, Mul and Div with a constant for each channel, or one for all."""
+    """Scale and shift of Add, Sub, Mul and Div with a constant per channel, or one for all. None otherwise."""
     first, second = inputs
     given = first if second is None else second
     constant = None if given is None else per_channel(given, rank, channels)
@@ -49,6 +53,7 @@ def arithmetic(op: OpView, inputs: Inputs, rank: int, channels: int) -> ScaleShi
 
 
 def divide(constant: Values, first: bool) -> ScaleShift | None:
+    """x / constant. None if the constant is the dividend, or contains 0."""
     return None if first or not constant.all() else ScaleShift(1 / constant, np.zeros_like(constant))
 
 
@@ -58,38 +63,43 @@ ARITHMETIC: dict[str, Callable[[Values, bool], ScaleShift | None]] = {
     "Mul": lambda c, first: ScaleShift(c, np.zeros_like(c)),
     "Div": divide,
 }
-"""(constant, whether it comes first) → what the op does to x."""
+"""Op → (constant, whether it is the first operand) → what the op does to x."""
 
 
 def is_numpy_like(op: OpView) -> bool:
-    """Before version 7 broadcasting had rules of its own, in attributes."""
+    """Whether broadcasting follows numpy: before version 7 an attribute set it."""
     return not op.attributes
 
 
 def is_inference(op: OpView) -> bool:
-    """Not training, as an attribute since version 14 and as further outputs before."""
+    """Whether a BatchNormalization is not in training mode, which is an attribute since version 14 and shown by further
+    outputs before.
+    """
     return not op.number("training_mode", 0) and not any(op.node.output[1:])
 
 
 def scale_conv(op: OpView, weight: Values, scale: Values) -> Values:
-    """M × C/group × kernel: output channels first."""
+    """Weight M × C/group × kernel: scaled along axis 0."""
     return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def conv_outputs(op: OpView, weight: Size) -> int:
+    """Output channels of a weight M × C/group × kernel."""
     return weight[0]
 
 
 def conv_transpose_outputs(op: OpView, weight: Size) -> int:
+    """Output channels of a weight C × M/group × kernel."""
     return weight[1] * op.number("group", 1)
 
 
 def gemm_outputs(op: OpView, weight: Size) -> int:
+    """Output channels of a weight K × N, or N × K if transposed."""
     return weight[0 if op.number("transB", 0) else 1]
 
 
 def scale_conv_transpose(op: OpView, weight: Values, scale: Values) -> Values:
-    """C × M/group × kernel: each group of inputs makes its own M/group outputs."""
+    """Weight C × M/group × kernel: each group of inputs has its own M/group outputs."""
     group = op.number("group", 1)
     inputs, outputs, *kernel = weight.shape
     grouped = weight.reshape(group, inputs // group, outputs, *kernel)
@@ -98,10 +108,10 @@ def scale_conv_transpose(op: OpView, weight: Values, scale: Values) -> Values:
 
 
 def scale_gemm(op: OpView, weight: Values, scale: Values) -> Values:
-    """K × N or, transposed, N × K."""
+    """Weight K × N, or N × K if transposed: scaled along N."""
     return weight * (scale[:, None] if op.number("transB", 0) else scale)
 
 
 def plain_gemm(op: OpView) -> bool:
-    """Gemm's factors would scale the bias differently."""
+    """Whether alpha and beta are 1; other values would scale the folded bias differently from the product."""
     return all(op.attributes[name].f == 1 for name in ("alpha", "beta") if name in op.attributes)

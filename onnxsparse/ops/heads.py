@@ -1,6 +1,7 @@
-"""onnxruntime's fused attention as products per head: how many queries meet how many keys, and what comes out.
+"""onnxruntime's fused attention ops as products per head: numbers of queries and keys, and output shapes.
 
-Where the past lies in a buffer that is longer than it, its length is a value, not a size. Source: onnxruntime's ContribOperators.
+If past keys lie in a buffer longer than the past, the past's length is the value of an input, not a size. Source: onnxruntime's
+ContribOperators.
 """
 
 from collections.abc import Callable
@@ -14,49 +15,62 @@ from onnxsparse.ops.view import OpView
 
 @dataclass(frozen=True)
 class Products:
-    """Q · Kᵀ and P · V, each query meeting each key, past keys included. `stored`: keys and values that are kept for later have
-    so many rows, more than `keys` in a buffer; `kept_heads`: of how many heads.
-    """
+    """Q·Kᵀ and P·V per head, each query against each key, past keys included."""
 
     batch: int
+    """Batch size."""
     heads: int
+    """Query heads."""
     queries: int
+    """Queries per sequence."""
     keys: int
+    """Keys per query, past ones included."""
     size: int
+    """Elements per head of Q and K."""
     value_size: int
+    """Elements per head of V."""
     kept_heads: int
+    """Heads of the keys and values that are returned for later steps."""
     stored: int
+    """Rows of those keys and values; more than `keys` if they lie in a buffer."""
 
     @property
     def macs(self) -> int:
+        """Multiply-accumulates of both products."""
         return self.batch * self.heads * self.queries * self.keys * (self.size + self.value_size)
 
     @property
     def kept_keys(self) -> Shape:
+        """Shape of the returned keys."""
         return self.batch, self.kept_heads, self.stored, self.size
 
     @property
     def kept_values(self) -> Shape:
+        """Shape of the returned values."""
         return self.batch, self.kept_heads, self.stored, self.value_size
 
     @property
     def scores(self) -> Shape:
+        """Shape of Q·Kᵀ."""
         return self.batch, self.heads, self.queries, self.keys
 
     @property
     def output(self) -> Shape:
+        """Shape of the result."""
         return self.batch, self.queries, self.heads * self.value_size
 
 
 def sized(op: OpView, at: int, *ranks: int) -> tuple[int, ...]:
-    """The shape of an input, all sizes known, of one of these ranks."""
+    """The shape of an input, all sizes known, with one of these ranks. Raises UnknownFact."""
     op.partial(at, *ranks)
     return op.input(at)
 
 
 def past_rows(op: OpView, past: int, length: int, new: int) -> tuple[int, int]:
-    """Keys in all and rows kept, from a past of N × heads × length × size at input `past`; the value of input `length` says how
-    much of a buffer is filled.
+    """(keys in all, rows returned), given `new` keys and a past of N × heads × length × size at input `past`.
+
+    The value of input `length` is the number of rows of the buffer that are filled; without it the past is full. Raises
+    UnknownFact.
     """
     rows = sized(op, past, 4)[2] if op.has_input(past) else 0
     if not op.has_input(length):
@@ -65,8 +79,9 @@ def past_rows(op: OpView, past: int, length: int, new: int) -> tuple[int, int]:
 
 
 def multi_head(op: OpView, key_past: int = 6, length: int = 8) -> Products:
-    """Q is N × length × hidden, or Q, K and V packed as N × length × heads × 3 × size; K and V may come in heads already,
-    as N × heads × length × size, or packed as N × length × heads × 2 × size.
+    """MultiHeadAttention. Q is N × length × hidden, or Q, K and V packed as N × length × heads × 3 × size.
+
+    K and V may be N × heads × length × size, or packed as N × length × heads × 2 × size. Raises UnknownFact for other inputs.
     """
     query, heads = sized(op, 0, 3, 5), op.count("num_heads")
     batch, queries = query[:2]
@@ -83,13 +98,13 @@ def multi_head(op: OpView, key_past: int = 6, length: int = 8) -> Products:
 
 
 def per_head(op: OpView, at: int, heads: int) -> int:
-    """A head's size in N × length × hidden or N × heads × length × size."""
+    """Elements per head of input `at`: N × length × hidden, or N × heads × length × size. Raises UnknownFact."""
     shape = sized(op, at, 3, 4)
     return shape[3] if len(shape) == 4 else shape[2] // heads
 
 
 def multi_head_shape(op: OpView) -> Shape:
-    """N × length × V's hidden size, as far as sizes are known."""
+    """N × length × V's hidden size; None for each unknown size. Raises UnknownFact."""
     query = op.partial(0, 3, 5)
     if len(query) == 5:
         return query[0], query[1], times(query[2], query[4])
@@ -101,7 +116,9 @@ def multi_head_shape(op: OpView) -> Shape:
 
 
 def decoder(op: OpView) -> Products:
-    """One query, which is a row of N × 1 × hidden, or of Q, K and V packed. K and V in heads are another sequence's."""
+    """DecoderMaskedMultiHeadAttention: one query, N × 1 × hidden, or Q, K and V packed; K and V in heads come from another
+    sequence. Raises UnknownFact.
+    """
     batch, queries, hidden = sized(op, 0, 3)
     heads = op.count("num_heads")
     if op.has_input(1) and len(op.partial(1, 3, 4)) == 4:
@@ -114,8 +131,9 @@ def decoder(op: OpView) -> Products:
 
 
 def grouped(op: OpView) -> Products:
-    """Q is N × length × heads · size, or Q, K and V packed; several query heads share a key head. Input 6 says how many keys
-    there are, past ones included.
+    """GroupQueryAttention: Q is N × length × heads·size, or Q, K and V packed; several query heads share a key head.
+
+    Input 6 holds the number of keys, past ones included. Raises UnknownFact.
     """
     batch, queries, hidden = sized(op, 0, 3)
     heads, kept = op.count("num_heads"), op.count("kv_num_heads")
@@ -127,7 +145,7 @@ def grouped(op: OpView) -> Products:
 
 
 def grouped_shape(op: OpView) -> Shape:
-    """Q's shape; where it is packed with K and V, without them."""
+    """Q's shape; if K and V are packed with it, the part of Q. Raises UnknownFact."""
     batch, length, hidden = op.partial(0, 3)
     heads, kept = op.count("num_heads"), op.count("kv_num_heads")
     if op.has_input(1) or hidden is None:
@@ -136,7 +154,7 @@ def grouped_shape(op: OpView) -> Shape:
 
 
 def filling(op: OpView, at: int) -> int:
-    """The length that an input says. Raises UnknownFact where it is computed from more than sizes and constants."""
+    """The one length that input `at` holds. Raises UnknownFact if it is unknown, or not exactly one."""
     values = op.integers(at)
     if len(values) != 1:
         raise UnknownFact(f"its input {at} holds {len(values)} lengths, not one")
@@ -144,7 +162,9 @@ def filling(op: OpView, at: int) -> int:
 
 
 def projecting(op: OpView, past: int = 4, length: int = 6) -> Products:
-    """X (N × length × size) times one weight of size × (Q + K + V); a past is 2 × N × heads × length × head size."""
+    """Attention: X (N × length × size) times one weight of size × (Q + K + V); a past is 2 × N × heads × length × head size.
+    Raises UnknownFact.
+    """
     batch, queries, _ = sized(op, 0, 3)
     heads, (query, _, value) = op.count("num_heads"), projected_sizes(op)
     rows = sized(op, past, 5)[3] if op.has_input(past) else 0
@@ -155,20 +175,20 @@ def projecting(op: OpView, past: int = 4, length: int = 6) -> Products:
 
 
 def projected_sizes(op: OpView) -> tuple[int, ...]:
-    """Of Q, K and V."""
+    """Hidden sizes of Q, K and V. Raises UnknownFact unless there are three."""
     third = sized(op, 1, 2)[1] // 3
     sizes = op.numbers("qkv_hidden_sizes", (third, third, third))
     if len(sizes) != 3:
-        raise UnknownFact("qkv_hidden_sizes")
+        raise UnknownFact(f"its attribute 'qkv_hidden_sizes' has {len(sizes)} numbers, not 3")
     return sizes
 
 
 def projecting_shape(op: OpView) -> Shape:
-    """N × length × V's hidden size."""
+    """N × length × V's hidden size. Raises UnknownFact."""
     batch, length, _ = op.partial(0, 3)
     return batch, length, projected_sizes(op)[2]
 
 
 def pair_of(products: Callable[[OpView], Products]) -> Callable[[OpView], Shape]:
-    """Keys and values that are kept, in one tensor."""
+    """A rule for the shape of returned keys and values in one tensor: 2 × the shape of the keys."""
     return lambda op: (2, *products(op).kept_keys)

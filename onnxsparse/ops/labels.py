@@ -1,8 +1,11 @@
-"""Which indices of which axes live or die together: integer labels, united where an op ties two of them.
+"""Labels: which indices of which axes live or die together.
 
-Every index of a prunable axis has a label. Uniting is deferred: ties are collected as arrays and settled at once. A *grid* says
-that an axis is the product of factors (a Reshape's split or merge, the groups of a convolution, heads), of which at most one can
-be cut: removing one index of a factor then removes all that it meets of the others.
+1. Every index of every axis that may be cut gets a label, an integer (`LabelSpace.fresh`).
+2. Ops tie labels index by index (`unite`). Ties are collected as arrays and settled at once (`settled`), which gives classes; a
+   class is what is cut or kept as one channel.
+3. A *grid* declares that an axis is the product of factors: a Reshape's split or merge, the groups of a convolution, attention
+   heads. At most one factor of a grid can be cut; removing one of its indices removes all positions of the axis that have this
+   index.
 """
 
 from collections.abc import Sequence
@@ -17,49 +20,60 @@ Labels = NDArray[np.int64]
 """One label per index of an axis."""
 
 Axes = tuple[Labels | None, ...]
-"""Per axis of a value; None for an axis that is not followed: of size 1, or one that cannot be cut."""
+"""Labels of each axis of a value. None for an axis that is not followed: its size is 1, or it cannot be cut."""
 
 
 LONGEST_AXIS = 1 << 26
+"""Longest axis that gets labels: 2²⁶ indices take half a gigabyte of labels; no channel axis is near that."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """An axis as a product of factors, row-major. A factor that is None is not cut."""
+    """An axis as the product of factors, row-major."""
 
     merged: Labels
+    """Labels of the axis."""
     factors: tuple[Labels | None, ...]
+    """Labels of each factor; None for one that is not followed."""
     sizes: tuple[int, ...]
+    """Size of each factor."""
     node: str
+    """The node that declares it."""
 
 
 @dataclass(frozen=True)
 class Freeze:
-    """Labels that must stay, and why: `reason`, as it was found at `node`.
-
-    `output`: the output of the model that they are an axis of. `because`: labels that stayed before, which is why these do.
-    `instead`: a factor of the same axis that was chosen to be cut in the place of these.
-    """
+    """Labels that must stay, and why."""
 
     labels: Labels
+    """The labels."""
     reason: str
+    """A clause about the axis, for users."""
     node: str
+    """The node at which it was found."""
     output: str | None = None
+    """Model output that the labels are an axis of. None: of none."""
     because: Labels | None = None
+    """Labels frozen earlier that cause this freeze. None: `node` alone causes it."""
     instead: Labels | None = None
+    """Factor of the same axis that was chosen to be cut instead of these. None: no choice was made."""
 
 
 @dataclass
 class LabelSpace:
-    """Labels and what ties them, as it is found along a graph."""
+    """All labels of a graph, and what ties them."""
 
     size: int = 0
+    """Number of labels so far."""
     ties: list[tuple[Labels, Labels]] = field(default_factory=list)
+    """Pairs of label arrays of equal size, tied index by index."""
     freezes: list[Freeze] = field(default_factory=list)
+    """Labels that must stay, in the order in which they were found."""
     grids: list[Grid] = field(default_factory=list)
+    """Axes that are products of factors."""
 
     def fresh(self, count: int) -> Labels:
-        """New labels for an axis. Raises UnknownFact for one that is too long to have them."""
+        """New labels for an axis of `count` indices. Raises UnknownFact above LONGEST_AXIS."""
         if count > LONGEST_AXIS:
             raise UnknownFact(f"an axis of {count:.1e} is too long to follow")
         made = np.arange(self.size, self.size + count)
@@ -67,14 +81,18 @@ class LabelSpace:
         return made
 
     def unite(self, a: Labels, b: Labels) -> None:
+        """Tie two label arrays of equal size index by index."""
         if a is not b:
             self.ties.append((a, b))
 
     def freeze(self, labels: Labels, reason: str, node: str, output: str | None = None) -> None:
+        """Record that labels must stay, found at `node`; `output` as in Freeze."""
         self.freezes.append(Freeze(labels, reason, node, output))
 
     def split(self, labels: Labels, sizes: Sequence[int], node: str) -> tuple[Labels | None, ...]:
-        """The factors of an axis; those of size 1 are not followed. Raises UnknownFact where they do not make the axis."""
+        """New labels for the factors of an axis; None for a factor of size 1. Raises UnknownFact unless their product is the
+        axis's size.
+        """
         if np.prod(sizes) != labels.size:
             raise UnknownFact(f"{labels.size} channels are not {' × '.join(map(str, sizes))}")
         factors = tuple(self.fresh(size) if size > 1 else None for size in sizes)
@@ -82,7 +100,10 @@ class LabelSpace:
         return factors
 
     def merge(self, factors: Sequence[Labels | None], sizes: Sequence[int], node: str) -> Labels | None:
-        """The axis that these factors make."""
+        """The labels of the axis that is the product of these factors, row-major. None if no factor is followed.
+
+        With a single followed factor its labels are repeated along the axis; with several a grid is declared.
+        """
         followed = [i for i, factor in enumerate(factors) if factor is not None]
         if not followed:
             return None
@@ -98,7 +119,7 @@ class LabelSpace:
         return merged
 
     def settled(self) -> "Classes":
-        """The classes that the ties make of the labels."""
+        """The classes of labels that the ties connect, frozen where a freeze reaches them."""
         classes = Classes(np.arange(self.size), np.zeros(self.size, np.bool_))
         classes.unite(self.ties)
         for freeze in self.freezes:
@@ -108,16 +129,19 @@ class LabelSpace:
 
 @dataclass
 class Classes:
-    """`root`: label → its class, named by one of its labels; `frozen`: by class."""
+    """Labels grouped by ties."""
 
     root: Labels
+    """Label → its class, named by the smallest of its labels."""
     frozen: NDArray[np.bool_]
+    """Label of a class → whether the class must stay. Meaningful at roots only."""
 
     def copy(self) -> "Classes":
+        """An independent copy."""
         return Classes(self.root.copy(), self.frozen.copy())
 
     def unite(self, ties: Sequence[tuple[Labels, Labels]]) -> None:
-        """Classes that any tie connects become one; it is frozen if one of them was."""
+        """Merge classes that any tie connects; the result is frozen if one of them was. A tie may repeat labels."""
         if not ties:
             return
         from scipy.sparse import coo_array
@@ -143,7 +167,9 @@ class Classes:
         self.frozen[first[frozen]] = True
 
     def freeze(self, labels: Labels) -> None:
+        """Freeze the classes of these labels."""
         self.frozen[self.root[labels]] = True
 
     def is_frozen(self, labels: Labels) -> NDArray[np.bool_]:
+        """Whether the class of each label is frozen; same shape as `labels`."""
         return self.frozen[self.root[labels]]

@@ -1,7 +1,8 @@
-"""How the reference of a cut looks over an axis with channels left out: the same op over the channels that are kept.
+"""Masked ops for the reference of a cut: the same op over the kept channels, written in standard ops.
 
-In a sum a channel of zeros adds nothing, and the reference needs no more than zeros. A mean, an extreme or a normalisation
-does; what it is then is written out here, in standard ops, apart from how the cut model gets there.
+In a sum a channel of zeros adds nothing, so zeros are enough. A mean, an extreme or a normalisation is different with zeros; a
+rule here writes it over the kept elements. It shares no code with the cutter, so that the two can be compared. Rules raise
+UnknownFact if they lack a fact.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,32 +15,41 @@ from onnxsparse.ops.sizes import UnknownFact, counted
 from onnxsparse.ops.view import OpView
 
 FAR = 1e30
-"""Larger than any activation, and still a float32."""
+"""Added to or subtracted from removed elements so that no maximum, minimum or exponential sees them. Far above any activation,
+and far enough below float32's maximum of 3.4e38 that the sum stays finite.
+"""
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass
 class Masking:
-    """One node of the reference. `keep(at, axis)`: which indices are left, None where all are; `value(at)`: of a constant input;
-    `add` makes a node and returns its output; `again` makes the node itself again with another first input; `finish` says
-    which value takes the place of its output, of the first one unless it says which.
-    """
+    """One node of the reference."""
 
     op: OpView
+    """The node, at the uncut sizes."""
     keep: Callable[[int, int], Mask | None]
+    """(input, axis) → which indices are kept. None: all."""
     value: Callable[[int], NDArray[np.generic] | None]
+    """Value of a constant input by position. None: it is computed."""
     add: Callable[..., str]
+    """(op type, inputs, attributes…) adds a node and returns its output's name."""
     constant: Callable[[NDArray[np.float32] | NDArray[np.int64]], str]
+    """Stores an array and returns its name."""
     again: Callable[[str], str]
+    """Adds a copy of the node with another first input, and returns its output's name."""
     finish: Callable[..., None]
+    """(name, output=0) makes this value the node's output."""
 
     @property
     def x(self) -> str:
+        """Name of the first input."""
         return self.op.node.input[0]
 
     def mask(self, axes: Sequence[int]) -> Mask:
-        """Over the input's rank, of size 1 where no axis of `axes` is; whether an element is left."""
+        """Which elements are kept along `axes`, of the input's rank, with size 1 along every other axis and where all are
+        kept.
+        """
         rank = len(self.op.input(0))
         found = np.ones([1] * rank, np.bool_)
         for axis in axes:
@@ -51,10 +61,11 @@ class Masking:
         return found
 
     def numbers(self, values: NDArray[np.generic] | float) -> str:
+        """Name of a float32 constant with these values."""
         return self.constant(np.asarray(values, np.float32))
 
     def mean(self, value: str, axes: Sequence[int], mask: Mask) -> str:
-        """Over the elements that are left, axes kept."""
+        """Name of the mean over the kept elements, `axes` kept with size 1."""
         zeroed = self.add("Mul", [value, self.numbers(mask)])
         summed = self.sum(zeroed, axes)
         shape = [size if i in axes else mask.shape[i] for i, size in enumerate(self.op.input(0))]
@@ -62,11 +73,14 @@ class Masking:
         return self.add("Div", [summed, self.numbers(count)])
 
     def sum(self, value: str, axes: Sequence[int]) -> str:
+        """Name of the sum over `axes`, kept with size 1."""
         return self.add("ReduceSum", [value, self.constant(np.array(axes, np.int64))], keepdims=1)
 
 
 def reduced_axes(op: OpView, value: Callable[[int], NDArray[np.generic] | None]) -> set[int]:
-    """Of a reduction: an attribute or an input, all of them if there is none."""
+    """The axes that a reduction reduces, from an attribute or input 1; all if it names none. Raises UnknownFact if they are
+    computed.
+    """
     rank = len(op.input(0))
     given: Sequence[int] = op.numbers("axes")
     if not given and op.has_input(1):
@@ -80,37 +94,38 @@ def reduced_axes(op: OpView, value: Callable[[int], NDArray[np.generic] | None])
 
 
 def mask_softmax(m: Masking) -> None:
-    """What is left out counts as nothing."""
+    """Softmax over one axis: removed elements are moved to −FAR, so that their exponential is 0."""
     mask_exponentials(m, [m.op.number("axis", -1) % len(m.op.input(0))])
 
 
 def mask_softmax_over_rest(m: Masking) -> None:
-    """As above, over all axes from its own on."""
+    """Softmax before version 13: as `mask_softmax`, over all axes from `axis` on."""
     rank = len(m.op.input(0))
     mask_exponentials(m, range(m.op.number("axis", 1) % rank, rank))
 
 
 def mask_exponentials(m: Masking, axes: Sequence[int]) -> None:
+    """The op again with removed elements along `axes` at −FAR."""
     mask = m.mask(axes)
     if not mask.all():
         m.finish(m.again(m.add("Add", [m.x, m.numbers(np.where(mask, 0.0, -FAR))])))
 
 
 def mask_range(m: Masking) -> None:
-    """What is left out is zero, which a range for quantization has in it anyway."""
+    """A range for quantization: removed elements are 0, which every such range contains."""
     mask = m.mask(range(len(m.op.input(0))))
     if not mask.all():
         m.finish(m.again(m.add("Mul", [m.x, m.numbers(mask)])))
 
 
 def mask_reduction(m: Masking) -> None:
-    """A mean over what is left; an extreme that what is left out cannot be."""
+    """ReduceMean over the kept elements; ReduceMax and ReduceMin with removed elements at ∓FAR."""
     kind = m.op.node.op_type
     mask = m.mask(sorted(reduced_axes(m.op, m.value)))
     if mask.all():
         return
     if kind == "ReduceMean":
-        share = mask.mean()  # the op divides by all
+        share = mask.mean()  # the op divides by the number of all elements, removed ones included
         m.finish(m.add("Div", [m.again(m.add("Mul", [m.x, m.numbers(mask)])), m.numbers(float(share))]))
         return
     away = -FAR if kind == "ReduceMax" else FAR
@@ -118,8 +133,9 @@ def mask_reduction(m: Masking) -> None:
 
 
 def mask_layer_norm(m: Masking) -> None:
-    """(x − mean) / sqrt(variance + ε) · scale + bias; no mean in the RMS ones. The mean and 1 / sqrt(variance + ε) are outputs
-    as well.
+    """(x − mean) / sqrt(variance + ε) · scale + bias; the RMS variants subtract no mean.
+
+    The mean and 1 / sqrt(variance + ε) are further outputs. Source: the ONNX operator page of LayerNormalization.
     """
     rank = len(m.op.input(0))
     axes = list(range(m.op.number("axis", -1) % rank, rank))
@@ -136,7 +152,9 @@ def mask_layer_norm(m: Masking) -> None:
 
 
 def mask_skip_norm(m: Masking) -> None:
-    """As above, of a sum: two inputs and, at the end, a bias. Its other outputs are sums of single channels, and stay."""
+    """SkipLayerNormalization: as `mask_layer_norm`, of the sum of two inputs and a bias. Its other outputs stay as they are.
+    Source: onnxruntime's ContribOperators.
+    """
     axes = [len(m.op.input(0)) - 1]
     if m.mask(axes).all():
         return
@@ -151,7 +169,7 @@ def mask_skip_norm(m: Masking) -> None:
 
 
 def mask_instance_norm(m: Masking) -> None:
-    """As above, over what lies behind the channels; scale and bias along the channels."""
+    """As `mask_layer_norm`, over the axes after the channels; scale and bias per channel."""
     rank = len(m.op.input(0))
     axes = list(range(2, rank))
     if m.mask(axes).all():
@@ -161,7 +179,7 @@ def mask_instance_norm(m: Masking) -> None:
 
 
 def mask_group_norm(m: Masking) -> None:
-    """As above, over a group's channels and positions."""
+    """As `mask_layer_norm`, over the channels and positions of each group."""
     batch, channels, *rest = m.op.input(0)
     groups = m.op.required("num_groups")
     kept = m.keep(0, 1)
@@ -178,27 +196,33 @@ def mask_group_norm(m: Masking) -> None:
 
 
 def regrouped(m: Masking, shape: Sequence[int]) -> Masking:
-    """The same node, its input seen in another shape."""
+    """The same node with its input seen in another shape."""
     return Masking(
         OpView(m.op.node, (tuple(shape), *m.op.inputs[1:]), m.op.outputs), m.keep, m.value, m.add, m.constant, m.again, m.finish
     )
 
 
 def standardise(m: Masking, value: str, axes: Sequence[int], mask: Mask, *, centred: bool, default: float = 1e-5) -> str:
+    """Name of (x − mean) / sqrt(variance + ε), or x / sqrt(variance + ε) if not `centred`, over the kept elements; `default`:
+    ε without an attribute.
+    """
     if centred:
         value = m.add("Sub", [value, m.mean(value, axes, mask)])
     return m.add("Div", [value, deviation_of(m, value, axes, mask, default)])
 
 
 def deviation_of(m: Masking, centred: str, axes: Sequence[int], mask: Mask, default: float = 1e-5) -> str:
-    """sqrt(variance + ε) of what has no mean any more."""
+    """Name of sqrt(variance + ε) of values without a mean."""
     variance = m.mean(m.add("Mul", [centred, centred]), axes, mask)
     epsilon = m.op.attributes["epsilon"].f if "epsilon" in m.op.attributes else default
     return m.add("Sqrt", [m.add("Add", [variance, m.numbers(epsilon)])])
 
 
 def scale_and_shift(m: Masking, value: str, *, along_channels: bool = False, repeat: int = 1) -> str:
-    """By inputs 1 and 2, where they are there."""
+    """Multiply by input 1 and add input 2, where they exist.
+
+    `along_channels`: they have one element per channel (axis 1), each repeated `repeat` times.
+    """
     rank = len(m.op.input(0))
     for at, op_type in ((1, "Mul"), (2, "Add")):
         if not m.op.has_input(at):

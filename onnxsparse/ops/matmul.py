@@ -1,7 +1,7 @@
-"""Matrix products. Each element of a constant operand is used once per row of the other one it meets.
+"""Matrix products. Each element of a constant operand is used once per row of the other operand that it meets.
 
-Source: the ONNX operator pages of MatMul, Gemm, MatMulInteger and QLinearMatMul, numpy.matmul for broadcasting;
-onnxruntime's ContribOperators for the com.microsoft ones.
+Source: the ONNX operator pages of MatMul, Gemm, MatMulInteger and QLinearMatMul, numpy.matmul for broadcasting; onnxruntime's
+ContribOperators for those of com.microsoft.
 """
 
 from collections.abc import Callable
@@ -30,58 +30,61 @@ from onnxsparse.ops.view import OpView, product
 
 
 def matmul_macs(op: OpView) -> int:
-    """Output elements × the contracted size, which is the first operand's last."""
+    """Output elements × the contracted size, which is the last axis of the first operand. Raises UnknownFact."""
     return product(op.output()) * op.input(0)[-1]
 
 
 def fused_matmul_macs(op: OpView) -> int:
-    """As `matmul_macs`, of operands that may be transposed first."""
+    """As `matmul_macs`, after the transpositions of FusedMatMul. Raises UnknownFact."""
     return product(op.output()) * known(arranged(op, 0, "A"))[-1]
 
 
 def fused_matmul_shape(op: OpView) -> Shape:
-    """numpy.matmul's, of operands that may be transposed first."""
+    """numpy.matmul's shape after the transpositions of FusedMatMul. Raises UnknownFact."""
     return matrix_product(arranged(op, 0, "A"), arranged(op, 1, "B"))
 
 
 def product_shape(op: OpView) -> Shape:
+    """numpy.matmul's shape of inputs 0 and 1. Raises UnknownFact."""
     return matrix_product(op.partial(0), op.partial(1))
 
 
 def gemm_macs(op: OpView) -> int:
-    """M × N × K with A of M × K or, transposed, K × M."""
+    """M × N × K; A is M × K or, transposed, K × M. Raises UnknownFact."""
     rows, columns = op.output(rank=2)
     contracted = op.input(0)[0 if op.number("transA", 0) else 1]
     return rows * columns * contracted
 
 
 def qgemm_shape(op: OpView) -> Shape:
-    """M × N, from A and, behind A's scale and zero point, B."""
+    """M × N, from A (input 0) and B (input 3). Raises UnknownFact."""
     return arranged(op, 0, "A")[0], arranged(op, 3, "B")[-1]
 
 
 def right_axes(op: OpView, at: int = 1) -> WeightAxes:
-    """B of A·B is K × N, with batch axes before; a vector has K alone."""
+    """B of A·B: … × K × N; a vector has K alone. Raises UnknownFact."""
     rank = len(op.input(at))
     return WeightAxes(output=rank - 1, input=max(rank - 2, 0))
 
 
 def left_axes(op: OpView) -> WeightAxes:
-    """A of A·B is M × K: each row makes an output of its own."""
+    """A of A·B: … × M × K; each row produces one output. Raises UnknownFact."""
     rank = len(op.input(0))
     return WeightAxes(output=max(rank - 2, 0), input=rank - 1)
 
 
 def gemm_right_axes(op: OpView, at: int = 1) -> WeightAxes:
+    """B of Gemm: K × N or, transposed, N × K."""
     return WeightAxes(output=0, input=1) if op.number("transB", 0) else WeightAxes(output=1, input=0)
 
 
 def gemm_left_axes(op: OpView) -> WeightAxes:
+    """A of Gemm: M × K or, transposed, K × M."""
     return WeightAxes(output=1, input=0) if op.number("transA", 0) else WeightAxes(output=0, input=1)
 
 
 def fused_axes(op: OpView, at: int) -> WeightAxes:
-    """FusedMatMul's operands: the last two axes, or the first and the last, optionally swapped."""
+    """Operand `at` of FusedMatMul: its last two axes, or the first and the last, optionally swapped. Raises UnknownFact."""
     plain, letter = (left_axes(op), "A") if at == 0 else (right_axes(op), "B")
     if len(op.input(at)) < 2:
         return plain
@@ -92,25 +95,30 @@ def fused_axes(op: OpView, at: int) -> WeightAxes:
 
 
 def nbits_macs(op: OpView) -> int:
-    """Rows of A × K × N; A is … × K."""
+    """Rows of A × K × N; A is … × K. Raises UnknownFact."""
     return product(op.input(0)[:-1]) * op.required("K") * op.required("N")
 
 
 def nbits_packing(op: OpView) -> Packing:
+    """Width, size and blocks of MatMulNBits's weight, from its attributes. Raises UnknownFact."""
     return Packing(op.number("bits", 4), outputs=op.required("N"), inputs=op.required("K"), block=op.required("block_size"))
 
 
 def nbits_shape(op: OpView) -> Shape:
-    """… × N; A is … × K."""
+    """… × N; A is … × K. Raises UnknownFact."""
     return (*op.partial(0)[:-1], op.required("N"))
 
 
 def nbits_axes(op: OpView) -> WeightAxes:
+    """Weight: N × blocks × bytes."""
     return WeightAxes(output=0, input=1)
 
 
 def couple_matmul(c: Coupling, a: int = 0, b: int = 1, per_column: tuple[int, ...] = ()) -> None:
-    """numpy.matmul: the last axis of A meets the last but one of B, batch axes broadcast."""
+    """numpy.matmul: the last axis of A is contracted with the last but one of B; batch axes broadcast.
+
+    `a`, `b`: input positions; `per_column`: inputs with one element per column of B.
+    """
     left, right = c.axes(a), c.axes(b)
     c.contract((a, len(left) - 1), (b, max(len(right) - 2, 0)))
     rows = [left[-2]] if len(left) > 1 else []
@@ -122,14 +130,14 @@ def couple_matmul(c: Coupling, a: int = 0, b: int = 1, per_column: tuple[int, ..
 
 
 def batch_axes(c: Coupling, a: int, b: int) -> list[Labels | None]:
-    """All axes but the last two, aligned at their right ends; one of size 1 broadcasts."""
+    """The axes before the last two, aligned at their right ends; size 1 broadcasts."""
     sides = [list(paired(c.op.input(at), c.axes(at)))[:-2] for at in (a, b)]
     aligned = ([side[-back] for side in sides if len(side) >= back] for back in range(max(map(len, sides)), 0, -1))
     return [c.unite(*(labels for size, labels in there if size != 1)) for there in aligned]
 
 
 def couple_fused_matmul(c: Coupling) -> None:
-    """numpy.matmul of operands whose last two axes may be swapped."""
+    """numpy.matmul of operands whose last two axes may be swapped. Raises UnknownFact for moved batch axes and for vectors."""
     if c.op.number("transBatchA", 0) or c.op.number("transBatchB", 0) or min(len(c.axes(0)), len(c.axes(1))) < 2:
         raise UnknownFact("it moves batch axes, or multiplies vectors, for which there is no rule")
     flip_a, flip_b = c.op.number("transA", 0), c.op.number("transB", 0)
@@ -140,21 +148,21 @@ def couple_fused_matmul(c: Coupling) -> None:
 
 
 def couple_activated_matmul(c: Coupling) -> None:
-    """As above; a Softmax after it reduces over an axis."""
+    """As `couple_fused_matmul`. Raises UnknownFact for an activation that reduces over an axis."""
     if c.op.text("activation", "").endswith(("Softmax", "Hardmax")):
         raise UnknownFact("its activation reduces over an axis, for which there is no rule")
     couple_fused_matmul(c)
 
 
 def couple_dynamic_matmul(c: Coupling) -> None:
-    """A is quantized by its range, B comes with scales and zero points, and there is a bias."""
+    """DynamicQuantizeMatMul: A is quantized by its own range; B has scales, zero points and a bias."""
     for labels in c.axes(0):
-        c.crosses(labels, "a range for quantization")
+        c.crosses(labels, "a quantization range")
     couple_matmul(c, per_column=(2, 3, 4))
 
 
 def couple_gemm(c: Coupling, a: int = 0, b: int = 1, bias: int = 2, per_column: tuple[int, ...] = ()) -> None:
-    """M × K by K × N, either transposed; the bias broadcasts to M × N."""
+    """M × K by K × N, either transposed; the bias broadcasts to M × N. `per_column`: inputs with one element per column of B."""
     flip_a, flip_b = c.op.number("transA", 0), c.op.number("transB", 0)
     c.contract((a, 0 if flip_a else 1), (b, 1 if flip_b else 0))
     rows = c.axes(a)[1 if flip_a else 0]
@@ -172,7 +180,7 @@ def couple_gemm(c: Coupling, a: int = 0, b: int = 1, bias: int = 2, per_column: 
 
 
 def qlinear_operands(op: OpView) -> tuple[Operand, ...]:
-    """A with a scale for each row, B with one for each column."""
+    """A with a scale per row, B with a scale per column."""
     return triple(0, axis=-2), triple(3, axis=-1)
 
 
@@ -182,7 +190,7 @@ def qgemm_operands(op: OpView) -> tuple[Operand, ...]:
 
 
 def has_plain_bias(op: OpView, opset: int) -> bool:
-    """C is on the scale of alpha times the products."""
+    """Whether C can be read as a bias of the float Gemm: its scale includes alpha, so alpha must be 1."""
     return not op.has_input(6) or op.real("alpha", 1.0) == 1
 
 

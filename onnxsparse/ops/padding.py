@@ -1,7 +1,10 @@
-"""Zeros around a tensor, as an op of their own and as part of the op behind it.
+"""Padding with zeros, by a Pad node and by the ops downstream of it.
 
-A Pad of zeros and a Conv give the sums of a Conv that pads. An average of windows that all lie in the padded tensor is one that
-counts its padding. MaxPool pads with −∞ and quantized ops with their zero point, which are other numbers.
+1. A Pad of zeros before a Conv gives the same sums as a Conv with larger `pads`.
+2. A Pad of zeros before an AveragePool gives the same averages as an AveragePool with larger `pads` that counts its padding, if
+   every window lies within the padded tensor.
+3. MaxPool pads with −∞ and quantized ops pad with their zero point; they cannot take zeros in.
+
 Source: the ONNX operator pages of Pad, Conv and AveragePool.
 """
 
@@ -17,23 +20,32 @@ from onnxsparse.ops.sizes import Size, UnknownFact, counted
 from onnxsparse.ops.view import OpView
 
 Attributes = Mapping[str, "int | str | list[int]"]
+"""Attributes to set on a node."""
 Constant = Callable[[int], NDArray[np.generic] | None]
+"""Value of a constant input by position. None: it is computed."""
 
 SPATIAL = 2
-"""Where the spatial axes begin, behind batch and channels."""
+"""First spatial axis, after batch and channels."""
 
 
 @dataclass(frozen=True)
 class Zeros:
-    """How many elements before and after each of `axes`, which may count from the end; `rank`: None where it is not known."""
+    """Zeros added around a tensor."""
 
     axes: Size
+    """Axes that are padded; negative ones count from the end."""
     before: Size
+    """Elements added before each of `axes`."""
     after: Size
+    """Elements added after each of `axes`."""
     rank: int | None
+    """Rank of the tensor. None: unknown."""
 
     def around(self, rank: int) -> tuple[Size, Size] | None:
-        """Before and after each spatial axis; None where batch or channels are padded, or the tensor has another rank."""
+        """Elements before and after each spatial axis of a tensor of `rank` axes.
+
+        None if batch or channels are padded, or the tensor has another rank.
+        """
         if self.rank not in (None, rank) or not all(-rank <= axis < rank for axis in self.axes):
             return None
         before, after = [0] * rank, [0] * rank
@@ -45,9 +57,9 @@ class Zeros:
 
 
 def pad_zeros(op: OpView, constant: Constant) -> Zeros | None:
-    """What a Pad adds, where that is zeros and how many of them is constant. `constant(at)`: the value of a constant input.
+    """The zeros that a Pad adds. None if it adds something else, crops, or its sizes are not constant.
 
-    `paddings` in version 1, `pads` from 2 on, inputs from 11 on, with axes from 18 on.
+    Sizes are attribute `paddings` in version 1, `pads` from 2 on, input 1 from 11 on, with axes in input 3 from 18 on.
     """
     if op.text("mode", "constant") != "constant" or not pads_with_zero(op, constant):
         return None
@@ -59,7 +71,7 @@ def pad_zeros(op: OpView, constant: Constant) -> Zeros | None:
 
 
 def pads_with_zero(op: OpView, constant: Constant) -> bool:
-    """`value` is an attribute before version 11, an input from then on, and 0 where it is neither."""
+    """Whether the padded value is 0: an attribute before version 11, input 2 from then on, 0 by default."""
     if op.has_input(2):
         value = constant(2)
         return value is not None and not np.any(value)
@@ -67,21 +79,23 @@ def pads_with_zero(op: OpView, constant: Constant) -> bool:
 
 
 def integers(op: OpView, constant: Constant, at: int) -> Size | None:
+    """The elements of a constant input. None if it is missing or computed."""
     values = constant(at) if op.has_input(at) else None
     return None if values is None else tuple(int(v) for v in values.reshape(-1))
 
 
 def padding_conv(op: OpView, zeros: Zeros) -> Attributes | None:
-    """The attributes of a Conv that has these zeros beside its own padding."""
+    """Attributes of a Conv with these zeros added to its padding. None if it cannot take them."""
     kernel = op.numbers("kernel_shape") or (op.inputs[1] or ())[SPATIAL:]
     rank = SPATIAL + len(kernel) if kernel else zeros.rank
     return None if rank is None else padded(op, zeros, rank)
 
 
 def padding_average(op: OpView, zeros: Zeros) -> Attributes | None:
-    """Those of an AveragePool: it must count its own padding, or have none, and look nowhere behind it.
+    """Attributes of an AveragePool with these zeros added to its padding. None if it cannot take them.
 
-    onnxruntime refuses a pool whose padding is as wide as its kernel.
+    It must count its padding or have none, and its windows must not reach beyond the padding (`ceil_mode`). onnxruntime refuses a
+    pool whose padding is as wide as its kernel.
     """
     kernel = op.numbers("kernel_shape")
     attributes = padded(op, zeros, SPATIAL + len(kernel))
@@ -96,7 +110,10 @@ def padding_average(op: OpView, zeros: Zeros) -> Attributes | None:
 
 
 def padded(op: OpView, zeros: Zeros, rank: int) -> dict[str, int | str | list[int]] | None:
-    """`pads` with these zeros in it; None where the input's size says how much the op pads. VALID is none, without `pads`."""
+    """`pads` with these zeros added. None if the op derives its padding from the input's size (`auto_pad`).
+
+    VALID without `pads` is no padding.
+    """
     around = zeros.around(rank)
     own = op.numbers("pads") or (0,) * 2 * (rank - SPATIAL)
     how = op.text("auto_pad", "NOTSET")
@@ -108,7 +125,7 @@ def padded(op: OpView, zeros: Zeros, rank: int) -> dict[str, int | str | list[in
 
 
 def couple_pad(c: Coupling) -> None:
-    """New elements may go like others; along a mirrored or repeated axis nothing may."""
+    """Constant padding adds labels of its own. An axis that is padded with copies, or cropped, stays."""
     axes = list(c.axes(0))
     before, after = pad_sizes(c)
     for i, labels in enumerate(axes):
@@ -123,7 +140,7 @@ def couple_pad(c: Coupling) -> None:
 
 
 def pad_sizes(c: Coupling) -> tuple[list[int], list[int]]:
-    """Elements before and after each axis."""
+    """Elements before and after each axis. Raises UnknownFact if they are unknown."""
     rank = len(c.axes(0))
     given = c.op.numbers("pads") or c.vector(1)
     at = [counted(axis, rank) for axis in c.vector(3)] if c.op.has_input(3) else list(range(rank))
@@ -134,14 +151,14 @@ def pad_sizes(c: Coupling) -> tuple[list[int], list[int]]:
 
 
 def ends_of(given: Sequence[int], axes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Each axis with the elements before and after it. Raises UnknownFact for another number of pads."""
+    """Each axis with the elements before and after it. Raises UnknownFact if the number of pads does not fit."""
     if len(given) != 2 * len(axes):
         raise UnknownFact(f"it has {len(given)} pads for {len(axes)} axes")
     return zip(axes, given[: len(axes)], given[len(axes) :], strict=True)
 
 
 def refit_pad(r: Refit) -> None:
-    """As many new elements on either side as are left of them."""
+    """Set the pads to the number of added elements that remain on each side."""
     rank = len(r.old.input(0))
     given = list(r.old.numbers("pads"))
     values = r.constant(1) if not given else None

@@ -1,4 +1,4 @@
-"""A sequence of tensors as rules see it: the shapes of its elements."""
+"""Sequences of tensors as rules see them: the shapes of their elements, in order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,30 +11,35 @@ from onnxsparse.ops.sizes import UnknownFact
 from onnxsparse.ops.view import OpView
 
 Parts = tuple[Shape | None, ...]
-"""The shapes of a sequence's elements; None for one whose rank is unknown."""
+"""Shapes of a sequence's elements; None for an element of unknown rank."""
 
 
 @dataclass
 class Sequences:
-    """One node that takes or makes sequences. `parts(at)`: the elements of input `at`; raises UnknownFact unless their number is
-    known. A rule sets what its first output is: `made`, the elements of a sequence, or `shape` and, if it is known, `value`.
-    """
+    """One node that takes or produces sequences. A rule sets what its first output is."""
 
     op: OpView
+    """The node."""
     parts: Callable[[int], Parts]
+    """Elements of the sequence at an input position. Raises UnknownFact if their number is unknown."""
     made: Parts | None = None
+    """Elements of the output if it is a sequence. None: it is a tensor, or unknown."""
     shape: Shape | None = None
+    """Shape of the output if it is a tensor. None: it is a sequence, or unknown."""
     value: NDArray[np.generic] | None = None
+    """Value of the output if it is known. None: unknown."""
 
     def number(self, at: int) -> int:
-        """The one integer that input `at` holds."""
+        """The single integer that input `at` holds. Raises UnknownFact if it is unknown, or not exactly one."""
         values = self.op.integers(at)
         if len(values) != 1:
             raise UnknownFact(f"its input {at} holds {len(values)} numbers, not one")
         return values[0]
 
     def position(self, at: int, count: int, last: int) -> int:
-        """The integer that input `at` holds, where negative ones count back from `count`. Raises UnknownFact beyond `last`."""
+        """The position that input `at` holds, negative ones counted back from `count`. Raises UnknownFact if it is unknown or
+        above `last`.
+        """
         given = self.number(at)
         found = given if given >= 0 else count + given
         if not 0 <= found <= last:

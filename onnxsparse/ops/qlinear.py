@@ -1,7 +1,6 @@
-"""onnxruntime's quantized operators that multiply and accumulate nothing: integers in, integers out, a scale and a zero point
-behind each tensor.
+"""onnxruntime's quantized ops without multiply-accumulates: integers in, integers out, scale and zero point after each tensor.
 
-They are cut as the float ops they stand for: scales and zero points are of whole tensors. Source: onnxruntime's
+Channels pass as through the float ops that they stand for, because scales and zero points are per tensor. Source: onnxruntime's
 ContribOperators.
 """
 
@@ -20,21 +19,22 @@ MICROSOFT = "com.microsoft"
 
 
 def binary_shape(op: OpView) -> Shape:
-    """A, its scale and zero point, then B's."""
+    """A (input 0) broadcast with B (input 3). Raises UnknownFact."""
     return broadcast(op.partial(0), op.partial(3))
 
 
 def where_shape(op: OpView) -> Shape:
-    """The condition, X with scale and zero point, Y with its."""
+    """The condition (input 0), X (1) and Y (4), broadcast. Raises UnknownFact."""
     return broadcast(op.partial(0), op.partial(1), op.partial(4))
 
 
 def concat_parts(op: OpView) -> list[int]:
-    """The output's scale and zero point come first, then each part with its."""
+    """Positions of the joined inputs: after the output's scale and zero point, each with its own two."""
     return list(range(2, len(op.node.input), 3))
 
 
 def concat_shape(op: OpView) -> Shape:
+    """The parts joined along `axis`. Raises UnknownFact if there are none, or their ranks differ."""
     parts = [op.input(at) for at in concat_parts(op)]
     if not parts or len({len(part) for part in parts}) != 1:
         raise UnknownFact("its parts have different numbers of axes, or there are none")
@@ -43,13 +43,14 @@ def concat_shape(op: OpView) -> Shape:
 
 
 def global_pool_shape(op: OpView) -> Shape:
+    """Batch and channels; 1 along all other axes. Raises UnknownFact."""
     shape = op.partial(0)
     channel = len(shape) - 1 if op.number("channels_last", 0) else 1
     return tuple(size if i in (0, channel) else 1 for i, size in enumerate(shape))
 
 
 def pool_shape(op: OpView) -> Shape:
-    """As AveragePool's: a window, its stride, padding, and whether a last window that is cut off counts."""
+    """As AveragePool's, in the layout that `channels_last` sets. Raises UnknownFact."""
     shape, kernel = op.partial(0), op.numbers("kernel_shape")
     if op.number("channels_last", 0):
         return (shape[0], *windows(op, shape[1:-1], kernel), shape[-1])
@@ -57,45 +58,53 @@ def pool_shape(op: OpView) -> Shape:
 
 
 def channel_axis(op: OpView) -> int:
+    """The last axis if `channels_last` is set, else 1. Raises UnknownFact."""
     return len(op.input(0)) - 1 if op.number("channels_last", 0) else 1
 
 
 def concat_operands(op: OpView) -> tuple[Operand, ...]:
+    """The joined inputs, each with its scale and zero point."""
     return tuple(triple(at) for at in concat_parts(op))
 
 
 def where_operands(op: OpView) -> tuple[Operand, ...]:
+    """The condition, then X and Y with scale and zero point each."""
     return Operand(0), triple(1), triple(4)
 
 
 def same_softmax(op: OpView, opset: int) -> bool:
-    """Before version 13 it flattens: it says which of the two it is, and the model's opset has one of them."""
+    """Whether the model's opset has the Softmax that the node means: before version 13 it flattens; the attribute `opset` says
+    which.
+    """
     return (op.number("opset", opset) >= 13) == (opset >= 13)
 
 
 def couple_binary(c: Coupling) -> None:
+    """A is input 0, B input 3."""
     c.emit(c.broadcast([0, 3]))
 
 
 def couple_where(c: Coupling) -> None:
+    """The condition is input 0, X input 1, Y input 4."""
     c.emit(c.broadcast([0, 1, 4]))
 
 
 def couple_concat(c: Coupling) -> None:
+    """Concat over every third input."""
     join(c, concat_parts(c.op))
 
 
 def couple_elementwise(c: Coupling) -> None:
-    """Scales and zero points follow the one input."""
+    """Channels of input 0; the other inputs are scales and zero points of whole tensors."""
     c.emit(c.axes(0))
 
 
 def couple_softmax(c: Coupling) -> None:
-    """Over its axis, before version 13 (which it is told) over all from there on."""
+    """All axes from `axis` on stay: whether it reduces over one or all of them depends on the attribute `opset`."""
     axes = c.axes(0)
     axis = c.op.axis(-1, len(axes))
     for labels in axes[axis:]:
-        c.freeze(labels, "QLinearSoftmax looks over it")
+        c.freeze(labels, "QLinearSoftmax reduces over it")
     c.emit(axes)
 
 
@@ -105,7 +114,7 @@ def couple_pool(c: Coupling) -> None:
     kept = [labels if i in (0, channel) else None for i, labels in enumerate(axes)]
     for labels, stays in paired(axes, kept):
         if stays is None:
-            c.freeze(labels, f"{c.op.node.op_type} looks over it")
+            c.freeze(labels, f"{c.op.node.op_type} reduces over it")
     c.emit(kept)
 
 

@@ -1,4 +1,7 @@
-"""Quantize and dequantize: a constant that goes through keeps its elements; its zeros are where the zero point is."""
+"""Quantize and dequantize. A constant keeps its elements through them; its zeros are where the integer equals the zero point.
+
+Source: the ONNX operator pages of QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear.
+"""
 
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, View, Work
@@ -6,10 +9,11 @@ from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.spec import OpSpec
 
 DEQUANTIZE = View(scale=1, zero_point=2)
+"""Elements times input 1, after input 2 is subtracted."""
 
 
 def couple_scaled(c: Coupling) -> None:
-    """One scale for all, or one per index of an axis; blocks of an axis are not cut."""
+    """One scale per tensor, or one per index of an axis. Axes quantized in blocks are not cut."""
     axes = c.axes(0)
     for at in (1, 2):
         parameters = c.axes(at)
@@ -22,14 +26,14 @@ def couple_scaled(c: Coupling) -> None:
 
 
 def couple_dynamic(c: Coupling) -> None:
-    """One scale that follows from all elements, and one zero point; both are outputs."""
+    """One scale and one zero point, computed from all elements; both are outputs."""
     for labels in c.axes(0):
-        c.crosses(labels, "a range for quantization")
+        c.crosses(labels, "a quantization range")
     for at, axes in enumerate((c.axes(0), (), ())):
         c.emit(axes, at)
 
 
-# a device that computes in integers has no floats in between: a scale is part of what makes or reads the integers
+# Work.FREE: a device that computes in integers applies a scale within the op that produces or reads the integers
 SPECS = (
     *(
         OpSpec(
@@ -44,8 +48,8 @@ SPECS = (
         )
         for d, s in (("", 10), ("com.microsoft", 1))
     ),
-    # folding would leave the integers without their quantizer, or the quantizer without its float weight
-    # a float weight that is quantized in the graph, as in QAT models, has its zeros where the float ones are
+    # not folded: the graph would lose the scale that belongs to the integers
+    # a float weight that the graph quantizes, as in models from quantization-aware training, keeps its own zeros (View())
     *(
         OpSpec(
             op_type="QuantizeLinear",

@@ -1,6 +1,6 @@
-"""What becomes of a node when the opset is raised to 13: attributes that became inputs, defaults and meanings that changed.
+"""Raising a node to opset 13: attributes that became inputs, and defaults and meanings that changed.
 
-Source: the ONNX operators' changelog, from version 8 on. `tests/test_opset.py` holds the table against onnx's schemas.
+Source: the ONNX operators' changelog, from version 8 on. `tests/test_opset.py` checks the table against onnx's schemas.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,40 +13,46 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 RAISED_OPSET = 13
+"""Opset that models are raised to, the first with per-axis QuantizeLinear and DequantizeLinear."""
 
 OLDEST_OPSET = 7
-"""Before it, elementwise ops broadcast by rules of their own."""
+"""Oldest opset that can be raised: before it, elementwise ops had broadcasting rules of their own."""
 
 Value = NDArray[np.generic]
 
 LOWEST, HIGHEST = (float(bound) for bound in (np.finfo(np.float32).min, np.finfo(np.float32).max))
+"""Bounds of a Clip that names none, before opset 11."""
 
 
 class CannotRaise(Exception):  # noqa: N818 - not an error: the model stays at its opset
-    """Why a node cannot be said in the later opset."""
+    """The node has no equivalent in the later opset; the message is a clause that says why."""
 
 
 @dataclass
 class Raise:
-    """One node, changed in place.
-
-    `shape`: of its first input, None where the rank is unknown; None for a size that is. `kind`: that input's element type.
-    `constant(name)`: the value of a constant. `is_used(name)`: whether anything reads an output. `fresh(name)`: a name like it
-    that nothing has. `tensor(name, value)`: makes a constant and gives the name it got. `before`, `behind`: nodes to put there.
-    """
+    """One node, changed in place."""
 
     node: onnx.NodeProto
+    """The node."""
     shape: tuple[int | None, ...] | None
+    """Shape of its first input, None for each unknown size. None: the rank is unknown."""
     kind: int | None
+    """Element type of its first input. None: unknown."""
     constant: Callable[[str], Value | None]
+    """Value of a constant by name. None: it is computed."""
     is_used: Callable[[str], bool]
+    """Whether a value has users, by name."""
     fresh: Callable[[str], str]
+    """A free name derived from the given one."""
     tensor: Callable[[str, Value], str]
+    """Adds a constant and returns its name."""
     before: list[onnx.NodeProto] = field(default_factory=list)
+    """Nodes to insert before the node."""
     behind: list[onnx.NodeProto] = field(default_factory=list)
+    """Nodes to insert after the node."""
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of an attribute. Raises CannotRaise where each call of a function gives its own."""
+        """The value of an attribute, or `default`. Raises CannotRaise if each call of a function gives its own value."""
         attribute = next((a for a in self.node.attribute if a.name == name), None)
         if attribute is None:
             return default
@@ -55,7 +61,7 @@ class Raise:
         return helper.get_attribute_value(attribute)
 
     def take(self, name: str) -> Any:
-        """The value of an attribute, which the node then has no more."""
+        """As `get`, and remove the attribute. None if it is not set. Raises CannotRaise as `get` does."""
         value = self.get(name)
         index = next((i for i, a in enumerate(self.node.attribute) if a.name == name), None)
         if index is not None:
@@ -63,18 +69,19 @@ class Raise:
         return value
 
     def set(self, name: str, value: int | str) -> None:
+        """Set an attribute. Raises CannotRaise as `get` does."""
         if self.get(name) is None:
             self.node.attribute.append(helper.make_attribute(name, value))
         else:
             next(a for a in self.node.attribute if a.name == name).CopyFrom(helper.make_attribute(name, value))
 
     def give(self, at: int, name: str, value: Value) -> None:
-        """A constant as input `at`."""
+        """Make a new constant input `at`."""
         self.node.input.extend([""] * (at + 1 - len(self.node.input)))
         self.node.input[at] = self.tensor(f"{self.node.output[0]}_{name}", value)
 
     def like_input(self, value: float) -> Value:
-        """A scalar of the first input's element type."""
+        """A scalar of the first input's element type. Raises CannotRaise if that is unknown."""
         if self.kind is None:
             raise CannotRaise("the element type of its input is unknown")
         with np.errstate(over="ignore"):  # bounds that are float32's own are infinite as float16
@@ -85,20 +92,24 @@ Rule = Callable[[Raise], None]
 
 
 def keep(r: Raise) -> None:
-    """What was added does by default what the op did before."""
+    """The new version does by default what the old one did."""
 
 
 def renamed(op_type: str) -> Rule:
+    """A rule: the op has a new name."""
+
     def rule(r: Raise) -> None:
+        """Rename the op."""
         r.node.op_type = op_type
 
     return rule
 
 
 def moved(*names: str, dtype: type[np.generic] = np.int64) -> Rule:
-    """Attributes became the inputs 1, 2, …; an empty list means what none does."""
+    """A rule: attributes became inputs 1, 2, …; an empty list means the same as none."""
 
     def rule(r: Raise) -> None:
+        """Move each attribute that is set. Raises CannotRaise for an attribute that a function's calls give."""
         for at, name in enumerate(names, 1):
             value = r.take(name)
             if value or isinstance(value, int):
@@ -108,7 +119,10 @@ def moved(*names: str, dtype: type[np.generic] = np.int64) -> Rule:
 
 
 def unless(refused: Callable[[Raise], bool], why: str) -> Rule:
+    """A rule that changes nothing. Raises CannotRaise with the reason `why`."""
+
     def rule(r: Raise) -> None:
+        """Raises CannotRaise if the node is refused."""
         if refused(r):
             raise CannotRaise(why)
 
@@ -116,7 +130,7 @@ def unless(refused: Callable[[Raise], bool], why: str) -> Rule:
 
 
 def raise_clip(r: Raise) -> None:
-    """Bounds became inputs of the input's type; before, what was left out was float32's own, whatever the type."""
+    """Bounds became inputs of the input's type. A missing bound was float32's extreme, for every type."""
     for at, name, default in ((1, "min", LOWEST), (2, "max", HIGHEST)):
         bound = r.take(name)
         if bound is not None or r.kind not in (None, TensorProto.FLOAT):
@@ -124,6 +138,7 @@ def raise_clip(r: Raise) -> None:
 
 
 def raise_pad(r: Raise) -> None:
+    """Pads and value became inputs."""
     moved("pads")(r)
     value = r.take("value")
     if value is not None and (value or r.kind is not None):
@@ -131,19 +146,22 @@ def raise_pad(r: Raise) -> None:
 
 
 def raise_batch_normalization(r: Raise) -> None:
+    """Raises CannotRaise for statistics per element (spatial=0), which opset 9 dropped."""
     if r.take("spatial") == 0:
         raise CannotRaise("its statistics are of each element (spatial=0), which opset 9 dropped")
 
 
 def raise_dropout_10(r: Raise) -> None:
-    """The mask became one of bools."""
+    """The mask became boolean. Raises CannotRaise if it is used."""
     if any(map(r.is_used, r.node.output[1:])):
         raise CannotRaise("its mask is used, which has another type since opset 10")
     del r.node.output[1:]
 
 
 def raise_dropout_12(r: Raise) -> None:
-    """The ratio became an input; the mask of an inference was not defined, and is all true now."""
+    """The ratio became an input. Raises CannotRaise if the mask is used: at inference it was undefined before, and is all true
+    now.
+    """
     if any(map(r.is_used, r.node.output[1:])):
         raise CannotRaise("its mask is used, which an inference did not define before opset 12")
     ratio = r.take("ratio")
@@ -152,8 +170,10 @@ def raise_dropout_12(r: Raise) -> None:
 
 
 def raise_resize_11(r: Raise) -> None:
-    """Coordinates were asymmetric. Which pixel is nearest was left open: onnxruntime takes the one below where it enlarges, the
-    one above where it shrinks.
+    """Coordinates were asymmetric, and the nearest pixel was undefined; onnxruntime rounds down where it enlarges, up where it
+    shrinks.
+
+    Raises CannotRaise if the rounding is unknown, or differs between axes.
     """
     source, scales = r.node.input[:2]
     if r.get("mode", b"nearest") == b"nearest":
@@ -169,7 +189,7 @@ def raise_resize_11(r: Raise) -> None:
 
 
 def raise_resize_13(r: Raise) -> None:
-    """Scales that sizes replace are left out rather than empty."""
+    """Scales are left out, not empty, if sizes are given. Raises CannotRaise for coordinates that opset 13 dropped."""
     if r.get("coordinate_transformation_mode") == b"tf_half_pixel_for_nn":
         raise CannotRaise("opset 13 has no coordinates as tf_half_pixel_for_nn")
     if len(r.node.input) > 3 and r.node.input[3]:
@@ -177,7 +197,10 @@ def raise_resize_13(r: Raise) -> None:
 
 
 def raise_softmax(r: Raise) -> None:
-    """Everything from the axis on was one axis: the same where at most one of those is larger than 1; flattened elsewhere."""
+    """Softmax reduced over all axes from `axis` on, flattened.
+
+    If at most one of them exceeds size 1, that axis is named; otherwise the node is put between Flatten and Reshape.
+    """
     axis = r.get("axis", 1)
     if axis == -1:
         return
@@ -191,7 +214,7 @@ def raise_softmax(r: Raise) -> None:
 
 
 def flatten(r: Raise, axis: int) -> None:
-    """Flatten before the node and Reshape behind it, which makes what the node made."""
+    """Insert a Flatten before the node and a Reshape after it that produces the node's former output."""
     source, made = r.node.input[0], r.node.output[0]
     flat, result = r.fresh(f"{made}_flattened"), r.fresh(f"{made}_flat")
     r.before.append(helper.make_node("Flatten", [source], [flat], name=r.fresh(f"{made}_Flatten"), axis=axis))
@@ -206,10 +229,12 @@ def flatten(r: Raise, axis: int) -> None:
 
 
 def pads_by_output(r: Raise) -> bool:
+    """Whether a ConvTranspose derives its padding from its output's size."""
     return r.get("output_shape") is not None or r.get("auto_pad", b"NOTSET").startswith(b"SAME")
 
 
 def may_be_negative(r: Raise) -> bool:
+    """Whether OneHot's indices may be negative: one is, or they are computed."""
     indices = r.constant(r.node.input[0])
     return indices is None or bool((indices < np.int8(0)).any())
 
@@ -251,11 +276,13 @@ RULES: dict[tuple[str, int], Rule] = {
     ("Upsample", 9): moved("scales", dtype=np.float32),
     ("Upsample", 10): renamed("Resize"),
 }
-"""(op type, version) → what takes a node of the version before there. What is not listed changed in types and wording alone."""
+"""(op type, version) → how a node of the version before is raised to it. Ops that are not listed changed in types and wording
+alone.
+"""
 
 
 def raise_node(r: Raise, version: int) -> None:
-    """From `version` of the standard domain to 13. Raises CannotRaise."""
+    """Raise a node from `version` of the standard domain to 13. Raises CannotRaise if it has no equivalent there."""
     for since in range(version + 1, RAISED_OPSET + 1):
         rule = RULES.get((r.node.op_type, since))
         if rule is not None:

@@ -1,7 +1,8 @@
-"""Recurrent layers. Every weight is used once per step and batch element; peepholes and gates' elementwise work are not counted.
+"""Recurrent layers. Each weight is used once per step and batch element; peepholes and the gates' elementwise work are not
+counted.
 
-Shapes per direction d: W is d × gates·hidden × input, R is d × gates·hidden × hidden. Source: the ONNX operator pages of
-RNN, GRU and LSTM.
+Shapes, with d directions: W is d × gates·hidden × input, R is d × gates·hidden × hidden. Source: the ONNX operator pages of RNN,
+GRU and LSTM; onnxruntime's ContribOperators for DynamicQuantizeLSTM.
 """
 
 from collections.abc import Callable
@@ -19,40 +20,46 @@ from onnxsparse.ops.view import OpView, product
 
 
 def steps(op: OpView) -> int:
-    """Sequence length × batch: the first two axes of X in either layout."""
+    """Sequence length × batch, the first two axes of X in either layout. Raises UnknownFact."""
     return product(op.input(0)[:2])
 
 
 def operand_macs(op: OpView, at: int) -> int:
+    """Steps × elements of the weight at input `at`. Raises UnknownFact."""
     return steps(op) * product(op.input(at))
 
 
 def recurrent_macs(op: OpView) -> int:
+    """Those of W and R. Raises UnknownFact."""
     return operand_macs(op, 1) + operand_macs(op, 2)
 
 
 def recurrent_axes(op: OpView) -> WeightAxes:
+    """W: d × gates·hidden × input; R likewise."""
     return WeightAxes(output=1, input=2)
 
 
 def slot(at: int) -> WeightSlot:
+    """The weight at input `at`, with its own multiply-accumulates."""
     macs: Callable[[OpView], int] = partial(operand_macs, at=at)
     return WeightSlot(at=at, axes=recurrent_axes, macs=macs)
 
 
 def quantized_slot(at: int, scale: int, zero_point: int) -> WeightSlot:
-    """DynamicQuantizeLSTM keeps W and R transposed: d × input × 4·hidden."""
+    """DynamicQuantizeLSTM's weights are transposed: d × input × 4·hidden."""
     macs: Callable[[OpView], int] = partial(operand_macs, at=at)
     return WeightSlot(at=at, axes=lambda op: WeightAxes(output=2, input=1), macs=macs, scale=scale, zero_point=zero_point)
 
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+"""Op → gates per unit, which is how often a unit occurs along the second axis of W and R."""
 
 
 def couple_recurrent(c: Coupling) -> None:
-    """One label per hidden unit, for all gates and both directions. X: steps × batch × input (or batch first); W: d ×
-    gates·hidden × input; R: d × gates·hidden × hidden; B: d × 2·gates·hidden; states: d × batch × hidden; P: d × 3·hidden; Y:
-    steps × d × batch × hidden (batch first: batch × steps × d × hidden).
+    """One label per hidden unit, shared by all gates and both directions.
+
+    X: steps × batch × input (or batch first). W: d × gates·hidden × input. R: d × gates·hidden × hidden. B: d × 2·gates·hidden.
+    States: d × batch × hidden. P: d × 3·hidden. Y: steps × d × batch × hidden (batch first: batch × steps × d × hidden).
     """
     gates = GATES[c.op.node.op_type]
     unit = c.space.fresh(c.op.input(2)[2])
@@ -72,7 +79,7 @@ def couple_recurrent(c: Coupling) -> None:
 
 
 def couple_dynamic_lstm(c: Coupling) -> None:
-    """What it reads, and its states at every step, are quantized by their ranges, which are not seen from outside: all stays."""
+    """All axes stay: input and states are quantized at every step by ranges computed inside the op."""
     for at in range(len(c.op.node.input)):
         if c.op.has_input(at):
             c.freeze_all(at, "is quantized by a range inside DynamicQuantizeLSTM")
@@ -80,18 +87,18 @@ def couple_dynamic_lstm(c: Coupling) -> None:
 
 
 def refit_recurrent(r: Refit) -> None:
-    """The hidden size is an attribute."""
+    """Set `hidden_size`."""
     r.set("hidden_size", r.new.input(2)[2])
 
 
 def dynamic_outputs(op: OpView) -> Shape:
-    """Y of DynamicQuantizeLSTM: steps × d × batch × hidden."""
+    """Y of DynamicQuantizeLSTM: steps × d × batch × hidden. Raises UnknownFact."""
     steps, batch, _ = op.partial(0, 3)
     return steps, op.partial(1, 3)[0], batch, op.required("hidden_size")
 
 
 def dynamic_state(op: OpView) -> Shape:
-    """Its last state."""
+    """The last state: d × batch × hidden. Raises UnknownFact."""
     return dynamic_outputs(op)[1:]
 
 

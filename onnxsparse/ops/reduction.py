@@ -1,4 +1,7 @@
-"""Ops that look over an axis: normalisation, pooling, reduction, search. None of them has weights or counts as MACs."""
+"""Ops that reduce over an axis: normalisation, pooling, reduction, search. They have no weights and no multiply-accumulates.
+
+Source: the ONNX operator pages; onnxruntime's ContribOperators for those of com.microsoft.
+"""
 
 from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import groups, normalising, per_channel, skipping
@@ -29,9 +32,10 @@ POOLING = {
     "LpPool": Quant.FLOAT,
     "MaxPool": Quant.FOLLOW,
 }
-"""Op → what it does in integers: an average is of another scale, an extreme is one of the elements."""
+"""Op → its role between integers: an average has a new scale, a maximum is one of the elements."""
 
 SCALED_WITH_ITS_INPUT = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
+"""f(a · x) = a · f(x) for positive a."""
 
 REDUCTIONS = """
 ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
@@ -39,9 +43,11 @@ ReduceSumSquare
 """.split()
 
 SEARCHES = {"NonMaxSuppression": (0, 1), "NonZero": (), "TopK": (0,), "Unique": ()}
-"""Op → the inputs that decide which elements it picks; a value either is zero or not, or equal or not, for the other two."""
+"""Op → inputs that decide which elements it selects. Empty for NonZero and Unique, which test for zero or equality, not for
+order.
+"""
 
-# exporters and onnxruntime write the fused normalisations into the standard domain as well
+# exporters and onnxruntime write the fused normalisations into the standard domain as well as into this one
 MICROSOFT = "com.microsoft"
 
 EXACT = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")
@@ -49,7 +55,7 @@ EXACT = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")
 
 
 def couple_per_channel(c: Coupling) -> None:
-    """Parameters of one element per channel (axis 1)."""
+    """Parameters with one element per channel (axis 1)."""
     axes = c.axes(0)
     for at in range(1, len(c.op.node.input)):
         if c.op.has_input(at):
@@ -58,25 +64,25 @@ def couple_per_channel(c: Coupling) -> None:
 
 
 def couple_batch_norm(c: Coupling) -> None:
-    """As above; in training mode with statistics of its own, over everything but the channels."""
+    """As `couple_per_channel`. In training mode it computes statistics over all axes but the channels."""
     if c.op.number("training_mode", 0):
         for axis, labels in enumerate(c.axes(0)):
             if axis != 1:
-                c.freeze(labels, "BatchNormalization in training mode looks over it")
+                c.freeze(labels, "BatchNormalization in training mode reduces over it")
     couple_per_channel(c)
     for at in range(1, len(c.op.node.output)):
         c.emit((c.axes(0)[1],), at)
 
 
 def couple_instance(c: Coupling) -> None:
-    """As above, with statistics over what lies behind the channels."""
+    """As `couple_per_channel`, with statistics over the axes after the channels."""
     for labels in c.axes(0)[2:]:
         c.crosses(labels, c.op.node.op_type)
     couple_per_channel(c)
 
 
 def couple_layer_norm(c: Coupling) -> None:
-    """Statistics over the axes from `axis` on; scale and bias align at the right end."""
+    """Statistics over the axes from `axis` on; scale and bias are aligned at the right end."""
     axes = c.axes(0)
     first = c.op.axis(-1, len(axes))
     for labels in axes[first:]:
@@ -91,7 +97,7 @@ def couple_layer_norm(c: Coupling) -> None:
 
 
 def couple_skip_norm(c: Coupling) -> None:
-    """onnxruntime's sum of two inputs, normalised over the last axis; the sum itself is the fourth output."""
+    """onnxruntime's sum of two inputs, normalised over the last axis; the sum is the fourth output."""
     axes = Listed(c.broadcast([0, 1]))
     c.crosses(axes[-1], c.op.node.op_type)
     for at in range(2, len(c.op.node.input)):
@@ -103,7 +109,7 @@ def couple_skip_norm(c: Coupling) -> None:
 
 
 def couple_group_norm(c: Coupling) -> None:
-    """Whole groups can go; a part of each changes its statistics. Scale and bias are per group before version 21."""
+    """Whole groups can be cut; cutting inside a group changes its statistics. Scale and bias are per group before version 21."""
     axes = c.axes(0)
     groups = c.op.count("num_groups")
     channels = c.op.input(0)[1]
@@ -118,7 +124,7 @@ def couple_group_norm(c: Coupling) -> None:
 
 
 def refit_group_norm(r: Refit) -> None:
-    """Groups that are left; cut inside, a group is as many channels smaller."""
+    """Set `num_groups` to the groups that remain; if every group was cut inside, each has fewer channels."""
     groups, old, new = r.old.count("num_groups"), r.old.input(0)[1], r.new.input(0)[1]
     per_group = r.old.input(1)[0] == groups
     if per_group:
@@ -130,26 +136,26 @@ def refit_group_norm(r: Refit) -> None:
 
 
 def couple_along(c: Coupling) -> None:
-    """Looks over an axis in a way that nothing can make up for: LRN over the channels, LpNormalization over the last one."""
+    """LRN reduces over the channels, LpNormalization over the last axis; the axis stays, even with `cut_norms`."""
     axes = c.axes(0)
     axis = c.op.axis(FREEZING[c.op.node.op_type], len(axes))
-    c.freeze(axes[axis], f"{c.op.node.op_type} looks over it")
+    c.freeze(axes[axis], f"{c.op.node.op_type} reduces over it")
     c.emit(axes)
 
 
 def couple_moments(c: Coupling) -> None:
-    """MeanVarianceNormalization: over the batch and positions, unless it says otherwise."""
+    """MeanVarianceNormalization: reduces over batch and positions by default."""
     axes = c.axes(0)
     for axis in c.op.numbers("axes", (0, 2, 3)):
-        c.freeze(axes[axis], "MeanVarianceNormalization looks over it")
+        c.freeze(axes[axis], "MeanVarianceNormalization reduces over it")
     c.emit(axes)
 
 
 def couple_pool(c: Coupling) -> None:
-    """Channel by channel; positions are not cut. Where a MaxPool says what it took, it counts over channels as well."""
+    """Channel by channel; positions are not cut. MaxPool's indices count over channels too, so channels stay if they are used."""
     axes = c.axes(0)
     for labels in axes[2:]:
-        c.freeze(labels, f"{c.op.node.op_type} looks over it")
+        c.freeze(labels, f"{c.op.node.op_type} reduces over it")
     if any(c.op.node.output[1:]):
         for labels in axes[:2]:
             c.freeze(labels, "is counted in the indices of MaxPool")
@@ -158,17 +164,17 @@ def couple_pool(c: Coupling) -> None:
 
 
 def couple_regions(c: Coupling) -> None:
-    """Channel by channel: positions, and the images of the batch, are picked by the other inputs."""
+    """Channel by channel; the other inputs select positions and images of the batch."""
     axes = c.axes(0)
     for labels in (axes[0], *axes[2:]):
-        c.freeze(labels, f"{c.op.node.op_type} picks from it")
+        c.freeze(labels, f"{c.op.node.op_type} selects along it")
     for at in range(1, len(c.op.node.input)):
-        c.freeze_all(at, "says where to look")
+        c.freeze_all(at, "holds the regions to pool")
     c.emit((None, axes[1], *(None for _ in axes[2:])))
 
 
 def couple_reduction(c: Coupling) -> None:
-    """Sums are exact with zeros; means and extremes look over the axis."""
+    """Sums are exact with zeros; means and extremes reduce over the axis (`cut_norms`); the others keep it."""
     axes, reduced = c.axes(0), reduced_axes(c.op, c.constant)
     for axis in sorted(reduced):
         if c.op.node.op_type in EXACT:
@@ -176,15 +182,15 @@ def couple_reduction(c: Coupling) -> None:
         elif c.op.node.op_type in MASKABLE:
             c.crosses(axes[axis], c.op.node.op_type)
         else:
-            c.freeze(axes[axis], f"{c.op.node.op_type} looks over it")
+            c.freeze(axes[axis], f"{c.op.node.op_type} reduces over it")
     emit_reduced(c, axes, reduced, c.op.number("keepdims", 1))
 
 
 def couple_search(c: Coupling) -> None:
-    """ArgMax, ArgMin and TopK: positions along an axis, which stays."""
+    """ArgMax, ArgMin and TopK return positions along an axis, which stays."""
     axes = c.axes(0)
     axis = c.op.axis(-1 if c.op.node.op_type == "TopK" else 0, len(axes))
-    c.freeze(axes[axis], f"{c.op.node.op_type} looks over it")
+    c.freeze(axes[axis], f"{c.op.node.op_type} searches along it")
     if c.op.node.op_type == "TopK":
         for at in (0, 1):
             c.emit((*axes[:axis], None, *axes[axis + 1 :]), at)
@@ -193,37 +199,39 @@ def couple_search(c: Coupling) -> None:
 
 
 def emit_reduced(c: Coupling, axes: Axes, reduced: set[int], keep: int) -> None:
+    """The output's axes after a reduction; reduced ones are not followed, and vanish if `keep` is 0."""
     c.emit([None if i in reduced else labels for i, labels in enumerate(axes) if keep or i not in reduced])
 
 
 MASKABLE = ("ReduceMax", "ReduceMean", "ReduceMin")
-"""Those that the reference of a cut can compute over the channels that are left."""
+"""Reductions that the reference of a cut can compute over the kept channels."""
 
 SUM_OUTPUT = 3
-"""Where a SkipLayerNormalization gives the sum that it normalises."""
+"""Output of SkipLayerNormalization with the sum that it normalises."""
 
 FUSED = ("LayerNormalization", "SimplifiedLayerNormalization")
 
 FREEZING = {"LRN": 1, "LpNormalization": -1}
-"""Op → its axis, unless an attribute says another."""
+"""Op → its default axis."""
 
 
 def statistics(op: OpView) -> Shape:
-    """One number for each row of the last axis."""
+    """One element per row of the last axis. Raises UnknownFact."""
     return (*op.partial(0)[:-1], 1)
 
 
 def embedded(op: OpView) -> Shape:
-    """N × length × the width of the word embedding."""
+    """N × length × width of the word embedding. Raises UnknownFact."""
     return (*op.partial(0, 2), op.partial(2, 2)[1])
 
 
 def embedded_mask(op: OpView) -> Shape:
+    """N. Raises UnknownFact."""
     return op.partial(0, 2)[:1]
 
 
 def last_pool_shape(op: OpView) -> Shape:
-    """Channels last."""
+    """As MaxPool's, channels last. Raises UnknownFact."""
     x = op.partial(0)
     return (x[0], *windows(op, x[1:-1], op.numbers("kernel_shape")), x[-1])
 
@@ -256,7 +264,7 @@ SPECS = (
         )
         for name, quant in POOLING.items()
     ),
-    # since 7 it can count its padding
+    # since version 7 it can count its padding, which `take_zeros` needs
     OpSpec(
         op_type="AveragePool",
         since=7,

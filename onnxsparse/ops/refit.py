@@ -1,4 +1,4 @@
-"""What is fixed on a node after channels were cut from what it reads and makes: attributes, target sizes, indices."""
+"""Corrections of a node after a cut: attributes, target sizes and index inputs that still describe the uncut shapes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,34 +17,41 @@ Indices = NDArray[np.intp]
 
 
 class Rescale(Protocol):
-    """Changes a vector of sizes where they are `old`, to `new`; where they are 0, to what `fill` says."""
+    """Replaces sizes in an integer vector input.
+
+    Where the input equals `old`, it becomes `new`; positions in `fill` become the given size.
+    """
 
     def __call__(self, at: int, old: Sequence[int], new: Sequence[int], fill: Mapping[int, int] = {}, /) -> None: ...
 
 
 @dataclass
 class Refit:
-    """One node after a cut. `old` and `new` see the shapes before and after.
-
-    `kept_input(at, axis)` and `kept_output(at, axis)`: the indices that are left, None where all are. `constant(at)`: the value
-    that an input had. `replace(at, value)` gives it another one, `patch(at, values)` other elements; `rescale(at, old, new)`
-    multiplies a vector of sizes, which may be computed, by new / old; `restore_output(old, new)` does the opposite to what the
-    node makes.
-    """
+    """One node after a cut, and how to change it. A `refit` rule raises UnknownFact if it lacks a fact."""
 
     node: onnx.NodeProto
+    """The node, changed in place."""
     old: OpView
+    """The node with the shapes before the cut."""
     new: OpView
+    """The node with the shapes after the cut."""
     kept_input: Callable[[int, int], Indices | None]
+    """(input, axis) → indices kept along it. None: all."""
     kept_output: Callable[[int, int], Indices | None]
+    """(output, axis) → indices kept along it. None: all."""
     constant: Callable[[int], Value | None]
+    """Value that an input had before the cut. None: it is computed."""
     replace: Callable[[int, Value], None]
+    """Gives an input another constant value."""
     patch: Callable[[int, Mapping[int, int]], None]
+    """Gives an integer vector input other elements, by position; it may be computed at run time."""
     rescale: "Rescale"
+    """Multiplies a vector of sizes, which may be computed at run time, by new / old."""
     restore_output: Callable[[Sequence[int], Sequence[int]], None]
+    """Multiplies the node's output, a vector of sizes, by old / new, so that users downstream see the sizes before the cut."""
 
     def set(self, name: str, value: int | float | Sequence[int]) -> None:
-        """Give an attribute another value."""
+        """Set an attribute, keeping its position among the node's attributes if it exists."""
         kept = [a for a in self.node.attribute if a.name != name]
         made = helper.make_attribute(name, value)
         if len(kept) == len(self.node.attribute):
@@ -54,9 +61,10 @@ class Refit:
 
 
 def refit_sizes(at: int) -> Callable[[Refit], None]:
-    """An input holds the output's sizes."""
+    """A rule for an op whose input `at` holds the sizes of its output."""
 
     def refit(r: Refit) -> None:
+        """Rescale input `at` if the output's shape changed."""
         before, after = r.old.output(), r.new.output()
         if before != after:
             r.rescale(at, before, after)
@@ -65,7 +73,7 @@ def refit_sizes(at: int) -> Callable[[Refit], None]:
 
 
 def refit_reshape(r: Refit) -> None:
-    """As above; −1 goes on being worked out, and a 0, which copies the input's size, is written out where that differs now."""
+    """As `refit_sizes(1)`. A −1 remains; a 0, which copies the input's size, is written out if that size no longer matches."""
     before, after = r.old.output(), r.new.output()
     target, source = r.constant(1), r.new.input(0)
     copies = target is not None and not r.old.number("allowzero", 0)
@@ -76,10 +84,11 @@ def refit_reshape(r: Refit) -> None:
 
 
 def positions(kept: Indices, wanted: Value) -> Value:
-    """Where indices are among those that are kept."""
+    """The position of each of `wanted` within the sorted indices `kept`."""
     found: Value = np.searchsorted(kept, wanted).astype(wanted.dtype)
     return found
 
 
 def total(size: Size) -> int:
+    """Number of elements of a value of these sizes."""
     return int(np.prod(size, dtype=np.int64))

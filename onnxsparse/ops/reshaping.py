@@ -1,4 +1,10 @@
-"""Reshape, Flatten, Squeeze, Unsqueeze as one rule: sizes of 1 dropped, the rest refined into common factors."""
+"""Reshape, Flatten, Squeeze and Unsqueeze as one rule.
+
+1. Axes of size 1 are dropped on both sides.
+2. The remaining axes are divided into the shortest runs whose products agree before and after (`segments`).
+3. Within a run, both sides are products of common factors (`common_factors`). Axes before are split into factors, and factors are
+   merged into axes after. If there are no common factors, the axes of the run stay.
+"""
 
 import itertools
 import math
@@ -11,7 +17,7 @@ from onnxsparse.ops.view import product
 
 
 def couple_reshape(c: Coupling) -> None:
-    """Axes keep their labels where they stay, split into factors or merge; where sizes do not nest, they cannot be cut."""
+    """The rule above. Raises UnknownFact if the numbers of elements before and after differ, or a size is unknown."""
     before, after = c.op.input(0), c.op.output()
     axes: list[Labels | None] = [None] * len(after)
     if 0 in before or 0 in after:
@@ -29,7 +35,7 @@ def couple_reshape(c: Coupling) -> None:
 
 
 def segments(before: Sequence[int], after: Sequence[int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """The shortest runs of axes on both sides with equal products: (first, last + 1) before and after."""
+    """The shortest runs of axes with equal products on both sides: ((first, last + 1) before, (first, last + 1) after)."""
     found = []
     start = (0, 0)
     i = j = 0
@@ -48,7 +54,7 @@ def segments(before: Sequence[int], after: Sequence[int]) -> list[tuple[tuple[in
 
 
 def regroup(c: Coupling, axes: Sequence[int], before: Sequence[int], after: Sequence[int]) -> list[Labels | None]:
-    """The labels of one segment's new axes."""
+    """Labels of a run's axes after the reshape; `axes` and `before`: its axes and their sizes before. None for axes that stay."""
     labels = [c.axes(0)[i] for i in axes]
     sizes = common_factors(before, after)
     if sizes is None:
@@ -72,7 +78,7 @@ def regroup(c: Coupling, axes: Sequence[int], before: Sequence[int], after: Sequ
 
 
 def take(sizes: Sequence[int], start: int, whole: int) -> list[int]:
-    """The factors from `start` on that make `whole`."""
+    """The consecutive factors from `start` on whose product is `whole`."""
     end = start
     while math.prod(sizes[start:end]) < whole:
         end += 1
@@ -80,7 +86,7 @@ def take(sizes: Sequence[int], start: int, whole: int) -> list[int]:
 
 
 def common_factors(before: Sequence[int], after: Sequence[int]) -> list[int] | None:
-    """Factors that both sides' axes are products of; None where there are none."""
+    """Factors, row-major, such that every axis of either side is a product of consecutive ones. None if sizes do not nest."""
     borders = sorted({math.prod(side[:end]) for side in (before, after) for end in range(len(side) + 1)})
     if any(high % low for low, high in itertools.pairwise(borders)):
         return None

@@ -1,6 +1,6 @@
-"""Sequences of tensors, and optional values: what is known of a sequence is the shapes of its elements, in order.
+"""Sequences of tensors and optional values. What is known of a sequence is the shapes of its elements, in order.
 
-Source: the ONNX operator pages of the ops listed below.
+A rule raises UnknownFact if it lacks a fact. Source: the ONNX operator pages of the ops in RULES.
 """
 
 import numpy as np
@@ -12,29 +12,31 @@ from onnxsparse.ops.spec import OpSpec
 
 
 def make_empty(s: Sequences) -> None:
+    """A sequence without elements."""
     s.made = ()
 
 
 def construct(s: Sequences) -> None:
+    """A sequence of the inputs."""
     s.made = s.op.inputs
 
 
 def insert(s: Sequences) -> None:
-    """Before a position, or at the end."""
+    """Insert input 1 before a position (input 2), or at the end."""
     parts = s.parts(0)
     at = s.position(2, len(parts), len(parts)) if s.op.has_input(2) else len(parts)
     s.made = (*parts[:at], s.op.inputs[1], *parts[at:])
 
 
 def erase(s: Sequences) -> None:
-    """At a position, or the last."""
+    """Remove the element at a position (input 1), or the last."""
     parts = s.parts(0)
     at = s.position(1, len(parts), len(parts) - 1) if s.op.has_input(1) else len(parts) - 1
     s.made = (*parts[:at], *parts[at + 1 :])
 
 
 def pick(s: Sequences) -> None:
-    """At a position; where that is unknown, what all elements have in common."""
+    """The shape of the element at a position; a position is needed only if the elements differ in shape."""
     parts = s.parts(0)
     if len(set(parts)) == 1:
         s.shape = parts[0]
@@ -43,11 +45,12 @@ def pick(s: Sequences) -> None:
 
 
 def measure(s: Sequences) -> None:
+    """The number of elements."""
     s.shape, s.value = (), np.array(len(s.parts(0)), np.int64)
 
 
 def split(s: Sequences) -> None:
-    """Along `axis`: into sizes that are given, pieces of one size (the last may be smaller), or single slices."""
+    """Split along `axis` into given sizes, pieces of one size (the last may be smaller), or single slices."""
     whole = s.op.partial(0)
     axis = s.op.number("axis", 0) % max(len(whole), 1)
     if not s.op.has_input(1):
@@ -62,10 +65,12 @@ def split(s: Sequences) -> None:
 
 
 def concatenate(s: Sequences) -> None:
-    """Along `axis`, or along a new one."""
+    """Join the elements along `axis`, or stack them along a new axis. Raises UnknownFact if their shapes are unknown or of
+    different ranks.
+    """
     parts = s.parts(0)
     if not parts or any(part is None for part in parts):
-        raise UnknownFact("the elements of its sequence are not known")
+        raise UnknownFact("the elements of its sequence are unknown")
     shapes = [part for part in parts if part is not None]
     rank = len(shapes[0]) + s.op.number("new_axis", 0)
     if len(set(map(len, shapes))) > 1 or not rank:
@@ -82,7 +87,7 @@ def concatenate(s: Sequences) -> None:
 
 
 def pass_on(s: Sequences) -> None:
-    """A tensor or a sequence goes through as it is."""
+    """The tensor or sequence of input 0 unchanged."""
     s.shape = s.op.inputs[0] if s.op.inputs else None
     if s.shape is None:
         s.made = s.parts(0)
@@ -100,6 +105,7 @@ RULES = {
     "SequenceLength": measure,
     "SplitToSequence": split,
 }
+"""Op → its rule."""
 
 SPECS = (
     *(OpSpec(op_type=name, shape=ShapeRules(sequence=rule), cost=CostRules(work=Work.HOST)) for name, rule in RULES.items()),

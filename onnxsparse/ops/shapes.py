@@ -1,4 +1,4 @@
-"""Shapes that follow from shapes, for ops that onnx's own inference does not know. None is a size that is unknown."""
+"""Shape formulas for ops that onnx's inference does not know. None is an unknown size."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from onnxsparse.ops.view import OpView
 
 
 def times(*sizes: int | None) -> int | None:
-    """The product, None if a factor is unknown."""
+    """The product; None if a factor is unknown."""
     product = 1
     for size in sizes:
         if size is None:
@@ -19,33 +19,38 @@ def times(*sizes: int | None) -> int | None:
 
 
 def broadcast(*shapes: Shape) -> Shape:
-    """numpy's broadcasting. An unknown size beside one above 1 has to be that or 1."""
+    """numpy's broadcast shape. An unknown size beside a size above 1 must equal that size or 1, thus gives that size."""
     columns = itertools.zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
     return tuple(reversed([widest(column) for column in columns]))
 
 
 def widest(sizes: Sequence[int | None]) -> int | None:
-    """The size that others of an axis broadcast to."""
+    """The size that the sizes of one axis broadcast to. None: unknown."""
     wide = [size for size in sizes if size is not None and size != 1]
     return wide[0] if wide else None if None in sizes else 1
 
 
 def matrix_product(a: Shape, b: Shape) -> Shape:
-    """numpy.matmul's: a vector on either side has no axis in the result."""
+    """The shape of numpy.matmul(a, b); a vector on either side has no axis in the result. Raises UnknownFact for a scalar
+    operand.
+    """
     if not a or not b:
-        raise UnknownFact("an operand is a single number")
+        raise UnknownFact("an operand is a scalar")
     rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
     return (*broadcast(a[:-2], b[:-2]), *rows, *columns)
 
 
 def arranged(op: OpView, at: int, letter: str) -> Shape:
-    """A matrix operand as it is multiplied: `transBatch…` moves its first axis before its last, then `trans…` swaps the last two.
+    """The shape of a matrix operand as it is multiplied, `letter` A or B.
 
-    Source: onnxruntime's ContribOperators for FusedMatMul, the ONNX operator page of Gemm.
+    1. `transBatch…` moves its first axis before its last.
+    2. `trans…` swaps the last two axes.
+
+    Raises UnknownFact for a scalar. Source: onnxruntime's ContribOperators for FusedMatMul, the ONNX operator page of Gemm.
     """
     shape = op.partial(at)
     if not shape:
-        raise UnknownFact("an operand is a single number")
+        raise UnknownFact("an operand is a scalar")
     if len(shape) > 1 and op.number(f"transBatch{letter}", 0):
         shape = (*shape[1:-1], shape[0], shape[-1])
     if len(shape) > 1 and op.number(f"trans{letter}", 0):
@@ -54,9 +59,9 @@ def arranged(op: OpView, at: int, letter: str) -> Shape:
 
 
 def windows(op: OpView, sizes: Shape, kernel: Shape) -> Shape:
-    """How many windows fit along each axis, with the op's strides, dilations, padding and rounding.
+    """Number of windows along each axis, from the op's strides, dilations, padding and rounding mode. None: unknown.
 
-    Source: the ONNX operator pages of Conv and AveragePool.
+    Raises UnknownFact if the attributes do not fit the number of axes. Source: the ONNX operator pages of Conv and AveragePool.
     """
     rank = len(sizes)
     strides, dilations = (op.numbers(name, (1,) * rank) for name in ("strides", "dilations"))
@@ -78,12 +83,14 @@ def windows(op: OpView, sizes: Shape, kernel: Shape) -> Shape:
 
 
 def like_input(at: int) -> Callable[[OpView], Shape]:
-    """The shape of input `at`."""
+    """A rule: the output has the shape of input `at`."""
     return lambda op: op.partial(at)
 
 
 def reduced(op: OpView, axes: Size) -> Shape:
-    """Input 0 without `axes` (all, where there are none), or with size 1 there if `keepdims` is set, as by default."""
+    """Input 0 after a reduction over `axes` (empty: all axes), which become 1, or vanish if `keepdims` is 0. None for each
+    unknown size.
+    """
     shape = op.partial(0)
     if not shape:
         return shape

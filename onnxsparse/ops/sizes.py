@@ -1,7 +1,8 @@
-"""Sizes as rules see them: what is not known, or does not fit the op, is said in a clause instead of an index error.
+"""Checked access to sizes: a rule that lacks a size, or gets one that does not fit its op, raises UnknownFact, not IndexError.
 
-A rule is a formula of a few lines, and a model may hold any node. Rules reach sizes, attributes and items by these alone, which
-raise UnknownFact; whatever else a rule raises is a fault of its own, and nothing catches it.
+A rule is a formula of a few lines, and a model may hold any node. Rules therefore read sizes, attributes and items only through
+the functions here and through OpView. They raise UnknownFact; its message is a clause that completes a sentence about the node
+("its input 2 has open sizes"). Any other exception from a rule is a bug, and nothing catches it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,21 +18,22 @@ B = TypeVar("B")
 
 
 class UnknownFact(Exception):  # noqa: N818 - not an error: a rule lacks a fact, and its result is unknown
-    """A rule asked for a fact that is not known, or met a node that does not fit its op. The message is a whole clause."""
+    """A rule needs a fact that is unknown, or the node does not fit its op. The message is a clause about the node."""
 
 
 class OpenSize(UnknownFact):
-    """The fact is a size that the model leaves open, and the caller may give."""
+    """The missing fact is a size that the model leaves open and the caller can supply (`--input-shape`)."""
 
 
 class Listed(tuple[T, ...]):
-    """One item per axis. Asking for one that is not there raises UnknownFact: the value has not the rank that its op takes."""
+    """A tuple with one item per axis. Indexing an axis that does not exist raises UnknownFact, not IndexError."""
 
     @overload
     def __getitem__(self, at: SupportsIndex) -> T: ...
     @overload
     def __getitem__(self, at: slice) -> "Listed[T]": ...
     def __getitem__(self, at: SupportsIndex | slice) -> "T | Listed[T]":
+        """The item, or the items of a slice. Raises UnknownFact for an index outside the tuple."""
         if isinstance(at, slice):
             return Listed(super().__getitem__(at))
         if not -len(self) <= at.__index__() < len(self):
@@ -40,6 +42,10 @@ class Listed(tuple[T, ...]):
 
 
 def known(shape: tuple[int | None, ...] | None, what: str = "a value") -> Size:
+    """The shape with every size known. `what` names the value in the message.
+
+    Raises UnknownFact if the rank is unknown (`shape` is None), and OpenSize if a size is None.
+    """
     if shape is None:
         raise UnknownFact(f"the shape of {what} is not known")
     if None in shape:
@@ -48,27 +54,31 @@ def known(shape: tuple[int | None, ...] | None, what: str = "a value") -> Size:
 
 
 def ranked(shape: Size, what: str, rank: int | None, least: int) -> Size:
+    """`shape` unchanged, if it has `rank` axes (None: any number) and at least `least`.
+
+    Raises UnknownFact otherwise; `what` names the value in the message.
+    """
     if (rank is not None and len(shape) != rank) or len(shape) < least:
         raise UnknownFact(f"{what} has {len(shape)} axes, and the op takes {f'at least {least}' if rank is None else rank}")
     return shape
 
 
 def counted(axis: int, rank: int) -> int:
-    """An axis that may count from the end, from the front. Raises UnknownFact for one that a value of `rank` axes has not."""
+    """The axis counted from the front; `axis` may be negative. Raises UnknownFact if a value of `rank` axes has no such axis."""
     if not -rank <= axis < rank:
         raise UnknownFact(f"its axis {axis} is none of {rank}")
     return axis % rank
 
 
 def paired(a: Sequence[A], b: Sequence[B]) -> Iterator[tuple[A, B]]:
-    """Items at the same places. Raises UnknownFact where there are not as many of both."""
+    """Pairs of items at equal positions. Raises UnknownFact if the lengths differ."""
     if len(a) != len(b):
         raise UnknownFact(f"two values that belong together have {len(a)} and {len(b)} items")
     return zip(a, b, strict=True)
 
 
 def broadcast(*shapes: Size) -> Size:
-    """numpy's rule. Raises UnknownFact where the shapes do not go together."""
+    """The shape that numpy broadcasts `shapes` to. Raises UnknownFact if they do not broadcast."""
     try:
         return Listed(np.broadcast_shapes(*shapes))
     except ValueError:
@@ -76,7 +86,7 @@ def broadcast(*shapes: Size) -> Size:
 
 
 def divided(size: int, by: int) -> int:
-    """Raises UnknownFact where `by` does not divide `size`."""
+    """size / by. Raises UnknownFact if `by` does not divide `size`."""
     if by < 1 or size % by:
         raise UnknownFact(f"{size} channels do not make {by} equal parts")
     return size // by

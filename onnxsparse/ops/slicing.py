@@ -1,4 +1,7 @@
-"""Ops that cut, join and index: which elements of their inputs their outputs are."""
+"""Ops that cut, join and index: which elements of their inputs their outputs are.
+
+Source: the ONNX operator pages of the ops listed at the end.
+"""
 
 from collections.abc import Sequence
 
@@ -16,18 +19,19 @@ from onnxsparse.ops.view import OpView, product
 
 
 def is_contiguous(op: OpView) -> bool:
-    """Whether what is joined lies behind one another in memory: no axis before the joined one has a size."""
+    """Whether the joined parts are contiguous in memory: every axis before the joined one has size 1. Raises UnknownFact."""
     output = op.output()
     axis = counted(op.required("axis"), len(output))
     return product(output[:axis]) == 1
 
 
 def couple_concat(c: Coupling) -> None:
+    """Join all inputs."""
     join(c, [at for at in range(len(c.op.node.input)) if c.op.has_input(at)])
 
 
 def join(c: Coupling, ats: Sequence[int]) -> None:
-    """Along the op's axis the inputs lie behind one another; elsewhere they go together."""
+    """Inputs `ats` are joined along `axis`; along every other axis they are tied. Raises UnknownFact if there are none."""
     if not ats:
         raise UnknownFact("it joins nothing")
     rank = len(c.axes(ats[0]))
@@ -40,7 +44,7 @@ def join(c: Coupling, ats: Sequence[int]) -> None:
 
 
 def staying(c: Coupling, labels: Labels | None, size: int) -> Labels:
-    """Labels for an axis that cannot be cut beside ones that can."""
+    """Labels for a part that cannot be cut, next to parts that can (`labels` None: not followed)."""
     if labels is None:
         labels = c.space.fresh(size)
         c.freeze(labels, "cannot be cut")
@@ -48,7 +52,7 @@ def staying(c: Coupling, labels: Labels | None, size: int) -> Labels:
 
 
 def couple_split(c: Coupling) -> None:
-    """The opposite of Concat."""
+    """The inverse of Concat."""
     axes = c.axes(0)
     along = c.op.axis(0, len(axes))
     start = 0
@@ -60,7 +64,7 @@ def couple_split(c: Coupling) -> None:
 
 
 def refit_split(r: Refit) -> None:
-    """Sizes written out: parts of one size may have become parts of different sizes."""
+    """Write out the sizes: equal parts may now differ."""
     along = r.old.number("axis", 0) % len(r.old.input(0))
     before, after = ([view.output(at)[along] for at in range(len(r.node.output))] for view in (r.old, r.new))
     if before == after:
@@ -74,7 +78,7 @@ def refit_split(r: Refit) -> None:
 
 
 def write_split_sizes(r: Refit, sizes: list[int]) -> None:
-    """For a Split that divided evenly."""
+    """Give sizes to a Split that had none and divided evenly."""
     del_names = [a for a in r.node.attribute if a.name != "num_outputs"]
     if len(del_names) < len(r.node.attribute):
         kept = [type(a).FromString(a.SerializeToString()) for a in del_names]
@@ -92,7 +96,9 @@ def refit_old_split(r: Refit) -> None:
 
 
 def slices(c: Coupling) -> dict[int, slice]:
-    """Axis → what a Slice takes of it. Raises UnknownFact where that is computed from more than sizes."""
+    """Axis → the slice that a Slice takes along it. Raises UnknownFact for bounds that depend on more than sizes and
+    constants, and for a step of 0.
+    """
     rank = len(c.axes(0))
     old = "starts" in c.op.attributes
     starts, ends = ((c.op.numbers(n) if old else c.vector(at)) for n, at in (("starts", 1), ("ends", 2)))
@@ -111,6 +117,7 @@ def slices(c: Coupling) -> dict[int, slice]:
 
 
 def couple_slice(c: Coupling) -> None:
+    """Labels are sliced as the elements are. With unknown bounds all axes stay."""
     axes = list(c.axes(0))
     try:
         for axis, taken in slices(c).items():
@@ -118,14 +125,14 @@ def couple_slice(c: Coupling) -> None:
             unite_strides(c, labels, abs(taken.step))
             axes[axis] = None if labels is None else labels[taken]
     except UnknownFact as lacking:
-        c.freeze_all(0, f"is sliced, and it is not known where: {lacking}")
+        c.freeze_all(0, f"is sliced at unknown bounds: {lacking}")
         axes = [None] * len(axes)
     c.emit(axes)
 
 
 def unite_strides(c: Coupling, labels: Labels | None, step: int) -> None:
-    """A slice that takes every second element still does where pairs are cut: what lies between two of its elements goes
-    with them.
+    """With a step above 1, the elements between two taken ones are tied to the first: the slice then still takes every step-th
+    element of what is kept.
     """
     if labels is None or step == 1:
         return
@@ -135,7 +142,7 @@ def unite_strides(c: Coupling, labels: Labels | None, step: int) -> None:
 
 
 def refit_slice(r: Refit) -> None:
-    """Along an axis that was cut: from the first to behind the last of the kept elements that it took, in the same direction."""
+    """Along an axis that was cut, the bounds become those of the kept elements that the slice took, in the same direction."""
     old = "starts" in r.old.attributes
     rank = len(r.old.input(0))
     starts, ends = (list(bounds_of(r, name, at)) for name, at in (("starts", 1), ("ends", 2)))
@@ -159,15 +166,16 @@ def refit_slice(r: Refit) -> None:
 
 
 def bounds_of(r: Refit, name: str, at: int) -> tuple[int, ...]:
+    """Starts, ends, axes or steps, from an attribute or a constant input."""
     if name in r.old.attributes:
         return r.old.numbers(name)
     values = r.constant(at)
-    assert values is not None, "a cut went through a slice whose bounds are not known"
+    assert values is not None, "a cut passed through a slice with unknown bounds"
     return tuple(values.reshape(-1).tolist())
 
 
 def new_bounds(taken: NDArray[np.intp], step: int, size: int) -> tuple[int, int]:
-    """Where a slice starts and ends that takes these positions, which lie behind one another."""
+    """(start, end) of a slice that takes the consecutive positions `taken` of an axis of `size`; (0, 0) for none."""
     if not taken.size:
         return 0, 0
     first, last = int(taken[0]), int(taken[-1])
@@ -175,12 +183,14 @@ def new_bounds(taken: NDArray[np.intp], step: int, size: int) -> tuple[int, int]
 
 
 def couple_gather(c: Coupling) -> None:
-    """Constant indices pick labels; a single index, or a computed one, keeps the axis as it is."""
+    """A vector of constant indices selects labels. With a single or computed index the axis stays. Raises UnknownFact if the
+    rank of the indices is unknown.
+    """
     axes = c.axes(0)
     along = c.op.axis(0, len(axes))
     picked = c.op.inputs[1] if c.op.has_input(1) else None
     if picked is None:
-        raise UnknownFact("the rank of its indices is not known")
+        raise UnknownFact("the rank of its indices is unknown")
     indices = c.constant(1)
     labels = axes[along]
     made: list[Labels | None] = [None] * len(picked)
@@ -195,7 +205,7 @@ def couple_gather(c: Coupling) -> None:
 
 
 def picked_from(size: int, indices: NDArray[np.generic]) -> NDArray[np.intp]:
-    """Raises UnknownFact for indices outside of an axis."""
+    """The indices as positions of an axis. Raises UnknownFact if one lies outside of it."""
     found = indices.astype(np.intp)
     if found.min() < -size or found.max() >= size:
         raise UnknownFact(f"its indices reach beyond an axis of {size}")
@@ -203,7 +213,7 @@ def picked_from(size: int, indices: NDArray[np.generic]) -> NDArray[np.intp]:
 
 
 def refit_gather(r: Refit) -> None:
-    """Indices among those that are left."""
+    """Renumber the indices among the kept elements."""
     along = r.old.number("axis", 0) % len(r.old.input(0))
     kept, made = r.kept_input(0, along), r.kept_output(0, along)
     indices = r.constant(1)
@@ -214,7 +224,7 @@ def refit_gather(r: Refit) -> None:
 
 
 def couple_gather_elements(c: Coupling) -> None:
-    """Indices of the output's shape: they are cut with it, but along the axis that they point into nothing is."""
+    """Indices have the output's shape and are tied to it; the axis that they point into stays."""
     axes, indices = c.axes(0), c.axes(1)
     along = c.op.axis(0, len(axes))
     c.freeze(axes[along], "is looked up by index")
@@ -223,7 +233,7 @@ def couple_gather_elements(c: Coupling) -> None:
 
 
 def couple_scatter(c: Coupling) -> None:
-    """ScatterND: what an index tuple points to, and the updates' last axes, go together; what it points along stays."""
+    """ScatterND: the axes that index tuples point into stay; the axes after them are tied to the last axes of the updates."""
     data, indices, updates = (c.axes(at) for at in (0, 1, 2))
     depth = c.op.input(1)[-1]
     for labels in (*data[:depth], *indices, *updates[: len(indices) - 1]):
@@ -233,6 +243,7 @@ def couple_scatter(c: Coupling) -> None:
 
 
 def couple_gather_nd(c: Coupling) -> None:
+    """GatherND: the axes that index tuples point into stay; the axes after them pass through."""
     data, indices = c.axes(0), c.axes(1)
     depth = c.op.input(1)[-1] + c.op.number("batch_dims", 0)
     for labels in (*data[:depth], *indices):
@@ -241,7 +252,7 @@ def couple_gather_nd(c: Coupling) -> None:
 
 
 def couple_scatter_elements(c: Coupling) -> None:
-    """Indices and updates of one shape: along the axis nothing is cut."""
+    """ScatterElements: indices and updates of one shape; the axis that they point into stays."""
     data, indices, updates = (c.axes(at) for at in (0, 1, 2))
     along = c.op.axis(0, len(data))
     for axes in (data, indices, updates):

@@ -1,4 +1,4 @@
-"""What the toolkit knows of one op: its identity, its weights and multiply-accumulates, and a facet for each use."""
+"""OpSpec: all knowledge of one op. Identity, weights and multiply-accumulates here; one facet per use in `facets`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,73 +11,94 @@ from onnxsparse.ops.view import OpView
 
 @dataclass(frozen=True)
 class WeightAxes:
-    """Which axis of a weight counts outputs and which inputs, as the op sees the weight."""
+    """Which axis of a weight counts outputs and which inputs, as the op reads the weight (before any unpacking)."""
 
     output: int
+    """Axis with one index per output channel."""
     input: int
+    """Axis that the op sums over."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSlot:
-    """An input that takes a weight tensor when it is constant.
-
-    `macs`: multiply-accumulates that use this input (default: all of the op's). `zero_point`, `scale`: inputs with the
-    integer that stands for zero, and the size of one step. `stored`: elements of the weight as the op reads it, where
-    that is not the constant's element count.
-    """
+    """An input position that holds a weight tensor whenever the input is constant."""
 
     at: int
+    """The input's position."""
     axes: Callable[[OpView], WeightAxes]
+    """Which axes count outputs and inputs. Raises UnknownFact."""
     macs: Callable[[OpView], int] | None = None
+    """Multiply-accumulates that use this input. None: all of the op's."""
     zero_point: int | None = None
+    """Input with the integer that stands for zero. None: zero is 0."""
     scale: int | None = None
+    """Input with the size of one quantization step. None: the weight is not quantized."""
     packed: Callable[[OpView], "Packing"] | None = None
+    """How elements of less than a byte are packed. None: the constant's elements are the weight's."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """A weight of less than a byte per element: bits each, elements in all, blocks of them along the input axis."""
+    """A weight packed with less than a byte per element."""
 
     bits: int
+    """Bits per element."""
     outputs: int
+    """Output channels."""
     inputs: int
+    """Elements per output channel."""
     block: int
+    """Elements along the input axis that share one scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """How a control-flow op runs its bodies: `branches`, one of them only; else `trips` times each (None: unknown).
-
-    `carried`: the inputs, of the node and of its body, that come back from the body for the next round.
-    """
+    """How a control-flow op runs its bodies."""
 
     branches: bool = False
+    """Whether it runs exactly one of its bodies (If). False: it runs each body `trips` times."""
     trips: Callable[[OpView, Callable[[int], int | None]], int | None] = field(default=lambda op, constant: 1)
+    """Number of trips, given the op and the value of a constant scalar input by position (None: not constant). None: unknown."""
     carried: Callable[[OpView], range] | None = None
+    """Inputs, of the node and at the same positions of its body, that the body returns for the next trip. None: no state is
+    carried.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpSpec:
-    """All that is known of an op from version `since` of its domain on."""
+    """What is known of an op from version `since` of its domain on. Callables that take an OpView raise UnknownFact when a fact
+    is missing.
+    """
 
     op_type: str
+    """The op's name in its domain."""
     domain: str = ""
+    """The operator set's domain; empty for ONNX's own."""
     since: int = 1
+    """First opset version that this entry describes; a later entry of the same op replaces it."""
     macs: Callable[[OpView], int] | None = None
-    """Multiply-accumulates, from shapes and attributes. Raises UnknownFact. None: it multiplies and accumulates nothing."""
+    """Multiply-accumulates, from shapes and attributes. Raises UnknownFact. None: the op has none."""
     weights: tuple[WeightSlot, ...] = ()
+    """Inputs that hold weights when they are constant."""
     depthwise: Callable[[OpView], bool] | None = None
-    """Whether each of its channels has a filter of its own. Raises UnknownFact."""
+    """Whether each channel has a filter of its own. Raises UnknownFact. None: never."""
     body: Body | None = None
+    """How it runs the graphs in its attributes. None: it has none."""
     random: bool = False
-    """Whether its output is no constant even without inputs."""
+    """Whether its output is random, thus never a constant, even without inputs."""
     outputs_decide: bool = False
-    """Whether it depends on which outputs are named what it computes, used or not."""
+    """Whether naming an output, used or not, changes what the op computes (BatchNormalization before version 14)."""
     channels: ChannelRules = field(default_factory=ChannelRules)
+    """How removed channels pass through it."""
     quant: QuantRules = field(default_factory=QuantRules)
+    """What it does on a target that computes in integers."""
     shape: ShapeRules = field(default_factory=ShapeRules)
+    """Shapes, types and values of its outputs."""
     fold: FoldRules = field(default_factory=FoldRules)
+    """What it can be folded into or replaced by."""
     cost: CostRules = field(default_factory=CostRules)
+    """How it occupies a device."""
 
     @property
     def computes_integers(self) -> bool:
@@ -86,23 +107,23 @@ class OpSpec:
 
     @property
     def holds_integers(self) -> bool:
-        """Whether onnxruntime may compute it, or what it fuses it with, in integers."""
+        """Whether onnxruntime may compute it, or the op it fuses it with, in integers."""
         rules = self.quant
         return rules.role is Quant.BOUNDARY or rules.dynamic or rules.form is not None or rules.exact is not None
 
     @property
     def quantizes(self) -> bool:
-        """Floats come in and integers out, by a scale that is given."""
+        """Whether it turns floats into integers by a given scale."""
         return self.quant.role is Quant.BOUNDARY and not self.dequantizes
 
     @property
     def dequantizes(self) -> bool:
-        """Integers come in and floats out, by a scale that is given."""
+        """Whether it turns integers into floats by a given scale."""
         return self.quant.role is Quant.BOUNDARY and self.shape.view is not None and self.shape.view.scale is not None
 
 
 def spare_outputs(node: onnx.NodeProto, version: int) -> Iterator[int]:
-    """The outputs of a node, behind the first, that it may leave out; none of an op that onnx does not define."""
+    """Positions of the node's outputs after the first that may be left out. Empty for an op that onnx does not define."""
     try:
         schema = onnx.defs.get_schema(node.op_type, version, "" if node.domain == "ai.onnx" else node.domain)
     except onnx.defs.SchemaError:
