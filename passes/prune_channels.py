@@ -14,13 +14,14 @@ from onnxsparse.analysis.flattening import flatten
 from onnxsparse.analysis.layer import Layers
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
-from onnxsparse.channels.cut import CutResult, apply_cut
+from onnxsparse.channels.cut import apply_cut
 from onnxsparse.channels.groups import Group, Solution, solve
 from onnxsparse.channels.importance import Scores, activation_importance, weight_importance
 from onnxsparse.channels.plan import classes_of, macs_at_stake, plan_json, read_cuts
 from onnxsparse.channels.proof import Proof, prove
 from onnxsparse.channels.selection import Choice, choose_channels, choose_for_macs
 from onnxsparse.channels.statistics import ChannelMeans, channel_means, compensate, only_biases_differ
+from onnxsparse.channels.versions import CutResult
 from onnxsparse.cost.backends.hardware import alignment_of
 from onnxsparse.cost.registry import HardwareTarget
 from onnxsparse.errors import BackendError, ParamError, PassError

@@ -46,7 +46,7 @@ WRONG = {
         ("--backend none", 2, "no target 'none'"),
         ("--calibration none.npz", 1, "--calibration none.npz: No such file"),
         ("--from-plan none.json", 2, "cannot read the plan"),
-        ("--from-plan text.txt", 2, "is no plan"),
+        ("--from-plan text.txt", 2, "is not a plan"),
         ("--only re:(", 2, "is not a regular expression"),
         ("--json no/x", 2, "does not exist"),
     ],

@@ -1,4 +1,11 @@
-"""The cut itself: the same indexing for every tensor, and what each op needs fixed on its node."""
+"""The cut: every tensor indexed along the same labels, and each op's node corrected.
+
+1. For every use of a constant, the indices that are kept along each axis are recorded; no data is read yet.
+2. Every node whose inputs or outputs changed shape is corrected by its op's `refit` rule. A rule may replace a constant, change
+   attributes, or add nodes that correct sizes computed at run time.
+3. Constants are written: replaced if all users need the same version, else copied per version.
+4. Added nodes are inserted, and recorded shapes (value_info) are updated.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +17,8 @@ import onnx
 from onnx import helper
 
 from onnxsparse.channels.discovery import Values, all_places
-from onnxsparse.channels.groups import Kept, Removed, Solution
+from onnxsparse.channels.groups import Removed, Solution
+from onnxsparse.channels.versions import CutResult, Part, TensorCut, Version, same
 from onnxsparse.errors import PassError
 from onnxsparse.ir.graph import Graph, captured
 from onnxsparse.ir.model import Model
@@ -23,66 +31,27 @@ from onnxsparse.ops.refit import Refit, Value
 from onnxsparse.ops.sizes import OpenSize
 
 
-@dataclass(frozen=True)
-class TensorCut:
-    """What was removed along one axis of a tensor, for one of its uses."""
-
-    tensor: str
-    axis: int
-    removed: tuple[int, ...]
-    role: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """What is left of a tensor: per axis that is cut, the indices. Taken only when it is written, so that memory holds one at a
-    time.
-    """
-
-    tensor: str
-    kept: tuple[tuple[int, bytes], ...]
-
-    @classmethod
-    def of(cls, tensor: str, kept: Mapping[int, Kept]) -> "Part":
-        return cls(tensor, tuple((axis, indices.tobytes()) for axis, indices in kept.items()))
-
-    def take(self, model: Model) -> Array:
-        array = model.weights[self.tensor]
-        for axis, indices in self.kept:
-            array = np.take(array, np.frombuffer(indices, np.intp), axis)
-        model.weights.release(self.tensor)
-        return array
-
-
-Version = Array | Part
-"""What a user of a constant wants instead of it."""
-
-
-@dataclass
-class CutResult:
-    """What a cut did. `copied`: tensors that one user needed differently from another."""
-
-    cuts: tuple[TensorCut, ...]
-    copied: tuple[str, ...]
-    touched: tuple[int, ...]
-
-
 def apply_cut(model: Model, solution: Solution, removed: Removed) -> CutResult:
-    """Cut `model`, which is the one that `solution` was found on or has the same graph."""
+    """Cut `model` in place. It must be the model on which `solution` was found, or have the same graph.
+
+    Raises PassError if a node cannot be corrected.
+    """
     return Cutter(model, solution, removed).run()
 
 
 @dataclass
 class Cutter:
-    """Collects what changes, then writes it: new versions of constants, nodes around nodes, recorded shapes."""
+    """The state of one cut; the steps are in the module's docstring."""
 
     model: Model
     solution: Solution
     removed: Removed
     versions: dict[tuple[int, int], Version] = field(default_factory=dict)
+    """(node, input) → the version of the constant that the input needs."""
     before: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
+    """Node → nodes to insert before it."""
     behind: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
+    """Node → nodes to insert after it."""
 
     def __post_init__(self) -> None:
         self.places = list(all_places(Graph(self.model.proto.graph)))
@@ -91,6 +60,7 @@ class Cutter:
         self.additions = Additions(self.model)
 
     def run(self) -> CutResult:
+        """Make the cut. Raises PassError if a node cannot be corrected."""
         cuts = self._cut_constants()
         touched = tuple(index for index in range(len(self.nodes)) if self._refit(index))
         copied = self._write_constants()
@@ -113,7 +83,9 @@ class Cutter:
         return tuple(found)
 
     def _refit(self, index: int) -> bool:
-        """Whether anything that a node reads or makes was cut."""
+        """Correct a node; returns whether the shape of an input or output changed. Raises PassError if its op's rule lacks a
+        fact.
+        """
         solution, node = self.solution, self.nodes[index]
         old, new = solution.found.view(index), solution.new_view(index, self.removed)
         if (old.inputs, old.outputs) == (new.inputs, new.outputs):
@@ -147,27 +119,28 @@ class Cutter:
         return None if axes is None or axis >= len(axes) else self.solution.kept(axes[axis], self.removed)
 
     def _replace(self, index: int, at: int, value: Value) -> None:
-        """Give an input a constant value; one that is not there yet is added."""
+        """Give an input a constant value; a missing input is added."""
         node = self.nodes[index]
         while len(node.input) <= at:
             node.input.append("")
         known = self._known(index, at)
-        value = value if known is None else value.astype(known.dtype)  # a node's vectors of sizes have one type
+        value = value if known is None else value.astype(known.dtype)  # ops require one type for all vectors of sizes
         if known is not None and self.solution.found.tensor(index, at) is not None:
             self.versions[index, at] = value
         else:
             node.input[at] = self._constant(f"{node.output[0]}_sizes", value)
 
     def _known(self, index: int, at: int) -> Array | None:
-        """What an input of the uncut model held, if it had that input."""
+        """The value of an input before the cut. None if it is computed, or the node had no such input."""
         return self.values.at(index, at) if at < len(self.solution.found.places[index].node.input) else None
 
     def _rescale(self, index: int, at: int, old: Sequence[int], new: Sequence[int], fill: Mapping[int, int]) -> None:
+        """Change sizes in an integer vector input, as Rescale describes."""
         node = self.nodes[index]
         name = node.input[at]
         values = self._known(index, at)
         flat = None if values is None else values.reshape(-1)
-        # −1 is worked out, 0 copied, and 1 in an Expand is whatever comes in: only a size that is written down changes
+        # −1 is inferred, 0 copies a size, and a 1 in Expand takes the input's size: only an explicit size has to change
         changed = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b and (flat is None or int(flat[i]) == a)]
         if not changed and not fill:
             return
@@ -180,9 +153,9 @@ class Cutter:
             self._overwrite(index, at, dict(fill), len(new), np.dtype(np.int64))
 
     def _patch(self, index: int, at: int, values: Mapping[int, int]) -> None:
-        """Other elements for a vector of integers; what is computed of it goes on being computed."""
+        """Replace elements of an integer vector; a computed vector remains computed."""
         known = self._known(index, at)
-        assert known is not None, "a cut went through an op whose integers are not known"
+        assert known is not None, "a cut passed through an op with unknown integers"
         flat = known.reshape(-1)
         if self.solution.found.tensor(index, at) is not None:
             written = [values.get(i, int(v)) for i, v in enumerate(flat)]
@@ -191,7 +164,7 @@ class Cutter:
             self._overwrite(index, at, values, flat.size, flat.dtype)
 
     def _overwrite(self, index: int, at: int, values: Mapping[int, int], size: int, dtype: np.dtype[Any]) -> None:
-        """Nodes that replace elements of a computed vector: zero them, add the new ones."""
+        """Replace elements of a computed vector with two nodes: multiply by 0 or 1, then add the new elements."""
         node = self.nodes[index]
         name = node.input[at]
         kept = self._constant(f"{name}_kept", np.array([i not in values for i in range(size)], dtype))
@@ -215,7 +188,7 @@ class Cutter:
         where: dict[int, list[onnx.NodeProto]],
         result: str | None = None,
     ) -> str:
-        """Nodes that multiply a vector of sizes by new / old."""
+        """Add nodes that multiply a vector of sizes by new / old where they differ; returns the name of the result."""
         factors = np.array([new[i] if i in changed else 1 for i in range(len(new))], np.int64)
         divisors = np.array([old[i] if i in changed else 1 for i in range(len(old))], np.int64)
         product, found = self.additions.fresh(f"{name}_product"), result or self.additions.fresh(f"{name}_cut")
@@ -233,7 +206,7 @@ class Cutter:
         return found
 
     def _restore_output(self, index: int, old: Sequence[int], new: Sequence[int]) -> None:
-        """What a Shape says goes on as it was, unless nobody looks at what has changed."""
+        """A Shape of a cut value is multiplied back to the sizes before the cut, unless no user reads an element that changed."""
         node = self.nodes[index]
         changed = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
         if self._only_others_read(index, set(changed)):
@@ -243,7 +216,7 @@ class Cutter:
         self._scaled(index, node.output[0], new, old, changed, self.behind, result=name)
 
     def _only_others_read(self, index: int, changed: set[int]) -> bool:
-        """Whether every user picks single elements that did not change."""
+        """Whether every user selects single elements that did not change."""
         found = self.solution.found
         graph, name = found.places[index].graph, found.places[index].node.output[0]
         users = [i for i, place in enumerate(found.places) if place.graph.scope == graph.scope and name in place.node.input]
@@ -260,7 +233,9 @@ class Cutter:
         return self.additions.constant(wanted, partial(self._taken, value))
 
     def _write_constants(self) -> tuple[str, ...]:
-        """A tensor that all its users want alike is replaced; else those that want another get a copy."""
+        """Replace a tensor that all users need in the same version; otherwise give the users of each version a copy. Returns
+        the copied tensors.
+        """
         wanted: dict[str, dict[tuple[int, int], Version | None]] = {}
         found = self.solution.found
         outputs: set[str] = set()
@@ -308,7 +283,7 @@ class Cutter:
 
     def _write_nodes(self) -> None:
         touched = {*self.before, *self.behind}
-        # what is in a node's bodies stands before it, and replacing nodes copies them: from the inside out
+        # replacing nodes copies them with their bodies, so inner graphs come first; `places` has them before their node
         changed = {id(p.graph): p.graph.proto for p in self.places if any(self.places[i].graph is p.graph for i in touched)}
         for key, proto in changed.items():
             own = [i for i, place in enumerate(self.places) if id(place.graph) == key]
@@ -336,13 +311,8 @@ class Cutter:
                 dim.dim_value = kept.size
 
 
-def same(a: Version, b: Version) -> bool:
-    if isinstance(a, Part) or isinstance(b, Part):
-        return a == b if isinstance(a, Part) and isinstance(b, Part) else False
-    return a is b or (a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
-
-
 def set_dims(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
+    """Record a shape."""
     dims = value.type.tensor_type.shape
     del dims.dim[:]
     for size in shape:

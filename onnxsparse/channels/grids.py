@@ -1,4 +1,12 @@
-"""Which factor of an axis is cut where an axis is a product: forced where one only can be, chosen where several can."""
+"""Grids: which factor of an axis is cut if the axis is a product of factors.
+
+1. A grid with at most one factor that can be cut is decided: that factor is cut, the others stay. The cut factor is tied to the
+   positions of the axis that it meets.
+2. This may freeze or tie factors of other grids; step 1 is repeated until it decides nothing.
+3. The first remaining grid is decided by a strategy, and step 1 starts again.
+
+`groups.solve` compares the outcomes of all STRATEGIES.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,39 +16,47 @@ import numpy as np
 from onnxsparse.ops.labels import Classes, Freeze, Grid, Labels, LabelSpace
 
 Choose = Callable[[Grid, list[int], Classes], int]
+"""(grid, factors that can be cut, classes) → the factor to cut."""
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """Classes after every grid was decided; `lost`: (grid, factor) that was given up for another; `freezes`: what stays since,
-    in the order in which it was found.
-    """
+    """Classes after every grid is decided."""
 
     classes: Classes
+    """The classes."""
     lost: tuple[tuple[Grid, int], ...]
+    """(grid, factor) pairs that could have been cut and were given up for another factor."""
     chosen: int
+    """Number of grids that were decided by a strategy."""
     freezes: tuple[Freeze, ...] = ()
+    """What the decisions froze, in order."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Which factor of a grid is cut, None where none can be; `alive`: those that could be."""
+    """Which factor of a grid is cut."""
 
     grid: Grid
+    """The grid."""
     cut: int | None
+    """The factor that is cut. None: none can be."""
     alive: tuple[int, ...]
+    """Factors that could be cut."""
 
 
 def innermost(_grid: Grid, alive: list[int], _classes: Classes) -> int:
+    """The last factor, which varies fastest: for example elements within heads."""
     return alive[-1]
 
 
 def outermost(_grid: Grid, alive: list[int], _classes: Classes) -> int:
+    """The first factor, which varies slowest: for example whole heads."""
     return alive[0]
 
 
 def finest(grid: Grid, alive: list[int], classes: Classes) -> int:
-    """The factor with most indices that can go."""
+    """The factor with the most indices that can be cut."""
     return max(alive, key=lambda k: int(free(grid, k, classes).sum()))
 
 
@@ -48,7 +64,7 @@ STRATEGIES: tuple[Choose, ...] = (innermost, outermost, finest)
 
 
 def resolve(space: LabelSpace, settled: Classes, choose: Choose) -> Resolution:
-    """Decide all grids: those with one factor that can be cut at once, again and again; then one by choice, and so on."""
+    """Decide all grids by the steps above, without changing `settled`."""
     classes = settled.copy()
     pending = list(space.grids)
     lost: list[tuple[Grid, int]] = []
@@ -69,12 +85,12 @@ def resolve(space: LabelSpace, settled: Classes, choose: Choose) -> Resolution:
 
 
 def living(grid: Grid, classes: Classes) -> Iterator[int]:
-    """The factors of which something can be cut."""
+    """Factors with an index that can be cut."""
     return (k for k in range(len(grid.sizes)) if free(grid, k, classes).any())
 
 
 def free(grid: Grid, k: int, classes: Classes) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
-    """Which indices of factor `k` could be cut: not frozen, nor is anything that they meet."""
+    """Which indices of factor `k` can be cut: neither they nor any position of the axis that they meet is frozen."""
     factor = grid.factors[k]
     if factor is None:
         return np.zeros(grid.sizes[k], np.bool_)
@@ -85,7 +101,9 @@ def free(grid: Grid, k: int, classes: Classes) -> "np.ndarray[tuple[int, ...], n
 
 
 def apply(classes: Classes, decided: Sequence[Decision]) -> list[Freeze]:
-    """The factor that is cut is tied to what it meets; all others stay. Returns what stays since, and why."""
+    """Tie each cut factor to the positions that it meets, and freeze all others. Changes `classes`; returns what it froze,
+    with reasons.
+    """
     ties: list[tuple[Labels, Labels]] = []
     freezes: list[Freeze] = []
     for decision in decided:
@@ -107,7 +125,7 @@ def apply(classes: Classes, decided: Sequence[Decision]) -> list[Freeze]:
 
 
 def newly_frozen(decision: Decision, classes: Classes) -> Iterator[Freeze]:
-    """What a decision leaves whole that could have been cut until then."""
+    """What a decision freezes that was not frozen before."""
     grid = decision.grid
     stays = grid.merged[classes.is_frozen(grid.merged)]
     cut = None if decision.cut is None else grid.factors[decision.cut]

@@ -1,4 +1,10 @@
-"""Groups: the channels that can be cut independently of one another, as one list of choices."""
+"""Groups: channels that can be cut independently of one another.
+
+1. `solve` discovers labels and settles their ties into classes.
+2. Grids are resolved with each strategy (`grids`). If any choice had to be made, the resolution that leaves the fewest
+   multiply-accumulates after cutting half of every group is taken.
+3. `make_groups` collects the classes that run along the same axes.
+"""
 
 import math
 from collections.abc import Iterator
@@ -18,11 +24,12 @@ from onnxsparse.ops.labels import Axes, Classes, Labels
 from onnxsparse.ops.view import OpView
 
 Kept = NDArray[np.intp]
+"""Indices kept along an axis, ascending."""
 Removed = NDArray[np.bool_]
 """Label → whether its class is cut."""
 
 HALF = 0.5
-"""Of every group, to see which resolution of ambiguous axes lets most be cut."""
+"""Share of every group that is cut to compare resolutions."""
 
 
 @dataclass(frozen=True)
@@ -30,66 +37,81 @@ class Member:
     """A constant's axis that a group runs along."""
 
     node: str
+    """Name of the node that reads the constant."""
     tensor: str
+    """The constant's name."""
     axis: int
+    """The axis."""
     role: Role
+    """What the axis does for the node."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that are cut one by one. `classes`: what each is called; `width`: indices of the first member's axis per
-    channel.
-    """
+    """Channels that can be cut one by one."""
 
     name: str
+    """Name of the first node that produces it, else of the first that consumes it."""
     classes: Labels
+    """One class per channel, ascending."""
     width: int
+    """Indices per channel along the axis of the node that names the group."""
     members: tuple[Member, ...]
+    """The constants' axes that it runs along."""
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """Outputs of a linear op that cannot be cut for one reason: how many of how many."""
+    """Output channels of a linear op that stay for one reason."""
 
     node: str
+    """The op's name."""
     channels: int
+    """Number of channels that stay for the reason."""
     of: int
+    """Number of output channels."""
     reason: str
+    """A clause about the axis, with the node where it was found."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A model's groups, and how labels map to the channels in them."""
+    """A model's groups, and the classes of its labels."""
 
     found: Discovery
+    """The labelled graph."""
     classes: Classes
+    """Classes after the resolution."""
     groups: tuple[Group, ...]
+    """Groups, in order of their first class."""
     resolution: Resolution
+    """How grids were decided."""
 
     @cached_property
     def uses(self) -> dict[tuple[int, int], Use]:
+        """(node, input) → the use of a constant there."""
         return {(use.node, use.at): use for use in self.found.uses}
 
     def removal(self, classes: Labels) -> Removed:
-        """Per label, of the removal of these classes."""
+        """Which labels are cut when `classes` are."""
         gone = np.zeros(self.classes.root.size, np.bool_)
         gone[classes] = True
         removed: Removed = gone[self.classes.root]
         return removed
 
     def kept(self, labels: Labels | None, removed: Removed) -> Kept | None:
-        """The indices of an axis that are left, None where all are."""
+        """Indices kept along an axis. None: all."""
         if labels is None or not removed[labels].any():
             return None
         return np.flatnonzero(~removed[labels])
 
     def axes_at(self, index: int, at: int) -> Axes | None:
-        """Of an input of a node."""
+        """Labels of an input of a node. None: not followed."""
         use = self.uses.get((index, at))
         return use.axes if use is not None else self.found.axes.get(self.found.input_key(index, at))
 
     def new_view(self, index: int, removed: Removed) -> OpView:
-        """A node with the shapes that it has after a cut."""
+        """The node with the shapes that it has after a cut."""
         old = self.found.view(index)
         inputs = tuple(self._new_shape(shape, self.axes_at(index, at), removed) for at, shape in enumerate(old.inputs))
         keys = (self.found.output_key(index, at) for at in range(len(old.outputs)))
@@ -106,7 +128,7 @@ class Solution:
         )
 
     def macs(self, removed: Removed) -> int:
-        """Of the linear ops whose MACs are known, after a cut."""
+        """Multiply-accumulates after a cut, over all ops whose count is known."""
         total = 0
         for index in range(len(self.found.places)):
             spec = self.found.spec(index)
@@ -118,7 +140,7 @@ class Solution:
         return total
 
     def frozen(self) -> Iterator[Frozen]:
-        """The weights' output axes that stay, whole or in part, once for every reason."""
+        """Output channels of linear ops that stay, one entry per op and reason."""
         reasons = Reasons(self.found, self.resolution.freezes, self.classes, [group.classes for group in self.groups])
         for operand in self.found.operands:
             stays = self.classes.is_frozen(operand.labels)
@@ -129,7 +151,10 @@ class Solution:
 
 
 def solve(model: Model, *, cut_norms: bool = False) -> Solution:
-    """The groups of a model. Where an axis could be cut along one factor or another, the way that saves most is taken."""
+    """The groups of a model at the sizes it is bound to; the steps are in the module's docstring.
+
+    `cut_norms`: whether axes that a normalisation, mean or extreme reduces over may be cut.
+    """
     found = discover(model, cut_norms=cut_norms)
     settled = found.space.settled()
     first = resolve(found.space, settled, STRATEGIES[0])
@@ -139,13 +164,19 @@ def solve(model: Model, *, cut_norms: bool = False) -> Solution:
 
 
 def half_macs(solution: Solution) -> int:
-    """What is left when of every group half is cut."""
+    """Multiply-accumulates that remain when half of every group is cut."""
     gone = [group.classes[: int(group.classes.size * HALF)] for group in solution.groups]
     return solution.macs(solution.removal(np.concatenate(gone) if gone else np.zeros(0, np.int64)))
 
 
 def make_groups(found: Discovery, classes: Classes) -> Iterator[Group]:
-    """Classes that run along the same axes make a group; those that no weight has are no choice of their own."""
+    """Groups of classes that run along the same axes.
+
+    1. Every axis draws a random 64-bit number. A class's signature is the XOR of the numbers of all axes that it occurs on, so
+       classes on the same axes have the same signature, and others differ up to chance (2⁻⁶³ per pair).
+    2. Classes that are frozen, or that no operand of a linear op has, are left out.
+    3. The remaining classes are grouped by signature, and each group is described by its first class.
+    """
     signature = np.zeros(classes.root.size, np.uint64)
     weighted = np.zeros(classes.root.size, np.bool_)
     rng = np.random.default_rng(0)
@@ -155,7 +186,7 @@ def make_groups(found: Discovery, classes: Classes) -> Iterator[Group]:
         for labels in axes:
             if labels is not None and id(labels) not in seen:
                 seen.add(id(labels))
-                # an index that is there twice is assigned the same twice
+                # plain indexing: a class that occurs twice on an axis must be toggled once, not twice
                 roots = classes.root[labels]
                 signature[roots] = signature[roots] ^ rng.integers(1, 2**63, dtype=np.uint64)
     for operand in found.operands:
@@ -171,7 +202,7 @@ def make_groups(found: Discovery, classes: Classes) -> Iterator[Group]:
 
 
 def memberships(found: Discovery, classes: Classes, chosen: Labels) -> dict[int, list[tuple[Use, int]]]:
-    """Class → the constants' axes that it is on."""
+    """Class → (use, axis) of the constants that it occurs on, for the classes `chosen`."""
     members: dict[int, list[tuple[Use, int]]] = {int(c): [] for c in chosen}
     wanted = np.zeros(classes.root.size, np.bool_)
     wanted[chosen] = True
@@ -185,7 +216,7 @@ def memberships(found: Discovery, classes: Classes, chosen: Labels) -> dict[int,
 
 
 def operands_of(found: Discovery, classes: Classes, chosen: Labels) -> dict[int, list[Operand]]:
-    """Class → the operands' axes that it is on."""
+    """Class → the operands that it occurs on, for the classes `chosen`."""
     operands: dict[int, list[Operand]] = {int(c): [] for c in chosen}
     wanted = np.zeros(classes.root.size, np.bool_)
     wanted[chosen] = True
@@ -197,7 +228,7 @@ def operands_of(found: Discovery, classes: Classes, chosen: Labels) -> dict[int,
 
 
 def describe(found: Discovery, classes: Classes, own: Labels, places: list[tuple[Use, int]], operands: list[Operand]) -> Group:
-    """Named after the first node that makes it, else the first that reads it."""
+    """The group of the classes `own`, named after the first node that produces it, else the first that consumes it."""
     order = (Role.PRODUCES, Role.CONSUMES, Role.PER_CHANNEL)
     first = min(operands, key=lambda operand: order.index(operand.role))
     width = int(np.count_nonzero(classes.root[first.labels] == own[0]))
@@ -206,8 +237,9 @@ def describe(found: Discovery, classes: Classes, own: Labels, places: list[tuple
 
 
 def kept_channels(count: int, ratio: float, round_to: int, width: int) -> int:
-    """How many of a group's channels stay: rounded up so that the axis is a multiple of `round_to`; at least one such
-    multiple.
+    """Number of a group's channels that stay at this ratio, at least one.
+
+    Rounded up so that the size of the axis, channels × `width`, is a multiple of `round_to`.
     """
     unit = round_to // math.gcd(round_to, width)
     wanted = count - math.floor(count * ratio + 1e-9)

@@ -1,4 +1,4 @@
-"""How much each channel matters: by the weights that make it and read it, or by what it does on data."""
+"""Importance of channels: from the weights that produce and consume them, or from activations on data."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,35 +15,39 @@ from onnxsparse.ops.coupling import Role
 from onnxsparse.pruning.items import real_values
 
 Scores = NDArray[np.float64]
-"""Per label; of a channel, at its class."""
+"""One score per label; a channel's score is at its class."""
 
 Norm = Callable[[Array, tuple[int, ...]], Scores]
 
 
 def l1(values: Array, axes: tuple[int, ...]) -> Scores:
-    """Mean magnitude over all axes but one."""
+    """Mean magnitude over `axes`, the axes other than the channels'."""
     found: Scores = np.abs(values).mean(axes, dtype=np.float64)
     return found
 
 
 def l2(values: Array, axes: tuple[int, ...]) -> Scores:
-    """Root of the mean square."""
+    """Root mean square over `axes`."""
     found: Scores = np.sqrt(np.square(values, dtype=np.float64).mean(axes))
     return found
 
 
 NORMS: Mapping[str, Norm] = {"l1": l1, "l2": l2}
+"""Option value → norm of a channel's slices. Other values use l1."""
 
 ROLES = {
     "l1": (Role.PRODUCES, Role.CONSUMES),
     "l2": (Role.PRODUCES, Role.CONSUMES),
     "bn-scale": (Role.PER_CHANNEL,),
 }
+"""Option value → roles of the axes that count."""
 
 
 def weight_importance(model: Model, solution: Solution, measure: str) -> Scores:
-    """Sums over the tensors that a channel is part of, each tensor's slices divided by their mean, so that none outweighs
-    another.
+    """Scores by weights: for each channel the sum of the norms of its slices over all tensors.
+
+    Each tensor's slices are divided by their mean, so that no tensor outweighs another. Packed weights and integers without a
+    scale do not count.
     """
     stored = {use.tensor: use.stored for layer in layers(model, count=False) for use in layer.weights}
     total = np.zeros(solution.classes.root.size)
@@ -65,7 +69,9 @@ def weight_importance(model: Model, solution: Solution, measure: str) -> Scores:
 
 
 def activation_importance(scores: Scores, solution: Solution, means: Mapping[str, ChannelMeans]) -> Scores:
-    """Weight importance times how strongly the channel is lit on data, relative to the others along its axis."""
+    """`scores` times each channel's mean magnitude on data, relative to the other channels along its axis. A channel without
+    data keeps its score.
+    """
     strength = np.zeros_like(scores)
     seen = np.zeros_like(scores)
     for name, known in means.items():

@@ -1,4 +1,4 @@
-"""A cut as a file: what was cut where, so that it can be made again here or in a training framework."""
+"""A cut as a JSON file, from which it can be repeated here or in a training framework. Format: docs/json.md."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from onnxsparse.analysis.layer import Layers
-from onnxsparse.channels.cut import CutResult, TensorCut
 from onnxsparse.channels.groups import Group, Solution
 from onnxsparse.channels.proof import Proof
+from onnxsparse.channels.versions import CutResult, TensorCut
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.model import Model
 from onnxsparse.ops.coupling import Role
@@ -22,7 +22,10 @@ SCHEMA = 1
 def plan_json(
     model: Model, facts: Layers, solution: Solution, chosen: Labels, result: CutResult, proof: Proof | None
 ) -> dict[str, object]:
-    """Groups, cuts per tensor, what stays and why, and the proof. `facts` of the model as it was. Described in docs/json.md."""
+    """Groups, cuts per tensor, channels that stay with reasons, and the proof (None: not made).
+
+    `facts`: of the uncut model. `chosen`: classes that were cut.
+    """
     return {
         "schema": SCHEMA,
         "model": model.name,
@@ -38,6 +41,7 @@ def plan_json(
 
 
 def group_json(solution: Solution, group: Group, chosen: Labels) -> dict[str, object]:
+    """One group: its members, its channels, and how many are cut."""
     return {
         "name": group.name,
         "channels": int(group.classes.size),
@@ -49,34 +53,37 @@ def group_json(solution: Solution, group: Group, chosen: Labels) -> dict[str, ob
 
 
 def macs_at_stake(solution: Solution, group: Group) -> int:
-    """What all of a group's channels but one cost, the other groups whole."""
+    """Multiply-accumulates saved by cutting all channels of the group but one, all other groups whole."""
     nothing = solution.removal(np.zeros(0, np.int64))
     return solution.macs(nothing) - solution.macs(solution.removal(group.classes[1:]))
 
 
 def read_cuts(path: Path) -> list[TensorCut]:
-    """The cuts of a plan. Raises ParamError for a file that is none."""
+    """The cuts in a plan. Raises ParamError if the file cannot be read, or is no plan."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return [read_cut(entry) for entry in content["cuts"]]
     except (OSError, UnicodeDecodeError) as error:
         raise ParamError(f"cannot read the plan {path}: {getattr(error, 'strerror', None) or error}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ParamError(f"{path} is no plan of prune-channels --json: {error}") from None
+        raise ParamError(f"{path} is not a plan from prune-channels --json: {error}") from None
 
 
 def read_cut(entry: Mapping[str, object]) -> TensorCut:
+    """One cut. Raises ValueError or KeyError for an entry that is no cut."""
     removed, size = entry["removed"], entry["size"]
     if not isinstance(removed, list) or not all(type(i) is int for i in removed) or type(size) is not int:
-        raise ValueError("'removed' is a list of indices, 'size' a number")
+        raise ValueError("'removed' must be a list of indices and 'size' an integer")
     if any(not 0 <= i < size for i in removed):
         raise ValueError(f"'removed' of '{entry['tensor']}' has an index outside of its {size} channels")
     return TensorCut(str(entry["tensor"]), int(str(entry["axis"])), tuple(removed), str(entry["role"]), size)
 
 
 def classes_of(cuts: Sequence[TensorCut], model: Model, solution: Solution, source: Path) -> Labels:
-    """The channels that a plan cuts from this model. A normalisation that was folded since may be missing: it goes with its
-    layer. Raises ParamError where the plan does not fit, or leaves nothing of an axis.
+    """The classes that a plan cuts from this model.
+
+    A per-channel tensor that is missing, such as a normalisation that was folded since, is skipped: its channels are cut with
+    their layer. Raises ParamError if the plan does not fit the model, or cuts all channels of a group.
     """
     chosen: list[Labels] = []
     by_tensor = {(use.tensor, axis): labels for use in solution.found.uses for axis, labels in enumerate(use.axes)}
@@ -87,7 +94,7 @@ def classes_of(cuts: Sequence[TensorCut], model: Model, solution: Solution, sour
             raise ParamError(f"{source}: {model.name} has no tensor '{cut.tensor}'")
         labels = by_tensor.get((cut.tensor, cut.axis))
         if labels is None or labels.size != cut.size:
-            raise ParamError(f"{source}: axis {cut.axis} of '{cut.tensor}' has not {cut.size} channels in {model.name}")
+            raise ParamError(f"{source}: axis {cut.axis} of '{cut.tensor}' does not have {cut.size} channels in {model.name}")
         chosen.append(solution.classes.root[labels[list(cut.removed)]])
     found = np.unique(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
     if not found.size:

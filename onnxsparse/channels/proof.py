@@ -1,9 +1,15 @@
 """The proof of a cut, in onnxruntime.
 
-Three parts. The cut model's outputs equal the masked reference's. Every node that the cut touched, alone and without
-optimisations, makes of the reference's compressed tensors what the reference made: that is sharp where a whole model amplifies
-rounding, or hides a fault. And masking *other* channels moves the outputs, or agreement proves nothing: where it does not, all
-is run again with weights rescaled so that signals reach the end.
+1. The masked reference (`reference`) and the cut model run on the same random input. Their outputs must agree to
+   MAX_OUTPUT_ERROR, or to what the uncut model's outputs differ by between onnxruntime's optimisation levels, if that is more.
+2. Every node that the cut touched runs alone, without optimisations, on the reference's tensors without the removed channels. It
+   must give what the reference gave, to MAX_NODE_ERROR. This is the sharper test: a whole model can amplify rounding or hide a
+   fault.
+3. A reference with other channels masked runs as well. Its outputs must differ by SENSITIVE; otherwise the agreement in step 1
+   proves nothing.
+4. If they do not, steps 1 to 3 are repeated with weights rescaled so that signals reach the outputs.
+
+Models with other float types are widened to float32 first.
 """
 
 from collections.abc import Iterator
@@ -29,67 +35,79 @@ from onnxsparse.runtime.inputs import seeded_samples
 from onnxsparse.runtime.session import Execution, Feeds, fused_runner, runner
 
 MAX_OUTPUT_ERROR = 1e-5
+"""Bound on max |a − b| / max |b| of the model's outputs: about 80 units in the last place of float32."""
 MAX_NODE_ERROR = 5e-6
-"""Of an output's largest value, in float32."""
+"""Bound on max |a − b| / max |b| of one node's outputs, in float32."""
 
 EPSILON = float(np.finfo(np.float32).eps)
+"""Distance from 1 to the next float32."""
 
 SENSITIVE = 1e-2
-"""Masking other channels must move an output by this share, or its agreement proves nothing."""
+"""Share of an output's largest value by which masking other channels must move it. A thousand times the error bound."""
 
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+"""onnxruntime's optimisation levels, from none to all."""
 
 
 @dataclass(frozen=True)
 class NodeError:
+    """The error of one node that ran alone."""
+
     node: str
+    """The node's name."""
     error: float
+    """max |a − b| / max |b| over its outputs."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """`output_error`, `worst_node`: share of the largest value. `tolerance`: what the uncut model, masked or not, moves between
-    optimisation levels, where that is more than MAX_OUTPUT_ERROR. `moved`: by masking other channels, the least of all outputs.
-    `rescaled`: whether weights had to be rescaled for that.
-    """
+    """The measurements of a proof."""
 
     output_error: float
+    """max |a − b| / max |b| over all outputs of the model."""
     tolerance: float
+    """Bound on `output_error`: MAX_OUTPUT_ERROR, or what the uncut model, masked or not, moves between optimisation levels."""
     worst_node: NodeError | None
+    """The node with the largest error. None: no node could run alone."""
     nodes: int
+    """Number of nodes that ran alone."""
     moved: float
+    """Least change of an output by masking other channels, as a share of its largest value."""
     rescaled: bool = False
+    """Whether weights were rescaled to make outputs sensitive."""
 
     @property
     def holds(self) -> bool:
+        """Whether both errors are within their bounds."""
         node = 0.0 if self.worst_node is None else self.worst_node.error
         return self.output_error <= self.tolerance and node <= MAX_NODE_ERROR
 
     @property
     def sensitive(self) -> bool:
+        """Whether masking other channels moves every output enough for the agreement to prove anything."""
         return self.moved >= SENSITIVE
 
 
 def prove(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_ops: tuple[Path, ...] = ()) -> Proof:
-    """Hold `cut` against `model`, from which `chosen` were cut. Raises BackendError where onnxruntime does not run one of them,
-    or the reference, and names which.
+    """Compare `cut` with `model`, from which the classes `chosen` were cut.
 
-    Floats of other sizes are widened to float32 on both sides first: half precision rounds more than a fault may hide behind.
+    Raises BackendError if onnxruntime does not run one of them, or the reference; the message names which. If the original does
+    not run either, it is the one named.
     """
     try:
         return hold_together(model, solution, chosen, cut.copy("the cut version"), custom_ops)
     except BackendError:
-        runner(
-            model, custom_ops=custom_ops, execution=Execution.AS_RUN
-        )  # where the original does not load either, that is the reason
+        # raises with the original's name if that does not load either
+        runner(model, custom_ops=custom_ops, execution=Execution.AS_RUN)
         raise
 
 
 def hold_together(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_ops: tuple[Path, ...]) -> Proof:
+    """Steps 1 to 4. Raises BackendError."""
     if not is_in_float32(model):
         if loads(model, custom_ops):
-            # in its own precision the cut model has to load as well
+            # the cut model must load in its own precision, not only widened
             runner(cut, custom_ops=custom_ops, execution=Execution.AS_RUN)
         model, cut = widened(model), widened(cut)
     found = attempt(model, solution, chosen, cut, custom_ops)
@@ -100,7 +118,7 @@ def hold_together(model: Model, solution: Solution, chosen: Labels, cut: Model, 
     apply_cut(again, solution, solution.removal(chosen))
     second = attempt(louder, solution, chosen, again, custom_ops)
     return Proof(
-        # the worse of the two runs, as a share of what each was allowed
+        # the worse of the two runs, each relative to its own tolerance
         max(found.output_error, second.output_error / second.tolerance * found.tolerance),
         found.tolerance,
         max(filter(None, (found.worst_node, second.worst_node)), key=lambda n: n.error, default=None),
@@ -111,6 +129,7 @@ def hold_together(model: Model, solution: Solution, chosen: Labels, cut: Model, 
 
 
 def loads(model: Model, custom_ops: tuple[Path, ...]) -> bool:
+    """Whether onnxruntime loads the model as it is."""
     try:
         runner(model, custom_ops=custom_ops, execution=Execution.AS_RUN)
     except BackendError:
@@ -119,13 +138,14 @@ def loads(model: Model, custom_ops: tuple[Path, ...]) -> bool:
 
 
 def attempt(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_ops: tuple[Path, ...]) -> Proof:
+    """Steps 1 to 3 for one set of weights. Raises BackendError."""
     removed = solution.removal(chosen)
     feeds = seeded_samples(model, 1).feeds[0]
     reference = masked_reference(model, solution, removed)
     inner = followed_values(solution)
     wanted = runner(reference, custom_ops=custom_ops, also=inner, execution=Execution.NODE_BY_NODE).run(feeds)
     outputs = [value.name for value in model.proto.graph.output]
-    runner(cut, custom_ops=custom_ops, execution=Execution.AS_RUN)  # with optimisations it has to load as well
+    runner(cut, custom_ops=custom_ops, execution=Execution.AS_RUN)  # it must load with optimisations too
     plain = runner(cut, custom_ops=custom_ops, execution=Execution.NODE_BY_NODE).run(feeds)
     error = max((relative_error(plain[name], wanted[name]) for name in outputs), default=0.0)
     tolerance = MAX_OUTPUT_ERROR
@@ -140,7 +160,9 @@ def attempt(model: Model, solution: Solution, chosen: Labels, cut: Model, custom
 
 
 def relative_error(found: Array, wanted: Array) -> float:
-    """max |a − b| / max |b|; infinite for different shapes or where one is not finite and the other is."""
+    """max |a − b| / max |b|, where b is `wanted`. Infinite if shapes differ, or one is finite where the other is not. Integers
+    must be equal.
+    """
     if found.shape != wanted.shape:
         return float("inf")
     if found.dtype.kind not in "fV":
@@ -156,13 +178,13 @@ def relative_error(found: Array, wanted: Array) -> float:
 
 
 def own_movement(model: Model, feeds: Feeds, outputs: list[str], custom_ops: tuple[Path, ...]) -> float:
-    """How far an uncut model's outputs are apart with and without onnxruntime's optimisations."""
+    """Largest relative difference of an uncut model's outputs with and without onnxruntime's optimisations."""
     plain, *others = (fused_runner(model, level, custom_ops).run(feeds) for level in LEVELS)
     return max(relative_error(other[name], plain[name]) for other in others for name in outputs)
 
 
 def followed_values(solution: Solution) -> list[str]:
-    """The activations that a touched node reads or makes."""
+    """Names of the main graph's followed activations, which the reference has to return."""
     graph = solution.found.graph.proto
     names = [name for node in graph.node for name in (*node.input, *node.output) if name]
     initial = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
@@ -170,7 +192,7 @@ def followed_values(solution: Solution) -> list[str]:
 
 
 def is_moved(solution: Solution, output: str) -> bool:
-    """Whether an output could depend on what is cut: one that is computed from inputs alone cannot."""
+    """Whether an output can depend on what is cut; one that follows from inputs without any cut channel cannot."""
     reached: set[str] = set()
     found = solution.found
     for index, place in enumerate(found.places):
@@ -185,7 +207,9 @@ def is_moved(solution: Solution, output: str) -> bool:
 
 
 def others(groups: tuple[Group, ...], chosen: Labels) -> Labels:
-    """As many channels of every group, but others: the ones that were kept, as far as there are enough."""
+    """For every group as many classes as `chosen` has of it, but other ones: kept channels first, removed ones if those do not
+    suffice.
+    """
     picked = []
     for group in groups:
         gone = np.isin(group.classes, chosen)
@@ -197,7 +221,10 @@ def others(groups: tuple[Group, ...], chosen: Labels) -> Labels:
 def node_errors(
     cut: Model, solution: Solution, removed: Removed, wanted: dict[str, Array], feeds: Feeds, custom_ops: tuple[Path, ...]
 ) -> Iterator[NodeError]:
-    """Every node that the cut touched, alone, on the reference's tensors without the removed channels."""
+    """The error of every touched node that runs alone (step 2). Raises BackendError if one does not run.
+
+    Nodes within bodies are left out, because onnxruntime does not return their values.
+    """
     found = solution.found
     by_name = {tensor.name: tensor for tensor in cut.proto.graph.initializer}
     makers = {name: node for node in cut.proto.graph.node for name in node.output}
@@ -207,7 +234,7 @@ def node_errors(
     for index, place in enumerate(found.places):
         original, spec = place.node, found.spec(index)
         if place.graph.scope:
-            continue  # what happens in a body cannot be looked at
+            continue  # onnxruntime does not return values from within a body
         old, new = found.view(index), solution.new_view(index, removed)
         if (old.inputs, old.outputs) == (new.inputs, new.outputs) or spec is None or spec.shape.value is not None:
             continue
@@ -234,13 +261,13 @@ def node_errors(
 
 
 def is_size(found: Discovery, name: str, value: Array) -> bool:
-    """Whether an integer may be a size, which the cut changes: it has no axis that is followed, and is no byte."""
+    """Whether an integer may be a size that the cut changes: no axis of it is followed, and it is wider than a byte."""
     followed = any(labels is not None for labels in found.axes.get(name) or ())
     return value.dtype.kind in "iu" and value.dtype.itemsize > 1 and not followed
 
 
 def terms_of(spec: OpSpec, op: OpView) -> int:
-    """How many products an output element sums."""
+    """Number of products that each output element sums; 1 if unknown."""
     try:
         return 1 if spec.macs is None else spec.macs(op) // max(product(op.output()), 1)
     except UnknownFact:
@@ -248,11 +275,12 @@ def terms_of(spec: OpSpec, op: OpView) -> int:
 
 
 def is_constant(maker: onnx.NodeProto | None) -> bool:
+    """Whether the value is produced by a Constant node."""
     return maker is not None and maker.op_type == "Constant"
 
 
 def compressed(solution: Solution, removed: Removed, name: str, value: Array | None) -> Array | None:
-    """A tensor of the reference without the removed channels."""
+    """A tensor of the reference without the removed channels. None for None."""
     axes = solution.found.axes.get(name)
     if value is None or axes is None or len(axes) != value.ndim:
         return value
@@ -266,7 +294,7 @@ def compressed(solution: Solution, removed: Removed, name: str, value: Array | N
 def run_node(
     cut: Model, node: onnx.NodeProto, feeds: Feeds, constants: dict[str, Array], wanted: dict[str, Array | None], terms: int
 ) -> float:
-    """The largest error of a node's outputs, each of which sums `terms` products."""
+    """The largest relative error of a node's outputs, each of which sums `terms` products. Raises BackendError."""
     inputs = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in feeds.items()]
     outputs = [onnx.ValueInfoProto(name=name) for name in wanted]
     initial = [onnx.numpy_helper.from_array(np.asarray(v, order="C"), n) for n, v in constants.items()]
@@ -274,14 +302,16 @@ def run_node(
     proto = helper.make_model(graph, opset_imports=list(cut.proto.opset_import), ir_version=max(cut.proto.ir_version, 4))
     made = runner(Model.from_proto(proto, "a node"), execution=Execution.NODE_BY_NODE).run(feeds)
     worst = max((relative_error(made[name], value) for name, value in wanted.items() if value is not None), default=0.0)
+    # leeway costs another run, and above 1e-3 no rounding explains an error
     return worst / leeway(proto, feeds, wanted, terms) if MAX_NODE_ERROR < worst < 1e-3 else worst
 
 
 def leeway(proto: onnx.ModelProto, feeds: Feeds, wanted: dict[str, Array | None], terms: int) -> float:
-    """By how much more than usual a node may be off, at least 1.
+    """Factor by which a node's error may exceed MAX_NODE_ERROR, at least 1.
 
-    Where terms cancel, an error is held against their size: what the node makes of magnitudes, over what it makes. Where all
-    have one sign, rounding does not even out, and a sum may be off by half a unit in the last place per term.
+    1. If terms cancel, an error is compared with the size of the terms: what the node computes from magnitudes, over what it
+       computes.
+    2. If all terms have one sign, rounding errors do not average out: a sum may be off by half a unit in the last place per term.
     """
     loud = onnx.ModelProto()
     loud.CopyFrom(proto)
@@ -297,8 +327,8 @@ def leeway(proto: onnx.ModelProto, feeds: Feeds, wanted: dict[str, Array | None]
 
 
 def rescaled(model: Model, solution: Solution) -> Model:
-    """A copy whose weights keep a signal at its size: each with the spread of He's initialisation, random where it was
-    constant.
+    """A copy whose weights keep the size of a signal: each gets the spread of He's initialisation, sqrt(2 / fan-in). Constant
+    weights become random.
     """
     louder = model.copy(f"{model.role or 'the copy'} with rescaled weights")
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Why channels stay: what was found where they were frozen, and what those have to do with a layer that makes other ones."""
+"""Why channels stay: the reason recorded where they were frozen, and how it concerns the layer that produces them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,20 +11,24 @@ from onnxsparse.channels.discovery import Discovery
 from onnxsparse.ops.labels import Classes, Freeze, Labels
 
 Key = str
-"""What a value is called in a Discovery."""
+"""A value's key in a Discovery."""
 
 
 @dataclass(frozen=True)
 class Reasons:
-    """`later`: freezes of the resolution, after those of the walk; `choices`: of every group, the classes that can be cut."""
+    """Answers why labels stay."""
 
     found: Discovery
+    """The walk, whose freezes come first."""
     later: tuple[Freeze, ...]
+    """Freezes of the resolution, in order."""
     classes: Classes
+    """Classes after the resolution."""
     choices: Sequence[Labels]
+    """Each group's classes that can be cut."""
 
     def of_outputs(self, index: int, labels: Labels) -> Counter[str]:
-        """Reason → how many of the frozen `labels`, which are outputs of node `index`, stay for it."""
+        """Reason → how many of `labels` stay for it. `labels`: frozen output channels of node `index`."""
         carried = self._carried(index)
         counts: Counter[str] = Counter()
         for root, count in zip(*np.unique(self.classes.root[labels], return_counts=True), strict=True):
@@ -34,16 +38,16 @@ class Reasons:
     def _of_class(self, root: int, index: int, carried: set[Key]) -> str:
         at = self._first.get(root)
         if at is None:
-            return f"it stays, and why was not recorded ({self.found.places[index].name})"
+            return f"it stays for a reason that was not recorded ({self.found.places[index].name})"
         freeze = self._freezes[at]
         if self._is_direct(freeze, index, carried):
             return self._told(at)
         if freeze.output is not None:
-            return f"goes together with channels of an output of the model ({freeze.node})"
-        return f"goes together with channels that stay: {self._told(at)}"
+            return f"is tied to channels of an output of the model ({freeze.node})"
+        return f"is tied to channels that stay: {self._told(at)}"
 
     def _told(self, at: int) -> str:
-        """A freeze's reason, and what it goes back to."""
+        """A freeze's reason, followed by the reasons that caused it."""
         freeze = self._freezes[at]
         reason = freeze.reason if freeze.instead is None else self._instead(freeze.instead, at)
         told = f"{reason} ({freeze.node})"
@@ -52,15 +56,15 @@ class Reasons:
         return f"{told}: {' and '.join(why)}" if why else told
 
     def _instead(self, chosen: Labels, at: int) -> str:
-        """Whether the factor that was chosen in the place of another is cut in the end."""
+        """Whether the factor that was chosen instead of another is cut in the end."""
         roots = self.classes.root[chosen]
         if np.isin(roots, self._cuttable).any():
             return "another factor of its axis is cut instead"
         if self.classes.frozen[roots].all():
-            # of two factors that were given up for each other, each is the other's reason
+            # two factors may have been given up for each other; only earlier freezes are followed, so that this ends
             why = "".join(f": {self._told(cause)}" for cause in self._causes(chosen)[:1] if cause < at)
             return f"another factor of its axis was chosen, which stays{why}"
-        return "another factor of its axis was chosen, along which no layer has weights"
+        return "another factor of its axis was chosen, but no layer has weights along it"
 
     def _causes(self, labels: Labels) -> list[int]:
         """The first freezes of these labels' classes, in the order in which they were found."""
@@ -68,13 +72,13 @@ class Reasons:
         return sorted({at for at in found if at is not None})
 
     def _is_direct(self, freeze: Freeze, index: int, carried: set[Key]) -> bool:
-        """Whether the axis that was frozen is the node's own output, rather than one that goes together with it."""
+        """Whether the frozen axis is the node's own output, not one that is tied to it."""
         if freeze.output is not None:
             return freeze.output in carried
         return freeze.node == self.found.places[index].name or not carried.isdisjoint(self._read.get(freeze.node, ()))
 
     def _carried(self, index: int) -> set[Key]:
-        """What a node makes, and what ops of one activation make of it."""
+        """The node's outputs, and what ops with a single activation input produce from them."""
         pending = [self.found.output_key(index, at) for at in range(len(self.found.places[index].node.output))]
         carried: set[Key] = set()
         while pending:
@@ -90,7 +94,7 @@ class Reasons:
 
     @cached_property
     def _first(self) -> dict[int, int]:
-        """Class → the first freeze that it is in."""
+        """Class → position of the first freeze that contains it."""
         first: dict[int, int] = {}
         for at, freeze in enumerate(self._freezes):
             for root in np.unique(self.classes.root[freeze.labels]).tolist():
@@ -103,7 +107,7 @@ class Reasons:
 
     @cached_property
     def _read(self) -> dict[str, set[Key]]:
-        """Node → the values that it reads."""
+        """Node → keys of the values that it reads."""
         found = self.found
         return {
             place.name: {found.input_key(index, at) for at, name in enumerate(place.node.input) if name}
@@ -112,7 +116,7 @@ class Reasons:
 
     @cached_property
     def _made_of_it_alone(self) -> dict[Key, list[Key]]:
-        """Value → what nodes make that read no other value with channels, and multiply by no weights."""
+        """Value → outputs of the nodes that read no other followed value and have no multiply-accumulates."""
         made: dict[Key, list[Key]] = {}
         for index, place in enumerate(self.found.places):
             spec = self.found.spec(index)

@@ -1,8 +1,13 @@
-"""The reference that a cut is held against: the original, with the removed channels left out where they are consumed.
+"""The masked reference of a cut: the original model, with removed channels left out where they are consumed.
 
-It shares nothing with the cutter but the labels: no tensor becomes smaller, no shape changes. Where an op sums over a cut axis,
-the removed indices are zero in its weights, or in the activation where there are no weights; where it averages or normalises over
-one, it is written out over what is left (`ops.masking`).
+For every node, in order:
+
+1. If it sums over a cut axis, removed indices become zero (the zero point, in integers) in its constant weights; in its
+   activations if it has none.
+2. If it reduces over a cut axis in another way (mean, normalisation), its op's `masked` rule writes it over the kept channels.
+3. Any other node stays as it is.
+
+No tensor becomes smaller and no shape changes. The reference shares labels with the cutter, but no code.
 """
 
 from dataclasses import dataclass, field
@@ -23,20 +28,29 @@ from onnxsparse.ops.masking import Masking
 
 
 def masked_reference(model: Model, solution: Solution, removed: Removed) -> Model:
-    """A copy of `model`, on whose graph `solution` was found."""
+    """A copy of `model`, the model on which `solution` was found, that computes as if the channels in `removed` were absent."""
     return Reference(model.copy("the reference with masked channels"), solution, removed).build()
 
 
 @dataclass
 class Reference:
+    """The state while a reference is built."""
+
     model: Model
+    """The copy that becomes the reference."""
     solution: Solution
+    """Labels and classes."""
     removed: Removed
+    """Label → whether its class is cut."""
     made: dict[str, Array] = field(default_factory=dict)
+    """Name → new constant."""
     ordered: list[onnx.NodeProto] = field(default_factory=list)
+    """Nodes of the graph that is being written, in order."""
     count: int = 0
+    """Number of new names."""
 
     def build(self) -> Model:
+        """Write the reference; returns `model`."""
         graph = self.model.proto.graph
         self.values = Values(self.solution.found)
         places = list(all_places(Graph(graph)))
@@ -46,7 +60,7 @@ class Reference:
             self._sum(index, place.node)
             if not self._look_over(index, place.node):
                 self.ordered.append(place.node)
-        # from the inside out: a node's copy has its bodies with it
+        # inner graphs first, because copying a node copies its bodies
         for inner in {id(place.graph): place.graph for place in places}.values():
             replace_all(inner.proto.node, ordered[id(inner)])
         for name, value in self.made.items():
@@ -65,7 +79,7 @@ class Reference:
         return None if labels is None or not self.removed[labels].any() else self.removed[labels]
 
     def _sum(self, index: int, node: onnx.NodeProto) -> None:
-        """Zeros in the weights of a sum; in the activations only where it has none."""
+        """Step 1: zeros in the weights of a sum, or in the activations if it has none."""
         pairs = [
             (at, axis) for at, axis in self.solution.found.contracted.get(index, []) if self._gone(index, at, axis) is not None
         ]
@@ -87,7 +101,7 @@ class Reference:
         return self._constant(f"{node.output[0]}_masked{at}", array)
 
     def _zero_point(self, index: int, at: int, array: Array) -> Array:
-        """What stands for zero in a weight: 0, or an integer of the op's own, one for all or one per output."""
+        """What represents zero in a weight: 0, or the integers of its zero point, shaped to broadcast against the weight."""
         slot = self._quantized_slot(index, at)
         if slot is None or slot.zero_point is None:
             return np.zeros((), array.dtype)
@@ -103,7 +117,7 @@ class Reference:
         return point.reshape(shape)
 
     def _quantized_slot(self, index: int, at: int) -> WeightSlot | None:
-        """Of an input whose zeros are where its zero point is."""
+        """The slot of an input that has a zero point. None for any other input."""
         spec, op = self.solution.found.spec(index), self.solution.found.view(index)
         slots = () if spec is None else spec.weights
         return next((s for s in slots if s.at == at and s.zero_point is not None and op.has_input(s.zero_point)), None)
@@ -123,14 +137,18 @@ class Reference:
         return self._add("Mul", [node.input[at], self._constant("mask", mask.astype(np.float32))])
 
     def _zeroed_bytes(self, value: str, mask: Array, point: str, known: Array | None) -> str:
-        """As above, of integers; by way of int32, since onnxruntime selects among few types. A computed zero point is uint8."""
+        """Integers with removed elements at the zero point. They pass through int32, because onnxruntime's Where supports few
+        types.
+
+        A computed zero point is uint8, the only type that DynamicQuantizeLinear produces.
+        """
         wide = [self._add("Cast", [name], to=TensorProto.INT32) for name in (value, point)]
         chosen = self._add("Where", [self._constant("mask", mask), *wide])
         narrow = np.dtype(np.uint8) if known is None else known.dtype
         return self._add("Cast", [chosen], to=helper.np_dtype_to_tensor_dtype(narrow))
 
     def _look_over(self, index: int, node: onnx.NodeProto) -> bool:
-        """Whether the node was written out over what is left."""
+        """Step 2; returns whether the node was replaced."""
         spec = self.solution.found.spec(index)
         rank = len(self.solution.axes_at(index, 0) or ()) if node.input else 0
         if spec is None or spec.channels.masked is None or all(self._gone(index, 0, axis) is None for axis in range(rank)):
@@ -138,6 +156,7 @@ class Reference:
         finished: dict[int, str] = {}
 
         def again(first: str) -> str:
+            """Add a copy of the node with another first input; returns its output's name."""
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
             copy.input[0] = first

@@ -1,4 +1,4 @@
-"""Which channels go: per group or over all groups, to a ratio, a share of the MACs or of the operations."""
+"""Choosing channels: per group or over all groups, to a ratio or to a share of the multiply-accumulates."""
 
 import math
 from collections.abc import Sequence
@@ -11,29 +11,36 @@ from onnxsparse.channels.importance import Scores
 from onnxsparse.ops.labels import Labels
 
 BISECTIONS = 12
-"""Steps in which a ratio is found that leaves a wanted share of the MACs: to a part in four thousand."""
+"""Bisection steps for a share of the multiply-accumulates: they find the ratio to 1 / 4096, finer than one channel of most
+layers.
+"""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How channels are chosen. `ratio`: of each group's, or of all; `cap`: of any one group's."""
+    """How channels are chosen."""
 
     ratio: float
+    """Share of channels to cut: of each group, or of all groups together."""
     over_all: bool = False
+    """Whether the least important channels of all groups are cut, not the same share of each."""
     round_to: int = 8
+    """Sizes that remain are multiples of this number of channels."""
     floor: int = 1
+    """Smallest size that remains along an axis."""
     cap: float = 1.0
+    """Largest share that is cut from one group."""
 
 
 def choose_channels(groups: Sequence[Group], scores: Scores, choice: Choice) -> Labels:
-    """The classes to cut: those that matter least."""
+    """Classes to cut: the least important ones."""
     counts = shares_over_all(groups, scores, choice) if choice.over_all else [choice.ratio for _ in groups]
     chosen = [least(group, scores, share, choice) for group, share in zip(groups, counts, strict=True)]
     return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
 
 
 def least(group: Group, scores: Scores, share: float, choice: Choice) -> Labels:
-    """Ties go to the later channel."""
+    """The least important classes of a group, `share` of them; of equal scores the later channel is cut."""
     kept = kept_channels(group.classes.size, min(share, choice.cap), choice.round_to, group.width)
     kept = min(group.classes.size, max(kept, math.ceil(choice.floor / group.width)))
     order = np.argsort(-scores[group.classes], kind="stable")
@@ -42,7 +49,9 @@ def least(group: Group, scores: Scores, share: float, choice: Choice) -> Labels:
 
 
 def shares_over_all(groups: Sequence[Group], scores: Scores, choice: Choice) -> list[float]:
-    """Each group's share of the least important channels overall, scores divided by their group's mean."""
+    """Each group's share of the least important channels of all groups. Scores are divided by their group's mean; channels
+    count by width.
+    """
     relative = [scores[g.classes] / max(float(scores[g.classes].mean()), 1e-30) for g in groups]
     weights = [np.full(g.classes.size, g.width) for g in groups]
     if not groups:
@@ -57,7 +66,10 @@ def shares_over_all(groups: Sequence[Group], scores: Scores, choice: Choice) -> 
 
 
 def choose_for_macs(solution: Solution, groups: Sequence[Group], scores: Scores, choice: Choice, macs: int) -> Labels:
-    """The mildest ratio that leaves at most `macs`, or the most there is if none does."""
+    """The choice with the smallest ratio that leaves at most `macs` multiply-accumulates.
+
+    If none does, the choice at ratio 1.
+    """
     low, high = 0.0, 1.0
     best = choose_channels(groups, scores, with_ratio(choice, high))
     for _ in range(BISECTIONS):
@@ -71,4 +83,5 @@ def choose_for_macs(solution: Solution, groups: Sequence[Group], scores: Scores,
 
 
 def with_ratio(choice: Choice, ratio: float) -> Choice:
+    """The same choice with another ratio."""
     return Choice(ratio, choice.over_all, choice.round_to, choice.floor, choice.cap)

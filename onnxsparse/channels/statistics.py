@@ -1,4 +1,4 @@
-"""What channels do on data: their mean and mean magnitude, one sample at a time."""
+"""Channel statistics on data: mean and mean magnitude, one sample at a time; and bias compensation by them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,15 +19,22 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ChannelMeans:
-    """Of one value along one axis."""
+    """Statistics of one value along one axis."""
 
     axis: int
+    """The axis."""
     mean: Vector
+    """Mean per index."""
     magnitude: Vector
+    """Mean magnitude per index."""
 
 
 def channel_means(model: Model, solution: Solution, feeds: tuple[Feeds, ...]) -> dict[str, ChannelMeans]:
-    """Of every float activation with one labelled axis; the samples pass one by one, so that memory does not grow with them."""
+    """Name → statistics of every float value that a linear op sums over. Samples run one by one, so memory does not grow with
+    them.
+
+    Raises BackendError if onnxruntime does not run the model.
+    """
     wanted = dict(labelled_values(solution))
     if not wanted:
         return {}
@@ -44,12 +51,13 @@ def channel_means(model: Model, solution: Solution, feeds: tuple[Feeds, ...]) ->
 
 
 def average(value: Array, axis: int) -> Vector:
+    """Mean over all axes but `axis`, in float64."""
     found: Vector = value.mean(tuple(i for i in range(value.ndim) if i != axis), dtype=np.float64)
     return found
 
 
 def labelled_values(solution: Solution) -> Iterator[tuple[str, int]]:
-    """Inputs of linear ops along the axis that they sum over."""
+    """(name, axis) of the activations that linear ops of the main graph sum over."""
     for index, pairs in solution.found.contracted.items():
         place = solution.found.places[index]
         for at, axis in pairs if not place.graph.scope else ():
@@ -59,8 +67,9 @@ def labelled_values(solution: Solution) -> Iterator[tuple[str, int]]:
 
 
 def compensate(cut: Model, original: Model, solution: Solution, removed: Removed, means: dict[str, ChannelMeans]) -> int:
-    """Fold the expected value of removed channels into the bias of the convolutions and Gemms that read them; returns how
-    many.
+    """Add the expected contribution of removed channels to the biases of the convolutions and Gemms that read them.
+
+    Changes `cut`; returns the number of changed biases. A node without a bias of its own is skipped.
     """
     nodes = {node.output[0]: node for node in cut.proto.graph.node if node.output}
     done = 0
@@ -83,7 +92,7 @@ def compensate(cut: Model, original: Model, solution: Solution, removed: Removed
 
 
 def only_biases_differ(proven: Model, folded: Model) -> bool:
-    """Whether two models are the same but for values of biases: what was proven of one then holds for the other's weights."""
+    """Whether two models differ in values of biases alone, so that a proof of one covers the weights of the other."""
     if list(proven.weights) != list(folded.weights) or len(proven.proto.graph.node) != len(folded.proto.graph.node):
         return False
     others = not_biases(folded)
@@ -98,7 +107,7 @@ def only_biases_differ(proven: Model, folded: Model) -> bool:
 
 
 def not_biases(model: Model) -> set[str]:
-    """The constants that something else than a layer's bias reads."""
+    """Constants with a user that does not read them as a layer's bias."""
     biases, others = set[str](), set[str]()
     for node in model.proto.graph.node:
         spec = find(node.domain, node.op_type, model.opset(node.domain))
@@ -111,9 +120,10 @@ def not_biases(model: Model) -> set[str]:
 def bias_shift(
     original: Model, solution: Solution, removed: Removed, means: dict[str, ChannelMeans], index: int
 ) -> Vector | None:
-    """Σ over removed inputs of weight × expected value, for the outputs that are kept; None where it does not apply.
+    """Σ over removed inputs of weight × expected value, per output that is kept. None if the node is not affected, or the sum
+    cannot be formed.
 
-    Exact for a Gemm and inside a convolution; at its padded border a part of the kernel sees zeros instead.
+    Exact for a Gemm and inside a convolution. At a padded border part of the kernel sees zeros instead of expected values.
     """
     spec, op = solution.found.spec(index), solution.found.view(index)
     if spec is None or spec.fold.absorb is None or op.number("group", 1) != 1:

@@ -1,4 +1,4 @@
-"""A model in float32 alone, whatever its floats were, so that a proof is as sharp for half precision as for any other."""
+"""Models converted to float32, so that a proof is as sharp for half precision as for single precision."""
 
 import numpy as np
 import onnx
@@ -8,24 +8,26 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import bodies, tensors
 
 OTHER_FLOATS = frozenset((TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))
+"""Float types that are converted."""
 
 TYPE_ATTRIBUTES = frozenset(("to", "dtype", "output_dtype", "output_datatype"))
-"""Where a node says which element type it makes."""
+"""Attributes that hold a node's output type."""
 
 
 def is_in_float32(model: Model) -> bool:
-    """Whether nothing that the model is fed, holds or converts to is a float of another size."""
+    """Whether no input, constant or conversion of the model has another float type."""
     held = any(tensor.data_type in OTHER_FLOATS for _, _, tensor in tensors(model.proto))
     fed = any(value.type.tensor_type.elem_type in OTHER_FLOATS for value in model.proto.graph.input)
     return not held and not fed and not any(is_other(a) for node in every_node(model.proto) for a in node.attribute)
 
 
 def is_other(attribute: onnx.AttributeProto) -> bool:
+    """Whether the attribute is an output type among OTHER_FLOATS."""
     return attribute.name in TYPE_ATTRIBUTES and attribute.i in OTHER_FLOATS
 
 
 def widened(model: Model) -> Model:
-    """A copy in which every other float is a float32: what is fed, held, recorded, made and converted to."""
+    """A copy in which every float type is float32: inputs, constants, recorded types, and conversions."""
     twin = model.copy(f"{model.role or 'the copy'} in float32")
     for scope, name, tensor in tensors(twin.proto):
         if tensor.data_type not in OTHER_FLOATS:
@@ -45,6 +47,7 @@ def widened(model: Model) -> Model:
 
 
 def every_graph(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
+    """The main graph and all bodies within it, outer ones first."""
     found = [proto.graph]
     for graph in found:
         found += [body for node in graph.node for a in node.attribute for body in bodies(a)]
@@ -52,5 +55,6 @@ def every_graph(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
 
 
 def every_node(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Nodes of all graphs and functions."""
     inside = [node for graph in every_graph(proto) for node in graph.node]
     return inside + [node for function in proto.functions for node in function.node]

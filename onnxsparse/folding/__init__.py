@@ -1,4 +1,12 @@
-"""The same computation in fewer nodes: over an onnx-graphsurgeon graph, one body at a time."""
+"""Folding: the same computation in fewer nodes, on an onnx-graphsurgeon graph, one body at a time.
+
+1. `passing` removes Identity and Dropout.
+2. `constants` replaces values that follow from constants.
+3. `linear` folds batch normalisation and arithmetic with constants into the linear op upstream.
+4. `padding` folds Pads of zeros into the ops downstream.
+
+Unless `may_grow` is set, steps 2 and 3 leave out folds that would make the file larger (`growth`).
+"""
 
 from onnxsparse.folding.constants import computes_on_constants, fold_constants
 from onnxsparse.folding.linear import fold_affine
@@ -14,9 +22,10 @@ __all__ = ["computes_on_constants", "fix_defaults", "fold", "fold_all_constants"
 
 
 def fold(model: Model, constants: bool = True, batch_norm: bool = True, pads: bool = True, *, may_grow: bool = False) -> Folding:
-    """Remove Identity and Dropout, and fold constants, batch normalisation and padding; returns what was done, and left.
+    """Fold `model` in place; returns what was folded, and how many folds were left out because the file would grow.
 
-    `may_grow`: whether a weight that several nodes use may be copied, or a constant written in two forms, for it.
+    `may_grow`: whether the file may grow, by copies of a weight that several nodes use or by a constant stored in two forms. The
+    other flags switch steps off.
     """
     folding = Folding(model, may_grow)
     with model.edit() as edited:
@@ -34,7 +43,7 @@ def fold(model: Model, constants: bool = True, batch_norm: bool = True, pads: bo
 
 
 def fold_all_constants(model: Model) -> int:
-    """Replace what is computed from constants alone, everywhere, even if the file grows; returns how many values that were."""
+    """Replace every value that follows from constants, even if the file grows; returns the number of replaced values."""
     folding = Folding(model, may_grow=True)
     with model.edit() as edited:
         folding.look(edited)
@@ -45,7 +54,7 @@ def fold_all_constants(model: Model) -> int:
 
 
 def fix_defaults(model: Model) -> int:
-    """Take inputs that have a default off the list of inputs; returns how many."""
+    """Make inputs with a default value constants; returns their number."""
     fixed = overridable(model.proto)
     inputs = model.proto.graph.input
     replace_all(inputs, [value for value in inputs if value.name not in fixed])
@@ -53,7 +62,7 @@ def fix_defaults(model: Model) -> int:
 
 
 def remember(folding: Folding) -> None:
-    """Say in the model's metadata which tensor each new one was made from."""
+    """Record in the model's metadata which tensor each new one was derived from."""
     weights = folding.model.weights
     made = {new: old for new, old in folding.names.items() if new in weights and new != old}
     metadata.remember_names(folding.model.proto, made)

@@ -1,4 +1,13 @@
-"""What is computed from constants alone."""
+"""Constant folding: values that follow from constants alone become initializers.
+
+1. Nodes are evaluated in order, each in onnxruntime, if all their inputs are known. Random ops and ops with bodies are not.
+2. Ops that are not `allowed` (generators, quantizers, ops that enlarge) stay, and are evaluated only if they give few integers
+   (`makes`), so that size arithmetic downstream can fold.
+3. Values that a node outside of the folded region uses are candidates for replacement.
+4. With `may_grow`, a candidate must not exceed its sources by more than SLACK_BYTES. Without it, the file must not grow
+   (`growth.affordable`).
+5. Replaced values become initializers, and nodes without users are removed.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,22 +27,26 @@ from onnxsparse.ops import find
 from onnxsparse.runtime.session import runner
 
 SLACK_BYTES = 4096
-"""Where the file may grow, a folded constant may be this much larger than its sources; generated weights stay generated."""
+"""Bytes by which a folded constant may exceed its sources where the file may grow, and bound on what is evaluated from an op
+that stays. Large enough for vectors of sizes and biases; generated weights, which are larger, stay generated.
+"""
 
 INTEGER_BYTES = 8
-"""At most, of one element."""
+"""Bytes per integer element, at most."""
 
 
 @dataclass(frozen=True)
 class Computed:
-    """A value that follows from constants: itself, and the constants it came from with their sizes in bytes."""
+    """A value that follows from constants."""
 
     values: Array
+    """The value."""
     sources: dict[str, int]
+    """Name → size in bytes of each constant that it follows from."""
 
 
 def computes_on_constants(model: Model) -> bool:
-    """Whether a float tensor is computed from constants in the graph, by more than another view of one."""
+    """Whether a node of the main graph computes a float tensor from constants, other than as a view of one."""
     graph = main_graph(model.proto)
     stored = graph.initializers.keys() - graph.overridable
     constant = {name for name in stored if is_float(graph.initializers[name])}
@@ -49,11 +62,12 @@ def computes_on_constants(model: Model) -> bool:
 
 
 def is_float(tensor: onnx.TensorProto) -> bool:
+    """Whether the elements are floats of 16, 32 or 64 bits."""
     return tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def fold_constants(folding: Folding, graph: Any) -> None:
-    """Nodes that compute on constants alone, where their results take no more room than what they are computed from."""
+    """Fold the constants of one graph; its bodies are folded before it."""
     known: dict[int, Computed] = {}
     made: list[Any] = []
     for node in graph.nodes:
@@ -75,12 +89,12 @@ def fold_constants(folding: Folding, graph: Any) -> None:
         if not any(o.outputs or id(o) in outputs for o in node.outputs):
             node.inputs.clear()
             gone.add(id(node))
-    # list.remove compares nodes field by field
+    # graphsurgeon compares nodes field by field, so list.remove would be quadratic in large graphs
     graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
 
 
 def replacements(node: Any, known: dict[int, Computed], inside: set[int]) -> Iterator[Replacement]:
-    """What a node computes from constants, where a node uses it that is not replaced itself, as those `inside` are."""
+    """The values of `node` that have users outside of the folded region `inside` (identities of nodes)."""
     for tensor in node.outputs:
         found = known.get(id(tensor))
         users = tuple(user for user in tensor.outputs if id(user) not in inside)
@@ -89,13 +103,13 @@ def replacements(node: Any, known: dict[int, Computed], inside: set[int]) -> Ite
 
 
 def folds(folding: Folding, node: Any) -> bool:
-    """Whether a node whose inputs are known may be replaced by its result."""
+    """Whether a node with known inputs may be replaced by its result."""
     spec = folding.spec(node)
     return spec is not None and spec.fold.allowed
 
 
 def compute(folding: Folding, node: Any, known: dict[int, Computed]) -> dict[int, Computed]:
-    """The outputs of a node whose inputs are all known, by identity of the tensor; empty for another node."""
+    """Identity of an output tensor → its value, for a node whose inputs are all known; empty for any other node."""
     spec = folding.spec(node)
     if is_constant_node(node):
         values = node.attrs["value"].values
@@ -104,7 +118,7 @@ def compute(folding: Folding, node: Any, known: dict[int, Computed]) -> dict[int
     if spec is None or spec.random or spec.body is not None or not inputs or not all(o.name for o in node.outputs):
         return {}
     if not all(isinstance(t, gs.Constant) or id(t) in known for t in inputs):
-        return {}  # before the weights that it reads are copied into memory
+        return {}  # here already: `stored` would load the weights that the node reads
     given = [(t, stored(t, known)) for t in inputs]
     if any(found.values.dtype == object for _, found in given):
         return {}
@@ -116,20 +130,21 @@ def compute(folding: Folding, node: Any, known: dict[int, Computed]) -> dict[int
 
 
 def makes_few(folding: Folding, node: Any, inputs: list[Array]) -> bool:
-    """Whether an op that stays where it is makes so little that what is computed from it can be stored."""
+    """Whether an op that stays gives so few integers that values computed from them can be stored."""
     spec = folding.spec(node)
     made = None if spec is None or spec.fold.makes is None else spec.fold.makes(folding.view(node), inputs)
     return made is not None and made * INTEGER_BYTES <= SLACK_BYTES
 
 
 def stored(tensor: Any, known: dict[int, Computed]) -> Computed:
+    """The value of a constant, or of a computed tensor."""
     if isinstance(tensor, gs.Constant):
         return Computed(tensor.values, {tensor.name: tensor.values.nbytes})
     return known[id(tensor)]
 
 
 def run_node(folding: Folding, node: Any, feeds: dict[str, Array]) -> list[Array]:
-    """One node in onnxruntime, so that the result is what the runtime would compute; empty where it cannot."""
+    """The outputs of one node in onnxruntime, so that values are those of the runtime; empty if it cannot run the node."""
     proto = folding.view(node).node
     inputs = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()]
     outputs = [onnx.ValueInfoProto(name=o.name) for o in node.outputs]
@@ -145,7 +160,9 @@ def run_node(folding: Folding, node: Any, feeds: dict[str, Array]) -> list[Array
 
 
 def constant_for(folding: Folding, tensor: Any, found: Computed) -> Any:
-    """The initializer that stands for a computed value."""
+    """An initializer with a computed value; if it follows from exactly one matrix of weights, it is recorded as derived from
+    that.
+    """
     folding.count("constant folded")
     weights = folding.model.weights
     learnt = [name for name in found.sources if name in weights and weights[name].dtype.kind == "f" and weights[name].ndim > 1]

@@ -1,6 +1,6 @@
-"""What a fold costs in the file: the tensors it adds, less the nodes and constants that nothing uses any more.
+"""The cost of a fold in the file: bytes of tensors that it adds, minus bytes of nodes and constants that become unused.
 
-What the metadata say of names is not counted.
+Metadata about names is not counted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,20 +18,23 @@ from onnxsparse.ir.weights import Array
 
 @dataclass(frozen=True)
 class Replacement:
-    """A value that a new constant may take the place of, for these nodes. `maker`: what computes it now."""
+    """A computed value that a new constant can replace."""
 
     tensor: Any
+    """The value's tensor."""
     maker: Any
+    """The node that computes it now."""
     users: tuple[Any, ...]
+    """The nodes that would read the constant."""
     values: Array
+    """The value."""
 
 
 def affordable(folding: Folding, graph: Any, wanted: Sequence[Replacement], computed: Sequence[Any]) -> list[Replacement]:
-    """Those with which the file does not get larger.
+    """The replacements that leave the file no larger.
 
-    1. Replacements that hang together by common constants or nodes are looked at together: one alone may not free what they
-       share.
-    2. While they add more than they free, the largest is left out.
+    1. Replacements that share constants or nodes are judged together, because one alone may not free what they share.
+    2. While such a group adds more bytes than it frees, its largest replacement is left out.
 
     `computed`: the nodes that follow from constants, in order.
     """
@@ -46,10 +49,11 @@ def affordable(folding: Folding, graph: Any, wanted: Sequence[Replacement], comp
 
 
 def connected(wanted: Sequence[Replacement], computed: Sequence[Any]) -> list[tuple[list[Replacement], list[Any]]]:
-    """Replacements in groups that share nothing, each with the nodes of `computed` that belong to it."""
+    """Replacements in groups that share no constant or node, each with its nodes of `computed`."""
     parents: dict[int, int] = {}
 
     def root(item: int) -> int:
+        """The representative of an item's group (union-find with path halving)."""
         while parents.setdefault(item, item) != item:
             parents[item] = item = parents[parents[item]]
         return item
@@ -68,7 +72,7 @@ def connected(wanted: Sequence[Replacement], computed: Sequence[Any]) -> list[tu
 
 
 def growth(folding: Folding, outputs: set[int], chosen: Sequence[Replacement], computed: Sequence[Any]) -> int:
-    """Bytes that the file gains by these replacements, negative where it loses some."""
+    """Bytes that the file gains by these replacements; negative if it shrinks."""
     dead = unused(outputs, chosen, computed)
     gone = {id(node) for node in dead}
     constants = {id(t): t for node in dead for t in node.inputs if isinstance(t, gs.Constant)}
@@ -78,7 +82,7 @@ def growth(folding: Folding, outputs: set[int], chosen: Sequence[Replacement], c
 
 
 def unused(outputs: set[int], chosen: Sequence[Replacement], computed: Sequence[Any]) -> list[Any]:
-    """The nodes of `computed` that nothing needs once the replacements are made."""
+    """The nodes of `computed` that nothing uses after the replacements."""
     served: Mapping[int, set[int]] = {id(r.tensor): {id(user) for user in r.users} for r in chosen}
     dead: dict[int, Any] = {}
     for node in reversed(computed):
@@ -92,25 +96,25 @@ def unused(outputs: set[int], chosen: Sequence[Replacement], computed: Sequence[
 
 
 def all_outputs(graph: Any) -> set[int]:
-    """Identities of the outputs of a graph and of the bodies in it."""
+    """Identities of the outputs of a graph and its bodies."""
     return {id(tensor) for body in bodies(graph) for tensor in body.outputs}
 
 
 def constant_bytes(name: str, values: Array) -> int:
-    """Of an initializer of these values."""
+    """Bytes of a new initializer in the file."""
     kind = helper.np_dtype_to_tensor_dtype(values.dtype)
     return onnx.TensorProto(name=name, dims=values.shape, data_type=kind).ByteSize() + values.nbytes + 2 * FIELD_BYTES
 
 
 def stored_bytes(folding: Folding, constant: Any) -> int:
-    """Of an initializer that is there."""
+    """Bytes of an existing initializer in the file."""
     if id(constant) in folding.stored:
         return folding.stored[id(constant)][1]
     return constant_bytes(constant.name, np.asarray(constant.values))
 
 
 def node_bytes(folding: Folding, node: Any) -> int:
-    """Of a node, with the value of a Constant."""
+    """Bytes of a node in the file; those of a Constant include its value."""
     if not is_constant_node(node):
         return folding.view(node).node.ByteSize() + FIELD_BYTES
     header = helper.make_node(node.op, [], [t.name for t in node.outputs], name=node.name)
@@ -118,6 +122,6 @@ def node_bytes(folding: Folding, node: Any) -> int:
 
 
 def is_shared(constant: Any, users: Iterable[Any]) -> bool:
-    """Whether other nodes use a constant as well."""
+    """Whether a constant has users other than these."""
     own = {id(user) for user in users}
     return any(id(user) not in own for user in constant.outputs)

@@ -1,4 +1,13 @@
-"""Batch normalisation, and arithmetic with constants, into the linear op before it."""
+"""Batch normalisation, and arithmetic with constants, folded into the linear op upstream.
+
+1. The node must be affine per channel with a single input that is not constant, and that input must come from a linear op with
+   stored weights and no other user.
+2. Without `may_grow`, the bytes that the fold adds must not exceed those it frees.
+3. The linear op's weight is scaled and its bias shifted; constants with other users are copied first.
+4. The linear op produces the node's output, and the node is removed.
+
+Formulas: `ops/folding.py`.
+"""
 
 from typing import Any
 
@@ -12,7 +21,7 @@ from onnxsparse.ops.facets import Affine, ScaleShift
 
 
 def fold_affine(folding: Folding, graph: Any) -> None:
-    """Batch normalisation, and arithmetic with constants, into the linear op before it."""
+    """Fold the affine nodes of one graph."""
     for node in list(graph.nodes):
         spec = folding.spec(node)
         if spec is None or spec.fold.affine is None or not spec.fold.affine.when(folding.view(node)):
@@ -38,7 +47,7 @@ def fold_affine(folding: Folding, graph: Any) -> None:
 
 
 def added_bytes(folding: Folding, maker: Any, found: ScaleShift, parameter: str) -> int:
-    """What the file gains where a node takes a scale and shift in: copies of constants that others use, or a new bias."""
+    """Bytes that the file gains if `maker` takes in a scale and shift: copies of shared constants, or a new bias."""
     spec = folding.spec(maker)
     assert spec is not None
     assert spec.fold.absorb is not None
@@ -55,22 +64,23 @@ def added_bytes(folding: Folding, maker: Any, found: ScaleShift, parameter: str)
 
 
 def copy_bytes(constant: Any, node: Any) -> int:
-    """Of a copy, which is dense."""
+    """Bytes of a dense copy of a constant."""
     return constant_bytes(copy_name(constant, node), np.empty(tuple(constant.shape), constant.dtype))
 
 
 def copy_name(constant: Any, node: Any) -> str:
-    """Of the copy of a constant that `node` has for itself."""
+    """Name of the copy of a constant that `node` gets."""
     return f"{constant.name}/{node.name or node.outputs[0].name}"
 
 
 def freed_bytes(folding: Folding, node: Any) -> int:
-    """What the file loses with a node: itself, and the constants that it alone uses."""
+    """Bytes that the file loses with a node: its own, and those of constants without another user."""
     own = {id(t): t for t in node.inputs if isinstance(t, gs.Constant) and not is_shared(t, [node])}
     return node_bytes(folding, node) + sum(stored_bytes(folding, t) for t in own.values())
 
 
 def scale_shift(folding: Folding, affine: Affine, node: Any, maker: Any, channels: int) -> ScaleShift | None:
+    """The node's scale and shift per channel. None if it computes something else with these constants."""
     spec = folding.spec(maker)
     assert spec is not None
     assert spec.fold.absorb is not None
@@ -79,7 +89,10 @@ def scale_shift(folding: Folding, affine: Affine, node: Any, maker: Any, channel
 
 
 def absorbed_channels(folding: Folding, graph: Any, maker: Any) -> int | None:
-    """How many channels a linear op makes, if its weights are stored and its output goes nowhere else."""
+    """Number of output channels of a linear op that can take in a scale and shift. None if it cannot.
+
+    Its weight and bias must be stored, and its output must have one user.
+    """
     spec = folding.spec(maker)
     if spec is None or spec.fold.absorb is None or not any(n is maker for n in graph.nodes):
         return None
@@ -91,16 +104,17 @@ def absorbed_channels(folding: Folding, graph: Any, maker: Any) -> int | None:
     if not stored or not alone or np.dtype(weight.dtype).kind != "f" or not spec.fold.absorb.when(folding.view(maker)):
         return None
     channels = spec.fold.absorb.outputs(folding.view(maker), tuple(weight.shape))
-    # a bias of other sizes has rows of its own
+    # a bias with more rows differs between rows, and a shift per channel cannot be added to it in place
     return channels if bias is None or tuple(bias.shape) in ((channels,), (1, channels), (1,), (1, 1), ()) else None
 
 
 def optional_input(node: Any, at: int) -> Any:
+    """Input `at`. None if it is missing."""
     return node.inputs[at] if at < len(node.inputs) and node.inputs[at].name else None
 
 
 def absorb(folding: Folding, node: Any, found: ScaleShift, parameter: Any) -> None:
-    """`parameter`: the constant that the shift was computed from."""
+    """Scale a node's weight and shift its bias. `parameter`: the constant that the shift is derived from."""
     spec = folding.spec(node)
     assert spec is not None
     assert spec.fold.absorb is not None
@@ -113,7 +127,7 @@ def absorb(folding: Folding, node: Any, found: ScaleShift, parameter: Any) -> No
     old = 0.0 if bias is None else bias.values.reshape(-1).astype(np.float64)
     shifted = (old * found.scale + found.shift).astype(weight.values.dtype)
     if bias is None:
-        # the shift's own parameter gives its name, so that the bias is where the training framework has it
+        # named after the parameter, so that the new bias can be traced to the training framework's parameter
         fresh = gs.Constant(unused_name(folding, f"{parameter.name}/folded"), shifted)
         folding.names[fresh.name] = parameter.name
     else:
@@ -125,7 +139,7 @@ def absorb(folding: Folding, node: Any, found: ScaleShift, parameter: Any) -> No
 
 
 def replaced(folding: Folding, constant: Any, values: Array, node: Any) -> Any:
-    """The constant with new values: itself if `node` alone uses it, else a copy with a name of its own."""
+    """The constant with new values: itself if `node` is its only user, else a copy with a new name."""
     if len(constant.outputs) == 1 and constant.values.shape == values.shape:
         constant.values = values
         return constant
@@ -135,5 +149,6 @@ def replaced(folding: Folding, constant: Any, values: Array, node: Any) -> Any:
 
 
 def unused_name(folding: Folding, name: str) -> str:
+    """A free tensor name: `name`, or `name` with a number."""
     taken = {o for n in folding.model.proto.graph.node for o in n.output} | set(folding.model.weights) | set(folding.names)
     return next(n for i in range(1000) if (n := f"{name}.{i}" if i else name) not in taken)

@@ -1,4 +1,11 @@
-"""Zeros that a node puts around a tensor, into the ops that read it."""
+"""Pads of zeros folded into the ops that read them.
+
+1. A Pad must add zeros, in constant numbers.
+2. Every user must be able to take them into its own padding (`take_zeros`); otherwise the Pad stays.
+3. The users read the Pad's input, and the Pad and Constants without users are removed.
+
+Formulas: `ops/padding.py`.
+"""
 
 from typing import Any
 
@@ -10,7 +17,7 @@ from onnxsparse.ops.padding import Attributes, Zeros
 
 
 def fold_pads(folding: Folding, graph: Any) -> None:
-    """From the last node to the first, so that of two Pads in a row both go."""
+    """Fold the Pads of one graph, from last to first, so that of two Pads in a row both fold."""
     for node in reversed(list(graph.nodes)):
         zeros = zeros_around(folding, node)
         taken = None if zeros is None else taken_in(folding, graph, node.outputs[0], zeros)
@@ -24,6 +31,7 @@ def fold_pads(folding: Folding, graph: Any) -> None:
 
 
 def zeros_around(folding: Folding, node: Any) -> Zeros | None:
+    """The zeros that a node adds. None if it adds none, or something else."""
     spec = folding.spec(node)
     if spec is None or spec.fold.zeros is None:
         return None
@@ -31,7 +39,7 @@ def zeros_around(folding: Folding, node: Any) -> Zeros | None:
 
 
 def constant_value(tensor: Any) -> Array | None:
-    """Of an initializer, or of a Constant node's output."""
+    """Value of an initializer or Constant node. None for any other tensor."""
     if not isinstance(tensor, gs.Constant):
         maker = tensor.inputs[0] if tensor.inputs else None
         if maker is None or not is_constant_node(maker):
@@ -42,7 +50,7 @@ def constant_value(tensor: Any) -> Array | None:
 
 
 def taken_in(folding: Folding, graph: Any, padded: Any, zeros: Zeros) -> list[tuple[Any, Attributes]] | None:
-    """The nodes that read a padded tensor and their attributes with these zeros; None where one cannot take them in."""
+    """The users of a padded tensor, each with its new attributes. None if one of them cannot take the zeros in."""
     if any(is_output(body, padded) for body in bodies(graph)):
         return None
     found = []
@@ -59,7 +67,7 @@ def taken_in(folding: Folding, graph: Any, padded: Any, zeros: Zeros) -> list[tu
 
 
 def remove(graph: Any, node: Any) -> None:
-    """With the Constant nodes that nothing else reads."""
+    """Remove a node, and the Constant nodes that only it uses."""
     makers = [tensor.inputs[0] for tensor in node.inputs[1:] if tensor.inputs and is_constant_node(tensor.inputs[0])]
     node.inputs.clear()
     node.outputs.clear()

@@ -1,4 +1,4 @@
-"""Nodes that hand on what they get."""
+"""Removal of nodes that pass their input on unchanged."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from onnxsparse.folding.rewriting import Folding, is_output, rewire
 
 
 def remove_passing(folding: Folding, graph: Any) -> None:
-    """Identity, and Dropout at inference."""
+    """Remove Identity, and Dropout at inference. One that connects a graph's input to its output stays."""
     for node in list(graph.nodes):
         spec = folding.spec(node)
         if spec is None or spec.fold.passes is None or not spec.fold.passes(folding.view(node)):
@@ -24,7 +24,9 @@ def remove_passing(folding: Folding, graph: Any) -> None:
 
 
 def take_over(graph: Any, node: Any, source: Any, result: Any) -> bool:
-    """Let the node that makes `source` make the graph output `result` instead; False where it is made elsewhere."""
+    """Let the node that produces `source` produce the graph output `result` instead. False if `source` comes from elsewhere,
+    or is an output itself.
+    """
     maker = next((n for n in graph.nodes if any(o is source for o in n.outputs)), None)
     if maker is None or is_output(graph, source):
         return False

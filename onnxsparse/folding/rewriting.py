@@ -1,4 +1,4 @@
-"""What every fold needs: what is known of a node of an onnx-graphsurgeon graph, and how tensors are exchanged in it."""
+"""Common to all folds: what is known of a node of an onnx-graphsurgeon graph, and exchanging tensors in it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,26 +15,28 @@ from onnxsparse.ir.sparse import written_bytes
 from onnxsparse.ops import OpSpec, OpView, find
 
 FIELD_BYTES = 4
-"""Of a message in its parent: its tag and length."""
+"""Bytes for the tag and length of a message within its parent, estimated: one for the tag, up to three for lengths below 2 MB."""
 
 
 @dataclass
 class Folding:
-    """What was done, and which tensor each new one was made from.
-
-    `may_grow`: whether the file may get larger by it; `left`: how many folds were left for that.
-    """
+    """The state of a fold, and its result."""
 
     model: Model
+    """The model being folded."""
     may_grow: bool = False
+    """Whether the file may become larger."""
     left: int = 0
+    """Number of folds left out because the file would grow."""
     stored: dict[int, tuple[Any, int]] = field(default_factory=dict)
-    """Constants as they came, by identity, and the bytes of each in the file."""
+    """Identity of a constant → the constant, and its bytes in the file before the fold."""
     notes: dict[str, int] = field(default_factory=dict)
+    """Description of a fold → how often it was made."""
     names: dict[str, str] = field(default_factory=dict)
+    """Name of a new tensor → the tensor it was derived from."""
 
     def look(self, graph: Any) -> None:
-        """Note what constants take in the file, before any is read, which loads it."""
+        """Record the bytes of all constants, before any is read: reading loads it, after which its stored form is unknown."""
         for body in bodies(graph):
             tensors = [t for node in body.nodes for t in (*node.inputs, *node.attrs.values())]
             for constant in tensors:
@@ -45,14 +47,18 @@ class Folding:
                     self.stored[id(constant)] = (constant, size)
 
     def count(self, what: str) -> None:
+        """Count a fold."""
         self.notes[what] = self.notes.get(what, 0) + 1
 
     def spec(self, node: Any) -> OpSpec | None:
+        """What is known of the node's op. None for an unknown op."""
         domain = node.domain or ""
         return find(domain, node.op, self.model.opset(domain))
 
     def view(self, node: Any) -> OpView:
-        """The node's attributes, names and the shapes of its initializers; without bodies, which no rule here looks at."""
+        """The node with its attributes, names and the shapes of its initializers; without bodies, which folding rules do not
+        read.
+        """
         plain = {name: value for name, value in node.attrs.items() if not isinstance(value, gs.Graph)}
         proto = helper.make_node(
             node.op, [t.name for t in node.inputs], [t.name for t in node.outputs], name=node.name, domain=node.domain or ""
@@ -63,7 +69,7 @@ class Folding:
 
 
 def bodies(graph: Any) -> Iterator[Any]:
-    """A graph and, before it, the bodies inside it."""
+    """The bodies within a graph, inner ones first, then the graph itself."""
     for node in graph.nodes:
         for value in node.attrs.values():
             if isinstance(value, gs.Graph):
@@ -72,13 +78,16 @@ def bodies(graph: Any) -> Iterator[Any]:
 
 
 def is_output(graph: Any, tensor: Any) -> bool:
+    """Whether the tensor is an output of the graph."""
     return any(o is tensor for o in graph.outputs)
 
 
 def rewire(tensor: Any, other: Any, users: list[Any]) -> None:
+    """Let `users` read `other` instead of `tensor`."""
     for user in users:
         user.inputs = [other if i is tensor else i for i in user.inputs]
 
 
 def is_constant_node(node: Any) -> bool:
+    """Whether the node is a Constant with a tensor value."""
     return isinstance(node.attrs.get("value"), gs.Constant) and not node.inputs
