@@ -105,7 +105,7 @@ def test_sizes_make_no_stem() -> None:
     ]
     built = proto(nodes, {"x": "8x16"}, ["y"], {"a": "16x16", "b": "16x16", "c": "16x16"})
     _, report = prune(built, sparsity_op=0.2)
-    spared = "spared, the target is reached without: "
+    spared = "spared, the target is reached without it: "
     assert reasons(report) == {"h0": f"{spared}stem", "h2": f"{spared}output layer"}
 
 
@@ -477,7 +477,7 @@ class TestMasks:
 
     def test_a_file_that_is_no_npz(self, tmp_path: Path) -> None:
         (tmp_path / "m.npz").write_text("no")
-        with pytest.raises(ModelError, match="it is no npz file"):
+        with pytest.raises(ModelError, match="it is not an npz file"):
             ApplyMasks(masks=tmp_path / "m.npz").run(Model.from_proto(chain(3, 4)))
 
 

@@ -19,27 +19,34 @@ from onnxsparse.records import Skip
 
 @dataclass(frozen=True)
 class Candidate:
-    """One weight tensor with all its uses. `uses`: MACs per element, over all nodes; `protected`: why it is spared at first."""
+    """One weight tensor that may be pruned, with all nodes that use it."""
 
     stored: StoredWeight
     elements: int
+    """Elements of the tensor."""
     zeros: int
+    """Elements that are zero before pruning."""
     uses: int
+    """MACs per element, summed over all nodes that use the tensor; unknown ones count as 0."""
     nodes: tuple[str, ...]
+    """The layers that use the tensor, in graph order."""
     use: WeightUse
+    """The first of its uses; the axes of blocks and N:M groups are taken from it."""
     protected: str | None
+    """Why soft protection spares the tensor ("stem", "depthwise", …); None if it is not protected."""
 
     @property
     def name(self) -> str:
+        """The name of the stored tensor, which masks are filed under."""
         return self.stored.name
 
 
 def find_candidates(
     model: Model, layers: Layers, chosen: set[str], excluded: set[str], *, by_operations: bool
 ) -> tuple[list[Candidate], list[Skip]]:
-    """Prunable tensors among the `chosen` layers, in graph order. Raises ModelError for a weight without elements.
+    """Prunable tensors among the `chosen` layers, in graph order, and a reason for every layer whose tensor is not prunable.
 
-    `by_operations`: only tensors whose uses are known.
+    `by_operations` leaves out tensors with a use whose MACs are unknown. Raises ModelError for a weight without elements.
     """
     protected = protection(model, layers)
     users: dict[str, list[tuple[Layer, WeightUse]]] = defaultdict(list)
@@ -68,13 +75,17 @@ def find_candidates(
 
 
 def why_no_weights(layer: Layer) -> str | None:
+    """Why a layer has no weight tensor to prune; None if it has one."""
     if layer.weights:
         return None
     return layer.computed_weight or "multiplies activations, it has no weights"
 
 
 def why_not_chosen(found: Sequence[tuple[Layer, WeightUse]], chosen: set[str], excluded: set[str]) -> str | None:
-    """A shared tensor is pruned only where all its users may be."""
+    """Why `chosen` and `excluded` (layer names) rule a tensor out; None if they do not.
+
+    A shared tensor is pruned only if all layers that use it may be pruned.
+    """
     nodes = [layer.node for layer, _ in found]
     if any(node in excluded for node in nodes):
         return "excluded" if len(nodes) == 1 else "excluded, or shares its weight with an excluded layer"
@@ -82,20 +93,27 @@ def why_not_chosen(found: Sequence[tuple[Layer, WeightUse]], chosen: set[str], e
 
 
 def why_not(weights: Weights, found: Sequence[tuple[Layer, WeightUse]]) -> str | None:
-    """Why a tensor cannot or should not be pruned, None if it may be."""
+    """Why a tensor cannot be pruned (packed, no common zero point) or should not be (not learnt); None if it may be."""
     stored = found[0][1].stored
     if len({(use.stored.scale, use.stored.zero_point) for _, use in found}) > 1:
-        return "its weight is read by several layers with different zero points"
+        return "several layers read its weight with different zero points"
     if stored.packing is not None:
-        return f"its weight is packed, {stored.packing.bits} bits an element"
-    # ml_dtypes' bfloat16 and float8 count as kind V
+        return f"its weight is packed at {stored.packing.bits} bits per element"
+    # numpy gives ml_dtypes' bfloat16 and float8 the kind V
     if weights[stored.name].dtype.kind not in "fiuV":
         return f"its weight has element type {weights[stored.name].dtype}"
     return why_not_learnt(weights, stored, found[0][0].depthwise)
 
 
 def protection(model: Model, layers: Layers) -> dict[str, str]:
-    """Node → why pruning spares it at first: a stem uses every weight often, depthwise and output layers have few to spare."""
+    """Layer → why soft protection spares it; unprotected layers are left out.
+
+    1. Stem: the first layers with weights after the model's inputs. Each of their weights is used at many positions.
+    2. Output layer: the last layers with weights before the model's outputs. They have few redundant weights.
+    3. Depthwise layer: one filter per channel, so few redundant weights.
+
+    Paths stop at nodes that return only sizes (Shape, Size): sizes pass through them, data does not.
+    """
     graph = Graph(model.proto.graph)
     weighted = {layer.within for layer in layers if layer.weights}
     initializers = graph.initializers
@@ -113,13 +131,16 @@ def protection(model: Model, layers: Layers) -> dict[str, str]:
 
 
 def gives_sizes(model: Model, node: onnx.NodeProto) -> bool:
-    """Whether only sizes come out: what they reach, data does not."""
+    """Whether an op's outputs hold only the sizes of its inputs, as those of Shape and Size do."""
     spec = find(node.domain, node.op_type, model.opset(node.domain))
     return spec is not None and spec.shape.value is not None
 
 
 def reach(graph: Graph, values: list[str], stops: set[str], opaque: set[str], *, forward: bool) -> set[str]:
-    """The `stops` that are met first from `values`, along the graph or against it, not through `opaque` nodes."""
+    """The first nodes in `stops` on every path from `values`, which are tensor names.
+
+    `forward` follows paths to consumers, otherwise to producers. Paths end at `opaque` nodes.
+    """
     met: set[str] = set()
     seen: set[str] = set()
     pending = list(values)

@@ -1,4 +1,4 @@
-"""How much of a model's weights have known operations: what a share of the operations can be said of."""
+"""Which weights of a model have known MACs, and so take part in sparsity_op."""
 
 from collections.abc import Sequence
 
@@ -6,18 +6,20 @@ from onnxsparse.analysis.layer import Layer, Layers, UnknownNode
 from onnxsparse.errors import ParamError
 
 MAX_NAMED = 3
+"""Layers that an error message names; the rest is an ellipsis."""
 
 
 def uncounted(layers: Layers) -> Sequence[Layer | UnknownNode]:
-    """Layers with weights whose operations are unknown, and unknown ops that read what may be weights."""
+    """Layers with weights whose MACs are unknown, then nodes of unknown ops that read stored matrices."""
     opaque = (node for node in layers.unknown if node.matrix_elements)
     return [*(layer for layer in layers if layer.weights and not layer.counted), *opaque]
 
 
 def require_counted(command: str, layers: Layers, model: str, *, partial: bool, otherwise: str) -> None:
-    """Raises ParamError where layers with weights have unknown operations, unless the caller asked for those that are known.
+    """Check that the MACs of all layers with weights are known.
 
-    `otherwise`: what else to do, in words.
+    `command` and `model` are names for the message; `otherwise` is an alternative that the message suggests, in words. Raises
+    ParamError if some are unknown, unless `partial` accepts that.
     """
     missing = uncounted(layers)
     if not missing or partial:
@@ -33,7 +35,7 @@ def require_counted(command: str, layers: Layers, model: str, *, partial: bool, 
 
 
 def unknown_operations(layers: Layers) -> list[str]:
-    """Of how many weights the operations are known, and of how many layers they are not; empty where all are known."""
+    """One note: the share of the weights whose MACs are known, and the number of layers whose are not. Empty if all are known."""
     missing = uncounted(layers)
     if not missing:
         return []
@@ -43,7 +45,7 @@ def unknown_operations(layers: Layers) -> list[str]:
 
 
 def known_weights(layers: Layers) -> int:
-    """Elements of the weight tensors whose every use is known."""
+    """Elements of the weight tensors of which every layer that uses them has known MACs; a shared tensor counts once."""
     elements = {use.tensor: use.elements for layer in layers for use in layer.weights}
     unknown = {use.tensor for layer in layers if not layer.counted for use in layer.weights}
     return sum(count for tensor, count in elements.items() if tensor not in unknown)

@@ -1,4 +1,4 @@
-"""What can be zeroed in a tensor: its elements, blocks of them, or all but N of every M along the input axis."""
+"""The items of a tensor that pruning zeroes: elements, blocks of elements, or all but N of every M along the input axis."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,28 +13,30 @@ from onnxsparse.ir.weights import Array, Weights
 from onnxsparse.pruning.select import FIRST_NOT_FINITE, Bits, Choice, Counts, Histogram, histogram
 
 MAGNITUDE = np.uint32(0x7FFFFFFF)
+"""Every bit of a float32 but the sign."""
 
 
 def magnitude_bits(values: Array) -> Bits:
-    """|values| as float32, as bits, which order like the magnitudes."""
+    """The bit patterns of |values| as float32, in the shape of `values`; as integers they order like the magnitudes."""
     bits: Bits = np.ascontiguousarray(values, np.float32).view(np.uint32) & MAGNITUDE
     return bits
 
 
 @dataclass(frozen=True)
 class Elements:
-    """Every element of a tensor by itself, in the order they are stored."""
+    """Items of one element each, in stored order. `size`: nonzero elements of the tensor."""
 
     weights: Weights
     stored: StoredWeight
     size: int
 
     def chunks(self) -> Iterator[tuple[int, Bits, Counts | None]]:
+        """Parts of the tensor that fit the cache, as `select.Items` says; every item has one element, so no counts."""
         for start, part in real_parts(self.weights, self.stored):
             yield start, magnitude_bits(part), None
 
     def zeroed(self, choice: Choice) -> Iterator[Array]:
-        """The tensor's elements in parts, the chosen ones replaced by what stands for zero."""
+        """The tensor's stored elements in flat parts, with the chosen ones set to the stored value of zero (the zero point)."""
         zeros = flat_zeros(self.weights, self.stored)
         flat = self.weights[self.stored.name].reshape(-1)
         seen = 0
@@ -47,9 +49,9 @@ class Elements:
 
 
 def real_parts(weights: Weights, stored: StoredWeight) -> Iterator[tuple[int, Array]]:
-    """(first element, real values) of a tensor in parts that fit the cache; quantized ones are dequantized as a whole.
+    """(index of the first element, real values) of flat parts of a tensor that fit the cache; a quantized tensor is one part.
 
-    A part is valid until the next one is asked for.
+    A part is valid until the next one is requested.
     """
     if is_real(stored, weights):
         yield from flat_parts(weights, stored.name)
@@ -58,16 +60,17 @@ def real_parts(weights: Weights, stored: StoredWeight) -> Iterator[tuple[int, Ar
 
 
 def real_values(weights: Weights, stored: StoredWeight) -> NDArray[np.float32]:
-    """A tensor's real values, in its shape."""
+    """A tensor's values as float32 in its own shape; those of a quantized tensor are dequantized."""
     found = weights[stored.name] if is_real(stored, weights) else constants.real_values(stored, weights)
     return found.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of `rows` output × `columns` input channels at each kernel position; edge blocks are smaller.
+    """Items of `rows` output × `columns` input channels at each kernel position; blocks at the edges are smaller.
 
-    A block's magnitude is the mean of its elements' magnitudes, so that small blocks compare.
+    The magnitude of a block is the mean over its elements, so that smaller blocks at the edges compare with full ones.
+    `size`: nonzero elements of the tensor. `output_axis`, `input_axis`: axes of the stored tensor.
     """
 
     weights: Weights
@@ -79,6 +82,7 @@ class Blocks:
     input_axis: int
 
     def chunks(self) -> Iterator[tuple[int, Bits, Counts | None]]:
+        """All blocks as one part, ordered by kernel position, block row and block column, with their nonzero elements."""
         matrix = np.abs(self._matrix(real_values(self.weights, self.stored)))
         starts = (np.arange(0, matrix.shape[1], self.rows), np.arange(0, matrix.shape[2], self.columns))
         elements = self._sums(np.ones_like(matrix), starts)
@@ -87,6 +91,7 @@ class Blocks:
         yield 0, magnitude_bits(means.reshape(-1)), nonzeros
 
     def zeroed(self, choice: Choice) -> Iterator[Array]:
+        """The whole tensor, flat, with the chosen blocks set to the stored value of zero (the zero point)."""
         ((_, bits, _),) = self.chunks()
         array = self.weights[self.stored.name]
         view = self._matrix(array)
@@ -99,7 +104,7 @@ class Blocks:
         yield np.where(back, zeros, array).reshape(-1)
 
     def _matrix(self, values: Array) -> Array:
-        """The tensor as kernel positions × outputs × inputs."""
+        """The tensor reshaped to kernel positions × outputs × inputs."""
         shaped = values.reshape(self.weights.shape(self.stored.name))
         moved = np.moveaxis(shaped, (self.output_axis, self.input_axis), (-2, -1))
         return moved.reshape(-1, *moved.shape[-2:])
@@ -114,9 +119,10 @@ class Blocks:
 
 
 def keep_n_of_m(weights: Weights, stored: StoredWeight, axis: int, keep: int, group: int) -> Array:
-    """The tensor with all but the `keep` largest of every `group` elements along stored `axis` zeroed.
+    """The stored tensor with all but the `keep` largest of every `group` consecutive elements along `axis` zeroed.
 
-    Elements that are zero already are the first to count as zeroed; ties go to the earlier element.
+    The size of `axis` is a multiple of `group`. Elements that are zero count among those that are zeroed. Of equal magnitudes,
+    the earlier is zeroed first.
     """
     array = weights[stored.name]
     magnitudes = np.moveaxis(np.abs(real_values(weights, stored)), axis, -1)
@@ -130,8 +136,8 @@ def keep_n_of_m(weights: Weights, stored: StoredWeight, axis: int, keep: int, gr
 
 
 def finite_histogram(items: Elements | Blocks, node: str) -> Histogram:
-    """The items' histogram. Raises ModelError for a weight that is NaN or infinite."""
+    """The histogram of the items' magnitudes. `node` is named in the error. Raises ModelError for NaN or infinite elements."""
     found = histogram(items)
     if (found.bins >= FIRST_NOT_FINITE).any():
-        raise ModelError(f"weight '{items.stored.name}' of node '{node}' has NaN or infinite elements; mend the model first")
+        raise ModelError(f"weight '{items.stored.name}' of node '{node}' has NaN or infinite elements; fix the model first")
     return found

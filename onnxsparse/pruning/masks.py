@@ -17,13 +17,16 @@ Mask = NDArray[np.bool_]
 
 
 def mask_writer(weights: Weights, tensors: Sequence[StoredWeight]) -> ArtifactWriter:
-    """Writes an npz with the nonzero pattern of `tensors` as the model then has them, one tensor at a time."""
+    """A function that writes the nonzero pattern of `tensors` to an npz file, one tensor in memory at a time.
+
+    The function reads the weights when it is called, so that later passes are included.
+    """
 
     def write(file: IO[bytes]) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for stored in tensors:
                 kept = np.asarray(weights[stored.name] != np.asarray(zero_value(stored, weights)))
-                # numpy's own savez turns no name away either: a reader gets the tensor's name as it is
+                # like numpy's savez: the tensor's name is the member's name as it is, slashes included
                 with archive.open(f"{stored.name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, kept, allow_pickle=False)
                 weights.release(stored.name)
@@ -32,12 +35,12 @@ def mask_writer(weights: Weights, tensors: Sequence[StoredWeight]) -> ArtifactWr
 
 
 def read_masks(path: Path) -> dict[str, Mask]:
-    """The masks in an npz. Raises ModelError for a file that is none, or an array that is not boolean."""
+    """Weight name → mask in the weight's shape. Raises ModelError for a file that is not npz or an array that is not boolean."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no npz file"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is not an npz file"
         raise ModelError(f"cannot read masks from {path}: {reason}") from None
     for name, mask in found.items():
         if mask.dtype != np.bool_:

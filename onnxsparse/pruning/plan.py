@@ -1,4 +1,4 @@
-"""From a target to the items each tensor loses: scope, protection and caps."""
+"""From a target sparsity to the items that each tensor loses, within scope, protection and caps."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ from onnxsparse.pruning.select import Choice, Histogram, Ranked, Score, select
 
 @dataclass(frozen=True)
 class Ranking:
-    """A candidate ready to be selected from. `weight`: what one more zero element adds to the target's numerator."""
+    """A candidate with what selection needs: its items, their histogram and score.
+
+    `weight` is the gain of one zero element: its MACs if the target is sparsity_op, 1 if it is sparsity.
+    """
 
     candidate: Candidate
     items: Elements | Blocks
@@ -22,23 +25,31 @@ class Ranking:
 
     @property
     def nonzeros(self) -> int:
+        """Elements that are not zero yet."""
         return self.candidate.elements - self.candidate.zeros
 
     def ranked(self, max_sparsity: float) -> Ranked:
+        """The input of `select`, limited to the elements that the tensor may lose before its sparsity exceeds `max_sparsity`."""
         limit = math.floor(max_sparsity * self.candidate.elements) - self.candidate.zeros
         return Ranked(self.items, self.histogram, self.score, self.weight, max(0, min(limit, self.nonzeros)))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The choice for every ranking, in their order, and whether protected tensors had to be cut."""
+    """One choice per ranking, in the order of the rankings, and whether protected tensors had to be pruned."""
 
     choices: tuple[Choice, ...]
     cut_protected: bool
 
 
 def plan_global(rankings: Sequence[Ranking], need: int, max_sparsity: float, *, protect: bool) -> Plan:
-    """One threshold for all tensors; protected ones are cut only if the others, up to the cap, gain less than `need`."""
+    """Choose with one threshold of importance for all tensors.
+
+    1. Select from the unprotected tensors, each up to a sparsity of `max_sparsity`.
+    2. If those gain less than `need` (in units of `Ranking.weight`), select the rest from the protected tensors.
+
+    Without `protect`, step 1 takes all tensors.
+    """
     ranked = [r.ranked(max_sparsity) for r in rankings]
     spared = [protect and r.candidate.protected is not None for r in rankings]
     first = [i for i, s in enumerate(spared) if not s]
@@ -53,7 +64,7 @@ def plan_global(rankings: Sequence[Ranking], need: int, max_sparsity: float, *, 
 
 
 def plan_by_layer(rankings: Sequence[Ranking], targets: Sequence[float], max_sparsity: float) -> Plan:
-    """Every tensor to a sparsity of its own, within one item."""
+    """Choose in every tensor separately: its sparsity reaches its target (0 to 1), exceeded by one item at most."""
     choices = []
     for r, target in zip(rankings, targets, strict=True):
         need = math.ceil(target * r.candidate.elements) - r.candidate.zeros
@@ -63,13 +74,13 @@ def plan_by_layer(rankings: Sequence[Ranking], targets: Sequence[float], max_spa
 
 
 def reachable(rankings: Sequence[Ranking], base: int, total: int, max_sparsity: float) -> float:
-    """The highest value of the target that the tensors allow."""
+    """The highest share of `total` that can be zero: `base`, which is or will be zero, and all that the tensors may lose."""
     gain = sum(ranked.limit * ranked.weight for ranked in (r.ranked(max_sparsity) for r in rankings))
     return (base + gain) / total
 
 
 def refuse(target: str, value: float, highest: float, max_sparsity: float) -> ParamError:
-    """What to say where a target is out of reach."""
+    """The error for a target `value` above the `highest` reachable one; `target` is its name, both are shares from 0 to 1."""
     cap = f" with --max-layer-sparsity {max_sparsity:g}" if max_sparsity < 1 else ""
     shown = math.floor(highest * 1000) / 10
     return ParamError(f"prune: {target} {value:g} cannot be reached: {shown:g} % is the most that these layers allow{cap}")

@@ -1,8 +1,13 @@
-"""Selection of what to zero: the least important items first, until a gain is reached, exactly and without a sort.
+"""Selection of the least important items until a gain is reached: as exact as a full sort, without one.
 
-Magnitudes of float32 values order like their bits, so one histogram over the high bits of every tensor brackets the
-threshold, and only the items inside the bracket (about one in a hundred) are looked at again and put in order. Items
-are elements, or blocks of them.
+Items are elements of a tensor, or blocks of elements. Bit patterns of nonnegative float32 values order like the values.
+
+1. Count the items of each tensor in a histogram over the high bits of their magnitudes (`histogram`).
+2. Bound the common score threshold from below and above by the scores at the bins' edges, and find the bins of each tensor
+   between these bounds: its bracket (`find_brackets`). All items below the bracket are chosen.
+3. Read the items inside the brackets again (about one in a hundred) and sort them by score (`gather`).
+4. Choose in that order until the gain is reached, and state the result per tensor as a threshold on magnitudes and a number of
+   items at the threshold (`conclude`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,32 +21,42 @@ Bits = NDArray[np.uint32]
 Counts = NDArray[np.int64]
 
 LOW_BITS = 15
+"""Bits of a magnitude that the histogram ignores; 8 bits of the mantissa remain, so a bin is at most 1/256 of its magnitude."""
+
 BINS = 1 << 31 - LOW_BITS
+"""One for every value of the upper 16 of a magnitude's 31 bits."""
+
 FIRST_NOT_FINITE = 0x7F800000 >> LOW_BITS
-"""The bin of infinity; NaNs are at and above it."""
+"""The bin of infinity; NaNs are in it and in the bins above."""
 
 
 class Items(Protocol):
-    """What can be zeroed in one tensor, in a fixed order."""
+    """The items of one tensor, in a fixed order."""
 
     @property
     def size(self) -> int:
         """Nonzero elements in all items together."""
 
     def chunks(self) -> Iterator[tuple[int, Bits, Counts | None]]:
-        """Parts of the items: number of the first, magnitude bits, and nonzero elements in each (None: 1 where bits > 0)."""
+        """Parts of the items: index of the first, magnitude bits, and nonzero elements of each item.
+
+        None for the latter: an item has 1 nonzero element if its bits are above 0, else none.
+        """
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The items of one tensor to zero: all below a magnitude, and the first few at it. `gain`: elements that become zero."""
+    """The items of one tensor to zero: those whose magnitude bits are below `bits`, and the first `ties` that equal `bits`.
+
+    `gain`: elements that become zero.
+    """
 
     bits: int
     ties: int
     gain: int
 
     def mask(self, part: Bits, seen: int) -> NDArray[np.bool_]:
-        """Which of the items in a chunk to zero, if `seen` items at the threshold were in chunks before."""
+        """Whether to zero each item of a chunk, given its magnitude bits; `seen` items of earlier chunks equal `bits`."""
         mask = part < self.bits
         if seen < self.ties:
             at = np.flatnonzero(part == self.bits)[: self.ties - seen]
@@ -50,12 +65,12 @@ class Choice:
 
 
 Score = Callable[[NDArray[np.float64], NDArray[np.intp]], NDArray[np.float64]]
-"""Importance of magnitudes, given the histogram bin each is in; rises with the magnitude."""
+"""Importance of magnitudes, given the histogram bin of each; it must not fall with the magnitude."""
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Nonzero elements in each bin that has any; the bins rise."""
+    """The bins that hold nonzero elements, in ascending order, and the number of nonzero elements in each."""
 
     bins: NDArray[np.intp]
     counts: Counts
@@ -63,7 +78,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Ranked:
-    """One tensor's items with their importance. `weight`: gain per element; `limit`: elements that may become zero."""
+    """One tensor's items with their importance. `weight`: gain per element; `limit`: most elements that may become zero."""
 
     items: Items
     histogram: Histogram
@@ -73,7 +88,7 @@ class Ranked:
 
 
 def histogram(items: Items) -> Histogram:
-    """Nonzero elements per bin of magnitudes, over the upper 16 bits of the 31 that a magnitude has."""
+    """Nonzero elements per bin; the bin of a magnitude is the upper 16 of its 31 bits."""
     counts = np.zeros(BINS, np.int64)
     for _, bits, sizes in items.chunks():
         bins = bits >> LOW_BITS
@@ -87,14 +102,14 @@ def histogram(items: Items) -> Histogram:
 
 
 def bin_edges() -> NDArray[np.float64]:
-    """The smallest magnitude of every bin and, last, infinity."""
+    """The smallest magnitude of every finite bin, in ascending order, then infinity."""
     bits = np.arange(FIRST_NOT_FINITE, dtype=np.uint32) << LOW_BITS
     return np.append(bits.view(np.float32).astype(np.float64), np.inf)
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """Bins [first, end) of a tensor in which the threshold lies; `below`: elements in the bins before."""
+    """Bins [first, end) of a tensor, among which the threshold lies. `below`: nonzero elements in the bins before `first`."""
 
     first: int
     end: int
@@ -102,9 +117,10 @@ class Bracket:
 
 
 def select(ranked: Sequence[Ranked], need: int) -> list[Choice]:
-    """The least important items whose gains sum to `need`, at most one item beyond; everything allowed if that is less.
+    """The least important items whose gains sum to `need` or, by the last item, more; one choice per tensor, in their order.
 
-    Ties go to the earlier tensor, then to the earlier item.
+    All items within the tensors' limits if those gain less than `need`. Of equal scores, the earlier tensor is chosen first, then
+    the earlier item.
     """
     if not ranked:
         return []
@@ -125,7 +141,7 @@ def select(ranked: Sequence[Ranked], need: int) -> list[Choice]:
 
 
 def find_brackets(ranked: Sequence[Ranked], need: int) -> list[Bracket]:
-    """For every tensor the bins that may be cut by the common threshold, or by the tensor's own limit."""
+    """For every tensor, the bins in which the common threshold or the tensor's own limit may lie."""
     edges = bin_edges()
     lows, highs, most, least = [], [], [], []
     for r in ranked:
@@ -133,7 +149,7 @@ def find_brackets(ranked: Sequence[Ranked], need: int) -> list[Bracket]:
         lows.append(r.score(edges[bins], bins))
         highs.append(r.score(np.nextafter(edges[bins + 1], 0), bins))
         most.append(np.diff(np.minimum(total, r.limit), prepend=0) * r.weight)
-        # a block that the limit cuts through cannot go, so the bin of the limit may give nothing
+        # a block that exceeds the limit is not chosen, so the bin of the limit may yield nothing
         least.append(np.where(total <= r.limit, r.histogram.counts, 0) * r.weight)
     low = threshold_score(lows, most, need)
     high = threshold_score(highs, least, need)
@@ -141,7 +157,10 @@ def find_brackets(ranked: Sequence[Ranked], need: int) -> list[Bracket]:
 
 
 def bracket(ranked: Ranked, *, beyond: NDArray[np.bool_], reached: NDArray[np.bool_]) -> Bracket:
-    """From the first bin whose scores reach the threshold's range, or that the tensor's limit cuts, to the last one."""
+    """The bins between those that are chosen whole and those that stay whole.
+
+    `reached`, `beyond`: per used bin, whether its scores may reach the threshold, and whether they certainly exceed it.
+    """
     bins, total = ranked.histogram.bins, np.cumsum(ranked.histogram.counts)
     limit = int(np.searchsorted(total, ranked.limit, side="right"))
     first = min(first_true(reached), limit)
@@ -151,12 +170,12 @@ def bracket(ranked: Ranked, *, beyond: NDArray[np.bool_], reached: NDArray[np.bo
 
 
 def first_true(condition: NDArray[np.bool_]) -> int:
-    """The first place at which a condition, false then true, is true; its length if nowhere."""
+    """The index of the first true element; the length if none is true."""
     return int(np.argmax(condition)) if condition.any() else len(condition)
 
 
 def threshold_score(scores: list[NDArray[np.float64]], gains: list[Counts], need: int) -> float:
-    """The score at which the gains, taken in order of score, sum to `need`; infinity if they never do."""
+    """The score at which the gains, summed in ascending order of score, reach `need`; infinity if they never do."""
     every = np.concatenate(scores)
     order = np.argsort(every, kind="stable")
     at = int(np.searchsorted(np.cumsum(np.concatenate(gains)[order]), need))
@@ -165,7 +184,10 @@ def threshold_score(scores: list[NDArray[np.float64]], gains: list[Counts], need
 
 @dataclass(frozen=True)
 class Part:
-    """The items of one tensor inside its bracket, least important first, cut off at the tensor's limit."""
+    """The items of one tensor inside its bracket, least important first, cut off at the tensor's limit.
+
+    Per item: `bits` of its magnitude, `sizes` in nonzero elements, `scores`.
+    """
 
     bits: Bits
     sizes: Counts
@@ -173,6 +195,7 @@ class Part:
 
 
 def gather(ranked: Ranked, bracket: Bracket) -> Part:
+    """Read a tensor's items again and keep those inside the bracket; zero items are left out."""
     found: list[Bits] = []
     found_sizes: list[Counts] = []
     low, high = bracket.first << LOW_BITS, bracket.end << LOW_BITS
@@ -192,6 +215,7 @@ def gather(ranked: Ranked, bracket: Bracket) -> Part:
 
 
 def conclude(part: Part, bracket: Bracket, taken: NDArray[np.bool_]) -> Choice:
+    """The choice for one tensor; `taken` marks the chosen items of `part`, which are the first ones."""
     count = int(np.count_nonzero(taken))
     gain = bracket.below + int(part.sizes[:count].sum())
     if not count:

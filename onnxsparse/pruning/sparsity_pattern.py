@@ -1,4 +1,4 @@
-"""Which shape the zeros take: single elements, N:M groups along the input axis, or blocks."""
+"""The pattern of the zeros: single elements, N:M groups along the input axis, or blocks."""
 
 import re
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ class GroupPattern:
 
     @property
     def sparsity(self) -> float:
+        """Share of zeros that the pattern enforces, 0 to 1."""
         return 1 - self.keep / self.group
 
 
@@ -27,7 +28,7 @@ class BlockPattern:
 
 
 Pattern = GroupPattern | BlockPattern | None
-"""None: every element by itself."""
+"""None: every element is chosen separately."""
 
 
 def parse_pattern(text: str) -> Pattern:
