@@ -1,4 +1,4 @@
-"""Facts written where people and tools look for them: on the nodes."""
+"""MACs, sparsity and predicted cost as metadata of the nodes."""
 
 from dataclasses import replace
 from typing import Annotated, ClassVar
@@ -23,7 +23,7 @@ from onnxsparse.records import text_writer
 class Annotate:
     """Write each node's MACs, sparsity and share of sparsity_op into its metadata, where Netron shows them.
 
-    Annotations that are there already are replaced; other metadata stays. `strip` takes them off again.
+    Existing annotations are replaced; other metadata stays. `strip` removes the annotations again.
     """
 
     name: ClassVar[str] = "annotate"
@@ -41,6 +41,10 @@ class Annotate:
     """Set the model's IR version; node metadata is standard from 10 on, and read by onnxruntime at 3 and above."""
 
     def run(self, model: Model) -> StepReport:
+        """Annotate `model`, or write the side file and leave the model unchanged.
+
+        Raises ParamError for a pattern that matches no node and, with `strict`, for unknown MACs or costs.
+        """
         facts, costs, notes = self._facts(model)
         report = StepReport(self.name, notes=notes, before=facts.totals, after=facts.totals)
         if self.side_file is not None:
@@ -55,7 +59,7 @@ class Annotate:
         return report
 
     def _facts(self, model: Model) -> tuple[Layers, annotations.CostEntries | None, list[str]]:
-        """Facts, predicted costs (None without a backend), and what is unknown. Raises ParamError for that with `strict`."""
+        """Facts, predicted costs (None without a target), and notes on what is unknown."""
         facts = layers(model)
         if self.backend is None:
             nodes = (*facts, *facts.unknown)
@@ -67,6 +71,6 @@ class Annotate:
             costs, told = annotations.cost_entries(found), gaps(found)
         if self.strict:
             require_complete(told, facts, self.name, model.name)
-        unknown = (f"{u.node}: {u.op} is not known to onnxsparse, its MACs are not counted" for u in facts.unknown)
+        unknown = (f"{u.node}: {u.op} is unknown to onnxsparse; its MACs are not counted" for u in facts.unknown)
         notes = [*([f"incomplete: {'; '.join(told)}"] if told else []), *unknown]
         return facts, costs, [*notes, *([free] if (free := assumed_free(facts)) is not None else [])]

@@ -1,4 +1,4 @@
-"""Zeros chosen elsewhere, or earlier, applied again."""
+"""Zeros from a file of masks."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -19,7 +19,7 @@ from onnxsparse.records import Change
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class ApplyMasks:
-    """Zero the weights that the masks of an earlier `prune --masks` leave out, found by name and shape."""
+    """Zero the weights that the masks of an earlier `prune --masks` exclude; weights are found by name and shape."""
 
     name: ClassVar[str] = "apply-masks"
     changes_outputs: ClassVar[bool] = True
@@ -28,6 +28,11 @@ class ApplyMasks:
     """npz of boolean arrays by weight name, True where the weight is kept."""
 
     def run(self, model: Model) -> StepReport:
+        """Apply every mask. A mask for a tensor that `fold` replaced applies to the new tensor, transposed if that was.
+
+        Raises ParamError for a mask whose weight the model lacks, or has in another shape or outside of a layer, and ModelError
+        for a file that cannot be read.
+        """
         masks = read_masks(self.masks)
         facts = layers(model)
         uses = {use.tensor: (use, layer.node) for layer in facts for use in layer.weights}
@@ -43,7 +48,7 @@ class ApplyMasks:
                 shapes = f"{list(mask.shape)}, and the weight in {model.name} is {list(model.weights.shape(name))}"
                 raise ParamError(f"apply-masks: the mask for '{name}' is {shapes}")
             if name not in uses:
-                raise ParamError(f"apply-masks: '{name}' is no weight of a layer of {model.name}")
+                raise ParamError(f"apply-masks: '{name}' is not a weight of a layer of {model.name}")
             use, node = uses[name]
             array = model.weights[name]
             zeros = flat_zeros(model.weights, use.stored)
@@ -51,5 +56,5 @@ class ApplyMasks:
             after = count_zeros(use.stored, model.weights)
             if after != use.zeros:
                 changes.append(Change(name, (node,), use.elements, use.zeros or 0, after))
-        notes = [] if changes else ["nothing changed: every weight that the masks leave out is zero already"]
+        notes = [] if changes else ["nothing changed: every weight that the masks exclude is zero already"]
         return StepReport(self.name, changes=changes, notes=notes, before=facts.totals, after=layers(model).totals)

@@ -1,4 +1,4 @@
-"""Open sizes made part of the file, for tools that take no open ones."""
+"""Open sizes replaced by fixed ones in the file, for tools that need every size."""
 
 from typing import ClassVar
 
@@ -15,16 +15,17 @@ from onnxsparse.pipeline.base import OPTIONS, StepReport
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class FixShapes:
-    """Write the input sizes that are bound (by --input-shape, --dim, or assumed) into the file, and all shapes that follow.
+    """Write the bound input sizes (--input-shape, --dim, or assumed) and all shapes that follow from them into the file.
 
-    Compilers for accelerators want every size known. The outputs stay what they are, but a model with a branch that cannot
-    work at these sizes does not load any more, so the result is compared like that of other passes.
+    Compilers for accelerators need every size. The outputs do not change. But onnxruntime refuses a model with a branch that
+    cannot work at these sizes, so the result is compared with the original, as after other passes.
     """
 
     name: ClassVar[str] = "fix-shapes"
     changes_outputs: ClassVar[bool] = True
 
     def run(self, model: Model) -> StepReport:
+        """Write the shapes of inputs, outputs and recorded values. Raises PassError if an input size is still open."""
         binding, graph = model.binding, model.proto.graph
         shapes = infer_shapes(inlined(model.proto), model.weights, binding, model.name)
         notes = []
@@ -35,9 +36,9 @@ class FixShapes:
             before = format_shape([d.dim_value or None for d in value.type.tensor_type.shape.dim])
             set_shape(value, found)
             if value.name in binding.shapes and before != format_shape(found):
-                notes.append(f"input '{value.name}' is {format_shape(found)} now, it was {before}")
+                notes.append(f"input '{value.name}' is now {format_shape(found)}; it was {before}")
         if binding.unbound:
             raise PassError(
-                f"fix-shapes: {model.name} has open sizes left ({'; '.join(binding.unbound)}); give them with --input-shape"
+                f"fix-shapes: {model.name} still has open sizes ({'; '.join(binding.unbound)}); give them with --input-shape"
             )
         return StepReport(self.name, notes=notes or ["every input size was fixed already"], rewrote=bool(notes))

@@ -1,4 +1,4 @@
-"""Clean-up that other passes need: fewer nodes, weights where they are used."""
+"""Simplification that other passes rely on: fewer nodes, and weights stored as initializers of the layers that use them."""
 
 from typing import ClassVar
 
@@ -13,11 +13,11 @@ from onnxsparse.pipeline.base import OPTIONS, StepReport
 class Fold:
     """Fold batch normalisation and constant expressions into the weights, and remove Identity and Dropout.
 
-    The model computes the same, and its graph takes no more bytes. Weights keep their names; where a new tensor had to be made,
-    the model's metadata says from which, so that masks made before still find it. An initializer that is an input as well is a
-    default, which a caller may override (IR version 4 and later): it stays, and nothing that depends on it is folded. An If that
-    constants and fixed sizes settle gives way to the branch that runs; model-local functions are written out where there is
-    something to fold in them, and the file is no larger for it.
+    The outputs stay the same, and the graph takes no more bytes. Weights keep their names; the model's metadata records the
+    origin of every new tensor, so that earlier masks still apply to it. An initializer that is also an input is a default, which
+    a caller may override (IR version 4 and later): it stays, and nothing that depends on it is folded. An If whose condition
+    follows from constants and fixed sizes is replaced by the branch that runs. Model-local functions are inlined if something in
+    them can be folded and the file does not grow.
     """
 
     name: ClassVar[str] = "fold"
@@ -34,24 +34,28 @@ class Fold:
     """Make constants of initializers that are inputs as well, so that callers cannot override them any more."""
 
     def run(self, model: Model) -> StepReport:
-        # graphsurgeon takes a while to import
+        """Fold `model` in place; `rewrote` is False if nothing could be folded."""
+        # imported here since graphsurgeon is slow to import, and --help reads this module
         from onnxsparse.folding import fix_defaults
 
         fixed = fix_defaults(model) if self.constant_defaults else 0
-        notes = [f"{fixed} defaults of inputs made constants"] if fixed else []
+        notes = [f"{fixed} defaults of inputs became constants"] if fixed else []
         done, left = self._fold(model)
         notes += done
-        larger = [f"{left} × left as it is: the file would get larger"] if left else []
+        larger = [f"{left} × not folded: the file would grow"] if left else []
         return StepReport(self.name, notes=[*(notes or ["nothing to fold"]), *larger], rewrote=bool(notes))
 
     def _fold(self, model: Model) -> tuple[list[str], int]:
-        """Fold with calls written out, unless the file is smaller with functions; what was done, and how many folds were left."""
+        """Fold with functions inlined, or without if that gives the smaller file.
+
+        Returns notes on what was folded, and the number of folds that were not made because the file would grow.
+        """
         from onnxsparse.folding import fold
 
         work = model.copy()
         notes = flatten(work)
         folding = fold(work, self.constants, self.batch_norm, self.pads)
-        nothing = not folding.notes and len(notes) <= 1  # calls were written out, perhaps
+        nothing = not folding.notes and len(notes) <= 1  # one note may say that functions were inlined
         if model.proto.functions and (nothing or work.written_bytes > model.written_bytes):
             work = model.copy()
             notes = flatten(work, functions=False)

@@ -1,4 +1,10 @@
-"""Unstructured, block and N:M pruning towards a target."""
+"""Unstructured, block and N:M pruning towards a target.
+
+1. Find the tensors that may be pruned (`pruning.candidates`).
+2. Rank their elements or blocks by importance over operations (`_rank`).
+3. Layers with a --layer-sparsity reach it; the others gain what the target still needs (`_plan_global`), or each its own target.
+4. Zero the chosen elements. N:M patterns need no ranking: every group keeps its N largest (`_prune_groups`).
+"""
 
 import math
 import re
@@ -27,13 +33,14 @@ from onnxsparse.pruning.sparsity_pattern import BlockPattern, GroupPattern, Patt
 from onnxsparse.records import Change, Skip
 
 DEFAULT_TARGET = 0.5
+"""sparsity_op without an explicit target."""
 
 MAX_MACS = 1 << 62
-"""Gains are summed in 64 bits."""
+"""Gains are summed in signed 64-bit integers, which larger totals would overflow."""
 
 
 def pattern_and_sparsity(text: str) -> tuple[str, float]:
-    """Both parts of PATTERN=VALUE. Raises ParamError."""
+    """Both parts of PATTERN=VALUE. Raises ParamError if VALUE is missing or not a number from 0 to 1."""
     name, _, value = text.rpartition("=")
     if not name or not re.fullmatch(r"0?\.\d+|0|1|1\.0+", value):
         raise ParamError(f"prune: --layer-sparsity {text}: write it as PATTERN=VALUE with a value from 0 to 1")
@@ -47,16 +54,16 @@ LayerSparsity = Annotated[
         reads=lambda text: pattern_files(pattern_and_sparsity(text)[0]),
     ),
 ]
-"""PATTERN=VALUE."""
+"""A pattern of layers and their sparsity, 0 to 1, as PATTERN=VALUE."""
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Prune:
     """Zero the weights that matter least until the target is reached.
 
-    Without a target, half of the weights' operations go. Zeros that are there already count and stay, so the same
-    command prunes a model further after it was fine-tuned. File size and speed on a CPU do not change: zeros pay off on
-    hardware that skips them, and under compression.
+    Without a target, half of the weights' operations are pruned. Existing zeros count and stay, so that the same command
+    prunes a fine-tuned model further. File size and speed on a CPU do not change: zeros pay off on hardware that skips
+    them, and under compression.
     """
 
     name: ClassVar[str] = "prune"
@@ -95,6 +102,11 @@ class Prune:
         self._layer_cap()
 
     def run(self, model: Model) -> StepReport:
+        """Prune `model` in place.
+
+        Raises ParamError for options that do not fit each other or the model, or a target that cannot be reached, and ModelError
+        for weights that are not finite or have no elements.
+        """
         self.check()
         pattern = self._pattern()
         facts = layers(model)
@@ -109,7 +121,7 @@ class Prune:
             skipped += blockless
         before = facts.totals
         if not candidates:
-            nothing = "nothing was pruned: no layer has weights that may be; the reasons are listed per layer"
+            nothing = "nothing was pruned: no layer has weights that can be pruned; the reasons are listed per layer"
             return StepReport(self.name, skipped=skipped, notes=[nothing], before=before, after=before)
         if isinstance(pattern, GroupPattern):
             changes, more, notes = self._prune_groups(model, candidates, pattern)
@@ -125,7 +137,7 @@ class Prune:
         return StepReport(
             self.name,
             changes=changes,
-            skipped=list(dict.fromkeys(skipped)),  # a recurrent layer has two weights and one reason
+            skipped=list(dict.fromkeys(skipped)),  # the two weights of a recurrent layer give the same reason twice
             notes=(*self._remarks(), *notes),
             before=before,
             after=after,
@@ -133,7 +145,7 @@ class Prune:
         )
 
     def _pattern(self) -> Pattern:
-        """The pattern, checked against the options that it excludes."""
+        """The parsed pattern. Raises ParamError if it does not go with the other options."""
         pattern = parse_pattern(self.pattern)
         if self.sparsity_op is not None and self.sparsity is not None:
             raise ParamError("prune: give --sparsity-op or --sparsity, not both")
@@ -143,14 +155,14 @@ class Prune:
         return pattern
 
     def _layer_cap(self) -> float:
-        """The cap of a layer with --scope layer. Raises ParamError for one below the target of every layer."""
+        """The highest sparsity of a layer with --scope layer. Raises ParamError if it is below the target of the layers."""
         cap, target = 1.0 if self.max_layer_sparsity is None else self.max_layer_sparsity, self._target[1]
         if self.scope == "layer" and cap < target and ":" not in self.pattern:
             raise ParamError(f"prune: --max-layer-sparsity {cap:g} is below the target {target:g} of every layer")
         return cap
 
     def _own_targets(self, facts: Layers, model: Model) -> dict[str, float]:
-        """Node → the sparsity it is to have; a later pattern overrules an earlier one."""
+        """Node → its --layer-sparsity, 0 to 1; a later pattern overrules an earlier one."""
         found: dict[str, float] = {}
         for text in self.layer_sparsity:
             name, value = pattern_and_sparsity(text)
@@ -196,11 +208,11 @@ class Prune:
         return changes, self._spared(free, plan), self._tell(free, plan, changes, kind, target)
 
     def _spared(self, rankings: Sequence[Ranking], plan: Plan) -> list[Skip]:
-        """Protected layers that were not needed."""
+        """Protected layers that were not pruned because the target was reached without them."""
         if self.protect == "none" or self.scope == "layer" or plan.cut_protected:
             return []
         spared = [r.candidate for r in rankings if r.candidate.protected]
-        return [Skip(node, f"spared, the target is reached without: {c.protected}") for c in spared for node in c.nodes]
+        return [Skip(node, f"spared, the target is reached without it: {c.protected}") for c in spared for node in c.nodes]
 
     def _plan_global(self, rankings: Sequence[Ranking], before: Totals, settled: int, kind: str, target: float) -> Plan:
         total = before.weight_macs if self._by_operations else before.weights
@@ -222,13 +234,13 @@ class Prune:
 
     def _tell(self, rankings: Sequence[Ranking], plan: Plan, changes: Sequence[Change], kind: str, target: float) -> list[str]:
         if not changes:
-            return [f"nothing was pruned: {kind} is {target:g} or more already"]
+            return [f"nothing was pruned: {kind} is already {target:g} or more"]
         cut = [r.candidate for r, c in zip(rankings, plan.choices, strict=True) if c.gain and r.candidate.protected]
         if not plan.cut_protected or not cut or self.protect == "none":
             return []
         why = "every layer goes to the target" if self.scope == "layer" else "the target cannot be reached without them"
         return [
-            f"protected layers were pruned too, since {why}: "
+            f"protected layers were pruned as well, since {why}: "
             + ", ".join(dict.fromkeys(f"{c.nodes[0]} ({c.protected})" for c in cut))
         ]
 
@@ -249,34 +261,43 @@ class Prune:
             zeros = count_zeros(candidate.stored, model.weights)
             if zeros > candidate.zeros:
                 changes.append(Change(candidate.name, candidate.nodes, candidate.elements, candidate.zeros, zeros))
-        notes = [] if changes else [f"nothing was pruned: every layer that can be is {self.pattern} already, or none can be"]
+        notes = [] if changes else [f"nothing was pruned: no layer can be, or all that can be are {self.pattern} already"]
         return changes, skipped, notes
 
 
 def default_cap(target: float) -> float:
-    """Leaves every layer a fifth of the density the model keeps, so that no layer is emptied for being expensive."""
+    """Highest sparsity of a layer if none is given: a fifth of the density that the target leaves the model remains in it.
+
+    Without a cap, expensive layers would lose all of their weights.
+    """
     return 1 - (1 - target) / 5
 
 
 def require_operations(facts: Layers, model: Model, *, partial: bool) -> None:
-    """Raises ParamError where operations cannot be weighed because those of some layers are unknown, unless `partial`."""
+    """Check that the MACs of the layers can be weighed against each other.
+
+    Raises ParamError if those of a layer with weights are unknown, unless `partial`, and ModelError if the total exceeds
+    MAX_MACS.
+    """
     if facts.totals.weight_macs > MAX_MACS:
         raise ModelError(f"{model.name} has {facts.totals.weight_macs:.1e} operations at these sizes, which no device runs")
     require_counted("prune", facts, model.name, partial=partial, otherwise="prune towards --sparsity")
 
 
 def pattern_needs_target(pattern: Pattern) -> bool:
+    """Whether a target says how much is pruned; an N:M pattern fixes the sparsity by itself."""
     return not isinstance(pattern, GroupPattern)
 
 
 def split_blockless(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Skip]]:
-    """Candidates in which blocks can be told, and the others with the reason."""
+    """Candidates with known output and input axes, in which blocks are defined, and the others with the reason."""
     blocked = [c for c in candidates if None not in (stored_axis(c, "output"), stored_axis(c, "input"))]
-    reason = "its output and input axes cannot be told"
+    reason = "its output and input axes are unknown"
     return blocked, [Skip(node, reason) for c in candidates if c not in blocked for node in c.nodes]
 
 
 def make_items(model: Model, candidate: Candidate, pattern: BlockPattern | None) -> Elements | Blocks:
+    """The items of a candidate: blocks for a block pattern, else (None) elements."""
     nonzeros = candidate.elements - candidate.zeros
     output, inputs = stored_axis(candidate, "output"), stored_axis(candidate, "input")
     if pattern is None or output is None or inputs is None:
@@ -285,7 +306,7 @@ def make_items(model: Model, candidate: Candidate, pattern: BlockPattern | None)
 
 
 def stored_axis(candidate: Candidate, which: Literal["input", "output"]) -> int | None:
-    """The stored tensor's axis that counts the op's inputs or outputs; None where it cannot be told."""
+    """The axis of the stored tensor along which the op's input or output channels lie; None if it is unknown."""
     axes, seen = candidate.stored.axes, candidate.use.axes
     if axes is None or seen is None or max(seen.input, seen.output) >= len(axes):
         return None
@@ -293,10 +314,11 @@ def stored_axis(candidate: Candidate, which: Literal["input", "output"]) -> int 
 
 
 def why_no_groups(model: Model, candidate: Candidate, axis: int | None, pattern: GroupPattern, *, protect: bool) -> str | None:
+    """Why a tensor cannot take an N:M pattern along `axis` (None: unknown); None if it can."""
     if protect and candidate.protected is not None:
         return f"protected: {candidate.protected}"
     if axis is None:
-        return "its input axis cannot be told"
+        return "its input axis is unknown"
     size = model.weights.shape(candidate.name)[axis]
     if size % pattern.group:
         return f"its input axis has {size} elements, not a multiple of {pattern.group}"
@@ -304,6 +326,7 @@ def why_no_groups(model: Model, candidate: Candidate, axis: int | None, pattern:
 
 
 def apply(model: Model, ranking: Ranking, choice: Choice) -> Change:
+    """Zero the chosen items of one tensor; elements and zeros before and after."""
     candidate = ranking.candidate
     model.weights.assign_parts(candidate.name, ranking.items.zeroed(choice))
     after = candidate.zeros + choice.gain

@@ -1,4 +1,11 @@
-"""Cutting whole channels: fewer of them, smaller tensors, the same interface."""
+"""Removal of whole channels: smaller tensors, the same inputs and outputs.
+
+1. Find the groups of channels that can only be removed together (`channels.groups.solve`).
+2. Choose channels by importance, up to a ratio or a share of the MACs, or read them from a plan (`_choose`).
+3. Cut every tensor along the axes of the chosen channels (`channels.cut`).
+4. Prove in onnxruntime that the result is the original without these channels (`channels.proof`).
+5. With calibration data, add the expected value of the removed channels to biases (`channels.statistics`).
+"""
 
 import json as json_format
 from collections import Counter
@@ -36,14 +43,17 @@ from onnxsparse.records import ArtifactWriter, Skip, TextTable, text_writer
 from onnxsparse.runtime.inputs import ArrayFiles, check_samples, load_samples
 
 DEFAULT_RATIO = 0.5
+"""Share of every group's channels to cut without an explicit target."""
+
 DEFAULT_ROUNDING = 8
+"""Channels of a group stay a multiple of this without a target's alignment; vector units commonly handle 8 at a time."""
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class PruneChannels:
-    """Cut whole channels out of the model, every shape rewritten, and prove in onnxruntime that nothing else has changed.
+    """Remove whole channels from the model, rewrite all shapes, and prove in onnxruntime that nothing else has changed.
 
-    What is left computes what the original computes with the removed channels left out. Inputs and outputs stay as they are.
+    The result computes what the original computes without the removed channels. Shapes of inputs and outputs stay as they are.
     """
 
     name: ClassVar[str] = "prune-channels"
@@ -88,7 +98,7 @@ class PruneChannels:
 
     @property
     def dry(self) -> bool:
-        """Whether it only looks."""
+        """Whether only the groups are shown and no model is written."""
         return self.plan
 
     def check(self) -> None:
@@ -99,19 +109,23 @@ class PruneChannels:
             raise ParamError("prune-channels: --importance activation needs --calibration")
 
     def check_model(self, model: Model) -> None:
-        """Raises ModelError for calibration data that does not fit."""
+        """Raises ModelError for calibration data that does not fit the model's inputs."""
         if self.calibration is not None:
             check_samples(self.calibration, model)
 
     def run(self, model: Model) -> StepReport:
+        """Cut `model` in place; with `plan`, only report what would be cut.
+
+        Raises ParamError if nothing can be cut or the options do not fit the model, and PassError if the proof fails.
+        """
         self.check()
         notes = flatten(model)
         facts = layers(model)
         if self.macs is not None or self.sparsity_op is not None:
             require_counted(self.name, facts, model.name, partial=self.partial, otherwise="cut a --ratio of the channels")
-            notes += [f"the target is of what is known: {gap}" for gap in unknown_operations(facts)]
+            notes += [f"the target covers what is known: {gap}" for gap in unknown_operations(facts)]
         if computes_on_constants(model):
-            notes.append(f"{fold_all_constants(model)} values that are computed from constants were folded first")
+            notes.append(f"{fold_all_constants(model)} values computed from constants were folded first")
         named = self._named(facts, model)
         solution = solve(model, cut_norms=self.cut_norms)
         groups = self._groups(solution, *named)
@@ -121,7 +135,7 @@ class PruneChannels:
         skipped = [Skip(f.node, f"{f.channels} of {f.of} outputs stay: {f.reason}") for f in solution.frozen()]
         report = StepReport(self.name, skipped=skipped, notes=notes, before=facts.totals, after=facts.totals)
         if self.plan:
-            # what would be cut is worked out on the copy, and the model stays
+            # the cut is made on the copy, so that the model stays as it is
             result = apply_cut(original, solution, solution.removal(chosen))
             report = replace(report, tables=(groups_table(solution, chosen),), dry=True)
             return replace(report, artifacts=self._plan_file(model, facts, solution, chosen, result, None))
@@ -141,12 +155,12 @@ class PruneChannels:
         return replace(report, notes=notes, after=after, rewrote=True, artifacts=artifacts)
 
     def _named(self, facts: Layers, model: Model) -> tuple[set[str] | None, set[str]]:
-        """The layers of --only (None: all) and of --exclude. Raises ParamError for a pattern that matches none."""
+        """The layers of --only (None: all) and of --exclude. Raises ParamError for a pattern that matches no layer."""
         chosen = choose(facts, self.only, "prune-channels: --only", model.name) if self.only else None
         return chosen, choose(facts, self.exclude, "prune-channels: --exclude", model.name)
 
     def _groups(self, solution: Solution, chosen: set[str] | None, excluded: set[str]) -> list[Group]:
-        """Those that --only and --exclude leave."""
+        """The groups with a producing layer in `chosen` (None: all) and none in `excluded`."""
         found = []
         for group in solution.groups:
             makers = {m.node for m in group.members if m.role.value == "produces"} | {group.name}
@@ -203,7 +217,7 @@ class PruneChannels:
         if not proof.holds:
             where = "" if proof.worst_node is None else f", {proof.worst_node.node} by {proof.worst_node.error:.1e}"
             off = f"off by {proof.output_error:.1e}{where}"
-            raise PassError(f"prune-channels: the cut model is not the original with channels left out: {off}")
+            raise PassError(f"prune-channels: the cut model is not the original without the cut channels: {off}")
         return proof
 
     def _plan_file(
@@ -216,12 +230,12 @@ class PruneChannels:
 
 
 def told(solution: Solution, chosen: Labels, result: CutResult, proof: Proof | None) -> list[str]:
-    """What a person wants to know of a cut."""
+    """Notes for the user: how much was cut, which tensors were copied, and what the proof showed (None: it was not made)."""
     groups = sum(bool(np.isin(group.classes, chosen).any()) for group in solution.groups)
     notes = [f"{chosen.size} channels of {groups} groups were cut from {len({c.tensor for c in result.cuts})} tensors"]
     if result.copied:
         some = ", ".join(result.copied[:3]) + ("…" if len(result.copied) > 3 else "")
-        notes.append(f"{len(result.copied)} tensors were copied, since their users are cut differently: {some}")
+        notes.append(f"{len(result.copied)} tensors were copied, since the nodes that use them are cut differently: {some}")
     if proof is None:
         notes.append("the cut was not proven (--no-verify)")
         return notes
@@ -232,15 +246,15 @@ def told(solution: Solution, chosen: Labels, result: CutResult, proof: Proof | N
     )
     if not proof.sensitive:
         notes.append(
-            f"but other channels would have moved the outputs by {proof.moved:.1e} only, so that equal outputs prove little"
+            f"but other channels would have changed the outputs by only {proof.moved:.1e}, so that equal outputs prove little"
         )
     elif proof.rescaled:
-        notes.append("the weights had to be rescaled for the proof: as they are, no choice of channels moves the outputs")
+        notes.append("the weights were rescaled for the proof: unscaled, no choice of channels changes the outputs")
     return notes
 
 
 def groups_table(solution: Solution, chosen: Labels) -> TextTable:
-    """One row per group."""
+    """One row per group of channels; "to cut" counts its channels in `chosen`."""
     rows = [
         (
             group.name,

@@ -1,4 +1,11 @@
-"""From floats to int8: scales where a target computes in integers, chosen on data."""
+"""Quantization of a float model to int8.
+
+1. Optionally remove the scales of a model that is quantized already (`quantization.strip`).
+2. Fold batch normalisation and constants, so that every layer has one weight and one bias; raise the opset if needed (`raised`).
+3. Place scales where the target computes in integers (`quantization.plan.placement`).
+4. Find the ranges of activations, improve accuracy, and write Q/DQ nodes (`quantization.quantize_model`).
+5. Optionally compare every tensor and output slice with the float model (`quantization.diagnosis`).
+"""
 
 import re
 from collections import Counter
@@ -42,23 +49,23 @@ from onnxsparse.runtime.inputs import Samples
 from onnxsparse.runtime.session import Feeds, processor_notes
 
 FIRST_OPSET = 10
-"""The first that has QuantizeLinear."""
+"""The first opset with QuantizeLinear."""
 
 COMPARED_SAMPLES = 8
-"""Of the calibration data, on which outputs are compared with the float model's."""
+"""Samples of the calibration data on which outputs are compared with the float model's."""
 
 NO_DATA = "quantize: give calibration data with --data (npz, or a folder of arrays or images), or --ranges"
-NO_DIAGNOSIS = "quantize: --diagnose needs --data: it measures what the model does"
+NO_DIAGNOSIS = "quantize: --diagnose needs --data: it runs both models on samples"
 
 BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Quantize:
-    """Make an int8 model of a float one, for the CV22 or for onnxruntime, with scales that calibration data says.
+    """Quantize a float model to int8, for the CV22 or onnxruntime, with scales chosen on calibration data.
 
-    Weights become integers; QuantizeLinear and DequantizeLinear stand around what the target computes in integers. Weights that
-    are zero stay zero. What is quantized already keeps its scales.
+    Weights become integers; QuantizeLinear and DequantizeLinear surround what the target computes in integers. Weights that are
+    zero stay zero. Layers that are quantized already keep their scales.
     """
 
     name: ClassVar[str] = "quantize"
@@ -124,7 +131,7 @@ class Quantize:
     """Write samples, ranges and scales as plain files into this folder, for a vendor's own quantizer."""
 
     def check(self) -> None:
-        """Raises ParamError or ModelError for options that cannot be, alone or together, and for data that was not given."""
+        """Raises ParamError or ModelError for options that are invalid, alone or together, and for missing calibration data."""
         self._check_options()
         self._target()
         self._images()
@@ -137,12 +144,16 @@ class Quantize:
             raise ParamError(NO_DIAGNOSIS)
 
     def check_model(self, model: Model) -> None:
-        """Raises ModelError where the first sample does not fit."""
+        """Raises ModelError if the first sample does not fit the model's inputs."""
         for _ in islice(self._data(model, None) or (), 1):
             pass
 
     def run(self, model: Model, samples: Iterable[Feeds] | None = None) -> StepReport:
-        """`samples`: calibration data in place of `data`."""
+        """Quantize `model` in place; `samples` replaces the calibration data of the option `data`.
+
+        Raises ParamError for options that do not go together or missing data, ModelError for a model or data that cannot be used,
+        and PassError if a weight of zero would not stay zero.
+        """
         self._check_options()
         stripped = strip_scales(model) if self.requantize else Stripped()
         notes = [f"{stripped.quantizers} quantizers removed first"] if stripped.quantizers else []
@@ -188,7 +199,7 @@ class Quantize:
         return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr)
 
     def _quality(self, original: Model, data: CalibrationData | None, quantized: Model) -> float | None:
-        """The SQNR of the worst output, on a few samples."""
+        """SQNR of the worst output in dB, on COMPARED_SAMPLES samples; None if no output can be compared."""
         assert data is not None
         step = max(1, data.count() // COMPARED_SAMPLES)
         return compare(original, quantized, Samples(tuple(islice(data.every(step), COMPARED_SAMPLES)))).worst_sqnr_db
@@ -213,7 +224,7 @@ class Quantize:
         )
 
     def _kept(self, model: Model) -> dict[int, str]:
-        """The nodes that are to stay float, and why."""
+        """Node index → why it stays float by the options."""
         graph = Graph(model.proto.graph)
         facts = layers(model, count=False)
         every = [Layer(name, node.op_type, name, None, ()) for name, node in zip(graph.names, graph.proto.node, strict=True)]
@@ -255,7 +266,7 @@ class Quantize:
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
-    """Of a text with commas between them. Raises ParamError that names the option."""
+    """The numbers of a text, separated by commas. Raises ParamError that names `option` for anything else."""
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
@@ -263,7 +274,7 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def budget_bytes(text: str) -> int:
-    """Bytes of `512MB`. Raises ParamError."""
+    """Bytes of a text such as `512MB` (decimal units). Raises ParamError for another form, or 0."""
     found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMG]?B)\s*", text, re.IGNORECASE)
     if found is None or not float(found[1]):
         raise ParamError(f"quantize: --memory {text}: write it as 512MB or 2GB")
@@ -271,7 +282,11 @@ def budget_bytes(text: str) -> int:
 
 
 def raised(model: Model, target: Target) -> tuple[Model, list[str]]:
-    """A copy whose opset knows scales per channel, where weights are to have them; else the model. And what to say of it."""
+    """A copy in an opset that the target's scales need, or the model itself if its opset will do; and notes on the opset.
+
+    Scales per channel need opset 13; if the opset cannot be raised that far, weights get one scale per tensor. Raises ModelError
+    if the model has no opset with quantizers and cannot be raised.
+    """
     opset = model.opset()
     if opset >= (PER_CHANNEL_OPSET if target.weights.per_channel else FIRST_OPSET):
         return model, []
@@ -279,14 +294,15 @@ def raised(model: Model, target: Target) -> tuple[Model, list[str]]:
     why = raise_opset(copy)
     if why is not None and opset < FIRST_OPSET:
         raise ModelError(
-            f"quantize: {model.name} is written in opset {opset}, which has no quantizers, and cannot be raised: {why}"
+            f"quantize: {model.name} has opset {opset}, which has no quantizers, and its opset cannot be raised: {why}"
         )
     if why is not None:
-        return model, [f"opset stays {opset}, in which a weight tensor has one scale: {why}"]
-    return copy, [f"opset raised from {opset} to {copy.opset()}, whose DequantizeLinear takes a scale per channel"]
+        return model, [f"opset stays {opset}, in which a weight tensor has a single scale: {why}"]
+    return copy, [f"opset raised from {opset} to {copy.opset()}, whose DequantizeLinear supports a scale per channel"]
 
 
 def why_nothing(placement: Placement) -> str:
+    """The note for a model without a unit to quantize: it is quantized already, or the most frequent reasons why not."""
     before = len(placement.quantized_before)
     reasons = Counter(skip.reason for skip in placement.skipped)
     if reasons:
@@ -298,14 +314,14 @@ def why_nothing(placement: Placement) -> str:
 
 
 def what_was_done(found: QuantizedModel) -> list[str]:
-    """What a person wants to know of a quantized model."""
+    """Notes for the user: layers in integers, widths and scales, zeros that stayed, and layers quantized before."""
     placement, written = found.placement, found.written
     target = placement.anatomy.target
     linear = sum(unit.computes for unit in placement.units)
     changes = written.changes
     kind = "symmetric" if target.activations.symmetric else "asymmetric"
     per_channel = target.weights.per_channel and written.model.opset() >= PER_CHANNEL_OPSET
-    scales = "a scale for every output channel" if per_channel else "one scale for a tensor"
+    scales = "one scale per output channel" if per_channel else "one scale per tensor"
     zeros = sum(change.zeros_before for change in changes)
     rounded = sum(change.zeros_after for change in changes) - zeros
     notes = [
@@ -322,5 +338,5 @@ def what_was_done(found: QuantizedModel) -> list[str]:
 
 
 def of_bits(widths: Iterable[int]) -> str:
-    """`61 of 8 bits, 3 of 16 bits`."""
+    """How many there are of each width, as text: `61 of 8 bits, 3 of 16 bits`."""
     return ", ".join(f"{count} of {bits} bits" for bits, count in sorted(Counter(widths).items())) or "none"

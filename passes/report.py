@@ -63,6 +63,7 @@ class Report:
 
     @property
     def files(self) -> ReportFiles:
+        """The files to write, by format."""
         paths = {name: getattr(self, name) for name in ("json", "csv", "markdown", "html", "svg", "curve_csv")}
         return ReportFiles(**paths)
 
@@ -75,27 +76,32 @@ class Report:
 
     @property
     def precision(self) -> Precision:
+        """Widths in bits of what the model stores as floats."""
         return Precision(self.activation_bits, self.coefficient_bits)
 
     def operation(self, found: Deployment) -> Operation | None:
-        """At the rate asked for, else at the target's budget, else None."""
+        """DRAM traffic and load at `fps`, else at the target's budget of frames per second; None if neither is given."""
         fps = self.fps or found.fps_budget
         return None if fps is None else found.at(fps, self.streams)
 
     def deploy(self, model: Model, backend: Backend) -> Deployment:
-        """The model on a backend. Raises ParamError with `strict` where a total is incomplete."""
+        """The predicted cost of `model` on `backend`. Raises ParamError with `strict` if a total is incomplete."""
         found = deploy_on(model, backend, self.precision, self.assume_free)
         if self.strict:
             require_complete(gaps(found), found.load.layers, self.name, model.name)
         return found
 
     def check(self) -> None:
-        """Raises ParamError for a report that nobody gets, or of two targets."""
+        """Raises ParamError for a report with neither a file nor a limit, for two targets, or for an unknown target."""
         if not self.files and not self.fail_if:
             raise ParamError("report: name a file to write (json, csv, markdown, html, svg, curve_csv) or a limit (fail_if)")
         find_backend(self.target, self.precision)
 
     def run(self, model: Model) -> StepReport:
+        """Predict the cost and write the files; the model stays as it is.
+
+        Raises ParamError as `check` and `deploy` do, and PassError if a total exceeds a limit of `fail_if`.
+        """
         self.check()
         found = self.deploy(model, find_backend(self.target, self.precision))
         reasons = exceeded(found, self.fail_if)
@@ -108,7 +114,7 @@ class Report:
 
 
 def notes_on(found: Deployment) -> list[str]:
-    """The latency, and what is missing from it."""
+    """The predicted latency in ms, and what the totals do not include."""
     latency = format_total("latency_ms", totals(found)["latency_ms"], marks(found).get("latency_ms"))
     others = (incomplete(found), assumed_free(found.load.layers))
     return [f"{latency} ms on {found.backend.name}", *(text for text in others if text is not None)]

@@ -1,4 +1,4 @@
-"""The opposite of annotate."""
+"""Removal of what `annotate` wrote."""
 
 from typing import ClassVar
 
@@ -11,11 +11,14 @@ from onnxsparse.pipeline.base import OPTIONS, StepReport
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Strip:
-    """Take the annotations of `annotate` off the model; other metadata stays."""
+    """Remove the annotations of `annotate` from the model; other metadata stays."""
 
     name: ClassVar[str] = "strip"
     changes_outputs: ClassVar[bool] = False
 
     def run(self, model: Model) -> StepReport:
+        """Remove the annotations from nodes and model, in place."""
         count = annotations.strip(model.proto)
-        return StepReport(self.name, notes=[f"annotations removed from {count} nodes" if count else "there were no annotations"])
+        return StepReport(
+            self.name, notes=[f"annotations removed from {count} nodes" if count else "the model had no annotations"]
+        )

@@ -86,7 +86,7 @@ def test_strip_leaves_a_model_alone_that_was_never_annotated() -> None:
     before = built.to_bytes()
     report = Strip().run(built)
     assert built.to_bytes() == before
-    assert report.notes == ["there were no annotations"]
+    assert report.notes == ["the model had no annotations"]
 
 
 def test_bodies_are_annotated_and_the_node_around_them_sums_up() -> None:

@@ -53,7 +53,7 @@ class TestTheMainJob:
     def test_in_place(self, run: Run, source: Path) -> None:
         assert run("prune", source, source, "--sparsity-op", "0.6", "--no-compare", "--force") == 0
         assert run("prune", source, source, "--sparsity-op", "0.6", "--force") == 0
-        assert "nothing was pruned: sparsity_op is 0.6 or more already" in run.out
+        assert "nothing was pruned: sparsity_op is already 0.6 or more" in run.out
 
     def test_top_and_sort(self, run: Run, source: Path) -> None:
         assert run("inspect", source, "--top", "1", "--sort", "macs") == 0

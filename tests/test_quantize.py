@@ -66,7 +66,7 @@ class TestThePass:
         assert report.notes[1] == f"{target}: 3 layers and 0 other ops in integers"
         kind = "symmetric" if target == "cv22" else "asymmetric"
         assert report.notes[2] == (
-            f"activations: 4 of 8 bits ({kind}); weights: 3 of 8 bits (a scale for every output channel); 3 biases of 32 bits"
+            f"activations: 4 of 8 bits ({kind}); weights: 3 of 8 bits (one scale per output channel); 3 biases of 32 bits"
         )
         assert [(c.tensor, c.nodes, c.elements) for c in report.changes] == [
             ("conv0.weight", ("conv0",), 216),
@@ -194,7 +194,7 @@ class TestTheCommand:
         before = source.read_bytes()
         assert run("quantize", source, tmp_path / "out.onnx", "--data", data, "--target", "onnxruntime-x86") == 0, run.err
         assert "3 layers and 0 other ops in integers" in run.out
-        assert "compared on 8 of the samples that it was calibrated on" in " ".join(run.out.split())
+        assert "compared on 8 of the calibration samples" in " ".join(run.out.split())
         onnx.checker.check_model(str(tmp_path / "out.onnx"), full_check=True)
         assert sqnr_db(load(source), load(tmp_path / "out.onnx"), feeds(8)) > 20
         assert (tmp_path / "out.onnx").stat().st_size < source.stat().st_size

@@ -13,63 +13,70 @@ from onnxsparse.ir.weights import Array
 from onnxsparse.records import ArtifactWriter, Change, Skip, TextTable
 
 OPTIONS = ConfigDict(use_attribute_docstrings=True, extra="forbid", arbitrary_types_allowed=False)
-"""Of every pass's pydantic dataclass: a field's docstring is its help, an unknown option an error."""
+"""Configuration of every pass's pydantic dataclass: a field's docstring is its help, and an unknown option is an error."""
 
 
 def from_text(given: object) -> object:
-    """A command line gives text, which a choice of numbers does not take."""
+    """Decimal text as an integer, anything else unchanged: a command line gives text, which `Literal[8, 16]` does not accept."""
     return int(given) if isinstance(given, str) and given.isdecimal() else given
 
 
 Bits = Annotated[Literal[8, 16], BeforeValidator(from_text)]
-"""Of an integer."""
+"""Width of an integer in bits."""
 
 WeightBits = Annotated[Literal[7, 8, 16], BeforeValidator(from_text)]
+"""Width of a weight in bits; 7 bits are stored in 8 and use half of their range."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one pass did to one model.
-
-    `artifacts` are what it made besides the model: target file → a function that writes it, which the pipeline calls.
-    `before` and `after` are None for a pass that does not look at layers. The pipeline fills in `seconds` (elapsed) and
-    `peak_memory_bytes` (of the process, up to the end of the pass).
-    """
+    """What one pass did to one model."""
 
     pass_name: str
     changes: Sequence[Change] = ()
+    """Weight tensors whose values changed."""
     skipped: Sequence[Skip] = ()
+    """Nodes that the pass left unchanged, each with the reason."""
     notes: Sequence[str] = ()
+    """Sentences for the user."""
     before: Totals | None = None
+    """Totals of the layers before the pass; None for a pass that does not compute them."""
     after: Totals | None = None
+    """Totals of the layers after the pass; None likewise."""
     artifacts: dict[Path, ArtifactWriter] = field(default_factory=dict)
+    """Output files besides the model: path → a function that writes the file. The pipeline calls it."""
     tables: Sequence[TextTable] = ()
+    """Tables to print."""
     dry: bool = False
-    """Whether it only looked: nothing is to be written but its artifacts."""
+    """Whether the pass only inspected the model, so that only its artifacts are written."""
     feeds: Sequence[dict[str, Array]] = ()
-    """Inputs that say more of the model than random ones: what to compare outputs on if the caller names none."""
+    """Model inputs on which to compare outputs if the caller gives none; more representative than random ones."""
     runs_here: bool = False
-    """Whether the model was made for onnxruntime on a processor like this one, so that it is to be tried on it."""
+    """Whether the model is meant for onnxruntime on this kind of processor, and is also compared as it runs here."""
     rewrote: bool = False
-    """Whether more than weights was changed."""
+    """Whether the pass changed more than the values of weights."""
     seconds: float | None = None
+    """Elapsed time; filled in by the pipeline."""
     peak_memory_bytes: int | None = None
+    """Peak memory of the process up to the end of the pass; filled in by the pipeline."""
 
 
 class Pass(Protocol):
     """A transformation of a model in place. A pass is a frozen dataclass: its fields are its options, its docstring its help.
 
-    What a field's type says (`ir.option_roles`) is checked before the first pass of a pipeline runs. A pass may define more:
+    The roles in the types of fields (`ir.option_roles`) are checked before the first pass of a pipeline runs. Optional members:
 
     - `check(self)` raises ParamError for options that do not go together;
-    - `check_model(self, model)` raises for options that do not fit the model, which only passes before it may have changed;
-    - `dry`, whether it will only look, so that there is no model to write;
-    - `changes_inputs`, whether the model takes other inputs afterwards.
+    - `check_model(self, model)` raises ParamError or ModelError for options that do not fit the model. It is called before any
+      pass runs, unless an earlier pass has `changes_inputs`;
+    - `dry`: whether the pass will only inspect the model, so that no model is written;
+    - `changes_inputs`: whether the inputs of the model are different afterwards.
     """
 
     name: ClassVar[str]
+    """The pass's name on the command line and in recipes."""
     changes_outputs: ClassVar[bool]
-    """Whether the model computes something else afterwards."""
+    """Whether the outputs of the model may differ afterwards."""
 
     def run(self, model: Model) -> StepReport:
-        """Change `model`. Raises ParamError, ModelError or PassError with the model in an unspecified state."""
+        """Change `model` in place. Raises ParamError, ModelError or PassError and leaves the model in an unspecified state."""

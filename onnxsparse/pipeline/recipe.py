@@ -20,11 +20,12 @@ from onnxsparse.pipeline.base import Pass
 from onnxsparse.pipeline.registry import did_you_mean, find_pass
 
 KEYS = ("passes", "input_shape", "dim")
+"""The keys of a recipe."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Passes ready to run, and the input sizes to run them for."""
+    """Validated passes in order, and the input sizes to bind before they run, as --input-shape and --dim take them."""
 
     passes: tuple[Pass, ...]
     input_shape: tuple[str, ...] = ()
@@ -32,7 +33,7 @@ class Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe. Raises ParamError that names the place in the file and what to put there."""
+    """Read and validate a recipe. Raises ParamError that names the place in the file and what is expected there."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -44,9 +45,10 @@ def load_recipe(path: Path) -> Recipe:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML in which a mapping names each key once, as its specification asks; PyYAML takes the last one without a word."""
+    """YAML in which a key occurs once per mapping, as its specification requires; PyYAML silently uses the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The mapping that starts here. Raises ParamError for a key that occurs twice."""
         node = super().compose_mapping_node(anchor)
         seen: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -60,19 +62,19 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def read_yaml(text: str) -> object:
-    """What a YAML text holds. Raises ParamError for a text that is none, or a key that is there twice."""
+    """The content of a YAML text. Raises ParamError for text that is not YAML, or a key that occurs twice in a mapping."""
     try:
         return yaml.load(text, UniqueKeys)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         at = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
         raise ParamError(f"{at}it is not YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # ValueError: a date that there is not; RecursionError: a thousand brackets
+        # ValueError: an impossible date such as 2024-02-31; RecursionError: very deep nesting
         raise ParamError(f"it is not YAML: {error}") from None
 
 
 def parse_recipe(content: object) -> Recipe:
-    """A recipe from what its YAML holds."""
+    """A recipe from the content of its YAML. Raises ParamError for unknown keys, passes or options, and for wrong types."""
     wanted = "a recipe is a mapping with a list 'passes'"
     if not isinstance(content, Mapping):
         raise ParamError(wanted)
@@ -86,6 +88,7 @@ def parse_recipe(content: object) -> Recipe:
 
 
 def texts(content: Mapping[str, object], key: str) -> tuple[str, ...]:
+    """The strings under `key`; none if it is missing or empty. Raises ParamError for anything but a string or a list of them."""
     value = content.get(key) or []
     found = [value] if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(v, str) for v in found):
@@ -94,7 +97,7 @@ def texts(content: Mapping[str, object], key: str) -> tuple[str, ...]:
 
 
 def first_fault(error: ValidationError, kind: type[Pass]) -> str:
-    """`.option: what is wrong with it`, behind the place of a pass."""
+    """The first error as `.option: what is wrong`, to be appended to the place of a pass of class `kind`."""
     found = error.errors()[0]
     where = "".join(f".{part}" for part in found["loc"])
     if found["type"] == "unexpected_keyword_argument":
@@ -106,11 +109,15 @@ def first_fault(error: ValidationError, kind: type[Pass]) -> str:
 
 
 def names(options: Sequence[str]) -> str:
+    """Option names separated by commas; `none` for no options."""
     return ", ".join(options) or "none"
 
 
 def parse_step(index: int, step: object) -> Pass:
-    """One entry of `passes`: a name, or a name with its options."""
+    """The pass of entry `index` of `passes`: a name, or a mapping of one name to its options.
+
+    Raises ParamError for an unknown pass, an unknown or missing option, or a value that the option does not accept.
+    """
     if isinstance(step, str):
         name, options = step, dict[str, object]()
     elif isinstance(step, Mapping) and len(step) == 1:

@@ -1,4 +1,4 @@
-"""Which passes there are: name → where its class is and one line about it, so that `--help` imports none of them."""
+"""The known passes: name → location of the class and one line of help, so that `--help` imports none of them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """`target` is `module:Class`; `summary` is the first line of the class's docstring (a test compares)."""
+    """A pass that is not imported yet."""
 
     target: str
+    """Location of the class: `module:Class`."""
     summary: str
+    """First line of the class's docstring; tests/test_house.py compares them."""
 
     def load(self) -> "type[Pass]":
+        """Import the class. ImportError or AttributeError leaves it if the location does not exist."""
         module, _, name = self.target.partition(":")
         return cast("type[Pass]", getattr(import_module(module), name))
 
@@ -30,15 +33,15 @@ BUILT_IN = {
     "prune": Entry("onnxsparse.passes.prune:Prune", "Zero the weights that matter least until the target is reached."),
     "prune-channels": Entry(
         "onnxsparse.passes.prune_channels:PruneChannels",
-        "Cut whole channels out of the model, every shape rewritten, and prove in onnxruntime that nothing else has changed.",
+        "Remove whole channels from the model, rewrite all shapes, and prove in onnxruntime that nothing else has changed.",
     ),
     "quantize": Entry(
         "onnxsparse.passes.quantize:Quantize",
-        "Make an int8 model of a float one, for the CV22 or for onnxruntime, with scales that calibration data says.",
+        "Quantize a float model to int8, for the CV22 or onnxruntime, with scales chosen on calibration data.",
     ),
     "apply-masks": Entry(
         "onnxsparse.passes.apply_masks:ApplyMasks",
-        "Zero the weights that the masks of an earlier `prune --masks` leave out, found by name and shape.",
+        "Zero the weights that the masks of an earlier `prune --masks` exclude; weights are found by name and shape.",
     ),
     "fold": Entry(
         "onnxsparse.passes.fold:Fold",
@@ -46,7 +49,7 @@ BUILT_IN = {
     ),
     "fix-shapes": Entry(
         "onnxsparse.passes.fix_shapes:FixShapes",
-        "Write the input sizes that are bound (by --input-shape, --dim, or assumed) into the file, and all shapes that follow.",
+        "Write the bound input sizes (--input-shape, --dim, or assumed) and all shapes that follow from them into the file.",
     ),
     "annotate": Entry(
         "onnxsparse.passes.annotate:Annotate",
@@ -56,17 +59,17 @@ BUILT_IN = {
         "onnxsparse.passes.report:Report",
         "Predict what the model costs on a target, and write the report to files; the model stays as it is.",
     ),
-    "strip": Entry("onnxsparse.passes.strip:Strip", "Take the annotations of `annotate` off the model; other metadata stays."),
+    "strip": Entry("onnxsparse.passes.strip:Strip", "Remove the annotations of `annotate` from the model; other metadata stays."),
 }
 
 
 GROUP = "onnxsparse.passes"
-"""Entry points of third parties: pass name → `module:Class`."""
+"""Entry-point group in which other packages register passes: pass name → `module:Class`."""
 
 
 @cache
 def passes() -> dict[str, Entry]:
-    """The passes there are, the built-in ones first; a name that is taken stays whose it was."""
+    """Name → pass, the built-in ones first. A name that is registered twice keeps its first pass."""
     found = dict(BUILT_IN)
     for point in entry_points(group=GROUP):
         found.setdefault(point.name, Entry(point.value, f"(from {point.dist.name if point.dist else point.module})"))
@@ -74,14 +77,14 @@ def passes() -> dict[str, Entry]:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """`; did you mean 'prune'?` for a name that is nearly one of those known, else nothing."""
+    """`; did you mean 'prune'?` if `name` is similar to one of `known`, else an empty string."""
     like = {option.replace("_", "-"): option for option in known}
     found = get_close_matches(str(name).replace("_", "-"), like, n=1)
     return f"; did you mean '{like[found[0]]}'?" if found else ""
 
 
 def find_pass(name: str) -> "type[Pass]":
-    """The class of a pass. Raises ParamError for a name that is none, or a third party's that cannot be loaded."""
+    """The class of a pass. Raises ParamError for an unknown name, or if another package's pass cannot be imported."""
     if name not in passes():
         raise ParamError(f"there is no pass '{name}'; there are {', '.join(passes())}{did_you_mean(name, passes())}")
     entry = passes()[name]

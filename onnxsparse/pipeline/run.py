@@ -1,4 +1,4 @@
-"""Passes in a row: each one verified, then everything written together or nothing at all."""
+"""Passes in sequence: each result is verified, then all files are written together or none."""
 
 import resource
 import sys
@@ -23,7 +23,10 @@ from onnxsparse.runtime.session import Execution, runner
 
 @dataclass(frozen=True)
 class Comparing:
-    """How to compare the result with the original. `data` None: seeded inputs."""
+    """How to compare the result with the original.
+
+    `data`: npz, or a folder of npy and npz files; None for seeded random inputs. `custom_ops`: shared libraries with custom ops.
+    """
 
     data: Path | None = None
     custom_ops: tuple[Path, ...] = ()
@@ -31,12 +34,16 @@ class Comparing:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a pipeline did. `comparison` is None if nothing changed the outputs; `not_compared` says why else."""
+    """What a pipeline did."""
 
     steps: tuple[StepReport, ...]
+    """One report per pass, in order."""
     comparison: Comparison | None = None
+    """Outputs against the original's; None if no pass changed them, none was requested, or `not_compared` has the reason."""
     not_compared: str | None = None
+    """Why onnxruntime could not compare the models; None otherwise."""
     notes: tuple[str, ...] = ()
+    """Sentences about the model as a whole."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +56,22 @@ class Pipeline:
     passes: Sequence[Pass]
 
     def run(self, model: Model, comparing: Comparing | None = None) -> RunReport:
-        """Change `model`, and compare it with what it was if `comparing` says how.
+        """Run all passes on `model`, in place.
 
-        The options of all passes are checked before the first runs. Raises ParamError or ModelError for those, PassError naming
-        the pass that left a sound model unsound.
+        1. Check the options of all passes, alone and against the model; read the comparison data.
+        2. Run each pass, then onnx's checker, if the model passed it before.
+        3. Compare the outputs with the original's, if a pass changed them and `comparing` is given (None: do not compare).
+
+        Raises ParamError or ModelError for options or data that do not fit, PassError that names a pass whose result the checker
+        rejects or onnxruntime no longer loads, and BackendError if onnxruntime cannot run the models on given data.
         """
         check_passes(self.passes)
         check_on_model(self.passes, model)
         original = model.copy()
-        # read first: wrong data should not cost the time of the passes
+        # read before the passes run, so that wrong data fails at once
         samples = None if comparing is None or comparing.data is None else load_samples(comparing.data, model)
         fault = first_fault(model)
-        notes = () if fault is None else (f"the input does not pass onnx's checker, so nor may the output: {fault}",)
+        notes = () if fault is None else (f"onnx's checker rejects the input, so it may reject the output as well: {fault}",)
         steps = []
         for step in self.passes:
             tell(step.name)
@@ -75,7 +86,7 @@ class Pipeline:
         tell("comparing with the original in onnxruntime")
         feeds = tuple(feed for step in steps for feed in step.feeds)
         if samples is None and feeds:
-            samples = Samples(feeds, (f"compared on {len(feeds)} of the samples that it was calibrated on",))
+            samples = Samples(feeds, (f"compared on {len(feeds)} of the calibration samples",))
         try:
             as_run = run_here if any(step.runs_here for step in steps) else None
             comparison = compare(original, model, samples, custom_ops=comparing.custom_ops, as_run=as_run)
@@ -83,13 +94,13 @@ class Pipeline:
             if samples is not None:
                 raise
             if runs(original, comparing) and not runs(model, comparing):
-                raise PassError(f"the passes left {model.name} so that it does not load any more: {error}") from None
+                raise PassError(f"after the passes, onnxruntime no longer loads {model.name}: {error}") from None
             return RunReport(tuple(steps), None, str(error), notes)
         return RunReport(tuple(steps), comparison, notes=notes)
 
 
 def check_passes(steps: Sequence[Pass]) -> None:
-    """Raises ParamError or ModelError for options with which a pass cannot run, whatever the model."""
+    """Check options that do not depend on the model. Raises ParamError or ModelError."""
     for step in steps:
         for given in given_options(step, step.name):
             given.check()
@@ -99,17 +110,20 @@ def check_passes(steps: Sequence[Pass]) -> None:
 
 
 def check_on_model(steps: Sequence[Pass], model: Model) -> None:
-    """Raises ParamError or ModelError for options that do not fit `model`, as data of another shape."""
+    """Check options against `model`, such as the shapes of data. Raises ParamError or ModelError.
+
+    Passes after one that changes the model's inputs are not checked.
+    """
     for step in steps:
         own = getattr(step, "check_model", None)
         if callable(own):
             own(model)
         if getattr(step, "changes_inputs", False):
-            return  # what the next pass gets is not known
+            return  # the inputs that the next pass sees are unknown
 
 
 def runs(model: Model, comparing: Comparing) -> bool:
-    """Whether onnxruntime loads a model."""
+    """Whether onnxruntime loads a model, with the optimisations that it has by default."""
     try:
         runner(model, custom_ops=comparing.custom_ops, execution=Execution.AS_RUN)
     except BackendError:
@@ -118,13 +132,16 @@ def runs(model: Model, comparing: Comparing) -> bool:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has had, mapped pages included. ru_maxrss counts kilobytes, but bytes on macOS."""
+    """Peak memory of this process in bytes, mapped pages included. ru_maxrss is in KiB, but in bytes on macOS."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def write(model: Model, target: Path | None, report: RunReport, extra: Sequence[tuple[Path, str]] = ()) -> None:
-    """Write the model (None: not at all), what the passes made besides, and `extra` files, all of them or none."""
+    """Write the model to `target` (None: no model), the artifacts of all passes, and `extra` files with their texts.
+
+    All files are written or none.
+    """
     with Staging() as staging:
         for step in report.steps:
             for path, writer in step.artifacts.items():
