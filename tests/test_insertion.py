@@ -217,7 +217,7 @@ class TestWhereWeightsAre:
         for on in (True, False):
             assert_close(built, done, x=random(built.proto.graph.input[0]), on=np.array(on))
         skipped = {skip.node: skip.reason for skip in place(built, CV22, {}).skipped}
-        assert skipped == {"branch": "stays float: what its bodies compute is not quantized"}
+        assert skipped == {"branch": "stays float: its bodies are not quantized"}
 
 
 class TestOpsets:

@@ -256,13 +256,13 @@ class TestStaysFloat:
         nodes = [node("MatMul", "x w", "y"), node("MatMul", "i j", "z")]
         halves = {"w": weight("4x4").astype(np.float16), "j": np.ones((4, 4), np.int64)}
         built = model(nodes, {"x": ("2x4", onnx.TensorProto.FLOAT16), "i": ("2x4", INT64)}, ["y", "z"], halves)
-        assert skipped(built) == dict.fromkeys("yz", "it computes in another type than float32")
+        assert skipped(built) == dict.fromkeys("yz", "it computes in a type other than float32")
 
     def test_ops_that_nobody_knows(self) -> None:
         nodes = [node("Conv", "x w", "c"), node("Special", "c", "s", domain="our.own"), node("Conv", "s w", "y")]
         known = [helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, [1, 4, 4, 4])]
         built = model(nodes, {"x": "1x4x4x4"}, ["y"], {"w": "4x4x1x1"}, domains={"our.own": 1}, value_info=known)
         assert graph(quantized(built)) == ["c = Conv(x', w')", "s = Special(c')", "y = Conv(s', w')"]
-        assert skipped(built) == {"s": "its op is not known"}
+        assert skipped(built) == {"s": "its op is unknown"}
         untyped = proto(nodes, {"x": "1x4x4x4"}, ["c"], {"w": "4x4x1x1"}, domains={"our.own": 1})
-        assert skipped(Model.from_proto(untyped))["y"] == "the type of what it reads is not known"
+        assert skipped(Model.from_proto(untyped))["y"] == "the type of an input is unknown"

@@ -62,7 +62,7 @@ class TestThePass:
             f"conv{i} = Conv({a}', conv{i}.weight', conv{i}.bias')" for i, a in enumerate(("x", "relu0", "relu1"))
         ]
         assert sqnr_db(built, done, feeds()) > 20
-        assert report.notes[0] == f"ranges of 4 activations by {method} over 3 samples; that is few, 32 to 512 are usual"
+        assert report.notes[0] == f"ranges of 4 activations by {method} over 3 samples; that is few: use 32 to 512"
         assert report.notes[1] == f"{target}: 3 layers and 0 other ops in integers"
         kind = "symmetric" if target == "cv22" else "asymmetric"
         assert report.notes[2] == (
@@ -170,7 +170,7 @@ class TestThePass:
         built = model(nodes, {"x": SHAPE}, ["y"], {"w": weight("4x3x1x1") * 100, "v": np.abs(weight("4x4x1x1", 1))})
         done, report = quantize(built)
         assert graph(done) == ["c = Conv(x', w')", "e = Exp(c')", "p = MaxPool(e)", "d = Conv(p, v)", "y = Relu(d)"]
-        assert {s.node: s.reason for s in report.skipped} == {"d": "stays float: it reads or makes values that are not finite"}
+        assert {s.node: s.reason for s in report.skipped} == {"d": "stays float: it reads or produces values that are not finite"}
 
     def test_what_is_asked_wrongly(self) -> None:
         with pytest.raises(ParamError, match="give calibration data with --data"):
@@ -298,4 +298,4 @@ def test_a_range_of_no_activation_is_said(run: Run, source: Path, tmp_path: Path
     ranges = {name: [-4, 4] for name in ("x", "relu0", "relu1", "y", "misspelt")}
     (tmp_path / "r.json").write_text(json.dumps({"schema": 1, "ranges": ranges}))
     assert run("quantize", source, tmp_path / "out.onnx", "--ranges", tmp_path / "r.json") == 0, run.err
-    assert "--ranges has 'misspelt', which the model does not make" in " ".join(run.out.split())
+    assert "--ranges has 'misspelt', which the model does not produce" in " ".join(run.out.split())

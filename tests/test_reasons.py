@@ -201,7 +201,7 @@ class TestQuantize:
     def test_half_floats(self) -> None:
         built = model([node("MatMul", "x a", "y")], {"x": ("2x8", FLOAT16)}, ["y"], {"a": weight("8x4").astype(np.float16)})
         report = Quantize(target="onnxruntime-x86").run(built, seeded_samples(built, 1).feeds)
-        told = "stays float: it computes in another type than float32"
+        told = "stays float: it computes in a type other than float32"
         assert [(skip.node, skip.reason) for skip in report.skipped] == [("y", told)]
         assert report.notes == [f"nothing to quantize: 1 × {told}"]
 

@@ -84,7 +84,7 @@ def check_output(path: Path, _option: str) -> None:
 def check_output_folder(path: Path, option: str) -> None:
     """Raises ParamError if `path` is not a folder, ModelError if it may not be written to."""
     if not path.is_dir():
-        raise ParamError(f"{option} {path} is not a folder; make it first")
+        raise ParamError(f"{option} {path} is not a folder; create it first")
     check_folder(path, f"{option} {path}")
 
 

@@ -1,4 +1,10 @@
-"""The ranges of a placement's activations: from data, or as a file gives them."""
+"""The ranges of a placement's activations, from calibration data or from a file.
+
+1. Take the ranges that the user gave.
+2. Observe the other activations on the data, and choose their ranges by the method.
+3. Keep the units float that read or produce values without a finite range, place again, and repeat step 2 for activations that
+   need a range only now.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,32 +16,37 @@ from onnxsparse.errors import ModelError
 from onnxsparse.quantization.plan.placement import Placement, place
 
 FEW_SAMPLES = 8
-"""Ranges that rest on fewer are said to."""
+"""With fewer calibration samples a note warns that they are few."""
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A placement with the range of every activation that sets a scale.
-
-    `placement`: without the activations that reach infinity. `extremes`: what was seen, of activations whose range was not given.
-    `samples`: how many were seen, 0 where no data were needed.
-    """
+    """A placement with the range of every activation that sets a scale."""
 
     placement: Placement
+    """The placement, without units that read or produce values without a finite range."""
     ranges: Mapping[str, Range]
+    """Activation → range, chosen or given."""
     extremes: Mapping[str, Range] = field(default_factory=dict)
+    """Activation → observed minimum and maximum; activations with a given range are left out."""
     samples: int = 0
+    """Samples that were observed; 0 if all ranges were given."""
     notes: tuple[str, ...] = ()
+    """Sentences for the user."""
 
     @property
     def missing(self) -> list[str]:
-        """The activations that set a scale and have no range yet."""
+        """The activations that need a range and have none yet."""
         return [name for name in self.placement.calibrated if name not in self.ranges]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How ranges are found. `given`: ranges that need no data."""
+    """How ranges are found.
+
+    `data`: None if all ranges are given. `percentile`: per cent of the elements, for that method. `budget_bytes`: memory for
+    activations at a time. `given`: ranges by activation.
+    """
 
     data: CalibrationData | None
     method: Method
@@ -44,9 +55,9 @@ class Calibration:
     given: Mapping[str, Range] = field(default_factory=dict)
 
     def run(self, placement: Placement, known: Calibrated | None = None) -> Calibrated:
-        """The ranges of a placement; `known`: of another placement of the same model, whose ranges stay.
+        """The ranges of a placement. `known`: the result for another placement of the same model; its ranges are kept.
 
-        Raises ModelError for an activation that has no range and no data to find it with.
+        Raises ModelError for an activation without a given range if there is no data.
         """
         if known is None:
             found = Calibrated(placement, self.given, notes=tuple(self._unknown(placement)))
@@ -57,7 +68,7 @@ class Calibration:
         return found
 
     def _observed(self, found: Calibrated) -> Calibrated:
-        """With the ranges that were missing, and without the activations that have none."""
+        """`found` with the missing ranges, and without the units whose values have no finite range."""
         model, wanted = found.placement.anatomy.model, found.missing
         if self.data is None:
             some = f"'{wanted[0]}'" + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else "")
@@ -66,7 +77,7 @@ class Calibration:
         grid = found.placement.anatomy.target.activations.grid
         ranges = choose_ranges(seen, self.method, Levels(1 << grid.bits, grid.symmetric, grid.power_of_two), self.percentile)
         extremes = {name: Range(own.low, own.high) for name, own in seen.ranges.items() if own.is_finite}
-        few = "; that is few, 32 to 512 are usual" if seen.samples < FEW_SAMPLES else ""
+        few = "; that is few: use 32 to 512" if seen.samples < FEW_SAMPLES else ""
         note = f"ranges of {len(wanted)} activations by {self.method} over {seen.samples} samples{few}"
         return Calibrated(
             without(found.placement, {name for name in wanted if name not in ranges}),
@@ -77,15 +88,15 @@ class Calibration:
         )
 
     def _unknown(self, placement: Placement) -> Iterator[str]:
-        """Which given ranges no activation has: their names may be misspelt."""
+        """A note on given ranges whose names match no value of the model."""
         unknown = [name for name in self.given if name not in placement.anatomy.graph.defined]
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            yield f"--ranges has '{unknown[0]}'{more}, which the model does not make"
+            yield f"--ranges has '{unknown[0]}'{more}, which the model does not produce"
 
 
 def without(placement: Placement, unbounded: set[str]) -> Placement:
-    """A placement in which no unit uses or makes integers for values that have no finite range."""
+    """The placement with units kept float that read or produce one of the `unbounded` values."""
     if not unbounded:
         return placement
     anatomy = placement.anatomy
@@ -93,5 +104,5 @@ def without(placement: Placement, unbounded: set[str]) -> Placement:
     for unit in placement.units:
         touched = {unit.exit, *(anatomy.nodes[unit.root].input[at] for at in unit.activations)}
         if touched & unbounded:
-            kept[unit.root] = "it reads or makes values that are not finite"
+            kept[unit.root] = "it reads or produces values that are not finite"
     return place(anatomy.model, anatomy.target, kept)

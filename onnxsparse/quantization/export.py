@@ -1,4 +1,4 @@
-"""What another quantizer needs to make the same choices: the samples and the scales, as plain files."""
+"""Samples, ranges and scales as plain files, so that a vendor's quantizer can make the same choices."""
 
 import json
 from collections.abc import Iterator
@@ -16,8 +16,10 @@ from onnxsparse.runtime.session import Feeds
 
 
 def export_files(folder: Path, found: QuantizedModel, calibration: Calibration) -> dict[Path, ArtifactWriter]:
-    """`choices.json`, and with data every sample as `sample_00000.npy` (npz where there are several inputs), listed in
-    `samples.txt`. The samples are read once more when they are written, one at a time. Raises ParamError for no folder.
+    """Path → writer of `choices.json` and, with data, of every sample and of `samples.txt`, which lists them.
+
+    A sample is `sample_00000.npy`, or npz for a model with several inputs. Samples are read again when they are written, one at a
+    time. Raises ParamError if `folder` does not exist or holds samples.
     """
     check_export(folder)
     made: dict[Path, ArtifactWriter] = {folder / "choices.json": text_writer(choices_json(found))}
@@ -32,15 +34,15 @@ def export_files(folder: Path, found: QuantizedModel, calibration: Calibration) 
 
 
 def check_export(folder: Path) -> None:
-    """Raises ParamError for no folder, or one that would mix these samples with others."""
+    """Raises ParamError if `folder` is not a folder, or holds samples that would be mixed with the new ones."""
     if not folder.is_dir():
-        raise ParamError(f"quantize: --export {folder} is not a folder; make it first")
+        raise ParamError(f"quantize: --export {folder} is not a folder; create it first")
     if any(folder.glob("sample*")):
-        raise ParamError(f"quantize: --export {folder} holds samples already; give an empty folder")
+        raise ParamError(f"quantize: --export {folder} already holds samples; give an empty folder")
 
 
 def sample_writer(samples: Iterator[Feeds]) -> ArtifactWriter:
-    """Writes the next sample; the files are written in order."""
+    """A function that writes the next of `samples` to a file; the pipeline calls the writers in the order of the files."""
 
     def write(file: IO[bytes]) -> None:
         feeds = next(samples)
@@ -53,7 +55,7 @@ def sample_writer(samples: Iterator[Feeds]) -> ArtifactWriter:
 
 
 def choices_json(found: QuantizedModel) -> str:
-    """Every activation and weight with its integers' meaning, and what stays float."""
+    """Range, width, scale and zero point of every activation and weight, and the nodes that stay float (docs/json.md)."""
     written, placement = found.written, found.placement
     target = placement.anatomy.target
     content = {

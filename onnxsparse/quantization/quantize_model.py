@@ -1,4 +1,4 @@
-"""The steps from a float model to an integer one: where, in which ranges, and what makes it better."""
+"""From a placement to a quantized model: ranges, improvements of accuracy, and Q/DQ nodes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,12 +15,15 @@ from onnxsparse.quantization.plan.scales import Choices
 from onnxsparse.quantization.write.qdq import Written, write_integers
 
 MEASURED_SAMPLES = 32
-"""As many are enough for means and noise, taken evenly from the data; ranges look at all of it."""
+"""Evenly spaced samples of the calibration data that bias correction and noise use, as they need only means; ranges use all."""
 
 
 @dataclass(frozen=True)
 class Improvements:
-    """What is done for accuracy beyond good ranges. `wide_layers`: how many; `min_sqnr_db`: as many as that takes."""
+    """Measures for accuracy beyond the choice of ranges.
+
+    `wide_layers`: number of units with more than 8 bits. `min_sqnr_db`: instead, as few as reach this SQNR of the worst output.
+    """
 
     equalize: bool = False
     correct_bias: bool = True
@@ -29,14 +32,17 @@ class Improvements:
 
     @property
     def named(self) -> str | None:
-        """The option that cannot do without data."""
+        """An option in use that needs calibration data; None if none is in use."""
         wide = "--wide-layers" if self.wide_layers else None
         return "--equalize" if self.equalize else "--min-sqnr" if self.min_sqnr_db is not None else wide
 
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A quantized model, and how it came about. `samples`: how many its ranges were found on."""
+    """A quantized model with its placement, the ranges by activation, and notes.
+
+    `samples`: calibration samples on which ranges were found; 0 if all were given.
+    """
 
     placement: Placement
     written: Written
@@ -47,12 +53,13 @@ class QuantizedModel:
 
 @dataclass(frozen=True)
 class Draft:
-    """Everything that is chosen before integers are written."""
+    """All choices for a quantized model, before it is written."""
 
     calibrated: Calibrated
     choices: Choices
 
     def written(self) -> Written:
+        """The quantized model. Raises PassError as `write_integers` does."""
         return write_integers(self.calibrated.placement, self.choices)
 
 
@@ -60,11 +67,13 @@ class Draft:
 class Quantizing:
     """From a placement to a quantized model.
 
-    1. Equalize channels, which changes weights.
+    1. Equalize channels (optional), which changes weights.
     2. Find the ranges of activations.
-    3. Rank layers by their own noise, and make those wide that are to be.
-    4. Correct biases for the error of what is left.
+    3. Rank units by their own noise and widen the noisiest: a given number, or as few as reach an SQNR (bisection).
+    4. Correct biases for the error that remains.
     5. Write integers.
+
+    `quality` returns the SQNR that the bisection compares with `min_sqnr_db`.
     """
 
     calibration: Calibration
@@ -72,13 +81,14 @@ class Quantizing:
     quality: Quality
 
     def run(self, placement: Placement) -> QuantizedModel:
-        """Quantize a placement's model, whose weights equalization changes.
+        """Quantize a placement's model; equalization changes the weights of that model, everything else works on copies.
 
-        Raises ParamError for improvements that need data where there is none, ModelError as calibration does.
+        Raises ParamError for improvements that need data if there is none, ModelError as `Calibration.run` does, and PassError as
+        `write_integers` does.
         """
         data = self.calibration.data
         if data is None and self.improvements.named is not None:
-            raise ParamError(f"quantize: {self.improvements.named} needs --data: it measures what the model does")
+            raise ParamError(f"quantize: {self.improvements.named} needs --data: it runs the model on samples")
         notes = []
         if data is not None and self.improvements.equalize:
             notes.append(f"{equalize(placement, data)} pairs of layers were equalized")
@@ -86,17 +96,17 @@ class Quantizing:
         draft, said = self._widened(calibrated, self._ranked(calibrated))
         notes += said
         if self.improvements.correct_bias and data is None:
-            notes.append("biases were not corrected: that takes data")
+            notes.append("biases were not corrected: that needs --data")
         found = draft.calibrated
         return QuantizedModel(found.placement, draft.written(), found.ranges, found.samples, (*found.notes, *notes))
 
     def _measured(self, calibrated: Calibrated) -> CalibrationData | None:
-        """What means and noise are measured on; None without data."""
+        """The samples for means and noise; None without data."""
         data = self.calibration.data
         return None if data is None else measurement_subset(data, calibrated.samples or data.count())
 
     def _ranked(self, calibrated: Calibrated) -> list[int]:
-        """The layers that may become wide, those first that need it most."""
+        """Units in descending order of their own noise; empty if none are to become wide."""
         measured = self._measured(calibrated)
         if measured is None or not (self.improvements.wide_layers or self.improvements.min_sqnr_db is not None):
             return []
@@ -104,7 +114,7 @@ class Quantizing:
         return ranked(calibrated.placement, choices, measured, self.calibration.budget_bytes)
 
     def _widened(self, calibrated: Calibrated, order: list[int]) -> tuple[Draft, list[str]]:
-        """As many of them wide as asked for, or as the outputs need; and what to say of it."""
+        """The draft with the first units of `order` widened, as many as the options say; and notes."""
         wanted, notes = self.improvements.min_sqnr_db, []
         if wanted is None:
             count = min(self.improvements.wide_layers, len(order))
@@ -116,11 +126,14 @@ class Quantizing:
             names = [calibrated.placement.anatomy.graph.names[root] for root in order[:count]]
             shown = ", ".join(names[:3]) + ("…" if count > 3 else "")
             kind = "16 bits" if calibrated.placement.anatomy.target.wide == "int16" else "floats"
-            notes.append(f"{count} of {len(order)} layers and other ops are {kind}, those with most noise of their own: {shown}")
+            notes.append(f"{count} of {len(order)} layers and other ops are {kind}, those that add most noise: {shown}")
         return draft, notes
 
     def _bisect(self, calibrated: Calibrated, order: list[int], wanted_db: float) -> tuple[int, Draft, float | None]:
-        """The smallest number of wide layers whose outputs are good enough, and their SQNR; all where that does not do."""
+        """The smallest number of wide units that reaches `wanted_db`, its draft, and the SQNR reached in dB.
+
+        All units if none suffices. The search assumes that the SQNR rises with the number of wide units.
+        """
         few, many = 0, len(order)
         best = self._with_wide(calibrated, order)
         reached = self.quality(best.written().model)
@@ -135,7 +148,7 @@ class Quantizing:
         return many, best, reached
 
     def _with_wide(self, calibrated: Calibrated, roots: list[int]) -> Draft:
-        """These layers wide, and biases corrected for what is left."""
+        """The draft with these units wide, ranges for what is new, and biases corrected for the error that remains."""
         placement, choices = widened(calibrated.placement, Choices(calibrated.ranges, calibrated.extremes), roots)
         found = self.calibration.run(placement, calibrated)
         choices = replace(choices, ranges=found.ranges, extremes=found.extremes)
@@ -146,13 +159,13 @@ class Quantizing:
 
 
 def measurement_subset(data: CalibrationData, samples: int) -> CalibrationData:
-    """At most MEASURED_SAMPLES of `samples` samples, evenly spaced."""
+    """At most MEASURED_SAMPLES of the `samples` samples in `data`, evenly spaced."""
     return data.every(max(1, -(-samples // MEASURED_SAMPLES)))
 
 
 def verdict(wanted_db: float, reached_db: float | None) -> str:
-    """Whether an SQNR that was asked for was reached; None: of outputs that do not compare."""
-    told = "one that is not known" if reached_db is None else f"{reached_db:.1f} dB"
+    """A note on whether --min-sqnr was reached; `reached_db` None: no output can be compared."""
+    told = "an unknown SQNR" if reached_db is None else f"{reached_db:.1f} dB"
     missed = reached_db is None or reached_db < wanted_db
-    outcome = "was not reached, with all layers wide" if missed else "was asked for"
+    outcome = "was not reached with all layers wide" if missed else "was requested"
     return f"an SQNR of {wanted_db:g} dB {outcome}: the worst output has {told}"

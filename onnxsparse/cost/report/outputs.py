@@ -1,4 +1,4 @@
-"""Which files a report is written to, and their contents."""
+"""The files of a report and their contents."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from onnxsparse.ir.files import STDOUT
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFiles:
-    """Where to write a report; None: not at all. `svg` is a folder."""
+    """Where to write a report in each format; None: not in that format. `svg` is a folder, all others are files."""
 
     json: Path | None = None
     csv: Path | None = None
@@ -32,18 +32,22 @@ class ReportFiles:
 
     @property
     def to_stdout(self) -> bool:
-        """Whether one of them is standard output."""
+        """Whether one of the files is standard output."""
         return STDOUT in (self.json, self.csv, self.markdown, self.html, self.curve_csv)
 
     @property
     def need_curves(self) -> bool:
+        """Whether a format includes the sweep over sparsity."""
         return any(path is not None for path in (self.html, self.svg, self.curve_csv))
 
 
 def contents(
     files: ReportFiles, found: Deployment, model: str, operation: Operation | None = None, drawn: tuple[Curve, ...] = ()
 ) -> Iterator[tuple[Path, str]]:
-    """Every file with its text."""
+    """(file, text) for every format. `drawn`: curves that exist already; else they are computed if a format needs them.
+
+    Raises ParamError if the folder of `svg` does not exist.
+    """
     if files.need_curves and isinstance(found.backend, FileBackend):
         drawn = drawn or curves(found.load, found.backend)
     makers: list[tuple[Path | None, Callable[[], str]]] = [
@@ -56,6 +60,6 @@ def contents(
     yield from ((path, make()) for path, make in makers if path is not None)
     if files.svg is not None:
         if not files.svg.is_dir():
-            raise ParamError(f"--svg {files.svg} is not a folder; make it first")
+            raise ParamError(f"--svg {files.svg} is not a folder; create it first")
         for name, spec in figures(found, drawn).items():
             yield files.svg / f"{name}.svg", to_svg(spec)

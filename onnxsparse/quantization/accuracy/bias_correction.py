@@ -1,8 +1,12 @@
-"""Biases that make up for the mean error of what a layer computes in integers.
+"""Bias correction: subtract the mean error of a quantized layer from its bias.
 
-Source: Data-Free Quantization through Weight Equalization and Bias Correction (ICCV 2019), its empirical form: the means are
-measured. Each layer is corrected for its own error, on floats that nothing was done to: correcting what it inherits as well adds
-the noise of few samples from layer to layer (EfficientNet-Lite0: 15.8 dB instead of 18.9 without, where this gives 21.2).
+1. Compute every layer twice on the float model's activations: in float, and in integers (`unit_noise.isolated_groups`).
+2. Take the mean of both results per output channel over the samples.
+3. Add the difference, float minus integer, to the layer's bias.
+
+Source: Data-Free Quantization through Weight Equalization and Bias Correction (ICCV 2019), in its empirical form. Each layer is
+corrected for its own error only. Correcting inherited errors as well accumulates the sampling noise of few samples from layer to
+layer: EfficientNet-Lite0 has 18.9 dB without correction, 15.8 with inherited errors corrected, and 21.2 with this method.
 """
 
 from collections.abc import Iterator
@@ -17,7 +21,10 @@ from onnxsparse.quantization.write.qdq import write_integers
 
 
 def correct_biases(placement: Placement, choices: Choices, data: CalibrationData, budget_bytes: int) -> Choices:
-    """The choices with a shift for every stored bias that is added to channels (axis 1)."""
+    """The choices with a shift, one number per output channel (axis 1), for every unit in `correctable`.
+
+    `budget_bytes` limits the activations held at a time.
+    """
     found = dict(correctable(placement))
     written = write_integers(placement, choices)
     ranks = {value.name: value.rank for value in found.values()}
@@ -30,7 +37,7 @@ def correct_biases(placement: Placement, choices: Choices, data: CalibrationData
 
 
 def correctable(placement: Placement) -> Iterator[tuple[int, Channels]]:
-    """(unit, the value that its bias is added to) of units with a stored weight and bias."""
+    """(unit, output of its layer with the axis of the channels) of every unit with one stored weight and a stored bias."""
     anatomy = placement.anatomy
     for unit in placement.units:
         if unit.bias_at is not None and len(unit.weights) == 1:

@@ -1,11 +1,17 @@
-"""Channels of an activation made alike in range, by moving a factor from one layer into the next.
+"""Cross-layer equalization: give the channels of an activation similar ranges by moving a factor into the next layer.
 
     W2 · f(W1 x + b1)  =  (W2 · s) · f((W1 x + b1) / s)        where f(x / s) = f(x) / s
 
-An activation has one scale for all of its channels, so that a channel with a tenth of the range has a tenth of the integers. The
-factor s = √(activation range) / √(range of the weights that read it) shares the burden between the activation and the weights of
-the next layer; the first layer's weights have a scale for every output and do not mind. Source: Data-Free Quantization through
-Weight Equalization and Bias Correction (ICCV 2019), with SmoothQuant's choice of s (ICML 2023).
+All channels of an activation share one scale, so a channel with a tenth of the range uses a tenth of the integers.
+
+1. Find pairs of layers with nothing between them but ops through which a factor per channel passes (`find_pairs`).
+2. Measure the largest magnitude of every channel between them on data.
+3. s = √(activation range) / √(range of the weights that read it) divides the difficulty between the activation and the second
+   layer's weights (`factors`). The first layer's weights have a scale per output and are unaffected.
+4. Divide the first layer's weight and bias by s and multiply the second layer's weight by s (`move`).
+
+Source: Data-Free Quantization through Weight Equalization and Bias Correction (ICCV 2019), with SmoothQuant's choice of s
+(ICML 2023).
 """
 
 from collections.abc import Iterator
@@ -22,12 +28,12 @@ from onnxsparse.quantization.write.weights import along, magnitudes
 from onnxsparse.runtime.probe import prefix
 
 LARGEST_FACTOR = 1e3
-"""A channel that is hardly ever lit is not blown up further."""
+"""Bound on s and 1/s, so that a channel that is hardly ever activated is not amplified without limit."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two units, the second of which alone reads what the first makes; `axis`: of the second's weight, counts its inputs."""
+    """Two units; the second is the only reader of the first one's output. `axis`: input channels in the second one's weight."""
 
     first: Unit
     second: Unit
@@ -35,21 +41,24 @@ class Pair:
 
 
 def equalize(placement: Placement, data: CalibrationData) -> int:
-    """Change the weights of the placement's model; returns how many pairs of layers were equalized."""
+    """Equalize all pairs, in place in the weights of the placement's model; returns the number of pairs."""
     model = placement.anatomy.model
     pairs = list(find_pairs(placement))
     if not pairs:
         return 0
     values = [Channels(p.first.exit, len(model.weights.shape(p.first.weights[0].stored.name))) for p in pairs]
-    lit = channel_magnitudes(prefix(model, [v.name for v in values]), values, data)
+    largest = channel_magnitudes(prefix(model, [v.name for v in values]), values, data)
     for pair in pairs:
         reading = model.weights[pair.second.weights[0].stored.name]
-        move(placement.anatomy, pair, factors(lit[pair.first.exit], magnitudes(reading, pair.axis)))
+        move(placement.anatomy, pair, factors(largest[pair.first.exit], magnitudes(reading, pair.axis)))
     return len(pairs)
 
 
 def factors(activation: Floats, weight: Floats) -> Floats:
-    """What each channel is divided by: 1 in the geometric mean, and where either side is all zeros."""
+    """The divisor s of each channel, given the largest magnitudes of both sides per channel.
+
+    Normalised to a geometric mean of 1 over the channels that are used; 1 for a channel in which either side is all zeros.
+    """
     used = (activation > 0) & (weight > 0)
     found = np.ones_like(activation)
     found[used] = np.sqrt(activation[used] / weight[used])
@@ -59,7 +68,7 @@ def factors(activation: Floats, weight: Floats) -> Floats:
 
 
 def move(anatomy: Anatomy, pair: Pair, factor: Floats) -> None:
-    """Divide the first layer's outputs, multiply the second's inputs."""
+    """Divide the first layer's output channels by `factor` and multiply the second one's input channels by it, in place."""
     weights = anatomy.model.weights
     made, read, bias = pair.first.weights[0], pair.second.weights[0], anatomy.bias_name(pair.first)
     for name, axis, by in ((made.stored.name, made.axis, 1 / factor), (read.stored.name, pair.axis, factor)):
@@ -71,7 +80,7 @@ def move(anatomy: Anatomy, pair: Pair, factor: Floats) -> None:
 
 
 def find_pairs(placement: Placement) -> Iterator[Pair]:
-    """Layers behind one another, with nothing between them that a factor does not go through."""
+    """Pairs of consecutive layers between which there are only ops with f(x / s) = f(x) / s per channel."""
     anatomy = placement.anatomy
     layers = {unit.root: unit for unit in placement.units if is_plain(anatomy, unit)}
     for first in layers.values():
@@ -88,7 +97,7 @@ def find_pairs(placement: Placement) -> Iterator[Pair]:
 
 
 def is_plain(anatomy: Anatomy, unit: Unit) -> bool:
-    """A layer whose outputs are axis 1, of one stored weight and perhaps a bias, that no other node reads."""
+    """Whether a unit is a layer with channels on axis 1, one stored weight and at most a stored bias, both unused elsewhere."""
     spec = anatomy.specs[unit.root]
     if not unit.computes or len(unit.weights) != 1 or spec is None or spec.fold.absorb is None:
         return False
@@ -100,7 +109,10 @@ def is_plain(anatomy: Anatomy, unit: Unit) -> bool:
 
 
 def reader(anatomy: Anatomy, unit: Unit) -> tuple[int | None, str]:
-    """The only node that reads what a unit makes, through what scales with its input; and the value that it reads."""
+    """The only reader of a unit's output and the value it reads, after following ops through which a factor passes.
+
+    The index is None if there are several readers or none, or if the value is an output of the model or read by a body.
+    """
     value = unit.exit
     while True:
         readers = anatomy.readers(value)

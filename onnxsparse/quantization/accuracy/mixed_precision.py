@@ -1,7 +1,7 @@
-"""Which layers and other ops get more than eight bits: those that add most noise of their own.
+"""Mixed precision: more than 8 bits for the layers and other ops that add the most noise of their own.
 
-The ratio of noise to signal adds up along a network, so that layers are ranked by their own, which one run over the data tells
-for all of them.
+Ratios of noise to signal approximately add up along a network. Units are therefore ranked by the ratio that each adds by itself,
+which one pass over the data measures for all of them.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from onnxsparse.quantization.plan.scales import Choices
 from onnxsparse.quantization.write.qdq import write_integers
 
 Quality = Callable[[Model], float | None]
-"""SQNR in dB of the worst output of a quantized model; None where it cannot be told."""
+"""A function that returns the SQNR in dB of a quantized model's worst output; None if no output can be compared."""
 
 
 def ranked(placement: Placement, choices: Choices, data: CalibrationData, budget_bytes: int) -> list[int]:
-    """Units, noisiest first: layers, and arithmetic such as a residual Add."""
+    """The root nodes of all units (layers, and arithmetic such as a residual Add), in descending order of their own noise."""
     noise = own_noise(placement, write_integers(placement, choices), data, budget_bytes)
     return sorted((unit.root for unit in placement.units), key=lambda root: -noise[root])
 
 
 def widened(placement: Placement, choices: Choices, roots: list[int]) -> tuple[Placement, Choices]:
-    """These units wide, as the target has it: of 16 bits, or left as floats."""
+    """Placement and choices in which the units `roots` are wide: 16 bits or float, as the target's `wide` says."""
     anatomy = placement.anatomy
     if anatomy.target.wide == "int16":
         return placement, replace(choices, wide=choices.wide | set(roots))
-    kept = placement.kept | dict.fromkeys(roots, "eight bits are too few for it")
+    kept = placement.kept | dict.fromkeys(roots, "8 bits add too much noise")
     return place(anatomy.model, anatomy.target, kept), choices

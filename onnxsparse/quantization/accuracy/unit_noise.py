@@ -1,4 +1,10 @@
-"""Every unit computed twice on the same floats, as it was and in integers: its own error, told apart from what it inherits."""
+"""The noise that each unit adds by itself, separate from the noise that it inherits.
+
+1. Append the quantized model to the float model under names with a prefix; its quantizers read the float model's values
+   (`isolated`).
+2. Every unit is now computed twice on the same float inputs: in float and in integers.
+3. Sum the squares of the float result and of the difference over the samples, inside onnxruntime (`noise_ratios`).
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,16 +21,16 @@ from onnxsparse.runtime.probe import element_counts, groups_within, output_name,
 from onnxsparse.runtime.session import runner
 
 FLOATS_HELD = 3
-"""Values of a unit's size that live at a time: as it was, in integers, and their difference."""
+"""Arrays of a unit's output size that live at a time: the float result, the integer result, and their difference."""
 
 ALONE = "onnxsparse/alone/"
-"""What the names of the second computation begin with."""
+"""Prefix of the names in the second computation."""
 
 
 def isolated(placement: Placement, written: Written, names: Sequence[str]) -> Model:
-    """A model that makes values `names` of the float model, and under `alone(name)` what integers make of the same floats.
+    """A model whose outputs are the values `names` of the float model and, as `alone(name)`, their isolated quantized results.
 
-    It is the float model, and beside it the quantized one, whose quantizers read the float model's values.
+    It holds both models; the quantizers of the quantized one read the float model's values.
     """
     model = placement.anatomy.model.copy("the twin, float and quantized side by side,")
     floats = {*placement.anatomy.graph.defined}
@@ -43,14 +49,18 @@ def isolated(placement: Placement, written: Written, names: Sequence[str]) -> Mo
 
 
 def alone(written: Written, name: str) -> str:
+    """The name, in the model that `isolated` returns, of the quantized result of the float model's value `name`."""
     return f"{ALONE}{written.written_name(name)}"
 
 
 def twin(node: onnx.NodeProto, written: Written, floats: set[str], fed: set[str]) -> onnx.NodeProto:
-    """A node of the quantized model under other names; a quantizer of activations reads the float model's."""
+    """A copy of a node of the quantized model with prefixed names; a quantizer of an activation reads the float model's value.
+
+    `floats`: values of the float model; `fed`: inputs of the model, which keep their names.
+    """
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    copy.ClearField("name")  # names are optional, and two alike are refused
+    copy.ClearField("name")  # names are optional, and onnxruntime refuses duplicates
     spec = find(node.domain, node.op_type, written.model.opset(node.domain))
     original = {new: old for old, new in written.unquantized.items()}
     for at, name in enumerate(node.input):
@@ -67,7 +77,7 @@ def twin(node: onnx.NodeProto, written: Written, floats: set[str], fed: set[str]
 def isolated_groups(
     placement: Placement, written: Written, names: Sequence[str], data: CalibrationData, budget_bytes: int
 ) -> Iterator[tuple[list[str], Model]]:
-    """`isolated` for all of `names`, in groups whose values, computed twice, fit the budget."""
+    """(names, their `isolated` model) for groups of `names` whose activations fit `budget_bytes`."""
     first = next(iter(data))
     counts = element_counts(placement.anatomy.model, list(dict.fromkeys(names)), first)
     for group in groups_within({name: count * FLOATS_HELD * 4 for name, count in counts.items()}, budget_bytes):
@@ -75,7 +85,7 @@ def isolated_groups(
 
 
 def own_noise(placement: Placement, written: Written, data: CalibrationData, budget_bytes: int) -> dict[int, float]:
-    """Unit → the power of its own error over that of what it makes, over `data`; the powers are summed inside onnxruntime."""
+    """Root node of each unit → power of its own error over power of its output, over `data`; 0 for an output of zeros."""
     anatomy = placement.anatomy
     values = {anatomy.nodes[unit.root].output[0]: unit.root for unit in placement.units}
     found: dict[int, float] = {}
@@ -86,7 +96,10 @@ def own_noise(placement: Placement, written: Written, data: CalibrationData, bud
 
 
 def noise_ratios(model: Model, pairs: Sequence[tuple[str, str]], data: CalibrationData) -> dict[str, float]:
-    """First name → Σ (first − second)² / Σ first² over `data`. `model` is changed: these become its outputs."""
+    """First name of each pair → Σ (first − second)² / Σ first² over `data`; 0 if the first is all zeros.
+
+    `model` is changed: the sums replace its outputs.
+    """
     graph = model.proto.graph
     del graph.output[:]
     for at, (name, other) in enumerate(pairs):

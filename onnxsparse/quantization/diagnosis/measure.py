@@ -1,4 +1,12 @@
-"""Each tensor and each slice of each output, worst first, so that no broken part hides in a good total."""
+"""Diagnosis of a quantized model: SQNR of every tensor and every slice of the outputs, worst first.
+
+A slice is one index along an output's shortest axis: a class or coordinate can be broken while the SQNR of the whole is good.
+
+1. Measure the noise that each unit adds by itself (`unit_noise`).
+2. Run the float and the quantized model, in groups of tensors that fit the memory budget, and accumulate per tensor: error,
+   extremes, and elements outside of the integers' range.
+3. Compare the outputs, as a whole and per slice.
+"""
 
 import json
 import math
@@ -21,32 +29,36 @@ from onnxsparse.runtime.probe import element_counts, groups_within, prefix
 from onnxsparse.runtime.session import Execution, runner
 
 SAMPLES = 16
-"""Of the calibration data, that are looked at."""
+"""Samples of the calibration data that are used; a few suffice for an SQNR."""
 
 SHOWN = 12
-"""Rows of the table for people; the JSON has all."""
+"""Rows of the printed tables; the JSON has all."""
 
 MOST_SLICES = 512
-"""An axis longer than this has no slices of its own: it counts positions, not kinds of things."""
+"""A longer axis is not sliced: its indices are usually positions, not classes or coordinates."""
 
 
 @dataclass
 class TensorDiagnosis:
-    """One activation with a scale. `own_sqnr_db`: of the layer that makes it, on floats; `distance`: what it inherits included.
-
-    `low` and `high` are the extremes that were seen, `clipped` how many elements the integers do not reach.
-    """
+    """One activation with a scale, accumulated over samples."""
 
     name: str
     node: str
+    """The node that produces it; empty for an input of the model."""
     scale: ValueScale
     own_sqnr_db: float | None
+    """SQNR in dB of the producing unit alone, on float inputs; None if no unit produces it or the unit's output is zero."""
     distance: Distance = field(default_factory=Distance)
+    """Difference between the float and the quantized model, inherited noise included."""
     low: float = math.inf
+    """Smallest value seen in the float model."""
     high: float = -math.inf
+    """Largest value seen in the float model."""
     clipped: int = 0
+    """Elements that lie more than half a step outside of the integers' range."""
 
     def add(self, before: Array, after: Array) -> None:
+        """Add one sample: the tensor in the float model and in the quantized one."""
         low, high = self.scale.grid.span(self.scale.scale, self.scale.zero_point)
         half = self.scale.scale / 2
         values = before.astype(np.float64)
@@ -56,15 +68,17 @@ class TensorDiagnosis:
 
     @property
     def range_use(self) -> float:
-        """The share of the integers that values were seen at."""
+        """Share of the integers' range that lies between the extremes, 0 to 1."""
         low, high = self.scale.grid.span(self.scale.scale, self.scale.zero_point)
         return max(0.0, min(self.high, high) - max(self.low, low)) / (high - low)
 
     @property
     def clipped_share(self) -> float:
+        """Share of the elements that are clipped, 0 to 1."""
         return self.clipped / max(self.distance.elements, 1)
 
     def to_json(self) -> dict[str, object]:
+        """An entry of `tensors` in the diagnosis (docs/json.md)."""
         exponent = Grid.exponent(self.scale.scale)
         return {
             "tensor": self.name,
@@ -86,7 +100,7 @@ class TensorDiagnosis:
 
 @dataclass
 class SliceDiagnosis:
-    """One index of the shortest axis of an output, its batch left out; `axis` None: the output as a whole."""
+    """One index along the shortest axis of an output, the batch axis excluded; axis and index None: the whole output."""
 
     output: str
     axis: int | None
@@ -95,11 +109,13 @@ class SliceDiagnosis:
 
     @property
     def label(self) -> str:
+        """The output's name with the slice in numpy's notation: `scores[:, 3]`."""
         if self.axis is None:
             return self.output
         return f"{self.output}[{', '.join([':'] * self.axis + [str(self.index)])}]"
 
     def to_json(self) -> dict[str, object]:
+        """An entry of `slices` in the diagnosis; `rms` is the root mean square of the float values."""
         root = math.sqrt(self.distance.power / max(self.distance.elements, 1))
         return {
             "output": self.output,
@@ -114,13 +130,14 @@ class SliceDiagnosis:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Tensors and slices of outputs, worst first."""
+    """Tensors and slices of outputs, worst first, and the number of samples they were compared on."""
 
     tensors: tuple[TensorDiagnosis, ...]
     slices: tuple[SliceDiagnosis, ...]
     samples: int
 
     def to_json(self, model: str) -> str:
+        """The text of --diagnosis-json; `model` is the model's name."""
         content = {
             "schema": 1,
             "model": model,
@@ -131,7 +148,7 @@ class Diagnosis:
         return f"{json.dumps(content, indent=1, allow_nan=False)}\n"
 
     def tables(self) -> tuple[TextTable, ...]:
-        """The worst of each."""
+        """Tables of the SHOWN worst tensors and slices."""
         tensors = tuple(
             (
                 t.name,
@@ -151,30 +168,35 @@ class Diagnosis:
 
 
 def problem(distance: Distance) -> str | None:
-    """Why there is no figure."""
+    """Why there is no SQNR; None if there is one, or the tensors are equal."""
     if distance.noise and not distance.power:
         return "it is zero in the float model"
     return distance.mismatch or distance.problem
 
 
 def rank(distance: Distance) -> float:
-    """What does not compare, and noise on a zero signal, come first."""
+    """Sort key: SQNR in dB; −∞ for tensors without one (not comparable, or noise on a zero signal), so that they come first."""
     level = distance.level_db
     return -math.inf if level is None else level
 
 
 def level(distance: Distance) -> str:
+    """A table cell: the SQNR, or why there is none."""
     return problem(distance) or db(distance.level_db)
 
 
 def db(value: float | None) -> str:
+    """Decibels with two decimals; `equal` for infinity, empty for None."""
     if value is None:
         return ""
     return "equal" if value == math.inf else f"{value:.2f}"
 
 
 def diagnose(found: QuantizedModel, data: CalibrationData, budget_bytes: int) -> Diagnosis:
-    """Compare a quantized model with the float one that it was made of, on the first samples of `data`."""
+    """Compare a quantized model with its float original on the first SAMPLES samples of `data`.
+
+    `budget_bytes` limits the activations held at a time.
+    """
     few = CalibrationData(tuple(islice(data, SAMPLES)), data.source)
     tensors = list(empty_tensors(found, few, budget_bytes))
     model = found.placement.anatomy.model
@@ -189,7 +211,7 @@ def diagnose(found: QuantizedModel, data: CalibrationData, budget_bytes: int) ->
 
 
 def empty_tensors(found: QuantizedModel, data: CalibrationData, budget_bytes: int) -> Iterator[TensorDiagnosis]:
-    """One for every activation that has a scale."""
+    """A diagnosis for every activation that has a scale, with its unit's own SQNR and without samples yet."""
     anatomy = found.placement.anatomy
     noise = own_noise(found.placement, found.written, data, budget_bytes)
     makers = {unit.exit: unit.root for unit in found.placement.units}
@@ -201,7 +223,7 @@ def empty_tensors(found: QuantizedModel, data: CalibrationData, budget_bytes: in
 
 
 def compare_group(found: QuantizedModel, tensors: Sequence[TensorDiagnosis], data: CalibrationData) -> None:
-    """Both models side by side, as they are written, for a few tensors."""
+    """Add all samples of `data` to `tensors`, running both models node by node as the files are written, without fusions."""
     quantized = [found.written.dequantized[tensor.name] for tensor in tensors]
     first = runner(prefix(found.placement.anatomy.model, [tensor.name for tensor in tensors]), execution=Execution.NODE_BY_NODE)
     second = runner(prefix(found.written.model, quantized), execution=Execution.NODE_BY_NODE)
@@ -213,7 +235,7 @@ def compare_group(found: QuantizedModel, tensors: Sequence[TensorDiagnosis], dat
 
 
 def compare_outputs(found: QuantizedModel, data: CalibrationData) -> list[SliceDiagnosis]:
-    """Every output as a whole, and by the indices of its shortest axis."""
+    """Every float output as a whole, and per index of `slice_axis`."""
     first, second = (runner(model) for model in (found.placement.anatomy.model, found.written.model))
     slices: dict[tuple[str, int | None], SliceDiagnosis] = {}
     for feeds in data:
@@ -230,7 +252,7 @@ def compare_outputs(found: QuantizedModel, data: CalibrationData) -> list[SliceD
 
 
 def slice_axis(shape: Sequence[int]) -> int | None:
-    """The shortest axis behind the batch's that has more than one index, where there are two of them and more."""
+    """The shortest axis with more than one index, the batch (axis 0) excluded; None if fewer than two have, or it is too long."""
     axes = [axis for axis in range(1, len(shape)) if shape[axis] > 1]
     found = min(axes, key=lambda axis: shape[axis], default=None) if len(axes) > 1 else None
     return found if found is not None and shape[found] <= MOST_SLICES else None

@@ -8,7 +8,7 @@ Spec = dict[str, object]
 
 
 def diagnosis_html(found: Diagnosis, model: str) -> str:
-    """Tensors in order of their SQNR, what of it is their own, and the slices of each output; drawn by Vega-Lite."""
+    """The HTML text: SQNR of all tensors, worst first, the layers' own SQNR, and output slices, drawn by Vega-Lite."""
     import vl_convert
 
     page: str = vl_convert.vegalite_to_html(figure(found, model), bundle=True)
@@ -16,7 +16,7 @@ def diagnosis_html(found: Diagnosis, model: str) -> str:
 
 
 def figure(found: Diagnosis, model: str) -> Spec:
-    """Two charts, one below the other."""
+    """The Vega-Lite specification of both charts, one below the other; `model` is the name in the title."""
     tensors = [{"place": i, **tensor.to_json()} for i, tensor in enumerate(found.tensors, start=1)]
     slices = [{"label": part.label, **part.to_json()} for part in found.slices if part.distance.level_db != math.inf]
     return {
@@ -27,6 +27,7 @@ def figure(found: Diagnosis, model: str) -> Spec:
 
 
 def tensor_chart(rows: list[dict[str, object]]) -> Spec:
+    """A bar per activation with its SQNR, coloured by range use, and a red tick for the layer's own SQNR."""
     shown = ["tensor", "node", "sqnr_db", "own_sqnr_db", "range_use", "clipped", "bits", "scale", "low", "high"]
     encoding = {
         "x": {"field": "place", "type": "ordinal", "title": "activation, worst first", "axis": {"labelOverlap": True}},
@@ -44,6 +45,7 @@ def tensor_chart(rows: list[dict[str, object]]) -> Spec:
 
 
 def slice_chart(rows: list[dict[str, object]]) -> Spec:
+    """A bar per output and per slice with its SQNR; equal slices are left out of `rows`."""
     encoding = {
         "x": {"field": "label", "type": "nominal", "title": "output", "sort": None, "axis": {"labelOverlap": True}},
         "y": {"field": "sqnr_db", "type": "quantitative", "title": "SQNR, dB"},

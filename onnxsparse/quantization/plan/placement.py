@@ -1,4 +1,16 @@
-"""Where scales go: which units compute in integers, which values have a scale, and which of them share one."""
+"""Placement of scales: which units compute in integers, which values have a scale, and which values share one.
+
+1. Find the candidate units: nodes that the target computes in integers, with the nodes fused into them. Drop those that the
+   caller keeps float, that are quantized already, or whose weights are not finite (`_is_wanted_kind`).
+2. Forward: find the values that could be integers, that is the results of layers and of ops on integers, and what moves them
+   (`_made_in_integers`).
+3. Backward: find the values that a layer reads, directly or through ops on integers (`_wanted`). Ops after the last layer stay
+   float, since integers would add noise there and save no multiplication.
+4. Active units are the layers, and the ops of step 2 whose result is needed by step 3.
+5. Give a scale to every value that an active unit reads or produces. Values that a node only moves (Reshape, MaxPool, …) share
+   the scale of its input (`_scale`); inputs of a Concat share one if the target requires that (`_join`).
+6. Record for every value which nodes read it as integers (`_readers`), and for every other layer why it stays float (`_skipped`).
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,26 +24,31 @@ from onnxsparse.records import Skip
 
 @dataclass
 class Placement:
-    """What is to be done to a model's main graph. Values are named, nodes are indices.
-
-    `scaled`: value → the one whose scale it has. `readers`: the nodes that read its integers; others go on reading floats.
-    `kept`: nodes that were to stay float. `followers`: nodes that move integers. `joined`: values whose scale is their inputs'.
-    """
+    """The scales of a model's main graph. Values are given by name, nodes by index."""
 
     anatomy: Anatomy
     units: tuple[Unit, ...]
+    """The units that compute in integers."""
     kept: dict[int, str]
+    """Node → why the caller keeps it float."""
     scaled: dict[str, str] = field(default_factory=dict)
+    """Value → the value that stands for its scale; values with the same one share a scale."""
     readers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Value → the nodes that read its integers; all others read the float value."""
     made_in_integers: frozenset[str] = frozenset()
+    """Values that an integer computation produces, so that every reader sees them rounded."""
     skipped: tuple[Skip, ...] = ()
+    """Layers and arithmetic that stay float, each with the reason."""
     quantized_before: frozenset[int] = frozenset()
+    """Nodes that are quantized already."""
     followers: tuple[int, ...] = ()
+    """Nodes that move integers without computing."""
     joined: frozenset[str] = frozenset()
+    """Results of nodes such as Concat that share the scale of their inputs."""
 
     @property
     def sources(self) -> dict[str, tuple[str, ...]]:
-        """Scale → the values that set it: those that nothing with that scale is moved from."""
+        """Scale → the values whose ranges determine it: not those that a node moves or joins, whose range follows."""
         moved = {o for unit in self.followers for o in self.anatomy.nodes[unit].output}
         found: dict[str, list[str]] = {}
         for name, scale in self.scaled.items():
@@ -46,12 +63,12 @@ class Placement:
 
 
 def place(model: Model, target: Target, kept: dict[int, str]) -> Placement:
-    """`kept`: nodes that stay float, and why."""
+    """The placement for a target. `kept`: node → why it stays float."""
     return Placer(Anatomy(model, target), kept).run()
 
 
 class Placer:
-    """Forward: what can be integers. Backward: what anybody wants as integers. Then scales, shared where values are moved."""
+    """Runs the steps at the head of this file. `parents` is a union-find forest over the values: one tree per scale."""
 
     def __init__(self, anatomy: Anatomy, kept: dict[int, str]) -> None:
         self.anatomy = anatomy
@@ -61,6 +78,7 @@ class Placer:
         self.quantized_before: set[int] = set()
 
     def run(self) -> Placement:
+        """Steps 1 to 6 of the head of this file."""
         anatomy = self.anatomy
         self.quantized_before = {at for at, spec in enumerate(anatomy.specs) if spec is not None and spec.computes_integers}
         units = {unit.root: unit for unit in anatomy.units(set(self.kept)) if self._is_wanted_kind(unit)}
@@ -89,7 +107,11 @@ class Placer:
         return placement
 
     def _is_wanted_kind(self, unit: Unit) -> bool:
-        """A unit of stored weights has float ones; not those of a mean over a distribution, nor what is quantized already."""
+        """Whether a unit may be quantized; if not, the reason is recorded in `kept` or `quantized_before`.
+
+        A layer may not if it is quantized already, if its weights or bias are not finite, or if it computes the mean over a
+        distribution (a detector's distribution focal loss), whose result 8 bits would distort.
+        """
         anatomy = self.anatomy
         if not unit.computes:
             return True
@@ -113,7 +135,7 @@ class Placer:
         return self._comes_quantized(self.anatomy.nodes[unit.root].input[at])
 
     def _comes_quantized(self, name: str) -> bool:
-        """Whether a value has a quantizer, or is moved from behind one."""
+        """Whether a value has a quantizer, or is moved from a value that has one."""
         anatomy = self.anatomy
         if name in anatomy.already:
             return True
@@ -126,7 +148,7 @@ class Placer:
         return False
 
     def _is_distribution(self, unit: Unit) -> bool:
-        """Whether a unit reads what a Softmax made, perhaps moved."""
+        """Whether a unit reads the result of a Softmax, directly or moved."""
         anatomy = self.anatomy
         pending = [anatomy.nodes[unit.root].input[at] for at in unit.activations]
         while pending:
@@ -138,7 +160,7 @@ class Placer:
         return False
 
     def _made_in_integers(self, units: dict[int, Unit]) -> set[str]:
-        """What leaves a unit, and what is moved from there; what a quantizer that was there makes."""
+        """The results of units, the values moved from them, and values that existing quantizers produce."""
         anatomy = self.anatomy
         leaving = {anatomy.graph.producers[unit.exit]: unit for unit in units.values()}
         found = {name for name, behind in anatomy.already.items() if name == behind}
@@ -159,7 +181,7 @@ class Placer:
         return all(node.input[at] in integers for at in unit.activations)
 
     def _wanted(self, units: dict[int, Unit]) -> set[str]:
-        """Values from which a unit that multiplies is reached through integers alone; behind the last one all is float."""
+        """Values from which a layer is reached through integers alone; after the last layer there are none."""
         anatomy = self.anatomy
         found: set[str] = set()
         for index in reversed(range(len(anatomy.nodes))):
@@ -172,7 +194,7 @@ class Placer:
         return found
 
     def _followers(self, integers: set[str], wanted: set[str]) -> Iterator[int]:
-        """Nodes that move integers which somebody wants."""
+        """Nodes that move integers and whose result is needed as integers."""
         for index, node in enumerate(self.anatomy.nodes):
             if self._follows(index) and node.input[0] in integers and wanted.intersection(node.output):
                 yield index
@@ -192,7 +214,7 @@ class Placer:
                 self._unite(node.input[0], name)
 
     def _join(self, units: dict[int, Unit]) -> Iterator[str]:
-        """One scale for all that a node puts side by side, where the target wants it; yields the values that get theirs so."""
+        """Unite the scales of inputs and output of the ops in the target's `one_scale`, such as Concat; yields the outputs."""
         anatomy = self.anatomy
         for unit in units.values():
             node = anatomy.nodes[unit.root]
@@ -211,23 +233,23 @@ class Placer:
         self.parents[self._root(b)] = self._root(a)
 
     def _in_order(self, names: dict[str, str]) -> list[str]:
-        """The model's inputs first, then as they are made."""
+        """The model's inputs first, then in the order of their producers."""
         producers = self.anatomy.graph.producers
         return sorted(names, key=lambda name: producers.get(name, -1))
 
     def _readers(self, name: str, placement: Placement) -> Iterator[int]:
-        """Everybody, where it was made in integers; else those that compute or move in integers."""
+        """All readers of a value produced in integers; of another value, only those that compute in or move integers."""
         anatomy = self.anatomy
         roots = {u.root for u in placement.units}
         for index in anatomy.readers(name):
             if anatomy.quant(index) is Quant.BOUNDARY or name not in anatomy.nodes[index].input:
-                continue  # a quantizer that was there, or a body, which stays float
+                continue  # an existing quantizer, or a node whose body reads the value: bodies stay float
             moved = index in placement.followers and anatomy.nodes[index].input[0] == name
             if name in placement.made_in_integers or index in roots or moved:
                 yield index
 
     def _skipped(self, units: dict[int, Unit]) -> Iterator[Skip]:
-        """Linear ops and activations of the main graph that stay float, and why."""
+        """Layers and arithmetic of the main graph that stay float, and why."""
         anatomy = self.anatomy
         inside = {node for unit in units.values() for node in unit.nodes}
         for index, spec in enumerate(anatomy.specs):
@@ -235,9 +257,9 @@ class Placer:
             if index in self.kept:
                 yield Skip(name, f"stays float: {self.kept[index]}")
             elif spec is None:
-                yield Skip(name, "stays float: its op is not known")
+                yield Skip(name, "stays float: its op is unknown")
             elif spec.body is not None:
-                yield Skip(name, "stays float: what its bodies compute is not quantized")
+                yield Skip(name, "stays float: its bodies are not quantized")
             elif spec.macs is not None and index not in inside | self.quantized_before and not self._on_constants(index):
                 yield Skip(name, f"stays float: {self._why_float(index)}")
 
@@ -250,9 +272,9 @@ class Placer:
             return DEFAULTS
         floats = [name for name in node.input if name and anatomy.types.get(name) is not None]
         if floats and not any(anatomy.is_float(name) for name in floats):
-            return "it computes in another type than float32"
+            return "it computes in a type other than float32"
         if any(name and name not in anatomy.types for name in node.input):
-            return "the type of what it reads is not known"
+            return "the type of an input is unknown"
         if not anatomy.is_integer(node):
             return f"{anatomy.target.name} has no integers for {node.op_type}"
         return anatomy.obstacle(index) or "why was not recorded"

@@ -1,4 +1,4 @@
-"""What the integers of a placement's values and weights are to mean."""
+"""Scales and zero points of a placement's values and weights, computed from ranges."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.write.grid import Floats, Grid
 
 HEADROOM = 2.0
-"""How far the range of 16 bits reaches beyond what calibration data lit."""
+"""Factor between a 16-bit range and the observed extremes; it costs one of 16 bits and avoids clipping unseen values."""
 
 
 @dataclass(frozen=True)
 class ValueScale:
-    """What the integers of an activation mean."""
+    """Scale and zero point of an activation: value = scale · (integer − zero point)."""
 
     grid: Grid
     scale: float
@@ -22,21 +22,22 @@ class ValueScale:
 
 @dataclass(frozen=True)
 class Choices:
-    """What is free once a placement is made.
-
-    `extremes`: what was seen, for values of 16 bits, which have range to spare. `wide`: units of 16 bits, with what they read and
-    make. `bias_shifts`: unit → what is added to its bias.
-    """
+    """The free choices once a placement is made; units are given by their root node."""
 
     ranges: Mapping[str, Range]
+    """Activation → its 8-bit range."""
     extremes: Mapping[str, Range] = field(default_factory=dict)
+    """Activation → observed minimum and maximum, from which a 16-bit range is made."""
     wide: frozenset[int] = frozenset()
+    """Units that compute in 16 bits, with the values that they read and produce."""
     bias_shifts: Mapping[int, Floats] = field(default_factory=dict)
+    """Unit → addend of its bias, one number per output channel."""
 
     def range_of(self, name: str, grid: Grid) -> Range:
-        """What a value's integers are to cover: with 16 bits more than was seen, since clipping costs more than coarser steps.
+        """The range that the integers of value `name` cover on `grid`.
 
-        A range that was given is taken as it is.
+        In 8 bits: the chosen range. In 16 bits: HEADROOM times the observed extremes, since clipping costs more than coarser
+        steps. A range that the user gave is taken as it is.
         """
         seen = self.extremes.get(name)
         if grid.bits == 8 or seen is None:
@@ -46,7 +47,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class WeightScale:
-    """What the integers of a weight mean: one scale, or one for each index along `axis`."""
+    """Scale of a weight: one number, or one for each index along `axis` (None: one number)."""
 
     grid: Grid
     scale: Floats
@@ -54,7 +55,7 @@ class WeightScale:
 
 
 def value_scales(placement: Placement, choices: Choices) -> dict[str, ValueScale]:
-    """The scale of every value of a placement: of the union of the ranges that it is to cover."""
+    """Value → scale, for all scaled values of a placement; a shared scale covers the union of the ranges of its sources."""
     anatomy, grid, wide = placement.anatomy, placement.anatomy.target.activations.grid, choices.wide
     read = {anatomy.nodes[u.root].input[at] for u in placement.units if u.root in wide for at in u.activations}
     wider = {placement.scaled.get(n) for n in (*read, *(u.exit for u in placement.units if u.root in wide))}

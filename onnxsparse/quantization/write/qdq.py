@@ -1,4 +1,11 @@
-"""Writing a placement into a model: QuantizeLinear and DequantizeLinear around values, weights and biases as integers."""
+"""Insertion of Q/DQ nodes: QuantizeLinear and DequantizeLinear for values, integer initializers for weights and biases.
+
+1. Let units read values that are quantized already from their DequantizeLinear.
+2. Quantize every weight, with scales raised where a 32-bit bias would overflow, and check that zeros stay zero.
+3. Quantize biases, with the scale of input times weight, and constant operands of arithmetic.
+4. Insert a QuantizeLinear/DequantizeLinear pair after every scaled value; the placement's readers read its result.
+5. Write nodes and initializers, and drop those that are no longer used.
+"""
 
 from dataclasses import dataclass, field
 
@@ -25,40 +32,49 @@ from onnxsparse.quantization.write.weights import (
 from onnxsparse.records import Change
 
 PER_CHANNEL_OPSET = 13
-"""The first whose DequantizeLinear takes a scale for each index of an axis."""
+"""The first opset whose DequantizeLinear supports a scale per index of an axis."""
 
 SIXTEEN_BIT_OPSET = 21
-"""The first with 16-bit integers; before, onnxruntime's own domain has them."""
+"""The first opset whose QuantizeLinear supports 16-bit integers; in earlier ones, onnxruntime's own domain does."""
 
 MICROSOFT = "com.microsoft"
+"""onnxruntime's domain, whose QuantizeLinear and DequantizeLinear support 16-bit integers at any opset."""
 
 
 @dataclass
 class Written:
-    """A quantized model. `scales`: of every value that has integers now; `dequantized`: what its readers read instead;
-    `unquantized`: what a value is called that had to give its name away.
-    """
+    """A quantized model."""
 
     model: Model
     scales: dict[str, ValueScale]
+    """Value → scale, for every value with a quantizer inserted here."""
     weights: dict[str, WeightScale] = field(default_factory=dict)
+    """Quantized weight → scale."""
     dequantized: dict[str, str] = field(default_factory=dict)
+    """Value → the result of its DequantizeLinear, which its readers read instead."""
     unquantized: dict[str, str] = field(default_factory=dict)
+    """Output of the model → new name of the value before its quantizer; the dequantized value keeps the output's name."""
     changes: list[Change] = field(default_factory=list)
+    """Quantized weights with their zeros before and after."""
     biases: int = 0
+    """Biases stored as 32-bit integers."""
 
     def written_name(self, name: str) -> str:
-        """What a value of the float model is called before it is quantized."""
+        """The name, in the quantized model, of the float model's value `name` before its quantizer."""
         return self.unquantized.get(name, name)
 
 
 def write_integers(placement: Placement, choices: Choices) -> Written:
-    """The placement's model with its integers, in a copy. Raises PassError should a weight's zero not be zero any more."""
+    """A quantized copy of the placement's model. Raises PassError if a weight of zero would not be integer 0."""
     return Inserter(placement, choices).run()
 
 
 class Inserter:
-    """Collects new tensors and nodes, then writes them all."""
+    """Collects new tensors and nodes, then writes them.
+
+    `before`, `behind`: node index → nodes to insert before or after it (−1: before the first). `replaced`: initializers that hold
+    integers now. `beside`: initializers whose integers are a new tensor, since something still reads the floats.
+    """
 
     def __init__(self, placement: Placement, choices: Choices) -> None:
         model = self.model = placement.anatomy.model.copy()
@@ -76,6 +92,7 @@ class Inserter:
         self.written = Written(model, self.scales)
 
     def run(self) -> Written:
+        """Steps 1 to 5 of the head of this file. Raises PassError as `write_integers` says."""
         for unit in self.placement.units:
             self._read_quantized(unit)
         uses: dict[str, list[tuple[Unit, UnitWeight]]] = {}
@@ -94,7 +111,7 @@ class Inserter:
         return self.written
 
     def _read_quantized(self, unit: Unit) -> None:
-        """What has a quantizer already is read behind it."""
+        """Let a unit read existing dequantized values instead of the floats before their quantizers."""
         node = self.nodes[unit.root]
         for at in unit.activations:
             node.input[at] = self.anatomy.already.get(node.input[at], node.input[at])
@@ -156,7 +173,7 @@ class Inserter:
             raise PassError(f"quantize: zeros of weight '{name}' did not stay zeros")
 
     def _edges(self, name: str, users: list[tuple[Unit, UnitWeight]]) -> set[int]:
-        """The nodes that read a stored weight on its way to those who multiply by it."""
+        """The nodes that read the stored tensor: the layers, or what moves it on its way to them (Transpose, Reshape, …)."""
         direct = {unit.root for unit, w in users if self.nodes[unit.root].input[w.at] == name}
         return direct if len(direct) == len(users) else set(self.anatomy.readers(name))
 
@@ -164,7 +181,7 @@ class Inserter:
         bias, input_scale = self.anatomy.bias_name(unit), self._input_scale(unit)
         if input_scale is None:
             return scale
-        # onnxruntime makes a bias in 32 bits of what is added behind a product as well
+        # onnxruntime also turns a constant that is added after the product into a 32-bit bias
         largest = np.array(self._added(unit)) if bias is None else np.abs(self._shifted(unit, bias))
         if scale.ndim == 0 or largest.ndim == 0:
             largest = np.array(largest.max(initial=0.0))
@@ -173,7 +190,7 @@ class Inserter:
         return grid.rounded(wide_enough(scale, largest, input_scale))
 
     def _added(self, unit: Unit) -> float:
-        """The largest constant that is part of a unit, behind its product."""
+        """The largest finite magnitude among constants that a unit adds after its product; 0 without any."""
         graph, resolver = self.anatomy.graph, self.anatomy.resolver
         names = {name for index in unit.nodes[1:] for name in self.anatomy.nodes[index].input if name in self.anatomy.constant}
         stored = (resolver.constant(graph, name) for name in names)
@@ -186,12 +203,12 @@ class Inserter:
         return found + self.choices.bias_shifts.get(unit.root, np.zeros(()))
 
     def _input_scale(self, unit: Unit) -> float | None:
-        """Of the operand that is no weight; None for one that was quantized before or is a weight as well."""
+        """Scale of the activation that a layer multiplies; None if it was quantized before or is a weight as well."""
         name = self.anatomy.nodes[unit.root].input[unit.activations[0]]
         return self.scales[name].scale if name in self.scales else None
 
     def _quantize_bias(self, unit: Unit) -> None:
-        """A 32-bit bias, for a single weight that was quantized here."""
+        """Store a unit's bias in 32 bits, if the unit has a single weight and it was quantized here."""
         bias, input_scale = self.anatomy.bias_name(unit), self._input_scale(unit)
         weights = [self.written.weights[w.stored.name] for w in unit.weights if w.stored.name in self.written.weights]
         if bias is None or input_scale is None or len(weights) != 1 or len(unit.weights) != 1:
@@ -201,7 +218,7 @@ class Inserter:
         self.written.biases += 1
 
     def _quantize_constants(self, unit: Unit) -> None:
-        """Constant operands of arithmetic, on the grid of activations."""
+        """Store constant operands of arithmetic as integers on the grid of activations; non-finite ones stay float."""
         for at in unit.constants:
             name = self.anatomy.resolver.constant(self.anatomy.graph, self.nodes[unit.root].input[at])
             if name is None or self.model.weights.proto(name).data_type != TensorProto.FLOAT:
@@ -215,7 +232,10 @@ class Inserter:
             self._store(name, found, {unit.root}, zero_point, at=at)
 
     def _store(self, name: str, found: Quantized, readers: set[int], zero_point: int = 0, at: int | None = None) -> None:
-        """Integers in a tensor's place if `readers` are all that read it, else beside it; and what gives them back as floats."""
+        """Store integers in place of tensor `name` if only `readers` use it, else as a new tensor; add a DequantizeLinear.
+
+        `at`: the only input of the readers that is rewired; None for every input that reads `name`.
+        """
         stays = bool(set(self.anatomy.readers(name)) - readers) or name in self.anatomy.outputs or name in self.anatomy.captured
         if at is not None and list(self.anatomy.nodes[min(readers)].input).count(name) > 1:
             stays = True
@@ -267,7 +287,7 @@ class Inserter:
             self.model.proto.opset_import.add(domain=MICROSOFT, version=1)
 
     def _retype(self) -> None:
-        """Old models list initializers among their inputs, and some exporters record them."""
+        """Correct the declared type of quantized initializers, which inputs (IR version 3) or value_info may list."""
         graph = self.model.proto.graph
         for declared in (*graph.input, *graph.value_info):
             if declared.name in self.replaced:
