@@ -267,7 +267,7 @@ class TestTheCommand:
         lines = run.out.splitlines()
         assert "no held-out point" in lines[1]
         assert "latency range" in lines[3]
-        assert "the number that moves the result most" in lines[4]
+        assert "the number with the largest effect" in lines[4]
 
     def test_json(self, run: Run, source: Path) -> None:
         assert run("report", source, "--json", "-") == 0

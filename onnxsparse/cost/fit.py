@@ -1,7 +1,12 @@
-"""A target's numbers fitted to measurements, and how much the measurements tell.
+"""Calibration of a target: fit its numbers to measured latencies, and check how well the measurements determine them.
 
-Relative errors are minimised by bounded least squares (scipy), each number within its range. Numbers that only act in steps
-(how often an input is read, what fits on chip) have no slope to follow and are left as they are unless asked for.
+1. Minimise the relative errors of the rows by bounded least squares (scipy), each number within its range, from four starting
+   points; of equally good results, keep the one nearest to the start (`solve`).
+2. Predict every row with the fitted numbers, and each row with a fit to the other rows (leave-one-out).
+3. Warn of numbers at the end of their range, numbers without effect, and pairs that the rows cannot separate (`warnings`).
+
+Numbers that act in steps (how often an input is read, what fits on chip) have no slope to follow. They stay as they are unless
+--free names them.
 """
 
 import csv
@@ -21,24 +26,25 @@ from onnxsparse.errors import ParamError
 Vector = NDArray[np.float64]
 
 SMOOTH = ("rate_gmac_per_s", "peak_gmac_per_s", "bandwidth_gb_per_s", "overhead_us")
-"""What is fitted unless asked otherwise."""
+"""The numbers that are fitted by default."""
 
 SAME_EFFECT = 0.99
-"""Two numbers whose effects on the measurements correlate this much cannot be told apart."""
+"""Correlation of two numbers' effects on the rows above which the rows cannot separate them."""
 
 NO_EFFECT = 1e-3
-"""A number that moves no measurement by this share over its whole range is not determined."""
+"""A number that changes no row by at least this share over its whole range is not determined by the rows."""
 
 
 MIN_ROWS_TO_LEAVE_OUT = 3
+"""Rows needed for leave-one-out errors."""
 
 SAME_COST = 12
-"""Decimals of the summed squares by which fits are told apart; where several are as good, the one nearest to the start stays."""
+"""Decimals to which summed squares of fits are compared; of fits that are equal, the one nearest to the start is kept."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A model and what it took."""
+    """One row of measurements: a model's label, its work items, and its measured latency."""
 
     name: str
     load: Workload
@@ -47,28 +53,37 @@ class Measured:
 
 @dataclass(frozen=True)
 class Fit:
-    """What was fitted. `left_out_ms`: each row as predicted by a fit to the others; None below three rows."""
+    """The result of a fit."""
 
     start: FileBackend
+    """The target before the fit."""
     values: dict[str, float]
+    """Fitted numbers by name, in the units of their names."""
     rows: tuple[Measured, ...]
     fitted_ms: tuple[float, ...]
+    """Latency of each row as predicted with the fitted numbers."""
     left_out_ms: tuple[float, ...] | None
+    """Latency of each row as predicted by a fit to the other rows; None for fewer than MIN_ROWS_TO_LEAVE_OUT rows."""
     warnings: tuple[str, ...]
+    """Sentences for the user on what the rows do not determine."""
 
     @property
     def left_out_error(self) -> float:
-        """Mean absolute relative error of the rows left out."""
+        """Mean absolute relative leave-one-out error; only with `left_out_ms`."""
         assert self.left_out_ms is not None
         return float(np.mean([abs(ms / row.latency_ms - 1) for ms, row in zip(self.left_out_ms, self.rows, strict=True)]))
 
     @property
     def backend(self) -> FileBackend:
+        """The target with the fitted numbers."""
         return with_values(self.start, self.values)
 
 
 def read_measurements(path: Path) -> Iterator[tuple[str, Path, float]]:
-    """(name, model file, milliseconds) of every row. Raises ParamError that names the row."""
+    """(label, model file, milliseconds) of every row; the file's path is relative to the CSV.
+
+    Raises ParamError for a file that cannot be read, lacks a column, or has a row (named by its line) without a positive number.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -82,30 +97,32 @@ def read_measurements(path: Path) -> Iterator[tuple[str, Path, float]]:
         except (TypeError, ValueError):
             raise ParamError(f"{path}, line {line}: latency_ms is '{row['latency_ms']}', not a number of milliseconds") from None
         if not 0 < latency_ms < float("inf"):
-            raise ParamError(f"{path}, line {line}: latency_ms is {latency_ms:g}, which no inference takes")
+            raise ParamError(f"{path}, line {line}: latency_ms is {latency_ms:g}; a latency is above 0 and finite")
         yield row["model"], path.parent / row["model"], latency_ms
 
 
 def default_free(start: FileBackend) -> tuple[str, ...]:
+    """The numbers of SMOOTH that have a range in the target's file."""
     return tuple(name for name in start.ranges() if name in SMOOTH)
 
 
 def with_values(backend: FileBackend, values: dict[str, float]) -> FileBackend:
+    """The target with these numbers changed; the others stay."""
     for name, value in values.items():
         backend = backend.with_value(name, float(value))
     return backend
 
 
 def check_free(start: FileBackend, free: Sequence[str], rows: int) -> None:
-    """Raises ParamError for names that are no number to fit, or more of them than `rows`."""
+    """Raises ParamError for names that are not numbers of the target or have no range, no names, or more names than `rows`."""
     numbers = numbers_of(start.hardware)
     for name in free:
         if name not in numbers:
             raise ParamError(f"--free {name}: {start.name} has {', '.join(numbers)}")
         if not numbers[name].low < numbers[name].high:
-            raise ParamError(f"--free {name}: {start.name} gives it no range; set low and high in its file")
+            raise ParamError(f"--free {name}: {start.name} has no range for it; set low and high in its file")
     if not free:
-        raise ParamError(f"{start.name} has no number with a range to fit in; set low and high in its file")
+        raise ParamError(f"{start.name} has no number with a range, so nothing can be fitted; set low and high in its file")
     if rows < len(free):
         raise ParamError(
             f"{rows} measurements cannot determine {len(free)} numbers ({', '.join(free)}); measure more models, or name "
@@ -114,7 +131,7 @@ def check_free(start: FileBackend, free: Sequence[str], rows: int) -> None:
 
 
 def fit(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> Fit:
-    """Fit the numbers `free` to `rows`. Raises ParamError for fewer rows than numbers, or a number without a range."""
+    """Fit the numbers `free` to `rows`. Raises ParamError as `check_free` does, and for a row without any layer of known cost."""
     check_free(start, free, len(rows))
     for row in rows:
         if all(start.cost(item) is None for item in row.load.items):
@@ -129,7 +146,10 @@ def fit(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> Fi
 
 
 def solve(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> Vector:
-    """The numbers with the least squared relative errors, from several starts since the larger of two is not smooth."""
+    """The values of `free` with the least squared relative errors, in their order.
+
+    Several starting points are needed, since max(compute, I/O) in the layer model makes the errors non-smooth.
+    """
     from scipy.optimize import least_squares
 
     numbers = numbers_of(start.hardware)
@@ -137,6 +157,7 @@ def solve(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> 
     measured = np.array([row.latency_ms for row in rows])
 
     def errors(shares: Vector) -> Vector:
+        """Relative error per row; `shares` places each number within its range, 0 at its low and 1 at its high end."""
         values = dict(zip(free, low + shares * (high - low), strict=True))
         relative: Vector = predict(start, rows, values) / measured - 1
         return relative
@@ -150,40 +171,41 @@ def solve(start: FileBackend, rows: Sequence[Measured], free: Sequence[str]) -> 
 
 
 def predict(start: FileBackend, rows: Sequence[Measured], values: dict[str, float]) -> Vector:
-    """Milliseconds per row."""
+    """Milliseconds per row, predicted with these numbers; layers without a cost count as 0."""
     backend = with_values(start, values)
     return np.array([sum(layer_times(backend, row.load.items)) for row in rows])
 
 
 def left_out_ms(start: FileBackend, rows: Sequence[Measured], free: Sequence[str], left_out: int) -> float:
+    """Milliseconds of row `left_out`, as predicted by a fit to all other rows."""
     values = solve(start, [row for i, row in enumerate(rows) if i != left_out], free)
     return float(predict(start, [rows[left_out]], dict(zip(free, values, strict=True)))[0])
 
 
 def warnings(found: Fit) -> Iterator[str]:
-    """Numbers at the end of their range, without effect, or that the measurements cannot tell apart; rows that say less."""
+    """Sentences on numbers at an end of their range, without effect, or not separable; and on rows with layers without a cost."""
     if found.left_out_ms is not None and len(found.rows) == len(found.values):
-        yield "with one row left out, fewer rows than numbers: what they leave open stays near where it started"
+        yield "leave-one-out fits have fewer rows than numbers: what the rows leave undetermined stays near its start"
     for row in found.rows:
         if left := sum(found.start.cost(item) is None for item in row.load.items):
-            yield f"{row.name}: {left} of {len(row.load.items)} layers have no cost, though its measurement has them"
+            yield f"{row.name}: {left} of {len(row.load.items)} layers have no cost, but the measurement includes them"
     numbers = numbers_of(found.start.hardware)
     effects = {name: effect(found, name) for name in found.values}
     for name, value in found.values.items():
         number = numbers[name]
         if min(value - number.low, number.high - value) < 1e-3 * (number.high - number.low):
-            yield f"{name} went to the end of its range: the measurements ask for more than {number.low:g} to {number.high:g}"
+            yield f"{name} is at the end of its range, {number.low:g} to {number.high:g}: the measurements point beyond it"
         if np.abs(effects[name]).max() < NO_EFFECT:
-            yield f"{name} moves none of these measurements: they do not determine it"
+            yield f"{name} changes none of these measurements: they do not determine it"
     moving = [name for name in found.values if np.abs(effects[name]).max() >= NO_EFFECT]
     for i, first in enumerate(moving):
         for second in moving[i + 1 :]:
             if same_direction(effects[first], effects[second]) > SAME_EFFECT:
-                yield f"the measurements cannot tell {first} and {second} apart: both move all rows in the same proportion"
+                yield f"the measurements cannot separate {first} and {second}: both change all rows in the same proportion"
 
 
 def effect(found: Fit, name: str) -> Vector:
-    """By which share each row moves from the low to the high end of a number's range, the others as fitted."""
+    """Relative change of each row's latency from the low to the high end of a number's range, the others as fitted."""
     number = numbers_of(found.start.hardware)[name]
     ends = [predict(found.backend, found.rows, {name: value}) for value in (number.low, number.high)]
     shares: Vector = (ends[1] - ends[0]) / np.array(found.fitted_ms)
@@ -191,11 +213,12 @@ def effect(found: Fit, name: str) -> Vector:
 
 
 def same_direction(a: Vector, b: Vector) -> float:
+    """|cos| of the angle between two effects: 1 if they are proportional."""
     return float(abs(a @ b) / np.sqrt((a @ a) * (b @ b)))
 
 
 def calibrated_toml(found: Fit, source: str, name: str) -> str:
-    """The fitted target as a file. Ranges stay; what was fitted says to what."""
+    """The text of the fitted target's TOML file, under `name`. Ranges stay; fitted numbers name `source` as their origin."""
     import tomli_w
 
     checked = "" if found.left_out_ms is None else f", leave-one-out error {100 * found.left_out_error:.1f} %"

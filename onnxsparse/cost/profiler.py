@@ -1,4 +1,10 @@
-"""What onnxruntime's CPU provider takes for each layer, from its own profiler."""
+"""Measured latency of every layer on onnxruntime's CPU provider, from its profiler.
+
+1. Give every node its unique name, so that profiled kernels can be identified (`with_names`).
+2. Run the model on random inputs, a few runs to warm up and then RUNS.
+3. Sum the events of each kernel per run and take the median over runs (`kernel_times`).
+4. Assign kernels to work items by name (`attribute`).
+"""
 
 import json
 import tempfile
@@ -15,12 +21,15 @@ from onnxsparse.runtime.inputs import seeded_samples
 from onnxsparse.runtime.session import profiled_runner
 
 WARM_UP_RUNS = 2
+"""Runs that are not counted: the first ones allocate memory."""
+
 RUNS = 10
+"""Runs that are counted."""
 
 
 @dataclass(frozen=True)
 class OnnxruntimeCpu:
-    """Measures on this machine, with onnxruntime's default optimisations, as the model is (float stays float)."""
+    """Measures on this machine with onnxruntime's default optimisations; floats are computed as floats."""
 
     precision: Precision = EIGHT_BIT
     name: str = "onnxruntime-cpu"
@@ -31,7 +40,7 @@ class OnnxruntimeCpu:
     )
 
     def measure(self, model: Model, load: Workload) -> Measurement:
-        """Medians over runs of each kernel's time."""
+        """The median time of each work item over RUNS runs. Raises BackendError if onnxruntime cannot run the model."""
         named = with_names(model)
         feeds = seeded_samples(named, 1).feeds[0]
         with tempfile.TemporaryDirectory(prefix="onnxsparse-") as folder:
@@ -43,7 +52,7 @@ class OnnxruntimeCpu:
 
 
 def with_names(model: Model) -> Model:
-    """A copy in which every node, those of bodies too, has the name that the toolkit calls it by, which is unique."""
+    """A copy in which every node, also in bodies, is named as in reports; these names are unique."""
     copy = model.copy()
     for name, node in list(all_nodes(Graph(copy.proto.graph))):
         node.name = name
@@ -52,7 +61,7 @@ def with_names(model: Model) -> Model:
 
 
 def kernel_times(events: list[dict[str, object]]) -> dict[str, float]:
-    """Kernel → milliseconds per run, the median over runs of the sum over a run's events."""
+    """Kernel → milliseconds per run: the median over runs of the sum of its events in a run. `events`: the profiler's JSON."""
     suffix = "_kernel_time"
     runs: list[dict[str, float]] = []
     for event in sorted(events, key=start_of):
@@ -69,12 +78,12 @@ def kernel_times(events: list[dict[str, object]]) -> dict[str, float]:
 
 
 def start_of(event: dict[str, object]) -> tuple[float, bool]:
-    """Runs come before the kernels that start with them."""
+    """Sort key: start time; at equal times a run comes before its kernels."""
     return float(str(event.get("ts", 0))), not str(event.get("name")).startswith("model_run")
 
 
 def attribute(kernels: dict[str, float], load: Workload) -> Measurement:
-    """Kernels by the work item whose node, fused node or output they are named after."""
+    """Milliseconds of each work item: of the kernels named after its node, a fused node, or an output; the rest is other time."""
     owners = {name: item.node for item in load.items for name in item.outputs}
     owners |= {name: item.node for item in load.items for name in (item.node, *item.fused)}
     found: dict[str, float] = {}
@@ -89,6 +98,6 @@ def attribute(kernels: dict[str, float], load: Workload) -> Measurement:
 
 
 def named_within(kernel: str) -> list[str]:
-    """Names that onnxruntime may have put something in front of or behind: `fused conv1`, `conv1_token_3`, `conv1_nchwc`."""
+    """Node names that a kernel's name may contain; onnxruntime adds to them: `fused conv1`, `conv1_token_3`, `conv1_nchwc`."""
     parts = kernel.split("_")
     return [kernel.rpartition(" ")[2], *("_".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))]

@@ -1,4 +1,4 @@
-"""How far a prediction can be trusted: what each uncertain number does to it, and which measurement would tell most."""
+"""Uncertainty of a prediction: the effect of each uncertain number, and the measurement that would narrow it most."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from onnxsparse.cost.workload import Workload
 Times = NDArray[np.float64]
 
 MAX_CANDIDATES = 24
-"""Layers that are asked whether measuring them would help: the slowest."""
+"""The slowest layers, whose measurement is considered; fast ones say little about the whole."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """How far one number of the target, within its range, moves the model's latency."""
+    """The model's latency at the low and the high end of one number's range."""
 
     number: str
     low_ms: float
@@ -26,6 +26,7 @@ class Span:
 
     @property
     def width_ms(self) -> float:
+        """Effect of the number on the latency."""
         return abs(self.high_ms - self.low_ms)
 
 
@@ -39,7 +40,7 @@ class Narrowing:
 
 
 def spans(backend: FileBackend, load: Workload) -> Iterator[Span]:
-    """The model's latency at the low and the high end of every number's range, widest first."""
+    """A span for every number with a range, widest first."""
     found = []
     for name, number in backend.ranges().items():
         ends = (sum(layer_times(backend.with_value(name, value), load.costed)) for value in (number.low, number.high))
@@ -48,13 +49,13 @@ def spans(backend: FileBackend, load: Workload) -> Iterator[Span]:
 
 
 def layer_times(backend: FileBackend, items: tuple[WorkItem, ...]) -> list[float]:
-    """Milliseconds per item, 0 where unknown: their sum is a lower bound."""
+    """Milliseconds per item; 0 if unknown, so that the sum is a lower bound."""
     costs = (backend.cost(item) for item in items)
     return [0.0 if cost is None else cost.latency_ms for cost in costs]
 
 
 def possible_targets(backend: FileBackend) -> Iterator[FileBackend]:
-    """Every variant, as it is and with each number at either end of its range."""
+    """Every variant of the target, unchanged and with each number at either end of its range."""
     for variant in backend.variants():
         yield variant
         for name, number in variant.ranges().items():
@@ -62,10 +63,11 @@ def possible_targets(backend: FileBackend) -> Iterator[FileBackend]:
 
 
 def best_measurement(backend: FileBackend, load: Workload) -> Narrowing | None:
-    """Of all layers that could be measured alone, the one after which the possible targets agree best on the whole model.
+    """The single layer whose measurement would narrow the model's latency most; None if none would, or nothing is uncertain.
 
-    A straight line from the layer's time to the model's is fitted over the possible targets; what it leaves is what stays open.
-    None where nothing is open, or no layer tells anything.
+    1. Predict layers and model on all possible targets.
+    2. For each of the slowest layers, fit the model's latency as a linear function of the layer's, over the targets.
+    3. The range of the residuals is the uncertainty that remains once the layer is measured; take the layer with the smallest.
     """
     if not backend.ranges() and not backend.hardware.variants:
         return None
@@ -82,7 +84,7 @@ def best_measurement(backend: FileBackend, load: Workload) -> Narrowing | None:
 
 
 def residual(known: Times, wanted: Times) -> Times:
-    """What a straight line through `known` does not explain of `wanted`."""
+    """The part of `wanted` that a linear function of `known` (least squares) does not explain."""
     columns = np.stack([known, np.ones_like(known)], 1)
     solution = np.linalg.lstsq(columns, wanted, rcond=None)[0]
     left: Times = wanted - columns @ solution

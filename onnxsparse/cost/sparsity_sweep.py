@@ -1,8 +1,10 @@
-"""The knee: up to where pruning single weights pays, and from where on cutting channels does.
+"""Sweep of latency over sparsity, and its knee: the sparsity past which cutting channels pays more than pruning weights.
 
-The chart of Best of both (doi 10.1145/3578356.3592583) for any model: predicted latency over sparsity_op, for the model as it is
-and with a share of the channels of every inner layer, under each variant of the target. Nothing is pruned for it: every layer is
-given the same density, and a narrower model's sizes are computed.
+1. For each channel factor, scale the channels of every inner activation, and all sizes that follow (`narrow`).
+2. For each sparsity, give every layer the same density and predict the latency on each variant of the target (`latencies`).
+3. The knee is the sparsity past which one more point saves less than half of what the first points saved (`find_knee`).
+
+No weights are changed; only sizes are computed. Source: the chart in Best of both (doi 10.1145/3578356.3592583).
 """
 
 import csv
@@ -19,16 +21,21 @@ from onnxsparse.cost.workload import Workload
 from onnxsparse.errors import ParamError
 
 SPARSITIES = (*(i / 20 for i in range(20)), 0.96, 0.97, 0.98)
+"""Points of a curve: shares of zero weights, the same in every layer."""
+
 CHANNEL_FACTORS = (1.0, 0.8, 0.6, 0.5)
+"""Shares of the channels that are kept, one curve each."""
+
 KNEE_SLOPE = 0.5
-"""Past the knee, one more point of sparsity saves less than this share of what the first ones saved."""
+"""Past the knee, one more point of sparsity saves less than this share of what the first points saved."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Latency at each of SPARSITIES. `knee`: from where on pruning pays less than half of what it did at first, or None.
+    """Latency at each of SPARSITIES, for one variant of the target and one channel factor.
 
-    `complete` False: the cost of some layer is unknown, so that latencies are lower bounds and the knee is of what is known.
+    `knee`: a sparsity of SPARSITIES; None if pruning pays up to the last one. `complete` False: the cost of some layer is
+    unknown, so that latencies are lower bounds, and the knee is that of the known layers.
     """
 
     variant: str
@@ -40,14 +47,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Width:
-    """Which of an item's sides a narrower model makes narrower."""
+    """Which activations of an item have fewer channels in a narrower model."""
 
     inputs: bool
     outputs: bool
 
 
 def curves(load: Workload, backend: Backend) -> tuple[Curve, ...]:
-    """Every variant of the target × every channel factor. Raises ParamError for a backend that does not predict."""
+    """One curve per variant of the target and channel factor. Raises ParamError for a backend without a target file."""
     if not isinstance(backend, FileBackend):
         raise ParamError(f"{backend.name} does not predict from a file's numbers, so it has no curve; name another target")
     targets = backend.variants()
@@ -61,12 +68,12 @@ def curves(load: Workload, backend: Backend) -> tuple[Curve, ...]:
 
 
 def costed(load: Workload, items: list[WorkItem]) -> list[WorkItem]:
-    """Those that are not assumed free."""
+    """The items that --assume-free does not count as 0."""
     return [item for item in items if item.node not in load.free]
 
 
 def latencies(items: list[WorkItem], targets: Sequence[CostBackend]) -> list[list[float]]:
-    """For each target, milliseconds at each of SPARSITIES."""
+    """For each target, milliseconds at each of SPARSITIES; items of unknown cost count as 0."""
     found: list[list[float]] = [[] for _ in targets]
     for sparsity in SPARSITIES:
         pruned = [replace(item, nonzeros=round(item.weights * (1 - sparsity))) for item in items]
@@ -77,8 +84,10 @@ def latencies(items: list[WorkItem], targets: Sequence[CostBackend]) -> list[lis
 
 
 def find_knee(latencies: list[float]) -> float | None:
-    """The sparsity behind which no step saves much. A plateau with savings behind it is none: where coefficients are what is
-    waited for, pruning pays nothing until they are smaller encoded than dense, and much from there on.
+    """The sparsity past which no step saves KNEE_SLOPE of what the first step saved; None if the last step does.
+
+    A plateau followed by savings is not a knee: a layer bound by coefficient traffic gains nothing until the encoding is smaller
+    than dense, and much from there on.
     """
     points = list(zip(SPARSITIES, latencies, strict=True))
     slopes = [(a[1] - b[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(points)]
@@ -88,13 +97,13 @@ def find_knee(latencies: list[float]) -> float | None:
 
 
 def narrow(load: Workload, factor: float) -> list[WorkItem]:
-    """The items of a model in which every inner activation has `factor` of its channels; inputs and outputs stay."""
+    """The items of a model whose inner activations have `factor` of their channels; its inputs and outputs stay."""
     widths = list(item_widths(load))
     return [narrow_item(item, width, factor) for item, width in zip(load.items, widths, strict=True)]
 
 
 def item_widths(load: Workload) -> Iterator[Width]:
-    """An activation narrows if a layer with weights made it and one reads it, with others in between or not."""
+    """Per item, whether its inputs and outputs narrow: those between two layers with weights, direct neighbours or not, do."""
     made = narrowing(load, forward=True)
     read = narrowing(load, forward=False)
     inner = made & read
@@ -103,7 +112,7 @@ def item_widths(load: Workload) -> Iterator[Width]:
 
 
 def narrowing(load: Workload, *, forward: bool) -> set[str]:
-    """The activations behind (or before) a layer with weights."""
+    """The activations downstream of a layer with weights, or upstream if not `forward`."""
     found: set[str] = set()
     for item in load.items if forward else reversed(load.items):
         near, far = (item.inputs, item.outputs) if forward else (item.outputs, item.inputs)
@@ -113,8 +122,9 @@ def narrowing(load: Workload, *, forward: bool) -> set[str]:
 
 
 def narrow_item(item: WorkItem, width: Width, factor: float) -> WorkItem:
+    """The item with `factor` of the channels on the sides that `width` names; MACs, weights and volumes scale with them."""
     into, out = (factor if wide else 1.0 for wide in (width.inputs, width.outputs))
-    # a depthwise layer has as many filters as channels: its weights narrow once
+    # the weights of a depthwise layer have one axis of channels, others have two
     weights = out if item.depthwise else into * out
     return replace(
         item,
@@ -128,6 +138,7 @@ def narrow_item(item: WorkItem, width: Width, factor: float) -> WorkItem:
 
 
 def curves_json(found: tuple[Curve, ...]) -> list[dict[str, object]]:
+    """The key `curve` of the report (docs/json.md)."""
     return [
         {
             "variant": c.variant,
@@ -142,7 +153,7 @@ def curves_json(found: tuple[Curve, ...]) -> list[dict[str, object]]:
 
 
 def curves_csv(found: tuple[Curve, ...]) -> str:
-    """One row per point."""
+    """CSV text with one row per point of every curve; `knee` marks the point that is the curve's knee."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["variant", "channel_factor", "sparsity_op", "latency_ms", "knee", "complete"])

@@ -1,4 +1,11 @@
-"""What would make a layer cheaper, by asking the layer model what a change would do."""
+"""Advice per layer: what would make it cheaper, found by predicting its cost after a change.
+
+1. If zeroing one more step of the weights saves at least WORTH of the layer's latency: prune on.
+2. Else, if the overhead dominates: nothing left.
+3. Else, if compute dominates, or activations rather than coefficients dominate the traffic: cut channels.
+4. Else the layer waits for coefficients whose encoding is no smaller than dense yet: prune on past the sparsity from which
+   pruning saves time again, or cut channels if there is none.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -10,14 +17,18 @@ STEP = 0.1
 """Share of a layer's weights that one more step of pruning zeroes."""
 
 WORTH = 0.01
-"""A gain below this share of the layer's latency is none."""
+"""Share of the layer's latency below which a gain is not worth advice."""
 
 Action = Literal["prune on", "cut channels", "nothing left"]
 
 
 @dataclass(frozen=True)
 class Advice:
-    """`gain_ms`: what a step of pruning saves; None where pruning is not what helps. `past`: the sparsity from which it does."""
+    """What to do about one layer.
+
+    `gain_ms`: latency that one STEP of pruning saves; None for another action. `past`: sparsity at which pruning starts to pay,
+    None if it pays now.
+    """
 
     action: Action
     gain_ms: float | None = None
@@ -29,7 +40,7 @@ class Advice:
 
 
 def advise(model: CostBackend, item: WorkItem, cost: LayerCost) -> Advice | None:
-    """None for a layer without weights, which neither pruning nor a channel cut of its own can change."""
+    """The advice for a layer of this cost; None without weights to prune or cut, or if the parts of its time are unknown."""
     if not item.weights:
         return None
     if (gain := gain_ms(model, item, item.nonzeros)) > WORTH * cost.latency_ms:
@@ -44,7 +55,10 @@ def advise(model: CostBackend, item: WorkItem, cost: LayerCost) -> Advice | None
 
 
 def prune_further(model: CostBackend, item: WorkItem, cost: LayerCost) -> Advice | None:
-    """Where coefficients are waited for that are no smaller encoded than dense yet, pruning pays from some sparsity on."""
+    """Advice with the first sparsity at which pruning pays again, in multiples of STEP; None if no step pays.
+
+    For a layer bound by coefficient traffic whose encoding is still no smaller than dense.
+    """
     for nonzeros in (round(step * STEP * item.weights) for step in range(9, 0, -1)):
         if nonzeros < item.nonzeros and (gain := gain_ms(model, item, nonzeros)) > WORTH * cost.latency_ms:
             return Advice("prune on", gain, 1 - nonzeros / item.weights)
@@ -52,7 +66,7 @@ def prune_further(model: CostBackend, item: WorkItem, cost: LayerCost) -> Advice
 
 
 def gain_ms(model: CostBackend, item: WorkItem, nonzeros: int) -> float:
-    """What one more step of pruning saves at a number of nonzeros."""
+    """Milliseconds that one more STEP of pruning saves, for a layer with `nonzeros` nonzero weights."""
     costs = [model.cost(replace(item, nonzeros=n)) for n in (nonzeros, max(0, nonzeros - round(STEP * item.weights)))]
     before, after = (0.0 if cost is None else cost.latency_ms for cost in costs)
     return before - after

@@ -1,4 +1,4 @@
-"""What every backend offers, what a layer's cost is, and in how many bits it is counted."""
+"""The interface of cost backends: a layer's cost, and the precision for which it is predicted."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -10,21 +10,25 @@ MB = 10**6
 
 
 class Bound(Enum):
-    """What a layer's time is spent on."""
+    """What dominates a layer's time."""
 
     COMPUTE = "compute"
+    """Multiply-accumulates on nonzero weights."""
     IO = "io"
+    """Traffic to and from DRAM."""
     SKIP_LIMIT = "skip-limit"
+    """Multiply-accumulates that the hardware cannot skip although their weights are zero."""
     OVERHEAD = "overhead"
+    """Fixed time per layer."""
     MEASURED = "measured"
-    """Not told apart."""
+    """Measured as a whole, so that the parts are unknown."""
     FREE = "assumed free"
-    """Counted as 0, because the caller said so."""
+    """Counted as 0 because --assume-free names the layer."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Bits per element of floats, as the target computes them. Integers in a model have the width of their type."""
+    """Bits per element in which the target stores the model's floats; the model's integers have the width of their type."""
 
     activation_bits: int = 8
     coefficient_bits: int = 8
@@ -35,39 +39,49 @@ EIGHT_BIT = Precision()
 
 @dataclass(frozen=True)
 class LayerCost:
-    """A layer's cost on one target. Parts of the time are None where they were not told apart.
-
-    `passes`: how often the input is read; 0: it never leaves the chip. `padded_channels`: computed to fill the target's
-    alignment, and thrown away.
-    """
+    """A layer's cost on one target; the parts of the time are None for a measured layer."""
 
     latency_ms: float
+    """Time of the layer, for one inference."""
     compute_ms: float | None
+    """Time of the multiply-accumulates; runs at the same time as I/O."""
     io_ms: float | None
+    """Time of the DRAM traffic."""
     overhead_ms: float | None
+    """Fixed time per layer, in addition to the larger of both."""
     bound: Bound
     coefficient_bytes: int
+    """Weights as the target stores them, encoded or dense."""
     input_bytes: int
+    """Activations that the layer reads, each once."""
     output_bytes: int
+    """Activations that the layer writes."""
     passes: int
+    """How often the input is read from DRAM; 0 if it stays on chip."""
     dram_bytes: int
+    """DRAM traffic, repeated reads included."""
     padded_channels: int = 0
+    """Output channels that are computed only to fill the target's alignment."""
 
 
 class CostBackend(Protocol):
-    """Predicts layers. It sees work items and never a model.
-
-    `fidelity`: how far its numbers can be trusted, said first in every report.
-    """
+    """Predicts the cost of layers. It is given work items, never a model."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The target's name."""
+
     @property
-    def description(self) -> str: ...
+    def description(self) -> str:
+        """The target in a few words; may be empty."""
+
     @property
-    def fidelity(self) -> tuple[str, ...]: ...
+    def fidelity(self) -> tuple[str, ...]:
+        """Sentences on how far the numbers can be trusted; every report starts with them."""
+
     @property
-    def precision(self) -> Precision: ...
+    def precision(self) -> Precision:
+        """The widths for which costs are predicted."""
 
     def cost(self, work: WorkItem) -> LayerCost | None:
-        """The cost of a layer; None where it cannot be said."""
+        """The cost of a layer; None if it is unknown."""

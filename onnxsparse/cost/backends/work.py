@@ -1,4 +1,4 @@
-"""What a backend sees of a model: layers as a device runs them."""
+"""The input of a cost backend: layers as a device runs them, and the sizes of their tensors."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Volume:
-    """The elements of one tensor. `widths`: the bits per element of each form in which it is read, None for floats.
+    """The size of one tensor. `widths`: bits per element of each form in which it is read; None for floats.
 
-    Floats have the width that the target computes in; integers that of the model file.
+    Floats have the width of the target's precision, integers that of their type in the model.
     """
 
     elements: int
@@ -16,11 +16,11 @@ class Volume:
 
     @property
     def integer_bits(self) -> int | None:
-        """The width that the model gives all its forms, None where one is a float."""
+        """The largest width among its forms; None if one of them is a float."""
         return None if None in self.widths else max(width for width in self.widths if width is not None)
 
     def bits(self, float_bits: int) -> int:
-        """Of all elements: a tensor that is read at several widths is stored once, at the widest."""
+        """Bits of the whole tensor, stored once at its largest width; floats count `float_bits` each."""
         return self.elements * max(float_bits if width is None else width for width in self.widths)
 
     def scaled(self, factor: float) -> "Volume":
@@ -29,44 +29,49 @@ class Volume:
 
 
 def total_bits(volumes: Iterable[Volume], float_bits: int) -> int:
-    """Bits of all the tensors, where floats have `float_bits`."""
+    """Bits of all tensors; floats count `float_bits` each."""
     return sum(volume.bits(float_bits) for volume in volumes)
 
 
 def total_bytes(volumes: Iterable[Volume], float_bits: int) -> int:
-    """Bytes of all the tensors, rounded up, where floats have `float_bits`."""
+    """Bytes of all tensors, their sum rounded up; floats count `float_bits` each."""
     return -(-total_bits(volumes, float_bits) // 8)
 
 
 @dataclass(frozen=True)
 class WorkItem:
-    """One layer of a device: a node, what is fused into it, and what it reads and writes.
-
-    `macs` is 0 for an op that multiplies nothing, None where it is unknown. `reads` and `writes` are activations, None where a
-    shape is unknown. `coefficients` are the weights, shared ones once.
-    """
+    """One layer as a device runs it: a node and the nodes fused into it."""
 
     node: str
     op_type: str
     fused: tuple[str, ...]
+    """Names of the fused nodes, in order."""
     macs: int | None
+    """Multiply-accumulates of all its nodes; 0 for an op without any, None if unknown."""
     coefficients: tuple[Volume, ...]
+    """Weight tensors, each once."""
     nonzeros: int
+    """Nonzero elements of the weights."""
     weight_share: float | None
+    """Its zero MACs over the model's weight MACs (the layer's contribution to sparsity_op); None if unknown."""
     inputs: tuple[str, ...]
+    """Names of the activations that it reads."""
     outputs: tuple[str, ...]
+    """Names of the activations that it writes for use elsewhere."""
     reads: tuple[Volume, ...] | None
+    """Sizes of `inputs`; none for an in-place op, None if a shape is unknown."""
     writes: tuple[Volume, ...] | None
+    """Sizes of `outputs`; likewise."""
     depthwise: bool
     output_channels: int
-    """Per group; 0 where the op has none."""
+    """Output channels per group; 0 for an op without channels."""
     groups: int = 1
     op_types: tuple[str, ...] = ()
-    """Of the node and what is fused into it."""
+    """Op types of the node and the fused nodes."""
     tensors: tuple[str, ...] = ()
-    """The weights by name: layers may share them."""
+    """Names of the weight tensors, which other layers may share."""
     on_host: bool = False
-    """Whether what it does depends on values: no accelerator runs it."""
+    """Whether its work depends on values, so that no accelerator runs it."""
     unknown: str | None = None
     """Why its sizes or its MACs are unknown, as a clause; None if they are known."""
 
@@ -77,14 +82,14 @@ class WorkItem:
 
     @property
     def input_elements(self) -> int | None:
-        """Elements that are read, None if unknown."""
+        """Elements that are read; None if unknown."""
         return None if self.reads is None else sum(volume.elements for volume in self.reads)
 
     @property
     def output_elements(self) -> int | None:
-        """Elements that are written, None if unknown."""
+        """Elements that are written; None if unknown."""
         return None if self.writes is None else sum(volume.elements for volume in self.writes)
 
     def coefficient_bits(self, float_bits: int) -> float:
-        """Mean width of the weights in bits, where floats have `float_bits`."""
+        """Mean width of the weights in bits; floats count `float_bits` each."""
         return total_bits(self.coefficients, float_bits) / self.weights if self.weights else float_bits

@@ -1,4 +1,4 @@
-"""What every report says before its numbers: how far to trust them."""
+"""The sentences before the numbers of every report: what is missing, and how far to trust the rest."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from onnxsparse.format import AT_LEAST, marked
 
 
 def caveats(found: Deployment) -> Iterator[str]:
-    """What is missing, what the target was calibrated on, how far the result moves with what is not known, what to measure."""
+    """All caveats in order: gaps, the target's fidelity, widths, uncertainty of the latency, and nodes that are assumed free."""
     if (missing := incomplete(found)) is not None:
         yield missing
     yield from found.backend.fidelity
@@ -21,7 +21,7 @@ def caveats(found: Deployment) -> Iterator[str]:
 
 
 def trust(found: Deployment) -> Iterator[str]:
-    """How far the latency moves with what is not known of the target; bounds where layers have no cost."""
+    """Range of the latency over variants and uncertain numbers, and what to measure; marked as bounds if layers have no cost."""
     mark = marks(found).get("latency_ms")
     low, high = min(found.variants.values()), max(found.variants.values())
     if len(found.variants) > 1:
@@ -31,7 +31,7 @@ def trust(found: Deployment) -> Iterator[str]:
     if found.spans:
         widest = found.spans[0]
         first, last = (marked(f"{ms:.2f}", mark) for ms in sorted((widest.low_ms, widest.high_ms)))
-        yield f"the number that moves the result most: {widest.number}, {first} to {last} ms over its range"
+        yield f"the number with the largest effect: {widest.number}, {first} to {last} ms over its range"
     if found.narrowing is not None:
         told = found.narrowing
         widths = f"from {told.before_ms:.2f} to {told.after_ms:.2f} ms wide"
@@ -40,7 +40,7 @@ def trust(found: Deployment) -> Iterator[str]:
 
 
 def widths_of(found: Deployment) -> str | None:
-    """How many tensors have which width, for a model with integers."""
+    """How many tensors there are of each width; None for a model without integers."""
     counts = found.load.widths()
     if not any(width is not None for count in counts.values() for width in count):
         return None
@@ -54,6 +54,6 @@ def widths_of(found: Deployment) -> str | None:
 
 
 def open_sizes(found: Deployment) -> str | None:
-    """Why layers have no cost, where the caller can give what is missing."""
+    """A hint to give the open input sizes, if layers have no cost and sizes are open; else None."""
     sizes = found.load.layers.binding.unbound if found.unknown else ()
     return f"open input sizes: {', '.join(sizes)}; give them with --input-shape" if sizes else None

@@ -1,4 +1,9 @@
-"""What is missing from a report's totals, and what they are then: bounds, or ratios of what is known."""
+"""Completeness of a report's totals.
+
+1. A layer of unknown cost, size or MACs is left out of every sum, never counted as 0.
+2. Sums are then lower bounds (≥), fps is an upper bound (≤), and ratios cover what is known (`marks`).
+3. What is unknown is listed in words (`gaps`), --strict refuses it, and a limit on such a total fails.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,12 +14,17 @@ from onnxsparse.errors import ParamError
 from onnxsparse.format import AT_LEAST, AT_MOST, Mark
 
 COST_SUMS = ("latency_ms", "mem_p_mb", "dram_mb")
+"""Totals that sum the costs of layers."""
+
 RANGE = ("latency_ms_low", "latency_ms_high")
+"""Totals over the variants of the target."""
+
 MAX_NAMED = 3
+"""Names or reasons that a sentence lists before `and N more`."""
 
 
 def marks(found: Deployment) -> dict[str, Mark]:
-    """Total → what it is where something is unknown; a total that is not listed is exact."""
+    """Total → its mark (lower bound, upper bound, or ratio of what is known); a total that is not listed is exact."""
     made = {name: mark for name, mark in marks_of(found.load.layers.totals).items() if name != PARAMS}
     if not found.costs_complete:
         made |= dict.fromkeys(COST_SUMS, AT_LEAST) | {"fps": AT_MOST}
@@ -40,7 +50,7 @@ def gaps(found: Deployment) -> list[str]:
 
 
 def fact_gaps(layers: Layers) -> list[str]:
-    """What is unknown of the layers, in words; empty where their totals are complete."""
+    """What is unknown about MACs and weights, in words; empty if their totals are complete."""
     told = []
     if layers.uncounted:
         count = "1 node" if len(layers.uncounted) == 1 else f"{len(layers.uncounted)} nodes"
@@ -51,31 +61,32 @@ def fact_gaps(layers: Layers) -> list[str]:
 
 
 def incomplete(found: Deployment) -> str | None:
-    """What every report says first where totals are incomplete, None where they are complete."""
+    """The first caveat of a report with incomplete totals; None if they are complete."""
     told = gaps(found)
-    meaning = "sums are lower bounds (≥), fps is an upper one (≤), ratios are of what is known"
+    meaning = "sums are lower bounds (≥), fps is an upper bound (≤), ratios cover what is known"
     return f"incomplete: {'; '.join(told)}: {meaning}" if told else None
 
 
 def assumed_free(layers: Layers) -> str | None:
-    """The nodes that count as 0 because the caller said so."""
+    """A sentence on the nodes that --assume-free counts as 0; None if there are none."""
     names = sorted(layers.free)
     return f"assumed free, counted as 0: {', '.join(names)}" if names else None
 
 
 def require_complete(told: Sequence[str], layers: Layers, command: str, model: str) -> None:
-    """Raises ParamError where something is unknown, which `told` says."""
+    """Raises ParamError if `told`, the gaps in words, is not empty. `command` and `model` are names for the message."""
     if told:
         raise ParamError(f"{command}: --strict: {model}: {'; '.join(told)}; {remedy(layers)}")
 
 
 def remedy(layers: Layers) -> str:
-    """What the caller can do about it."""
+    """What the user can do about unknown costs."""
     sizes = layers.binding.unbound
     give = f"give open sizes with --input-shape ({'; '.join(sizes)}), or " if sizes else ""
     return f"{give}name nodes that cost nothing with --assume-free"
 
 
 def name_some(names: Sequence[str]) -> str:
+    """The first MAX_NAMED names and the number of the others."""
     rest = len(names) - MAX_NAMED
     return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,7 @@
-"""The report's figures as Vega-Lite specifications: drawn by the library in a browser, and to SVG without one."""
+"""The report's figures as Vega-Lite specifications, drawn in the browser for HTML and by vl_convert for SVG.
+
+A figure without data is None.
+"""
 
 from collections.abc import Mapping
 
@@ -9,13 +12,13 @@ from onnxsparse.cost.sparsity_sweep import CHANNEL_FACTORS, SPARSITIES, Curve
 
 Spec = dict[str, object]
 
-# apart from one another for the colour-blind, and readable on light and dark
+# distinguishable with colour blindness, and readable on light and dark backgrounds
 COLOURS = {"compute": "#4c78a8", "io": "#f58518", "skip-limit": "#b279a2", "overhead": "#8a8a8a", "measured": "#54a24b"}
 TOOLTIP = ["node", "op_type", "latency_ms", "compute_ms", "io_ms", "bound", "density", "advice"]
 
 
 def figures(found: Deployment, curves: tuple[Curve, ...]) -> dict[str, Spec]:
-    """Every figure by name; those without anything to show are left out."""
+    """Name → figure; figures without data are left out. `curves` may be empty."""
     rows = [
         {"layer": i, **row_json(row)}
         for i, row in enumerate(found.rows, start=1)
@@ -33,25 +36,30 @@ def figures(found: Deployment, curves: tuple[Curve, ...]) -> dict[str, Spec]:
 
 
 def figure(title: str, height: int = 240, **parts: object) -> Spec:
+    """A figure with this title, `height` in pixels, and further parts of a Vega-Lite specification."""
     schema = "https://vega.github.io/schema/vega-lite/v6.json"
     return {"$schema": schema, "title": title, "width": "container", "height": height, "background": "transparent", **parts}
 
 
 def axis(field: str, title: str, kind: str = "quantitative", **parts: object) -> Spec:
+    """An encoding channel for `field`; `kind` is its Vega-Lite type."""
     return {"field": field, "type": kind, "title": title, **parts}
 
 
 def bound_colour(rows: list[dict[str, object]]) -> Spec:
+    """Colour by bound, with the bounds that occur in `rows` in the legend."""
     present = [bound for bound in COLOURS if any(row["bound"] == bound for row in rows)]
     scale = {"domain": present, "range": [COLOURS[bound] for bound in present]}
     return axis("bound", "bound by", "nominal", scale=scale, legend={"orient": "top"})
 
 
 def tooltip(fields: list[str] = TOOLTIP) -> list[Spec]:
+    """Tooltip entries for these fields; times with three decimals."""
     return [{"field": field, "format": ".3~f"} if field.endswith("_ms") else {"field": field} for field in fields]
 
 
 def latency(rows: list[dict[str, object]]) -> Spec | None:
+    """Bars of latency in ms per layer, in network order."""
     if not rows:
         return None
     encoding = {
@@ -64,7 +72,7 @@ def latency(rows: list[dict[str, object]]) -> Spec | None:
 
 
 def roofline(found: Deployment, rows: list[dict[str, object]]) -> Spec | None:
-    """Achieved rate over arithmetic intensity; the roof where the target has one."""
+    """Nonzero GMAC/s over nonzero MACs per byte of DRAM traffic, one point per layer, with the target's roof."""
     points = [point for row in rows if (point := roofline_point(row)) is not None]
     if not points:
         return None
@@ -82,11 +90,13 @@ def roofline(found: Deployment, rows: list[dict[str, object]]) -> Spec | None:
 
 
 def roofline_point(row: Mapping[str, object]) -> dict[str, object] | None:
+    """A row with `intensity` (MACs per byte) and `rate` (GMAC/s); None if MACs, traffic or time are 0 or unknown."""
     macs, moved, ms = (float(str(row[key] or 0)) for key in ("nonzero_macs", "dram_bytes", "latency_ms"))
     return {**row, "intensity": macs / moved, "rate": macs / ms / 1e6} if macs and moved and ms else None
 
 
 def roof(found: Deployment, points: list[dict[str, object]]) -> list[Spec]:
+    """The line min(peak, intensity · bandwidth) over the range of the points; empty for a target without a file."""
     if not isinstance(found.backend, FileBackend):
         return []
     peak, bandwidth = found.backend.roof()
@@ -98,6 +108,7 @@ def roof(found: Deployment, points: list[dict[str, object]]) -> list[Spec]:
 
 
 def sparsity(rows: list[dict[str, object]]) -> Spec | None:
+    """Share of zero weights over share of the MACs, one point per layer with weights."""
     weighted = [row for row in rows if row["density"] is not None]
     total = sum(float(str(row["macs"] or 0)) for row in weighted)
     if not total:
@@ -116,6 +127,7 @@ def sparsity(rows: list[dict[str, object]]) -> Spec | None:
 
 
 def memory(found: Deployment) -> Spec | None:
+    """Bars of held activations in MB while each layer runs."""
     held = [
         {"layer": i, "node": item.node, "MB": size / 1e6}
         for i, (item, size) in enumerate(zip(found.load.items, found.memory_bytes, strict=True), start=1)
@@ -133,6 +145,7 @@ def memory(found: Deployment) -> Spec | None:
 
 
 def knee(curves: tuple[Curve, ...]) -> Spec | None:
+    """Curves of latency over sparsity_op, one facet per variant and one colour per channel factor, with marked knees."""
     if not curves:
         return None
     points = [
@@ -165,7 +178,7 @@ def knee(curves: tuple[Curve, ...]) -> Spec | None:
 
 
 def to_svg(spec: Spec) -> str:
-    """One figure, drawn without a browser."""
+    """SVG text of one figure, on white."""
     import vl_convert
 
     fixed = {**spec, "background": "white"} | ({"width": 720} if "width" in spec else {})

@@ -1,4 +1,4 @@
-"""The deployment report as one HTML file that needs nothing else: no network, no other file."""
+"""The deployment report as one self-contained HTML file: it needs no network and no other file."""
 
 import json
 from functools import cache
@@ -37,7 +37,7 @@ COLUMNS = (
 
 
 def html(found: Deployment, model: str, curves: tuple[Curve, ...], operation: Operation | None = None) -> str:
-    """The page. Figures are drawn by Vega-Lite, whose source is part of it."""
+    """The text of the page; the source of Vega-Lite, which draws the figures, is part of it."""
     from jinja2 import Environment
 
     shown = formatted_totals(found)
@@ -61,13 +61,13 @@ def html(found: Deployment, model: str, curves: tuple[Curve, ...], operation: Op
 
 
 def embed_json(content: object) -> str:
-    """JSON that cannot end the script element that it stands in."""
+    """JSON text for a script element, with `<` escaped so that it cannot end the element."""
     return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
 
 
 @cache
 def script() -> str:
-    """The page's own script, with the drawing library bundled in."""
+    """The page's script, bundled with Vega-Lite."""
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle(resource("page.js"))
@@ -75,4 +75,5 @@ def script() -> str:
 
 
 def resource(name: str) -> str:
+    """The text of a file beside this module."""
     return files("onnxsparse.cost.report").joinpath(name).read_text(encoding="utf-8")

@@ -25,13 +25,14 @@ TOTALS = (
     *("latency_ms", "latency_ms_low", "latency_ms_high", "fps", "macs", "nonzero_macs", "sparsity", "sparsity_op"),
     *("mem_p_mb", "mem_a_mb", "dram_mb"),
 )
-"""What `totals` gives."""
+"""The keys of `totals`, on which limits are possible."""
 
 
 def totals(found: Deployment) -> dict[str, float | int | None]:
-    """What is compared between models, and limited by --fail-if. MB are 10⁶ bytes.
+    """Total → value, for comparisons between models and limits of --fail-if. MB are 10⁶ bytes.
 
-    Layers whose cost is unknown are left out, so that sums are bounds (`completeness.marks`); where all are, sums are None.
+    Layers of unknown cost are left out, so that sums are bounds (`completeness.marks`). Sums are None if no layer has a known
+    cost.
     """
     sums = found.load.layers.totals
     nothing = bool(found.unknown) and all(row in found.free for row in found.rows if row.cost is not None)
@@ -53,7 +54,10 @@ def totals(found: Deployment) -> dict[str, float | int | None]:
 def deployment_json(
     found: Deployment, model: str, curves: tuple[Curve, ...] = (), operation: Operation | None = None
 ) -> dict[str, object]:
-    """The deployment report. Times are predictions unless the target measures; `fidelity` says how far to trust them."""
+    """The deployment report as docs/json.md describes it.
+
+    Times are predictions unless the target measures; `fidelity` says how far to trust them. `operation` None: no rate is known.
+    """
     _, peak = found.load.peak(found.precision.activation_bits)
     return {
         "schema": SCHEMA,
@@ -92,6 +96,7 @@ COST_KEYS = (
 
 
 def row_json(row: Row) -> dict[str, object]:
+    """One entry of `layers`; the keys of the cost are None if it is unknown, and `reason` says why."""
     item, cost = row.item, row.cost
     facts: dict[str, object] = {
         "node": item.node,
@@ -108,19 +113,19 @@ def row_json(row: Row) -> dict[str, object]:
         return facts | dict.fromkeys(COST_KEYS) | {"reason": row.reason, "advice": None}
     known = {key: getattr(cost, key) for key in COST_KEYS} | {"bound": cost.bound.value}
     sizes = {"input_bytes": item.reads, "output_bytes": item.writes}
-    # a measured layer has its time without the sizes of what it reads and writes
+    # a measured layer has a time even if the sizes of its inputs and outputs are unknown
     known |= {key: None for key, volumes in sizes.items() if volumes is None and cost.bound is not Bound.FREE}
     return facts | known | {"reason": None, "advice": None if row.advice is None else str(row.advice)}
 
 
 def nonzero_macs(row: Row) -> int | None:
-    """Of the whole layer, whose weights are taken to be used equally often."""
+    """MACs on nonzero weights, assuming that all weights of the layer are used equally often; None if the MACs are unknown."""
     item = row.item
     return item.macs if item.macs is None or not item.weights else round(item.macs * item.nonzeros / item.weights)
 
 
 def comparison_json(found: Sequence[tuple[str, Deployment]]) -> dict[str, object]:
-    """Several models: each report, and each total's difference to the first model's."""
+    """Several (name, deployment): each report, and the differences of its totals to the first model's."""
     return {
         "schema": SCHEMA,
         "complete": all(deployment.complete for _, deployment in found),
@@ -130,20 +135,22 @@ def comparison_json(found: Sequence[tuple[str, Deployment]]) -> dict[str, object
 
 
 def differences(found: Deployment, first: Deployment) -> dict[str, float | None]:
-    """Each total less the first model's; None where one of the two is unknown or a bound, of which no difference is known."""
+    """Total → value minus the first model's; None if one of the two is unknown or a bound."""
     ours, theirs = totals(found), totals(first)
     bounds = marks(found).keys() | marks(first).keys()
     return {name: None if name in bounds else difference(value, theirs[name]) for name, value in ours.items()}
 
 
 def difference(value: float | None, first: float | None) -> float | None:
+    """`value` minus `first`; None if one of them is."""
     return None if value is None or first is None else value - first
 
 
 def exceeded(found: Deployment, limits: Sequence[str]) -> list[str]:
-    """The reasons to fail: what is unknown where a limit is on an incomplete total, then the limits that hold.
+    """The reasons to fail, in words; empty if there are none. A limit is written like `latency_ms>35` and fails if it is true.
 
-    A limit, as `latency_ms>35`, on an incomplete total always fails. Raises ParamError for a limit that cannot be read.
+    A limit on a total that is unknown or a bound always fails; what is unknown is then listed first, and what to do about it
+    last. Raises ParamError for a limit that cannot be read.
     """
     known, bounds = totals(found), marks(found)
     reasons = []
@@ -170,10 +177,11 @@ def read_limit(limit: str) -> tuple[str, Callable[[float, float], bool], float]:
 
 
 Limit = Annotated[str, Role(lambda limit, _option: read_limit(limit))]
-"""A total that fails a report."""
+"""A limit of --fail-if, such as `latency_ms>35`."""
 
 
 def is_number(text: str) -> bool:
+    """Whether a text is a finite number."""
     try:
         return math.isfinite(float(text))
     except ValueError:

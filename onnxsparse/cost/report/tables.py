@@ -17,7 +17,7 @@ COLUMNS = (
 
 
 def layers_csv(found: Deployment) -> str:
-    """One row per layer; what is unknown is empty, and `reason` says why."""
+    """CSV text with one row per layer; unknown cells are empty, and `reason` says why."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -28,7 +28,7 @@ def layers_csv(found: Deployment) -> str:
 
 
 def format_total(name: str, value: float | None, mark: Mark | None = None) -> str:
-    """For people: counts and shares with their units, the rest with three digits behind the point; a bound marked as one."""
+    """A total as text: MACs with a unit prefix, shares in per cent, others with three decimals; `?` for None; bounds marked."""
     if value is None:
         return "?"
     if name.endswith("macs"):
@@ -39,18 +39,18 @@ def format_total(name: str, value: float | None, mark: Mark | None = None) -> st
 
 
 def formatted_totals(found: Deployment) -> dict[str, str]:
-    """Every total for people."""
+    """Total → text, bounds marked."""
     bounds = marks(found)
     return {name: format_total(name, value, bounds.get(name)) for name, value in totals(found).items()}
 
 
 def markdown(found: Deployment, model: str) -> str:
-    """How far to trust it, totals, layers by latency, advice and all."""
+    """The report as Markdown text: caveats, totals, then layers with advice, slowest first."""
     lines = [f"# {model} on {found.backend.name}", "", *(f"- {line}" for line in caveats(found)), ""]
     lines += rows_of(("total", ""), iter(formatted_totals(found).items()))
     if found.tail is not None:
         crossing = ", ".join(f"`{c.node or c.tensor}`" for c in found.tail.crossings)
-        lines += ["", f"{len(found.tail.nodes)} nodes need a host; cut the graph behind {crossing}."]
+        lines += ["", f"{len(found.tail.nodes)} nodes need a host; cut the graph after {crossing}."]
     if found.unknown:
         lines += ["", f"{len(found.unknown)} layers have no known cost and are not in the totals; they are last below."]
     if (sizes := open_sizes(found)) is not None:
@@ -63,6 +63,7 @@ def markdown(found: Deployment, model: str) -> str:
 
 
 def layer_cells(row: Row) -> tuple[str, ...]:
+    """Cells of a layer's row in Markdown; `?` and the reason for an unknown cost."""
     item, cost = row.item, row.cost
     density = format_share(item.nonzeros / item.weights) if item.weights else ""
     if cost is None:
@@ -72,11 +73,12 @@ def layer_cells(row: Row) -> tuple[str, ...]:
 
 
 def milliseconds(value: float | None) -> str:
+    """Milliseconds with three decimals; empty for None."""
     return "" if value is None else f"{value:.3f}"
 
 
 def comparison_rows(found: Sequence[tuple[str, Deployment]]) -> Iterator[tuple[str, ...]]:
-    """A row per total: its name, the first model's value, then every other one's with the difference to the first's."""
+    """One row per total: its name, the first model's value, then those of the others with the difference to the first."""
     first = found[0][1]
     columns = [(formatted_totals(deployment), differences(deployment, first)) for _, deployment in found[1:]]
     for name, text in formatted_totals(first).items():
@@ -89,9 +91,9 @@ def comparison_rows(found: Sequence[tuple[str, Deployment]]) -> Iterator[tuple[s
 
 
 def layer_comparison_rows(found: Sequence[tuple[str, Deployment]]) -> Iterator[tuple[str, ...]]:
-    """A row per layer that has the same name in some of the models: milliseconds in each, the largest change first.
+    """One row per layer name: milliseconds in each model, the largest change first.
 
-    Empty where a model has no such layer, `?` where its cost is unknown.
+    A cell is empty if the model has no layer of that name, and `?` if its cost is unknown.
     """
     unknown = [{row.item.node for row in d.unknown} for _, d in found]
     columns = [{row.item.node: row.cost.latency_ms for row in d.rows if row.cost is not None} for _, d in found]
@@ -103,6 +105,7 @@ def layer_comparison_rows(found: Sequence[tuple[str, Deployment]]) -> Iterator[t
 
 
 def comparison_markdown(found: Sequence[tuple[str, Deployment]]) -> str:
+    """The comparison of several (name, deployment) with the first, as Markdown text."""
     names = [name for name, _ in found]
     backend = found[0][1].backend
     told = (*partial_models(found), *backend.fidelity)
@@ -113,7 +116,7 @@ def comparison_markdown(found: Sequence[tuple[str, Deployment]]) -> str:
 
 
 def partial_models(found: Sequence[tuple[str, Deployment]]) -> Iterator[str]:
-    """What is missing from each model's totals."""
+    """What is missing from each model's totals, and its nodes that are assumed free, with the model's name."""
     for name, deployment in found:
         for text in (incomplete(deployment), assumed_free(deployment.load.layers)):
             if text is not None:
@@ -121,4 +124,5 @@ def partial_models(found: Sequence[tuple[str, Deployment]]) -> Iterator[str]:
 
 
 def rows_of(header: Sequence[str], rows: Iterator[tuple[str, ...]]) -> list[str]:
+    """Lines of a Markdown table."""
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
