@@ -18,9 +18,9 @@ from onnxsparse.runtime.bisect import bisect
 from onnxsparse.runtime.compare import compare
 from onnxsparse.runtime.inputs import Samples
 from onnxsparse.runtime.session import Execution, Feeds, processor_notes, runner
+from tests.channels.cutting import halve, sound
 from tests.graphs import FLOAT, INT32, UINT8, Array, model, node, value, weight
 from tests.saturation import run_saturating
-from tests.test_channels import halve, sound
 
 MS = {"com.microsoft": 1}
 X, W = np.full((1, 4), 255, np.uint8), np.full((4, 2), 127, np.int8)

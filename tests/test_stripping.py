@@ -22,8 +22,9 @@ from onnxsparse.passes.quantize import Quantize
 from onnxsparse.pipeline.base import StepReport
 from onnxsparse.quantization.strip.dequantize import strip_scales
 from onnxsparse.runtime.session import Execution, runner
+from tests.channels.cutting import halve, sound
+from tests.channels.test_quantized import quantized
 from tests.graphs import FLOAT, UINT8, Array, model, node, proto, value, weight
-from tests.test_channels import halve, quantized, sound
 
 MS = "com.microsoft"
 TARGETS = ("cv22", "onnxruntime-x86")
