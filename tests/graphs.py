@@ -131,6 +131,12 @@ def model(*args: Any, **kwargs: Any) -> Model:
     return Model.from_proto(proto(*args, **kwargs))
 
 
+def op_types(built: Model | onnx.ModelProto) -> list[str]:
+    """The op of each node of the main graph, in order."""
+    proto = built.proto if isinstance(built, Model) else built
+    return [n.op_type for n in proto.graph.node]
+
+
 def single(op: str, order: str, inputs: Mapping[str, Any], weights: Values | None = None, **options: Any) -> Model:
     """A model of one node whose inputs are `order`; options that `proto` does not take are attributes."""
     taken = {k: options.pop(k) for k in ("opset", "domains", "ir_version") if k in options}

@@ -15,7 +15,7 @@ from onnxsparse.quantization.plan.scales import Choices
 from onnxsparse.quantization.plan.target import Target
 from onnxsparse.quantization.write.qdq import write_integers
 from onnxsparse.runtime.session import runner
-from tests.graphs import BOOL, FLOAT, INT64, Array, chain, model, node, value, weight
+from tests.graphs import BOOL, FLOAT, INT64, Array, chain, model, node, op_types, value, weight
 from tests.test_placement import CV22, X86, graph
 
 REACH = Range(-8, 8)
@@ -134,7 +134,7 @@ class TestWhereWeightsAre:
         assert graph(done) == ["c = Conv(x', w', b')", "r = Relu(c)", "y = Conv(r', w', b')"]
         assert "b" not in done.weights  # each has integers of its own, and nobody reads the floats
         assert done.weights["w"].dtype == np.int8
-        assert [n.op_type for n in done.proto.graph.node].count("DequantizeLinear") == 3 + 1 + 2
+        assert op_types(done).count("DequantizeLinear") == 3 + 1 + 2
         assert_close(built, done)
 
     def test_read_by_others_too(self) -> None:

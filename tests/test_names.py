@@ -23,7 +23,7 @@ from onnxsparse.passes.prune import Prune
 from onnxsparse.passes.prune_channels import PruneChannels
 from onnxsparse.passes.quantize import Quantize
 from onnxsparse.runtime.inputs import seeded_samples
-from tests.graphs import Array, Naming, chain, model, node, proto, rename, value, weight
+from tests.graphs import Array, Naming, chain, model, node, op_types, proto, rename, value, weight
 
 
 def residual() -> onnx.ModelProto:
@@ -121,7 +121,7 @@ def test_quantize_takes_layers_with_biases_and_no_names() -> None:
     """Its bias correction runs each layer's twin, and two nodes of the same name are no model."""
     built = Model.from_proto(stripped(chain(3, 8, 4)))
     report = Quantize(target="onnxruntime-x86").run(built, seeded_samples(built, 2).feeds)
-    assert [n.op_type for n in built.proto.graph.node].count("DequantizeLinear") == 3 + 2 + 2  # values, weights, biases
+    assert op_types(built).count("DequantizeLinear") == 3 + 2 + 2  # values, weights, biases
     assert "2 biases of 32 bits" in " ".join(report.notes)
 
 

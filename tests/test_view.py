@@ -12,8 +12,8 @@ from onnxsparse import Annotate, Fold, Model, ModelError, ParamError, Prune, Pru
 from onnxsparse.analysis.flattening import flatten
 from onnxsparse.runtime.inputs import Samples
 from onnxsparse.runtime.session import runner
-from tests.graphs import BOOL, FLOAT, model, node, proto, value, weight
-from tests.test_fold import BN, statistics
+from tests.folding.folded import BN, statistics
+from tests.graphs import BOOL, FLOAT, model, node, op_types, proto, value, weight
 
 
 def branch(nodes: list[onnx.NodeProto], *initializers: onnx.TensorProto) -> onnx.GraphProto:
@@ -137,7 +137,7 @@ class TestFunctions:
         built = model([call], {"x": "1x3x4x4"}, domains={OWN: 1}, functions=[function("Block", body, "o")])
         done = built.copy()
         report = Fold().run(done)
-        assert [n.op_type for n in done.proto.graph.node] == ["Conv"]
+        assert op_types(done) == ["Conv"]
         assert "1 × BatchNormalization folded into Conv" in report.notes
         assert done.written_bytes < built.written_bytes
         twice = Model.from_proto(dense_twice())
@@ -240,7 +240,7 @@ class TestSettledIfs:
         assert layers(built).totals.macs == 16 * 4 * 9 * 2 * 9 + 3 * 16 * 2 * 9
         done = built.copy()
         Fold().run(done)
-        assert "If" in [n.op_type for n in done.proto.graph.node]
+        assert "If" in op_types(done)
 
     def test_a_fixed_size_settles_it_where_others_are_open(self) -> None:
         """The second size is 4 whatever the others are, and 5 is not 4 at any of them."""
@@ -263,7 +263,7 @@ class TestSettledIfs:
         built = model([first, second, node("Add", "a b", "y")], {"x": "4"}, weights={"t": np.array(True), "f": np.array(False)})
         done = built.copy()
         flatten(done)
-        assert [n.op_type for n in done.proto.graph.node] == ["Abs", "Cos", "Add"]
+        assert op_types(done) == ["Abs", "Cos", "Add"]
         x = weight("4")
         assert np.allclose(runner(done).run({"x": x})["y"], np.abs(x) + np.cos(x))
 
@@ -286,6 +286,6 @@ class TestSettledIfs:
                       {"x": "4"}, weights={"c": np.array(True)})  # fmt: skip
         done = built.copy()
         assert flatten(done) == ["1 × If replaced by the branch that runs: constants and fixed sizes settle its condition"]
-        assert [n.op_type for n in done.proto.graph.node] == ["Relu", "Identity", "Identity", "Sum"]
+        assert op_types(done) == ["Relu", "Identity", "Identity", "Sum"]
         x = weight("4")
         assert np.allclose(runner(done).run({"x": x})["y"], 2 * np.maximum(x, 0) + x)
