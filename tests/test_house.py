@@ -166,13 +166,81 @@ def test_op_names_are_onnxs_own() -> None:
     assert not [op for op in ours if not onnx.defs.has(op)]
 
 
-def test_every_function_is_short_and_every_file_too() -> None:
-    for _, path in sources():
-        text = path.read_text()
-        assert len(text.splitlines()) <= 400, path
-        for statement in ast.walk(ast.parse(text)):
-            if isinstance(statement, ast.FunctionDef) and statement.end_lineno is not None:
-                assert statement.end_lineno - statement.lineno <= 55, f"{path}:{statement.name}"
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [part for part in ast.walk(ast.parse(path.read_text())) if isinstance(part, ast.FunctionDef)]
+
+
+def lines_of(function: ast.FunctionDef) -> int:
+    """Lines of a function from `def` to its end, without its docstring."""
+    first = function.body[0]
+    docstring = first if ast.get_docstring(function) is not None else None
+    counted = (function.end_lineno or function.lineno) - function.lineno + 1
+    return counted - ((docstring.end_lineno or docstring.lineno) - docstring.lineno + 1 if docstring else 0)
+
+
+BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match)
+
+
+def nesting(part: ast.AST) -> int:
+    """Depth of blocks inside each other. An elif is as deep as its if; inner functions do not count."""
+    deepest = 0
+    for child in ast.iter_child_nodes(part):
+        if isinstance(child, (ast.FunctionDef, ast.ClassDef, ast.Lambda)):
+            continue
+        is_elif = isinstance(part, ast.If) and isinstance(child, ast.If) and part.orelse == [child]
+        deepest = max(deepest, nesting(child) + (isinstance(child, BLOCKS) and not is_elif))
+    return deepest
+
+
+def public_functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """(where it stands, function) of every function whose name has no underscore in front."""
+    for module, path in sources():
+        yield from ((f"{module}:{f.lineno} {f.name}", f) for f in functions(path) if not f.name.startswith("_"))
+
+
+def raises(function: ast.FunctionDef) -> bool:
+    """Whether it raises an exception of its own; a bare `raise` passes another's on."""
+    return any(isinstance(part, ast.Raise) and part.exc is not None for part in ast.walk(function))
+
+
+LONG_FILES: frozenset[str] = frozenset({"ops.movement", "channels.discovery"})
+DEEP_FUNCTIONS: frozenset[str] = frozenset(
+    {"channels.groups memberships", "quantization.strip.dequantize _region", "analysis.branches all_branches"}
+)
+"""What is over a bar still. Nothing is added here; the bars are met when both are empty."""
+
+UNDOCUMENTED = 463
+UNSAID_RAISES = 84
+"""Counts that may only fall."""
+
+
+def test_no_file_is_over_350_lines() -> None:
+    """Split a longer file where its second idea begins."""
+    long = {module for module, path in sources() if len(path.read_text().splitlines()) > 350}
+    assert long <= LONG_FILES
+
+
+def test_no_function_is_over_45_lines_without_its_docstring() -> None:
+    """Give a part of a longer function a name of its own."""
+    assert [f"{module}:{f.lineno} {f.name}" for module, path in sources() for f in functions(path) if lines_of(f) > 45] == []
+
+
+def test_blocks_stand_at_most_three_deep() -> None:
+    """Return early, or give the inner block a name of its own."""
+    deep = {f"{module} {f.name}" for module, path in sources() for f in functions(path) if nesting(f) > 3}
+    assert deep <= DEEP_FUNCTIONS
+
+
+def test_public_functions_have_a_docstring() -> None:
+    """The bar is 90 %: write what is returned, shapes, units, and what None means. A new function has one."""
+    without = [where for where, function in public_functions() if ast.get_docstring(function) is None]
+    assert len(without) <= UNDOCUMENTED, without
+
+
+def test_public_functions_say_what_they_raise() -> None:
+    """The bar is 0 without: a docstring says "Raises", the exception, and when."""
+    unsaid = [where for where, f in public_functions() if raises(f) and "aises" not in (ast.get_docstring(f) or "")]
+    assert len(unsaid) <= UNSAID_RAISES, unsaid
 
 
 @pytest.mark.parametrize("results", ["speed.md", "large-models.md"])
