@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.fuzz import MODELS, attempt, mutate
+from benchmarks.robustness.fuzz import MODELS, attempt, mutate
 from onnxsparse.cli import app as cli
 from tests.commands import files
 from tests.graphs import chain, node, proto, value
@@ -133,7 +133,7 @@ def test_a_hostile_model_ends_in_a_line_or_a_result(
 
 
 def test_mutations_end_in_a_line_or_a_result(tmp_path: Path) -> None:
-    """A thousand; benchmarks/fuzz.py does a hundred thousand."""
+    """A thousand; benchmarks/robustness/fuzz.py does a hundred thousand."""
     originals = [build().SerializeToString() for build in MODELS]
     for seed in range(1_000_000, 1_001_000):
         path = tmp_path / "in.onnx"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
-from benchmarks.int8_accuracy import drop
-from benchmarks.int8_methods import METHODS, Method, quantize, select
-from benchmarks.int8_runtime import fused, sqnr_db
+from benchmarks.accuracy.int8 import drop
+from benchmarks.peers.int8_methods import METHODS, Method, quantize, select
+from benchmarks.peers.int8_runtime import fused, sqnr_db
 
 
 def test_noise_of_a_tenth_is_twenty_decibels() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.kill_save import run as run_kills
+from benchmarks.robustness.kill_save import run as run_kills
 from onnxsparse import Model, ModelError, ParamError, load
 from onnxsparse.ir import model as model_module
 from onnxsparse.ir import weights as weights_module
@@ -293,6 +293,6 @@ def test_a_name_that_is_none_is_said() -> None:
 
 
 def test_a_killed_save_leaves_one_model_or_the_other_whole() -> None:
-    """Six kills; benchmarks/kill_save.py does two hundred."""
+    """Six kills; benchmarks/robustness/kill_save.py does two hundred."""
     endings = run_kills(6)
     assert not [ending for ending in endings if ending.startswith("TORN")], endings

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.zoo_prune import TARGET, run_chain
+from benchmarks.zoo.prune import TARGET, run_chain
 from sample_models.fetch import fetch
 
 MODELS = Path(os.environ.get("ONNXSPARSE_MODELS", Path(__file__).parent.parent / ".cache" / "models"))

@@ -1,6 +1,6 @@
 """Run prune → annotate → compare → inspect on every graph of a folder and write a table of what came out.
 
-    python benchmarks/zoo_prune.py ZOO --out benchmarks/results/zoo-prune.md
+    python -m benchmarks.zoo.prune ZOO --out benchmarks/results/zoo-prune.md
 
 ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs).
 """
@@ -114,7 +114,7 @@ def render(rows: list[Row]) -> str:
     lines = [
         "# prune → annotate → compare → inspect on the zoo",
         "",
-        f"Made by `benchmarks/zoo_prune.py`. {len(rows)} graphs, target sparsity_op {TARGET}: met by {met}, not met for a stated",
+        f"Made by `benchmarks/zoo/prune.py`. {len(rows)} graphs, target sparsity_op {TARGET}: met by {met}, not met for a stated",
         f"reason by {len(rows) - met - faulty}, {faulty} with a fault. `prune` took {median:.2f} s CPU in the median,",
         f"{seconds[-1]:.2f} s at most (imports included in the first). Each output passes onnx's checker (full_check) where its",
         "input does, has the same interface, and runs in onnxruntime. SQNR is of random inputs, the worst output; most of these",

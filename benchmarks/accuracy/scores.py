@@ -1,6 +1,6 @@
 """Accuracy of an image classifier after one-shot pruning, by score, target and cost exponent.
 
-    python benchmarks/accuracy_by_score.py MODEL.onnx TEST.npz --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --out TABLE.md
+    python -m benchmarks.accuracy.scores MODEL.onnx TEST.npz --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --out TABLE.md
 
 TEST.npz holds `x` (uint8, N x H x W x C) and `y` (labels). The figures in benchmarks/results/resnet20-scores.md are of a
 ResNet-20 with batch normalisation folded, on 2000 pictures of CIFAR-10, neither of which this project ships.
@@ -50,7 +50,7 @@ def main() -> None:
     lines = [
         f"# Top-1 accuracy of {options.model.name} after one-shot pruning",
         "",
-        f"Made by `benchmarks/accuracy_by_score.py`; dense: {100 * dense:.2f} % of {len(labels)} pictures. Columns: sparsity_op.",
+        f"Made by `benchmarks/accuracy/scores.py`; dense: {100 * dense:.2f} % of {len(labels)} pictures. Columns: sparsity_op.",
         "",
         "| setting | " + " | ".join(f"{t:.0%}" for t in TARGETS) + " |",
         "|---|" + "---|" * len(TARGETS),

@@ -1,6 +1,6 @@
 """Compare the MACs of every graph of a folder with those of what onnxruntime's own optimiser makes of it.
 
-    python benchmarks/zoo_optimised.py ZOO --out benchmarks/results/zoo-optimised.md
+    python -m benchmarks.zoo.optimised ZOO --out benchmarks/results/zoo-optimised.md
 
 ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs). The levels are basic
 and extended. MACs that are gone are a fault, unless they stay where one of the two optimisers that take nodes out is left out:
@@ -141,7 +141,7 @@ def render(rows: list[Row]) -> str:
     lines = [
         "# MACs of what onnxruntime's optimiser writes",
         "",
-        f"Made by `benchmarks/zoo_optimised.py`. {len(rows) // len(LEVELS)} graphs, each as onnxruntime writes it at the levels",
+        f"Made by `benchmarks/zoo/optimised.py`. {len(rows) // len(LEVELS)} graphs, each as onnxruntime writes it at the levels",
         f"{' and '.join(LEVELS)}. {same} of {len(rows)} have the MACs from before, {explained} those less what was taken out,",
         f"which is listed, and {faulty} a fault. The shapes of",
         f"{sum(row.shapes for row in rows)} values are inferred as they are at run time;",

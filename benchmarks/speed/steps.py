@@ -1,7 +1,7 @@
 """How fast the facts, the selection and the help are, each beside something to compare with, in one run.
 
     pip install onnx-tool
-    python benchmarks/speed.py RESNET50.onnx --out benchmarks/results/speed.md
+    python -m benchmarks.speed.steps RESNET50.onnx --out benchmarks/results/speed.md
 
 Process CPU seconds, the best of five, after imports (but for --help, which is a process of its own).
 """
@@ -99,7 +99,7 @@ def main() -> None:
     lines = [
         "# Speed",
         "",
-        "Made by `benchmarks/speed.py`; CPU seconds, the best of five.",
+        "Made by `benchmarks/speed/steps.py`; CPU seconds, the best of five.",
         "",
         "| what | CPU s | ratio |",
         "|---|---|---|",

@@ -1,12 +1,12 @@
 """Int8 on a detector whose boxes and scores leave by one output: nudenet's 320n, a YOLOv8n with 18 classes.
 
     python -m venv VENV && VENV/bin/pip install onnx onnxruntime scikit-image
-    VENV/bin/python -m benchmarks.nudenet_int8 data --model 320n.onnx --out FOLDER
-    python -m benchmarks.nudenet_int8 run --model 320n.onnx --data FOLDER --onnxsparse onnxsparse --onnxruntime ORT/bin/python \\
+    VENV/bin/python -m benchmarks.peers.nudenet data --model 320n.onnx --out FOLDER
+    python -m benchmarks.peers.nudenet run --model 320n.onnx --data FOLDER --onnxsparse onnxsparse --onnxruntime ORT/bin/python \\
         --nncf NNCF/bin/python --modelopt MODELOPT/bin/python --out nudenet.json
-    python -m benchmarks.nudenet_int8 table nudenet.json --out benchmarks/results/nudenet-int8.md
+    python -m benchmarks.peers.nudenet table nudenet.json --out benchmarks/results/nudenet-int8.md
 
-from the project's root; the interpreters are those of benchmarks/int8_peers.py, the model is in the wheel of nudenet==3.4.2
+from the project's root; the interpreters are those of benchmarks/peers/int8.py, the model is in the wheel of nudenet==3.4.2
 (nudenet/320n.onnx). Class scores of ordinary pictures are near zero, where nothing tells a good head from a dead one. So `data`
 climbs: from a crop of scikit-image's photographs, patches are pasted for as long as the score of one class grows. Each class of
 faces, feet, bellies and armpits gets inputs that score above 0.3, for calib.npz and, from other seeds, for test.npz.
@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.efficientnet_lite0 import PICTURES, pictures
-from benchmarks.int8_methods import METHODS, Cost, add_tools, given_tools, one_line, quantize, select
-from benchmarks.int8_runtime import outputs, samples, session, sqnr_db
+from benchmarks.peers.efficientnet_lite0 import PICTURES, pictures
+from benchmarks.peers.int8_methods import METHODS, Cost, add_tools, given_tools, one_line, quantize, select
+from benchmarks.peers.int8_runtime import outputs, samples, session, sqnr_db
 
 SIZE = 320
 CLASSES = {"FACE_FEMALE": 1, "FEET_EXPOSED": 7, "BELLY_COVERED": 8, "FEET_COVERED": 9, "ARMPITS_EXPOSED": 11, "FACE_MALE": 12}
@@ -123,7 +123,7 @@ def lit_inputs(model: Path, count: int, seed: int) -> Iterator[np.ndarray]:
             painters = (Painter(sources, np.random.default_rng((seed, row, index, again))) for again in range(TRIES))
             best, picture = next((found for p in painters if (found := climb(p, score))[0] >= LIT), (0.0, None))
             if picture is None:
-                raise SystemExit(f"nudenet_int8: {TRIES} climbs did not bring {label} to {LIT}")
+                raise SystemExit(f"peers/nudenet: {TRIES} climbs did not bring {label} to {LIT}")
             print(f"{label}: {best:.2f}", flush=True)
             yield fed(picture)
 
@@ -197,7 +197,7 @@ def margin(found: Sequence[Row]) -> str:
 
 PREFACE = f"""# Int8 on nudenet's detector, side by side
 
-Made by `benchmarks/nudenet_int8.py` on inputs found by climbing until one of {len(CLASSES)} classes scores above {LIT}:
+Made by `benchmarks/peers/nudenet.py` on inputs found by climbing until one of {len(CLASSES)} classes scores above {LIT}:
 {CALIBRATION * len(CLASSES)} to calibrate, {TEST * len(CLASSES)} others to judge. Signal to noise ratio in dB of the class scores,
 of the boxes, and of both as one output, as onnxruntime runs the file; the largest score of an input, in the mean; CPU seconds and
 peak memory of the whole process that quantizes, on one core.

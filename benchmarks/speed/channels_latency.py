@@ -1,6 +1,6 @@
 """What fewer channels are worth on this CPU: latency in onnxruntime of original and cut models, channels rounded and not.
 
-    python benchmarks/channels_latency.py ZOO --out benchmarks/results/channels-latency.md
+    python -m benchmarks.speed.channels_latency ZOO --out benchmarks/results/channels-latency.md
 
 ZOO holds .onnx files and a manifest.json with `file` and `run_shapes`. Original and cut models are timed in turn, run by run,
 on one thread, so that a slow moment of the machine meets all of them.
@@ -64,8 +64,8 @@ def main() -> None:
     lines = [
         "# Half of the channels, in time",
         "",
-        f"Made by `benchmarks/channels_latency.py`: onnxruntime, one thread, median of {RUNS} runs in turn; MACs and time as",
-        "shares of the original's. With --cut-norms.",
+        f"Made by `benchmarks/speed/channels_latency.py`: onnxruntime, one thread, median of {RUNS} runs in turn; MACs and time",
+        "as shares of the original's. With --cut-norms.",
         "",
         f"| model | original ms | {roundings} |",
         f"|{'---|' * (2 + len(ROUNDINGS))}",

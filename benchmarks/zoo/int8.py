@@ -1,7 +1,7 @@
 """Quantize every graph of a folder for both targets, run what came out, and write a table of it.
 
-    python -m benchmarks.zoo_int8 run ZOO --into zoo-int8.jsonl
-    python -m benchmarks.zoo_int8 table zoo-int8.jsonl --out benchmarks/results/zoo-int8.md
+    python -m benchmarks.zoo.int8 run ZOO --into zoo-int8.jsonl
+    python -m benchmarks.zoo.int8 table zoo-int8.jsonl --out benchmarks/results/zoo-int8.md
 
 from the project's root. ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that
 runs). Every graph is a process of its own, one at a time, and adds a line to the file; of several lines for a graph the last one
@@ -20,8 +20,8 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.zoo_channels import binding
-from benchmarks.zoo_int8_graph import LOW_DB, OTHERS, SAMPLES, TARGETS, Result, Row, examine
+from benchmarks.zoo.channels import binding
+from benchmarks.zoo.int8_graph import LOW_DB, OTHERS, SAMPLES, TARGETS, Result, Row, examine
 
 LIMIT_S = 900
 """For one graph."""
@@ -29,7 +29,7 @@ LIMIT_S = 900
 
 def in_own_process(zoo: Path, entry: dict[str, object]) -> str:
     """The row of one graph as JSON."""
-    command = [sys.executable, "-m", "benchmarks.zoo_int8", "one", str(zoo), "--only", str(entry["file"])]
+    command = [sys.executable, "-m", "benchmarks.zoo.int8", "one", str(zoo), "--only", str(entry["file"])]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
@@ -95,7 +95,7 @@ def render(rows: Sequence[Row]) -> str:
     lines = [
         "# Every graph in integers",
         "",
-        f"Made by `benchmarks/zoo_int8.py`: default options, {SAMPLES} seeded random samples for the ranges, {OTHERS} others for",
+        f"Made by `benchmarks/zoo/int8.py`: default options, {SAMPLES} seeded random samples for the ranges, {OTHERS} others for",
         "the SQNR of the worst output against the float model. Most graphs have random weights and all get random inputs: SQNR",
         "says how far the integers moved the outputs and nothing about accuracy. Zeros kept: of a copy pruned to half. Other",
         "sizes: of open dimensions, how many batch sizes and resolutions it runs at, of those at which the original does.",

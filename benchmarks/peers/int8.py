@@ -3,13 +3,13 @@
     python -m venv ORT && ORT/bin/pip install onnxruntime onnx
     python -m venv NNCF && NNCF/bin/pip install nncf onnx onnxruntime
     python -m venv MODELOPT && MODELOPT/bin/pip install torch==2.13.0 'nvidia-modelopt[onnx]'
-    python -m benchmarks.int8_peers run --model lite0.onnx --data FOLDER --onnxsparse onnxsparse --onnxruntime ORT/bin/python \\
+    python -m benchmarks.peers.int8 run --model lite0.onnx --data FOLDER --onnxsparse onnxsparse --onnxruntime ORT/bin/python \\
         --nncf NNCF/bin/python --modelopt MODELOPT/bin/python --out int8.json
-    python -m benchmarks.int8_peers table int8.json --out benchmarks/results/int8-peers.md
+    python -m benchmarks.peers.int8 table int8.json --out benchmarks/results/int8-peers.md
 
-from the project's root. lite0.onnx and FOLDER come from benchmarks/efficientnet_lite0.py. A tool that is left out is in the table
-as "not run"; --only 'onnxruntime: *' runs some, and `table` takes several files, the later ones first. Every quantization is a
-process of its own on one core; all methods on the first draw, then all on the next.
+from the project's root. lite0.onnx and FOLDER come from benchmarks/peers/efficientnet_lite0.py. A tool that is left out is in the
+table as "not run"; --only 'onnxruntime: *' runs some, and `table` takes several files, the later ones first. Every quantization is
+a process of its own on one core; all methods on the first draw, then all on the next.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from statistics import mean, median
 
 import numpy as np
 
-from benchmarks.int8_methods import METHODS, Method, Tools, add_tools, given_tools, one_line, quantize, select
-from benchmarks.int8_runtime import fused, latencies_ms, outputs, samples, sqnr_db
+from benchmarks.peers.int8_methods import METHODS, Method, Tools, add_tools, given_tools, one_line, quantize, select
+from benchmarks.peers.int8_runtime import fused, latencies_ms, outputs, samples, sqnr_db
 
 DRAWS = 5
 SAME = ("minmax", "percentile", "entropy")
@@ -145,7 +145,7 @@ def margin(by_label: dict[str, list[Row]]) -> Iterator[str]:
 
 PREFACE = """# Int8 on EfficientNet-Lite0, side by side
 
-Made by `benchmarks/int8_peers.py`. Signal to noise ratio of the logits in dB, summed over 16 crops that no calibration saw: the
+Made by `benchmarks/peers/int8.py`. Signal to noise ratio of the logits in dB, summed over 16 crops that no calibration saw: the
 mean over {draws} draws of 64 calibration crops (and the range), as onnxruntime runs the file, and with its optimisations off. CPU
 seconds (the median) and peak memory (the largest) are of the whole process that quantizes, imports with it, on one core. Fused:
 operations of the float model that onnxruntime runs as integers on this CPU. Latency: the median of 30 runs on one thread, int8

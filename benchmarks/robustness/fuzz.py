@@ -1,6 +1,6 @@
 """Feed damaged models to load → inspect → prune → annotate → write, and count what happens.
 
-    python benchmarks/fuzz.py --count 100000 --out benchmarks/results/fuzz.md
+    python -m benchmarks.robustness.fuzz --count 100000 --out benchmarks/results/fuzz.md
 
 Each of five small models is mutated at random: bytes flipped, cut out, doubled, inserted, and protobuf lengths and numbers set to
 extremes. A mutation passes if the chain ends within ten seconds with a result or with one clear error of ours; anything else
@@ -201,7 +201,8 @@ def main() -> None:
     text = [
         "# Damaged models",
         "",
-        f"Made by `benchmarks/fuzz.py`: {endings.total()} mutations of {len(MODELS)} models in {time.time() - start:.0f} s.",
+        f"Made by `benchmarks/robustness/fuzz.py`: {endings.total()} mutations of {len(MODELS)} models "
+        f"in {time.time() - start:.0f} s.",
         "A result is a model that was damaged where it does not matter, pruned and written.",
         "",
         "| ending | count |",

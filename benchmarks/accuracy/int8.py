@@ -1,9 +1,9 @@
 """Top-1 accuracy of a picture classifier in int8, dense and pruned to half of its operations, over draws of calibration pictures.
 
-    python -m benchmarks.int8_accuracy run --eval FOLDER --onnxsparse onnxsparse --onnxruntime ORT/bin/python --out accuracy.json
-    python -m benchmarks.int8_accuracy table accuracy.json --out benchmarks/results/int8-accuracy.md
+    python -m benchmarks.accuracy.int8 run --eval FOLDER --onnxsparse onnxsparse --onnxruntime ORT/bin/python --out accuracy.json
+    python -m benchmarks.accuracy.int8 table accuracy.json --out benchmarks/results/int8-accuracy.md
 
-from the project's root; the interpreters are those of benchmarks/int8_peers.py. FOLDER holds resnet20_cifar10.onnx,
+from the project's root; the interpreters are those of benchmarks/peers/int8.py. FOLDER holds resnet20_cifar10.onnx,
 cifar10_calib512.npz (`x`, bytes, N x H x W x C) and cifar10_test2000.npz (`x`, and labels `y`), which this project does not ship.
 A draw is 256 of the calibration pictures. --only 'onnxsparse: *' runs some methods; the command given with --onnxsparse prunes
 too.
@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.int8_methods import METHODS, Method, Tools, add_tools, given_tools, one_line, quantize, select
-from benchmarks.int8_runtime import session
+from benchmarks.peers.int8_methods import METHODS, Method, Tools, add_tools, given_tools, one_line, quantize, select
+from benchmarks.peers.int8_runtime import session
 
 MODEL, CALIBRATION, TEST = "resnet20_cifar10.onnx", "cifar10_calib512.npz", "cifar10_test2000.npz"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -138,7 +138,7 @@ def line(label: str, kind: str, found: Sequence[Row], reference: Row | None) -> 
 
 PREFACE = f"""# Accuracy in int8
 
-Made by `benchmarks/int8_accuracy.py`: {MODEL} on {{count}} labelled pictures, dense and pruned by
+Made by `benchmarks/accuracy/int8.py`: {MODEL} on {{count}} labelled pictures, dense and pruned by
 `onnxsparse prune --sparsity-op {SPARSITY_OP}`, without calibration or training; int8 over {{draws}} draws of {DRAWN} unlabelled
 pictures. Top-1 in percent is the mean over the draws. The drop is in points from the float model of the same kind, its 95 %
 interval paired over pictures and draws: with d the drop of picture i in draw j, mean(d) ± 1.96 √(var(picture means) / N +

@@ -1,6 +1,6 @@
 """Kill a process that saves again and again, at random moments, and see what its target holds.
 
-    python benchmarks/kill_save.py --count 200 --out benchmarks/results/kill-save.md
+    python -m benchmarks.robustness.kill_save --count 200 --out benchmarks/results/kill-save.md
 
 Half of the kills are on a model with external data. After each, the target must be the one model or the other, whole.
 """
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     endings = run(options.count)
-    lines = ["# Killed while saving", "", f"Made by `benchmarks/kill_save.py`: {options.count} kills (SIGKILL).", ""]
+    lines = ["# Killed while saving", "", f"Made by `benchmarks/robustness/kill_save.py`: {options.count} kills (SIGKILL).", ""]
     lines += ["| the target holds | count |", "|---|---|", *(f"| {ending} | {n} |" for ending, n in endings.most_common())]
     print("\n".join(lines))
     if options.out:

@@ -1,6 +1,6 @@
 """CPU and memory on models of a gigabyte and more, beside plain onnx.load + onnx.save, in one run.
 
-    python benchmarks/large_models.py --out benchmarks/results/large-models.md
+    python -m benchmarks.speed.large_models --out benchmarks/results/large-models.md
 
 Each measurement is a process of its own: user and system seconds, and the peak of resident memory with mapped pages counted
 (ru_maxrss), less the interpreter's own. The 4 GB model, with external data, goes through prune, annotate and inspect.
@@ -117,8 +117,8 @@ def main() -> None:
     lines = [
         "# Large models",
         "",
-        f"Made by `benchmarks/large_models.py` with onnx {onnx.__version__}. Peak: ru_maxrss, mapped pages counted, less a bare",
-        "interpreter's. CPU: user and system seconds of the whole process, imports included; ratio: to plain load and save.",
+        f"Made by `benchmarks/speed/large_models.py` with onnx {onnx.__version__}. Peak: ru_maxrss, mapped pages counted, less a",
+        "bare interpreter's. CPU: user and system seconds of the whole process, imports included; ratio: to plain load and save.",
         "",
         "| model | what | CPU s | ratio | peak MB |",
         "|---|---|---|---|---|",

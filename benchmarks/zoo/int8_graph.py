@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks.zoo_channels import runs_at
+from benchmarks.zoo.channels import runs_at
 from onnxsparse import Prune, compare, layers, load
 from onnxsparse.analysis.flattening import flatten
 from onnxsparse.folding import fold

@@ -1,6 +1,6 @@
 """What onnxruntime makes of a model, for the int8 scripts: outputs, signal to noise, what fused, how long one run takes.
 
-    python benchmarks/int8_runtime.py float.onnx int8.onnx test.npz
+    python -m benchmarks.peers.int8_runtime float.onnx int8.onnx test.npz
 
 prints the fused operations and the latencies of the two; the other int8 scripts import the rest.
 """

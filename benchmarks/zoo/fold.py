@@ -1,6 +1,6 @@
 """Run fold and fix-shapes on every graph of a folder and compare the outputs in onnxruntime.
 
-    python benchmarks/zoo_fold.py ZOO --out benchmarks/results/zoo-fold.md
+    python -m benchmarks.zoo.fold ZOO --out benchmarks/results/zoo-fold.md
 
 ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs).
 """
@@ -77,7 +77,7 @@ def main() -> None:
     lines = [
         "# fold and fix-shapes on the zoo",
         "",
-        f"Made by `benchmarks/zoo_fold.py`. {len(rows)} graphs. fold leaves the outputs of {same} the same (SQNR of random",
+        f"Made by `benchmarks/zoo/fold.py`. {len(rows)} graphs. fold leaves the outputs of {same} the same (SQNR of random",
         f"inputs at least {CLOSE_DB} dB, `inf` is bit for bit), in {median:.2f} s CPU (median), {seconds[-1]:.2f} s at most.",
         f"fix-shapes leaves those of {fixed} the same, bit for bit; for the others it says how close they are, or why not.",
         "",

@@ -3,7 +3,7 @@
 The other int8 scripts use this one; a peer's interpreter runs it as a file, so it imports onnxsparse and the peers only where
 used. To try a single one:
 
-    PEER/bin/python benchmarks/int8_methods.py onnxruntime in.onnx out.onnx calib.npz Entropy QUInt8
+    PEER/bin/python benchmarks/peers/int8_methods.py onnxruntime in.onnx out.onnx calib.npz Entropy QUInt8
 
 A calibration file is an npz with one array under the input's name, a sample along its first axis.
 """

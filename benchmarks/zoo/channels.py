@@ -1,6 +1,6 @@
 """Cut half of the channels of every graph of a folder, prove it, and write a table of what came out.
 
-    python benchmarks/zoo_channels.py ZOO --out benchmarks/results/zoo-channels.md
+    python -m benchmarks.zoo.channels ZOO --out benchmarks/results/zoo-channels.md
 
 ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs). Every graph is cut
 twice, by default and with cut_norms; the cut file is checked, run, proven, and, where its inputs leave sizes open, run at two
@@ -191,7 +191,7 @@ def main() -> None:
     entries = sorted(json.loads((given.zoo / "manifest.json").read_text()), key=lambda entry: str(entry["file"]))
     entries = [entry for entry in entries if given.only in entry["file"]]
     np.seterr(all="ignore")  # onnx's reference implementation warns of infinities in masks
-    lines = ["# Half of the channels, every graph", "", "Made by `benchmarks/zoo_channels.py`: ratio 0.5, --round-to 1.", ""]
+    lines = ["# Half of the channels, every graph", "", "Made by `benchmarks/zoo/channels.py`: ratio 0.5, --round-to 1.", ""]
     with tempfile.TemporaryDirectory() as folder:
         for title, cut_norms in (("By default", False), ("With --cut-norms", True)):
             rows = []
