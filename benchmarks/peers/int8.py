@@ -8,8 +8,8 @@
     python -m benchmarks.peers.int8 table int8.json --out benchmarks/results/int8-peers.md
 
 from the project's root. lite0.onnx and FOLDER come from benchmarks/peers/efficientnet_lite0.py. A tool that is left out is in the
-table as "not run"; --only 'onnxruntime: *' runs some, and `table` takes several files, the later ones first. Every quantization is
-a process of its own on one core; all methods on the first draw, then all on the next.
+table as "not run"; --only 'onnxruntime: *' runs some, and `table` takes several files, the later ones first. Every quantization
+is a process of its own on one core; all methods on the first draw, then all on the next.
 """
 
 import argparse
