@@ -31,7 +31,7 @@ def test_quantize_gives_older_models_a_scale_per_channel(opset: int) -> None:
     built = small(opset, axes=[2, 3])
     expected = run(built, samples()[0])["y"]
     report = Quantize(target="onnxruntime-x86").run(built, samples())
-    assert f"opset raised from {opset} to 13, whose DequantizeLinear takes a scale per channel" in report.notes
+    assert f"opset raised from {opset} to 13, whose DequantizeLinear supports a scale per channel" in report.notes
     assert built.weights.shape("w_scale") == (4,)
     assert first_fault(built) is None
     assert np.abs(run(built, samples()[0])["y"] - expected).max() < 0.05
@@ -42,8 +42,10 @@ def test_quantize_says_why_a_model_keeps_its_opset() -> None:
     built.proto.graph.node[-1].output.append("mask")
     built.proto.graph.output.append(value("mask", "1x4x1x1", BOOL))
     report = Quantize(target="onnxruntime-x86").run(built, samples())
-    assert any(note.startswith("opset stays 11, in which a weight tensor has one scale: Dropout 'last'") for note in report.notes)
-    assert any("(one scale for a tensor)" in note for note in report.notes)
+    assert any(
+        note.startswith("opset stays 11, in which a weight tensor has a single scale: Dropout 'last'") for note in report.notes
+    )
+    assert any("(one scale per tensor)" in note for note in report.notes)
     assert built.opset() == 11
     assert built.weights.shape("w_scale") == ()
 

@@ -52,7 +52,7 @@ class TestTheCommand:
         assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
         onnx.save(chain(3, 12, 16, 4), tmp_path / "other.onnx")
         arguments = ("prune-channels", tmp_path / "other.onnx", tmp_path / "c.onnx", "--from-plan", tmp_path / "plan.json")
-        assert "axis 0 of 'conv0.weight' has not 8 channels" in run.fails(2, *arguments)
+        assert "axis 0 of 'conv0.weight' does not have 8 channels" in run.fails(2, *arguments)
 
     @pytest.mark.parametrize(
         ("removed", "message"),

@@ -24,7 +24,7 @@ def norms() -> Model:
 def test_axes_that_a_norm_looks_over_stay_unless_asked() -> None:
     solution = solve(norms())
     assert not solution.groups
-    assert "LayerNormalization looks over it (n)" in {f.reason for f in solution.frozen()}
+    assert "LayerNormalization reduces over it (n)" in {f.reason for f in solution.frozen()}
 
 
 def test_norms_over_what_is_left() -> None:
@@ -52,12 +52,12 @@ def test_softmax_of_either_kind_over_what_is_left(op: str, opset: int) -> None:
 @pytest.mark.parametrize(
     ("op", "reason"),
     [
-        (node("LRN", "a", "b", size=3), "LRN looks over it"),
+        (node("LRN", "a", "b", size=3), "LRN reduces over it"),
         (node("Mystery", "a", "b", domain="acme"), "no rule for Mystery"),
-        (node("TopK", "a k", "b i", axis=1), "TopK looks over it"),
+        (node("TopK", "a k", "b i", axis=1), "TopK searches along it"),
         (node("MaxPool", "a", "b i", kernel_shape=[2, 2]), "is counted in the indices of MaxPool"),
-        (node("Split", "a", " ".join(f"b{i}" for i in range(16)), axis=1), "is taken by itself"),
-        (node("MeanVarianceNormalization", "a", "b", axes=[1]), "MeanVarianceNormalization looks over it"),
+        (node("Split", "a", " ".join(f"b{i}" for i in range(16)), axis=1), "becomes an axis of size 1"),
+        (node("MeanVarianceNormalization", "a", "b", axes=[1]), "MeanVarianceNormalization reduces over it"),
     ],
 )
 def test_what_cannot_be_cut_says_why(op: onnx.NodeProto, reason: str) -> None:

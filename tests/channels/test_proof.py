@@ -90,7 +90,7 @@ class TestTheProof:
         monkeypatch.setattr(Cutter, "_write_constants", in_disorder)
         before = files(tmp_path)
         message = run.fails(1, "prune-channels", source, tmp_path / "out.onnx", "--round-to", "1")
-        assert "is not the original with channels left out" in message
+        assert "is not the original without the cut channels" in message
         assert files(tmp_path) == before
 
 

@@ -59,7 +59,7 @@ class TestFitting:
         heavy = Model.from_proto(chain(64, 512, 512))
         rows = [Measured(str(i), workload(heavy), 1.0) for i in range(3)]
         found = fit(start, rows, ("rate_gmac_per_s", "on_chip_mb"))
-        assert any("on_chip_mb moves none of these measurements" in text for text in found.warnings)
+        assert any("on_chip_mb changes none of these measurements" in text for text in found.warnings)
 
     def test_too_few_rows(self, run: Run, source: Path, tmp_path: Path) -> None:
         (tmp_path / "m.csv").write_text(f"model,latency_ms\n{source.name},3\n")
@@ -82,7 +82,7 @@ class TestFitting:
     def test_a_number_without_a_range_cannot_be_fitted(self, run: Run, source: Path, tmp_path: Path) -> None:
         (tmp_path / "m.csv").write_text(f"model,latency_ms\n{source.name},3\n")
         arguments = ("calibrate-backend", tmp_path / "m.csv", "--out", tmp_path / "o.toml", "--free", "skip_limit")
-        assert "gives it no range" in run.fails(2, *arguments)
+        assert "has no range for it" in run.fails(2, *arguments)
 
     def test_the_command_writes_a_target_that_loads(self, run: Run, tmp_path: Path) -> None:
         lines = ["model,latency_ms"]

@@ -44,7 +44,7 @@ class TestPatterns:
             prune(chain(3, 8, 16, 4), exclude=(pattern,))
 
     def test_a_broken_expression_is_an_error(self) -> None:
-        with pytest.raises(ParamError, match="is no regular expression"):
+        with pytest.raises(ParamError, match="is not a regular expression"):
             prune(chain(3, 8, 16, 4), only=("re:(",))
 
 

@@ -42,5 +42,5 @@ class TestMasks:
 
     def test_a_file_that_is_no_npz(self, tmp_path: Path) -> None:
         (tmp_path / "m.npz").write_text("no")
-        with pytest.raises(ModelError, match="it is no npz file"):
+        with pytest.raises(ModelError, match="it is not an npz file"):
             ApplyMasks(masks=tmp_path / "m.npz").run(Model.from_proto(chain(3, 4)))

@@ -87,7 +87,7 @@ def test_sizes_make_no_stem() -> None:
     ]
     built = proto(nodes, {"x": "8x16"}, ["y"], {"a": "16x16", "b": "16x16", "c": "16x16"})
     _, report = prune(built, sparsity_op=0.2)
-    spared = "spared, the target is reached without: "
+    spared = "spared, the target is reached without it: "
     assert reasons(report) == {"h0": f"{spared}stem", "h2": f"{spared}output layer"}
 
 
