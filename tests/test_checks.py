@@ -66,7 +66,11 @@ WRONG = {
         ("--data data.npy --diagnosis-json d", 2, "is a folder"),
         ("--ranges text.txt", 1, "it is not JSON"),
     ],
-    "apply-masks": [("--masks none", 1, "No such file"), ("--masks text.txt", 1, "no npz"), ("--masks data.npy", 1, "no npz")],
+    "apply-masks": [
+        ("--masks none", 1, "No such file"),
+        ("--masks text.txt", 1, "not an npz"),
+        ("--masks data.npy", 1, "not an npz"),
+    ],
     "annotate": [("--backend none", 2, "no target 'none'"), ("--side-file no/x", 2, "does not exist")],
     "fold": [("--record no/x", 2, "does not exist")],
 }
@@ -135,7 +139,7 @@ def test_a_command_that_cannot_work_loads_no_model(
         ("report: {csv: x, html: x}", 2, "x is named twice"),
         ("annotate: {side_file: o.onnx}", 2, "o.onnx is named twice"),
         ("annotate: {side_file: r.yaml}", 2, "r.yaml is named twice, to read"),
-        ("apply-masks: {masks: text.txt}", 1, "no npz"),
+        ("apply-masks: {masks: text.txt}", 1, "not an npz"),
     ],
 )
 def test_the_last_pass_of_a_recipe_is_checked_before_the_first_runs(

@@ -1,4 +1,4 @@
-"""The command line: commands by name, so that `--help` imports none of them, and one line for every error."""
+"""The command line: commands are registered by module path, so that `--help` imports none of them; an error is one line."""
 
 import os
 import sys
@@ -11,10 +11,11 @@ from onnxsparse.errors import OnnxSparseError, ParamError
 from onnxsparse.pipeline.registry import passes
 
 INTERRUPTED = 130
-"""What shells say of a program ended by Ctrl-C: 128 + SIGINT."""
+"""Exit code of a program ended by Ctrl-C, by the convention of shells: 128 + SIGINT."""
 
 
 def make_app() -> App:
+    """The application with all commands: the fixed ones, and one per pass."""
     app = App(
         name="onnxsparse",
         help="Prune, quantize, annotate, inspect and compare ONNX models, on the ONNX file alone.",
@@ -37,29 +38,33 @@ def make_app() -> App:
     )
     app.command("onnxsparse.cli.commands:view", name="view", help="Open an annotated temporary copy of a model in Netron.")
     app.command("onnxsparse.cli.commands:run", name="run", help="Run the passes of a recipe (YAML) one after the other.")
-    app.command("onnxsparse.cli.commands:show_passes", name="passes", help="Show the passes there are, and the options of each.")
+    app.command("onnxsparse.cli.commands:show_passes", name="passes", help="Show the available passes and their options.")
     app.command(
         "onnxsparse.cli.cost_commands:calibrate_backend",
         name="calibrate-backend",
         help="Fit a target's numbers to measurements of your own.",
     )
     for name, entry in passes().items():
-        if name == "report":  # its command compares models and prints tables
+        if name == "report":  # has a command of its own, which also compares models and prints tables
             continue
         app.command(f"onnxsparse.cli.commands:{name}", name=name, help=entry.summary)
     return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for a model that cannot be used, 2 for a wrong option, 130 interrupted."""
+    """Run one command. `arguments` None: those of the process.
+
+    Returns the exit code: 0; 1 for a model that cannot be used, or a limit that is exceeded; 2 for a wrong option; 130 after
+    Ctrl-C. With --debug, errors are raised instead.
+    """
     tokens = join_hyphens(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens
     try:
         result = make_app()(
             [t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False, result_action="return_value"
         )
-        if sys.stdout is not None:  # a shell may close it
-            sys.stdout.flush()  # a full disk is found here, not when Python exits
+        if sys.stdout is not None:  # the shell may have closed it
+            sys.stdout.flush()  # so that a full disk is reported here and not when Python exits
     except CycloptsError as error:
         return fail(one_line(error), ParamError.exit_code, debug)
     except OnnxSparseError as error:
@@ -67,12 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return fail("interrupted; nothing was written", INTERRUPTED, debug)
     except BrokenPipeError:
-        silence()  # whoever read our output has seen enough
+        silence()  # the reader of the output, such as head, has closed it
         return 0
     except MemoryError as error:
-        return fail(f"there is not enough memory: {error}", OnnxSparseError.exit_code, debug)
+        return fail(f"not enough memory: {error}", OnnxSparseError.exit_code, debug)
     except OSError as error:
-        # of what no file's own message covers: a temporary folder, standard output, a port that is taken
+        # errors outside of the files that have messages of their own: a temporary folder, standard output, a port in use
         silence()
         where = f"{error.filename}: " if error.filename else "cannot read or write: "
         return fail(f"{where}{error.strerror or error}", OnnxSparseError.exit_code, debug)
@@ -80,15 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def silence() -> None:
-    """Give up standard output: Python would complain once more when it closes what cannot be written."""
+    """Redirect standard output to the null device, since Python would report the error once more when it closes the stream."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):
-        return  # it is not a file, or closed already
+        return  # standard output is not a file, or is closed
 
 
 def join_hyphens(arguments: Sequence[str]) -> list[str]:
-    """`--json -` as `--json=-`: a hyphen alone stands for standard output, and is no option."""
+    """The arguments with `--json -` as `--json=-`, since cyclopts would take the hyphen (standard output) for an option."""
     tokens: list[str] = []
     for argument in arguments:
         if argument == "-" and tokens and tokens[-1].startswith("--"):
@@ -99,6 +104,7 @@ def join_hyphens(arguments: Sequence[str]) -> list[str]:
 
 
 def fail(message: str, exit_code: int, debug: bool) -> int:
+    """Print an error as one line on stderr and return `exit_code`. Raises the current exception if `debug`."""
     if debug:
         raise
     print(f"onnxsparse: {' '.join(message.split())}", file=sys.stderr)
@@ -106,8 +112,8 @@ def fail(message: str, exit_code: int, debug: bool) -> int:
 
 
 def one_line(error: CycloptsError) -> str:
-    """What a person can act on, without the library's frame around it."""
-    errors = getattr(error.__cause__, "errors", None)  # pydantic's, which the library wraps
+    """The message of a wrong option without the frame that cyclopts prints around it."""
+    errors = getattr(error.__cause__, "errors", None)  # pydantic's error, which cyclopts wraps
     if isinstance(error, ValidationError) and errors is not None:
         found = errors()[0]
         option = "--" + "-".join(str(part) for part in found["loc"]).replace("_", "-")
@@ -116,5 +122,5 @@ def one_line(error: CycloptsError) -> str:
 
 
 def run() -> None:
-    """The console script."""
+    """Entry point of the console script."""
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""What each command does: parse sizes, call the library, print. Pass commands are made from the pass classes."""
+"""The commands: bind sizes, call the library, print. The command of a pass is generated from the pass's class."""
 
 import math
 import sys
@@ -49,6 +49,13 @@ def inspect(
         Show this many layers only.
     sort
         Order of the layers.
+
+    Raises
+    ------
+    ParamError
+        For a negative `top`, sizes that do not fit the model, or a JSON file that cannot be written.
+    ModelError
+        For a model that cannot be read.
     """
     if top is not None and top < 0:
         raise ParamError("--top is a number of layers, 0 or more")
@@ -57,6 +64,7 @@ def inspect(
     facts = layers(loaded)
 
     def print_facts(out: Console) -> None:
+        """Print the table, and a note if the file's annotations are stale."""
         text.print_layers(out, facts, loaded.name, top=top, sort=sort)
         if is_stale(loaded.proto):
             text.note(out, "the annotations in this file are older than its graph; annotate it again")
@@ -90,6 +98,15 @@ def compare(
         Fail (exit code 1) unless every output has this SQNR in dB and depends on the input; with --bisect, every tensor has it.
     seed
         Of the random inputs.
+
+    Raises
+    ------
+    ParamError
+        For options that are out of range, or data that do not fit the models.
+    ModelError
+        For a model that cannot be read.
+    BackendError
+        If onnxruntime cannot run a model.
     """
     if min_sqnr is not None and math.isnan(min_sqnr):
         raise ParamError("--min-sqnr is a number of decibels")
@@ -104,7 +121,10 @@ def compare(
         with live("running both models in onnxruntime"):
             found = bisect_models(a, b, samples, min_sqnr_db=least, custom_ops=running.custom_ops, seed=seed)
         json_out.show(found.to_json(), lambda out: print_divergence(out, found, title))
-        passes, failure = found.passes, "not every tensor reaches" if found.compared else "no tensor is compared, so none reaches"
+        passes, failure = (
+            found.passes,
+            "not every tensor reaches" if found.compared else "no tensor was compared, so none reaches",
+        )
     else:
         with live("running both models in onnxruntime"):
             result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed, as_run=run_here)
@@ -126,7 +146,7 @@ def run(
     running: Running = Running(),
     sizes: Sizes = Sizes(),
 ) -> None:
-    """Run the passes of a recipe (YAML) one after the other; each is verified, and all is written together.
+    """Run the passes of a recipe (YAML) one after the other; each is verified, and all files are written together.
 
     Parameters
     ----------
@@ -143,7 +163,7 @@ def run(
 
 
 def show_passes(*, json_out: Json = Json()) -> None:
-    """Show the passes there are, and the options of each; as JSON, with a JSON schema of the options."""
+    """Show the available passes and their options; as JSON, with a JSON schema of the options."""
     json_out.check()
     classes = [find_pass(name) for name in passes()]
     json_out.show(passes_json(classes), lambda out: text.print_passes(out, classes))
@@ -173,6 +193,11 @@ def view(
         Serve at this port (default: any that is free).
     browse
         Open a browser.
+
+    Raises
+    ------
+    ParamError
+        If Netron is not installed, or for an unknown target or a port that is out of range.
     """
     try:
         import netron
@@ -193,7 +218,7 @@ def view(
 
 
 def pass_command(name: str) -> Callable[..., None]:
-    """The command of a pass: IN, OUT, its fields as options, and how to run."""
+    """The command of a pass: input and output model, the fields of its class as options, and how to save and compare."""
     pass_class = find_pass(name)
 
     def command(
@@ -206,11 +231,12 @@ def pass_command(name: str) -> Callable[..., None]:
         running: Running = Running(),
         sizes: Sizes = Sizes(),
     ) -> None:
+        """Replaced below by the docstring of the pass."""
         run_passes(name, [options], Job(model, output, sizes, saving, running))
 
     command.__annotations__["options"] = Annotated[pass_class, Parameter(name="*")]
     if any(f.name == "data" for f in fields(pass_class)):  # type: ignore[arg-type]  # every pass is a dataclass
-        # data of its own, on some of which the outputs are compared as well
+        # the pass has a --data of its own, whose samples also serve to compare the outputs
         command.__annotations__["running"] = CustomOps
         command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "running": CustomOps()}
     if not any(f.default is MISSING and f.default_factory is MISSING for f in fields(pass_class)):  # type: ignore[arg-type]  # every pass is a dataclass
@@ -228,7 +254,7 @@ def pass_command(name: str) -> Callable[..., None]:
 
 
 def __getattr__(name: str) -> Callable[..., None]:
-    """Pass commands are made when asked for."""
+    """Generate the command of a pass when it is looked up by name. Raises AttributeError for any other name."""
     if name in passes():
         return pass_command(name)
     raise AttributeError(name)

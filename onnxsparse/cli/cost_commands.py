@@ -1,4 +1,4 @@
-"""The commands about cost: the report, and a target fitted to measurements."""
+"""The commands about cost: the report, and the calibration of a target on measurements."""
 
 import json
 import sys
@@ -50,6 +50,14 @@ def report(
         Order of the layers.
     curve
         Also show latency over sparsity_op, for the model and for narrower ones, and up to where pruning pays.
+
+    Raises
+    ------
+    ParamError
+        For no model, a negative `top`, an unknown target, files that do not go with several models, or, with `strict`, unknown
+        costs.
+    ModelError
+        For a model that cannot be read.
     """
     if not models:
         raise ParamError("report: name a model, as in 'onnxsparse report model.onnx'")
@@ -68,7 +76,7 @@ def report(
 
 @dataclass(frozen=True)
 class Shown:
-    """What of a report to print."""
+    """What to print of a report: `top` layers (None: all), their order, and whether to print the curve."""
 
     top: int | None
     sort: str
@@ -76,6 +84,7 @@ class Shown:
 
 
 def report_one(name: str, found: Deployment, options: Report, shown: Shown) -> int:
+    """Write and print the report of one model; returns the exit code of `tell_exceeded`."""
     drawn = curves(found.load, found.backend) if shown.curve or options.curve_csv is not None else ()
     operation = options.operation(found)
     write_texts(contents(options.files, found, name, operation, drawn))
@@ -90,6 +99,7 @@ def report_one(name: str, found: Deployment, options: Report, shown: Shown) -> i
 
 
 def report_several(found: Sequence[tuple[str, Deployment]], options: Report, *, top: int | None) -> int:
+    """Write and print the comparison of several (name, deployment) with the first; returns the largest exit code."""
     as_json = f"{json.dumps(comparison_json(found), indent=1, allow_nan=False)}\n"
     made = [(options.markdown, comparison_markdown(found)), (options.json, as_json)]
     write_texts((path, content) for path, content in made if path is not None)
@@ -99,7 +109,7 @@ def report_several(found: Sequence[tuple[str, Deployment]], options: Report, *, 
 
 
 def tell_exceeded(name: str, found: Deployment, options: Report) -> int:
-    """1 if a limit of --fail-if is exceeded."""
+    """Print the limits of --fail-if that a model exceeds on stderr; returns 1 if there are any, else 0."""
     reasons = exceeded(found, options.fail_if)
     if reasons:
         print(f"onnxsparse: report: {name}: {'; '.join(reasons)}", file=sys.stderr)
@@ -108,7 +118,7 @@ def tell_exceeded(name: str, found: Deployment, options: Report) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitting:
-    """The files of a fit."""
+    """The files of a calibration, with their roles, so that they are checked like the options of a pass."""
 
     out: OutputFile
     measurements: Annotated[Path, reading(lambda path: list(read_measurements(path)))]

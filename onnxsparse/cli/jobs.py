@@ -1,4 +1,12 @@
-"""What commands have in common: sizes, how to run and what to write, all checked before a model is read; and passes in a row."""
+"""The common part of all commands: shared options, checks of all files before a model is read, and running passes.
+
+A command that runs passes works in these steps (`run_passes`):
+
+1. Check options, patterns and paths (`check_job`), then load the model and check again with the files of its weights.
+2. Run the passes and compare the outputs (`pipeline.run`).
+3. Check the files that the passes produced, then write everything or nothing.
+4. Print what was done.
+"""
 
 import json
 from collections import Counter
@@ -40,6 +48,7 @@ class Sizes:
     """Size of a symbolic dimension: N=1."""
 
     def load(self, path: Path) -> Model:
+        """The model with its sizes bound. Raises ModelError for an unreadable file, ParamError for sizes that do not fit."""
         return load(path).bind(self.input_shape, self.dim)
 
 
@@ -83,11 +92,11 @@ class Json:
     """Write the same as JSON to this file; - for standard output, without the table."""
 
     def check(self, *models: Path, also: object = None) -> None:
-        """Raises ParamError or ModelError where the file cannot be written. `models`, and what `also` names, are read."""
+        """Raises ParamError or ModelError if the file cannot be written or is also read. `also`: options that name read files."""
         check_outputs(models, self, also)
 
     def show(self, document: object, print_table: Callable[[Console], None]) -> None:
-        """A table, and the same as JSON in a file; JSON alone where that is to go to standard output."""
+        """Write `document` to the file, if one is given, and print the table, unless the JSON goes to standard output."""
         if self.json_file is not None:
             write_texts([(self.json_file, f"{json.dumps(document, indent=1, allow_nan=False)}\n")])
         if self.json_file != STDOUT:
@@ -95,18 +104,18 @@ class Json:
 
 
 def check_outputs(models: Iterable[Path], *options: object) -> None:
-    """Check `options` of a command that only looks at `models`. Raises ParamError where it would write onto what it reads."""
+    """Check the `options` of a command that does not change `models`. Raises ParamError if it would write to a file it reads."""
     given = [one for part in options for one in given_options(part)]
     for one in given:
         one.check()
     writes = [path for one in given for path in one.writes]
-    # a file that is no model is found when it is read
+    # a path that is not a model is reported when the model is loaded
     data = [path for model in models if writes and model.is_file() for path in load(model).weights.side_files()]
     check_clashes([*models, *data, *(path for one in given for path in one.reads)], writes)
 
 
 def write_texts(files: Iterable[tuple[Path, str]]) -> None:
-    """All of them or none."""
+    """Write (path, text) pairs: all files or none."""
     with Staging() as staging:
         for path, content in files:
             staging.write(path, text_writer(content))
@@ -114,7 +123,10 @@ def write_texts(files: Iterable[tuple[Path, str]]) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What to read and write, for which sizes, and how to check it. `recipe`: the file that the passes are from, if any."""
+    """What a command reads and writes, with its shared options.
+
+    `target`: the model to write, None for none. `recipe`: the file that the passes come from, None without one.
+    """
 
     source: Path
     target: Path | None
@@ -126,15 +138,22 @@ class Job:
 
 @dataclass(frozen=True)
 class Files:
-    """What a job reads and writes, as far as it is known yet. `model`: the file of the model and those that hold its weights."""
+    """The files that a job reads and writes, as far as they are known."""
 
     model: tuple[Path, ...]
+    """The model's file, then the files with its weights."""
     reads: tuple[Path, ...]
+    """All other files that are read."""
     target: Path | None
+    """The model to write; None for none."""
     besides: tuple[Path, ...]
+    """All other files that are written."""
 
     def check(self, *, force: bool) -> None:
-        """Raises ParamError for a file that is read and written, or written twice. `force`: the model may replace its source."""
+        """Raises ParamError for a file that is read and written, or written twice.
+
+        `force`: the target may replace the model that is read, or a file with its weights.
+        """
         model = self.model
         if self.target is not None and identity(self.target) in map(identity, model):
             if not force:
@@ -145,28 +164,28 @@ class Files:
 
 
 def files_of(job: Job, steps: Sequence[Pass], model: Model | None = None, made: Sequence[Path] | None = None) -> Files:
-    """`model`: what is read, once it is. `made`: what the passes made besides, once they did."""
+    """The files of a job. `model`: None before it is loaded. `made`: paths of the passes' artifacts, None before they ran."""
     ours = [one for part in (job.saving, job.running) for one in given_options(part)]
     theirs = [one for step in steps for one in given_options(step)]
     reads = [path for one in (*ours, *theirs) for path in one.reads] + [path for path in (job.recipe,) if path is not None]
     besides = [path for one in (*ours, *theirs) for path in one.writes]
     if made is not None:
-        # a pass of a third party may not say which of its files it reads: those that it has not made
+        # another package's pass may not declare the roles of its paths: those that it did not write, it reads
         reads += without([path for step in steps for path in unnamed_paths(step)], made)
-        # more than options name: the files in a folder
+        # files that no option names, such as those in a folder
         besides += without(made, [path for one in theirs for path in one.writes])
     weights = () if model is None else tuple(sorted(model.weights.side_files()))
     return Files((job.source, *weights), tuple(reads), job.target, tuple(besides))
 
 
 def without(paths: Sequence[Path], others: Sequence[Path]) -> list[Path]:
-    """`paths` less one for each of `others`, whatever they are called."""
+    """`paths` without one occurrence for each of `others`; paths are compared by the file they lead to."""
     left = Counter(map(identity, paths)) - Counter(map(identity, others))
     return [path for path in paths if identity(path) in left]
 
 
 def check_job(command: str, job: Job, steps: Sequence[Pass]) -> None:
-    """Everything that can be known before the model is read. Raises ParamError or ModelError."""
+    """Check all that does not depend on the model's content. Raises ParamError or ModelError."""
     for part in (job.saving, job.running):
         for one in given_options(part):
             one.check()
@@ -181,17 +200,18 @@ def check_job(command: str, job: Job, steps: Sequence[Pass]) -> None:
 
 
 def makes_files(step: Pass) -> bool:
-    """Whether a pass is of use without a model to write: it makes other files, or may, or only looks."""
+    """Whether a pass is useful without a model to write: it writes other files, or may, or only inspects the model."""
     given = given_options(step)
     return any(one.writes or one.role.fills for one in given) or bool(unnamed_paths(step)) or getattr(step, "dry", False)
 
 
 def nothing_to_write(command: str, job: Job) -> ParamError:
+    """The error for a command without any file to write."""
     return ParamError(f"{command}: name the file to write, as in 'onnxsparse {command} {job.source} out.onnx'")
 
 
 def run_passes(command: str, steps: Sequence[Pass], job: Job) -> None:
-    """Run passes, and write what they made: all or nothing."""
+    """Run the steps at the head of this file. Raises ParamError, ModelError or PassError; nothing is written then."""
     check_job(command, job, steps)
     model = job.sizes.load(job.source)
     files_of(job, steps, model).check(force=job.saving.force)

@@ -1,4 +1,4 @@
-"""A model as Netron is to show it: annotated, and with the costliest nodes findable by name."""
+"""A copy of a model for Netron: annotated, and with the most expensive nodes searchable by rank."""
 
 from onnxsparse import annotations
 from onnxsparse.analysis.layers import layers
@@ -9,9 +9,10 @@ from onnxsparse.ir.model import Model
 
 
 def for_viewing(model: Model, *, heat: bool, target: str) -> Model:
-    """A copy annotated with facts and with the predicted cost on `target`.
+    """A copy annotated with facts and with the predicted cost on `target`, a name or file.
 
-    `heat` puts rank, bound and share of the latency in front of its node names, which Netron's search finds.
+    `heat` prefixes node names with rank, bound and share of the latency, so that Netron's search finds them. Raises ParamError
+    for an unknown target.
     """
     shown = model.copy()
     found = deploy(model, target)
@@ -23,10 +24,10 @@ def for_viewing(model: Model, *, heat: bool, target: str) -> Model:
 
 
 def rename_by_cost(shown: Model, found: Deployment) -> None:
-    """`#1 io 12.3 % conv1` for the layer that takes longest, and so on; what is fused or free keeps its name."""
+    """Rename layers like `#1 io 12.3 % conv1`, ranked by latency; fused nodes and nodes without a cost keep their names."""
     ranked = sorted(((r.item.node, r.cost) for r in found.rows if r.cost is not None), key=lambda row: -row[1].latency_ms)
     mark = None if found.costs_complete else OF_KNOWN
-    whole = found.latency_ms or 1.0  # where nothing costs anything, no layer has a share
+    whole = found.latency_ms or 1.0  # avoids 0 / 0 if all costs are 0
     labels = {
         node: f"#{rank} {cost.bound.value} {marked(f'{100 * cost.latency_ms / whole:.1f} %', mark)}"
         for rank, (node, cost) in enumerate(ranked, start=1)

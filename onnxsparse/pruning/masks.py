@@ -23,6 +23,7 @@ def mask_writer(weights: Weights, tensors: Sequence[StoredWeight]) -> ArtifactWr
     """
 
     def write(file: IO[bytes]) -> None:
+        """Write one boolean array per tensor."""
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for stored in tensors:
                 kept = np.asarray(weights[stored.name] != np.asarray(zero_value(stored, weights)))

@@ -45,6 +45,7 @@ def sample_writer(samples: Iterator[Feeds]) -> ArtifactWriter:
     """A function that writes the next of `samples` to a file; the pipeline calls the writers in the order of the files."""
 
     def write(file: IO[bytes]) -> None:
+        """Write the next sample as npy, or as npz if it has several arrays."""
         feeds = next(samples)
         if len(feeds) == 1:
             np.save(file, next(iter(feeds.values())))

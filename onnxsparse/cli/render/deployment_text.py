@@ -24,10 +24,11 @@ from onnxsparse.cost.sparsity_sweep import SPARSITIES, Curve
 from onnxsparse.format import AT_LEAST, OF_KNOWN, marked
 
 CURVE_COLUMNS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+"""Sparsities of a printed curve."""
 
 
 def print_deployment(out: Console, found: Deployment, model: str, *, top: int | None, sort: str) -> None:
-    """Fidelity first, then totals, then layers."""
+    """Print caveats, totals, layers (`top` of them, None: all) and what needs a host; `sort` is "graph" or "latency"."""
     out.print(Text(f"{model} on {named(found.backend)}", style="bold"), soft_wrap=True)
     for text in caveats(found):
         note(out, text)
@@ -40,22 +41,25 @@ def print_deployment(out: Console, found: Deployment, model: str, *, top: int | 
     if found.tail is not None:
         print_tail(out, found.tail)
     if found.padded_layers:
-        note(out, f"{found.padded_layers} layers have channels that do not fill the target's alignment, computed and thrown away")
+        note(out, f"{found.padded_layers} layers do not fill the target's channel alignment; the padding costs time")
     print_assumed(out, found.load.layers.binding)
 
 
 def named(backend: Backend) -> str:
+    """The target's name and description."""
     return f"{backend.name}: {backend.description}" if backend.description else backend.name
 
 
 def print_tail(out: Console, tail: Tail) -> None:
+    """Print which nodes need a host, and where to cut the graph."""
     crossing = name_some([c.node or f"input {c.tensor}" for c in tail.crossings])
     size = "an unknown number of bytes" if tail.bytes is None else f"{tail.bytes} bytes"
     note(out, f"{len(tail.nodes)} nodes need a host, because of {name_some(tail.causes)}")
-    note(out, f"cut the graph behind {crossing}: {size} cross per frame")
+    note(out, f"cut the graph after {crossing}: {size} cross per frame")
 
 
 def print_operation(out: Console, operation: Operation) -> None:
+    """Print DRAM traffic and load at a frame rate."""
     many = (
         f"{operation.streams} streams in turn at {operation.fps:g} fps each"
         if operation.streams > 1
@@ -68,7 +72,7 @@ def print_operation(out: Console, operation: Operation) -> None:
 
 
 def print_comparison_of(out: Console, found: Sequence[tuple[str, Deployment]], *, top: int | None) -> None:
-    """Several models: totals in columns with differences to the first, and layers of the same name."""
+    """Print several (name, deployment): totals with differences to the first, then `top` layers by name (None: all)."""
     backend = found[0][1].backend
     out.print(Text(f"on {named(backend)}", style="bold"), soft_wrap=True)
     for text in (*partial_models(found), *backend.fidelity):
@@ -88,6 +92,7 @@ def print_comparison_of(out: Console, found: Sequence[tuple[str, Deployment]], *
 
 
 def print_totals(out: Console, found: Deployment) -> None:
+    """Print the totals, the time by bound, measured time of no layer, and the tensors alive at the peak."""
     shown = ("latency_ms", "fps", "macs", "nonzero_macs", "sparsity_op", "mem_p_mb", "mem_a_mb", "dram_mb")
     known = formatted_totals(found)
     rows = table("", "total", "latency ms", "fps", "MACs", "nonzero", "sparsity_op", "mem_p MB", "mem_a MB", "DRAM MB")
@@ -98,13 +103,14 @@ def print_totals(out: Console, found: Deployment) -> None:
         known_only = "" if found.costs_complete else ", of the layers whose cost is known"
         note(out, f"time by bound{known_only}: " + ", ".join(f"{bound} {ms:.2f} ms" for bound, ms in spent))
     if found.other_ms:
-        note(out, f"{found.other_ms:.2f} ms of it belong to no layer by name")
+        note(out, f"{found.other_ms:.2f} ms of it could not be assigned to a layer")
     _, peak = found.load.peak(found.precision.activation_bits)
     if peak:
         note(out, f"mem_a is largest with {name_some(peak)}")
 
 
 def print_rows(out: Console, found: Deployment, *, top: int | None, sort: str) -> None:
+    """Print one row per layer; `sort` is "graph" or "latency", `top` None prints all."""
     ordered = list(found.rows) if sort == "graph" else sorted(found.rows, key=lambda r: -(r.cost.latency_ms if r.cost else 0))
     rows = table("", "layer", "op", "ms", "compute", "I/O", "bound", "density", "coef kB", "passes", "advice")
     rows.columns[1].justify = rows.columns[5].justify = rows.columns[9].justify = "left"
@@ -117,7 +123,7 @@ def print_rows(out: Console, found: Deployment, *, top: int | None, sort: str) -
 
 
 def print_curves(out: Console, found: Sequence[Curve]) -> None:
-    """Latency at a few sparsities for every variant and channel factor, and the knee."""
+    """Print latency at CURVE_COLUMNS for every variant and channel factor, and the knee."""
     shown = [SPARSITIES.index(s) for s in CURVE_COLUMNS]
     rows = table("latency ms over sparsity_op", "variant", "channels", *(f"{s:.0%}" for s in CURVE_COLUMNS), "knee")
     for c in found:
@@ -125,10 +131,11 @@ def print_curves(out: Console, found: Sequence[Curve]) -> None:
         knee = marked("none" if c.knee is None else f"{c.knee:.0%}", None if c.complete else OF_KNOWN)
         rows.add_row(c.variant, f"{c.channel_factor:.0%}", *(marked(f"{c.latency_ms[i]:.2f}", mark) for i in shown), knee)
     out.print(rows)
-    note(out, "past the knee, pruning on saves less than half of what it saved at first: cut channels there")
+    note(out, "past the knee, pruning saves less than half of what it saves at first: cut channels there")
 
 
 def cells(row: Row) -> tuple[str, ...]:
+    """Cells of a layer's row after its name and op; `?` and the reason for an unknown cost."""
     if row.cost is None:
         return ("?",) * 3 + ("unknown", "", "", "", row.reason or "")
     cost, item = row.cost, row.item
@@ -139,7 +146,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def print_fit(out: Console, found: Fit) -> None:
-    """Numbers before and after, residuals, leave-one-out error, and what the data cannot tell."""
+    """Print the numbers before and after, residuals, the leave-one-out error, and what the data do not determine."""
     rows = table("", "number", "before", "after", "range")
     for name, value in found.values.items():
         before = numbers_of(found.start.hardware)[name]
@@ -155,7 +162,7 @@ def print_fit(out: Console, found: Fit) -> None:
         measured.add_row(Text(row.name), f"{row.latency_ms:.2f}", *predicted, marked(left_out, mark) if left_out else "")
     out.print(measured)
     if found.left_out_ms is None:
-        note(out, "fewer than three rows: nothing could be left out to check the fit")
+        note(out, "fewer than three rows, so that the fit cannot be checked by leaving one out")
     else:
         note(out, f"leave-one-out error: {100 * found.left_out_error:.1f} % (mean of absolute values)")
     for text in found.warnings:

@@ -1,4 +1,4 @@
-"""Where two models part, for a terminal."""
+"""Where two models diverge, for a terminal."""
 
 import math
 
@@ -13,7 +13,7 @@ COLUMNS = ("tensor", "node", "SQNR dB", "inputs dB", "lost dB")
 
 
 def print_divergence(out: Console, found: Divergence, title: str) -> None:
-    """The first tensors that diverge, where most is lost, and what was not compared."""
+    """Print the first tensors that diverge, those where most is lost, and how many were not compared."""
     if found.first:
         print_first(
             out, found, f"{title}: {found.diverging} of {found.compared} tensors are below {found.min_sqnr_db:g} dB, first"
@@ -30,6 +30,7 @@ def print_divergence(out: Console, found: Divergence, title: str) -> None:
 
 
 def print_first(out: Console, found: Divergence, title: str) -> None:
+    """Print the first diverging tensors, at most MAX_ROWS, and why some do not compare."""
     shown = found.first[:MAX_ROWS]
     rows = losses_table(title, *COLUMNS, "diverging behind")
     for loss in shown:
@@ -43,6 +44,7 @@ def print_first(out: Console, found: Divergence, title: str) -> None:
 
 
 def losses_table(title: str, *columns: str) -> Table:
+    """A table whose second column, the node, is text that may wrap."""
     rows = table(title, *columns)
     node = rows.columns[1]
     node.justify, node.no_wrap, node.overflow = "left", False, "fold"
@@ -50,11 +52,13 @@ def losses_table(title: str, *columns: str) -> Table:
 
 
 def cells(loss: TensorLoss) -> tuple[Text | str, ...]:
+    """Cells of COLUMNS; the loss is empty if the inputs are equal."""
     lost = "" if loss.source_sqnr_db == math.inf else number(loss.lost_db, ".1f")
     return Text(loss.tensor), Text(f"{loss.op_type} {loss.node}"), decibel(loss.sqnr_db), decibel(loss.source_sqnr_db), lost
 
 
 def nothing_diverges(found: Divergence) -> str:
+    """A sentence for two models without a diverging tensor."""
     if not found.compared:
         return "no tensor is compared"
     if found.worst_sqnr_db == math.inf:
@@ -63,6 +67,7 @@ def nothing_diverges(found: Divergence) -> str:
 
 
 def compared(found: Divergence) -> str:
+    """How many tensors were compared, and how many were not, by reason."""
     left = found.uncompared
     counts = {
         "only in the first model": left.only_first,
@@ -75,4 +80,5 @@ def compared(found: Divergence) -> str:
 
 
 def decibel(value: float | None) -> str:
+    """Decibels with two decimals; `equal` for infinity, empty for None."""
     return "equal" if value == math.inf else number(value, ".2f")

@@ -11,14 +11,15 @@ from onnxsparse.progress import listening
 
 @contextmanager
 def live(command: str) -> Iterator[None]:
-    """Within the block, what is being done is shown on stderr, if that is a terminal; nothing of it stays."""
+    """Show progress on stderr within the block, if stderr is a terminal; the display is cleared at the end."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     out = console(stderr=True)
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as shown:
         task = shown.add_task(command, total=None)
 
         def update(what: str, done: int, total: int | None) -> None:
-            shown.tasks[task].total = total  # an update with None would leave that of the work before
+            """Show `done` of `total` units of the work `what`; None: the total is unknown."""
+            shown.tasks[task].total = total  # set directly, since rich ignores a total of None in an update
             shown.update(task, description=f"{command}: {what}", completed=done)
 
         with listening(update):

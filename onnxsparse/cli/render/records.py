@@ -1,4 +1,4 @@
-"""Facts and records as JSON; the shapes are described in docs/json.md."""
+"""Facts and records as JSON; docs/json.md describes the documents."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -17,7 +17,7 @@ PACKAGES = ("onnxsparse", "onnx", "onnxruntime", "numpy")
 
 
 def layers_json(layers: Layers, model: str) -> dict[str, object]:
-    """`schema` counts incompatible changes. None is unknown."""
+    """The document of `inspect --json`; None is unknown. `schema` counts incompatible changes."""
     return {
         "schema": SCHEMA,
         "model": model,
@@ -32,6 +32,7 @@ def layers_json(layers: Layers, model: str) -> dict[str, object]:
 
 
 def layer_json(layer: Layer) -> dict[str, object]:
+    """One entry of `layers`."""
     return {
         "node": layer.node,
         "op_type": layer.op_type,
@@ -47,7 +48,10 @@ def layer_json(layer: Layer) -> dict[str, object]:
 
 
 def run_json(report: RunReport, recipe: Sequence[Pass], source: str) -> dict[str, object]:
-    """The record of a pipeline: versions, every option as it was, what each pass did. `schema` counts incompatible changes."""
+    """The document of --record: versions, every pass with all its options, and what each pass did.
+
+    `source`: the name of the model that was read. `schema` counts incompatible changes.
+    """
     return {
         "schema": SCHEMA,
         "model": source,
@@ -63,6 +67,7 @@ def run_json(report: RunReport, recipe: Sequence[Pass], source: str) -> dict[str
 
 
 def step_json(step: StepReport) -> dict[str, object]:
+    """One entry of `steps`."""
     return {
         "pass": step.pass_name,
         "seconds": step.seconds,
@@ -86,5 +91,5 @@ def step_json(step: StepReport) -> dict[str, object]:
 
 
 def passes_json(classes: Sequence[type[Pass]]) -> list[dict[str, object]]:
-    """Every pass with the JSON schema of its options."""
+    """The document of `passes --json`: every pass with its help and the JSON schema of its options."""
     return [{"name": c.name, "help": cleandoc(c.__doc__ or ""), "options": TypeAdapter(c).json_schema()} for c in classes]

@@ -19,8 +19,13 @@ from onnxsparse.records import Change, Skip
 from onnxsparse.runtime.compare import Comparison, OutputComparison
 
 WIDTH_WITHOUT_TERMINAL = 120
+"""Columns of output to a file or pipe, where rich would assume 80."""
+
 MAX_ROWS = 12
+"""Rows of a table, or notes of one kind, before `… N more`."""
+
 MAX_NODES_NAMED = 3
+"""Nodes that a note names before `and N more`."""
 
 SORT_KEYS: dict[str, Callable[[Layer], float]] = {
     "graph": lambda layer: 0.0,
@@ -32,16 +37,18 @@ SORT_KEYS: dict[str, Callable[[Layer], float]] = {
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that gives tables room where output goes to a file or pipe."""
+    """A console for stdout or stderr, WIDTH_WITHOUT_TERMINAL columns wide if that is not a terminal."""
     made = Console(stderr=stderr, highlight=False)
     return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH_WITHOUT_TERMINAL)
 
 
 def count(value: int | None) -> str:
+    """A number with a unit prefix (k, M, G); `?` for None."""
     return "?" if value is None else format_count(value)
 
 
 def share(value: float | None) -> str:
+    """A share in per cent; empty for None."""
     return "" if value is None else format_share(value)
 
 
@@ -55,11 +62,15 @@ def table(title: str, *columns: str) -> Table:
 
 
 def note(out: Console, text: str) -> None:
+    """Print one indented line; rich does not wrap it."""
     out.print(Text(f"  {text}"), soft_wrap=True)
 
 
 def print_layers(out: Console, layers: Layers, model: str, *, top: int | None, sort: str) -> None:
-    """One row per layer, then totals and what could not be counted."""
+    """Print one row per layer (`top` of them, None: all), then totals and what could not be counted.
+
+    `sort`: a key of SORT_KEYS.
+    """
     ordered = sorted(layers, key=SORT_KEYS[sort])
     shown = ordered if top is None else ordered[:top]
     contribution = "of sparsity_op" if layers.totals.macs_complete else "of sparsity_op (known)"
@@ -79,13 +90,14 @@ def print_layers(out: Console, layers: Layers, model: str, *, top: int | None, s
 
 
 def print_totals(out: Console, totals: Totals) -> None:
+    """Print the totals as one row."""
     rows = table("", "total", "weights", "zeros", "sparsity", "MACs", "nonzero MACs", "sparsity_op")
     rows.add_row("", *total_cells(totals))
     out.print(rows)
 
 
 def total_cells(totals: Totals) -> tuple[str, ...]:
-    """Weights, zeros, sparsity, MACs, nonzero MACs, sparsity_op; bounds and ratios of what is known where some are unknown."""
+    """Weights, zeros, sparsity, MACs, nonzero MACs, sparsity_op; marked as bounds or ratios if something is unknown."""
     known = marks_of(totals)
     weights = [marked(count(value), known.get(PARAMS)) for value in (totals.weights, totals.zero_weights)]
     macs = [marked(count(value), known.get(MACS)) for value in (totals.macs, totals.nonzero_macs)]
@@ -95,13 +107,15 @@ def total_cells(totals: Totals) -> tuple[str, ...]:
 
 
 def print_assumed(out: Console, binding: Binding) -> None:
+    """Print the input sizes that were assumed."""
     for text in binding.assumed:
         note(out, f"assumed: {text}")
 
 
 def print_unknown(out: Console, layers: Layers) -> None:
+    """Print unknown ops, layers of unknown MACs with the reason, open input sizes, and notes."""
     for op, nodes in grouped((u.op, u.node) for u in layers.unknown):
-        note(out, f"unknown op {op}: MACs are not known and not in the total ({name_some(nodes)})")
+        note(out, f"unknown op {op}: MACs are unknown and not in the total ({name_some(nodes)})")
     for reason, nodes in grouped((layer.unknown or "why was not recorded", layer.node) for layer in layers.without_macs):
         note(out, f"MACs unknown and not in the total: {name_some(nodes)} ({reason})")
     sizes = layers.binding.unbound
@@ -114,6 +128,7 @@ def print_unknown(out: Console, layers: Layers) -> None:
 
 
 def grouped(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Values by key, in the order of first occurrence."""
     found: dict[str, list[str]] = {}
     for key, value in pairs:
         found.setdefault(key, []).append(value)
@@ -121,12 +136,13 @@ def grouped(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
 
 
 def name_some(names: Sequence[str]) -> str:
+    """The first MAX_NODES_NAMED names and the number of the others."""
     rest = len(names) - MAX_NODES_NAMED
     return ", ".join(names[:MAX_NODES_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def print_run(out: Console, report: RunReport, binding: Binding) -> None:
-    """What each pass did, and what that did to the outputs."""
+    """Print what each pass did and how the outputs compare with the original's."""
     print_assumed(out, binding)
     for text in report.notes:
         note(out, text)
@@ -139,7 +155,7 @@ def print_run(out: Console, report: RunReport, binding: Binding) -> None:
 
 
 def print_written(out: Console, paths: Sequence[Path]) -> None:
-    """The files, those of a folder that got many of them counted."""
+    """Print the written files; of a folder with more than MAX_ROWS, only their number."""
     folders = Counter(path.parent for path in paths)
     for folder, number in folders.items():
         if number > MAX_ROWS:
@@ -150,6 +166,7 @@ def print_written(out: Console, paths: Sequence[Path]) -> None:
 
 
 def print_step(out: Console, step: StepReport) -> None:
+    """Print the changes, tables, skipped nodes, totals and notes of one pass."""
     print_changes(out, step.pass_name, step.changes)
     for shown in step.tables:
         rows = table(shown.title, *shown.columns)
@@ -168,6 +185,7 @@ def print_step(out: Console, step: StepReport) -> None:
 
 
 def print_changes(out: Console, name: str, changes: Sequence[Change]) -> None:
+    """Print the MAX_ROWS tensors that gained most zeros."""
     if not changes:
         return
     rows = table(f"{name}: {len(changes)} weight tensors changed", "layer", "elements", "zeros before", "after", "sparsity")
@@ -182,7 +200,7 @@ def print_changes(out: Console, name: str, changes: Sequence[Change]) -> None:
 
 
 def print_passes(out: Console, classes: Sequence[type[Pass]]) -> None:
-    """Every pass with its options, as the command line and a recipe take them."""
+    """Print every pass with the names, defaults and help of its options."""
     for found in classes:
         out.print(Text(f"\n{found.name}", style="bold") + Text(f"  {(found.__doc__ or '').splitlines()[0]}"), soft_wrap=True)
         rows = table("", "option", "default", "help")
@@ -197,6 +215,7 @@ def print_passes(out: Console, classes: Sequence[type[Pass]]) -> None:
 
 
 def print_skipped(out: Console, skipped: Sequence[Skip]) -> None:
+    """Print one line per reason, with the nodes that a pass left unchanged."""
     reasons = Counter(skip.reason for skip in skipped)
     nodes = dict(grouped((skip.reason, skip.node) for skip in skipped))
     for reason, number in reasons.items():
@@ -204,6 +223,7 @@ def print_skipped(out: Console, skipped: Sequence[Skip]) -> None:
 
 
 def print_comparison(out: Console, comparison: Comparison, title: str) -> None:
+    """Print one row per output, and which rows say nothing about the change."""
     rows = table(title, "output", "max diff", "mean diff", "SQNR dB", "cosine", "top-1 same")
     vacuous: list[str] = []
     for output in comparison.outputs:
@@ -217,6 +237,7 @@ def print_comparison(out: Console, comparison: Comparison, title: str) -> None:
 
 
 def output_cells(output: OutputComparison) -> tuple[str, ...]:
+    """Cells of an output's row; empty where a figure does not apply."""
     return (
         number(output.max_difference, ".3g"),
         number(output.mean_difference, ".3g"),
@@ -227,4 +248,5 @@ def output_cells(output: OutputComparison) -> tuple[str, ...]:
 
 
 def number(value: float | None, form: str) -> str:
+    """A number in format `form`; empty for None."""
     return "" if value is None else format(value, form)

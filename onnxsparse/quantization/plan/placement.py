@@ -109,8 +109,8 @@ class Placer:
     def _is_wanted_kind(self, unit: Unit) -> bool:
         """Whether a unit may be quantized; if not, the reason is recorded in `kept` or `quantized_before`.
 
-        A layer may not if it is quantized already, if its weights or bias are not finite, or if it computes the mean over a
-        distribution (a detector's distribution focal loss), whose result 8 bits would distort.
+        A layer may not if it is quantized already, if its weights or bias are not finite, or if it takes the mean over a
+        distribution (the box head of a detector trained with distribution focal loss).
         """
         anatomy = self.anatomy
         if not unit.computes:

