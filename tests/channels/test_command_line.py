@@ -59,7 +59,7 @@ class TestTheCommand:
         [
             ([-1], "has an index outside of its 8 channels"),
             ([8], "has an index outside of its 8 channels"),
-            ([True], "'removed' is a list of indices"),
+            ([True], "'removed' must be a list of indices"),
             ([], "it cuts nothing"),
             (list(range(8)), "it cuts all channels of a group of in.onnx"),
         ],
