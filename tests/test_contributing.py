@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import helper
 
 from onnxsparse import Model, layers, ops
@@ -91,10 +92,14 @@ def test_a_cut_equals_its_masked_reference() -> None:
     assert relative_error(a, b) < 1e-5
 
 
+def floats(built: Model, name: str) -> NDArray[np.float32]:
+    return np.asarray(built.weights[name], np.float32)
+
+
 def test_it_takes_in_a_scale_downstream() -> None:
     nodes = [linear("x w b", "h", 8), node("Mul", "h s", "y")]
     built = model(nodes, {"x": "2x16"}, ["y"], {"w": "8x16", "b": "8", "s": "8"}, domains={DOMAIN: 1})
-    wanted = built.weights["w"] * np.asarray(built.weights["s"])[:, None]
+    wanted = floats(built, "w") * floats(built, "s")[:, None]
     fold(built)
     assert [n.op_type for n in built.proto.graph.node] == ["CentredLinear"]
-    np.testing.assert_allclose(built.weights["w"], wanted, rtol=1e-6)
+    np.testing.assert_allclose(floats(built, "w"), wanted, rtol=1e-6)
