@@ -14,14 +14,15 @@ from dataclasses import replace
 import onnx
 
 from onnxsparse.analysis.assembled_weights import sources
+from onnxsparse.analysis.context import GraphContext, main_context
 from onnxsparse.analysis.layer import Layer, Layers, UnknownNode, WeightUse, add_up
 from onnxsparse.analysis.shape_inference import Shapes, infer_shapes
-from onnxsparse.analysis.stored_weights import Resolver, StoredWeight, count_zeros
+from onnxsparse.analysis.stored_weights import StoredWeight, count_zeros
 from onnxsparse.ir.functions import find_calls, inlined
-from onnxsparse.ir.graph import Graph, main_graph
+from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.widths import integer_bits
-from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, WeightSlot, Work, find
+from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, WeightSlot, Work
 from onnxsparse.ops.sizes import OpenSize
 
 
@@ -53,45 +54,43 @@ class Survey:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.proto = inlined(model.proto)
+        proto = inlined(model.proto)
+        self.context = main_context(model, proto)
         self.main = set(Graph(model.proto.graph).names)
         self.calls = [graph.names[index] for graph, index in find_calls(model.proto) if not graph.scope]
-        self.opsets = {o.domain: o.version for o in self.proto.opset_import}
-        self.opsets[""] = model.opset()
-        self.resolver = Resolver(model.weights, self.opsets)
-        self.shapes: Shapes = infer_shapes(self.proto, model.weights, model.binding, model.name)
+        self.resolver = self.context.resolver
+        self.shapes: Shapes = infer_shapes(proto, model.weights, model.binding, model.name)
         self.unknown: list[UnknownNode] = []
         self.notes: list[str] = []
 
     def layers(self, *, count: bool) -> Layers:
-        found = self.graph_layers(main_graph(self.proto), 1)
+        found = self.graph_layers(self.context, 1)
         if count:
             found = with_zeros(found, self.model)
         return Layers(tuple(with_shares(found)), tuple(self.unknown), tuple(self.notes), self.model.binding)
 
     def spec(self, node: onnx.NodeProto) -> OpSpec | None:
-        return find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
+        return self.context.spec(node)
 
     def view(self, graph: Graph, node: onnx.NodeProto) -> OpView:
         return self.shapes.view(graph.scope, node)
 
-    def graph_layers(self, graph: Graph, times: int | None) -> list[Layer]:
+    def graph_layers(self, context: GraphContext, times: int | None) -> list[Layer]:
         """The layers of one graph that runs `times` times (None: unknown)."""
         found: list[Layer] = []
-        constant = self.constant_values(graph)
-        for index, node in enumerate(graph.proto.node):
-            spec = self.spec(node)
+        graph = context.graph
+        for index, (node, spec) in enumerate(zip(context.nodes, context.specs, strict=True)):
             name = graph.names[index]
             if spec is None:
                 domain = "" if node.domain in STANDARD_DOMAINS else f"{node.domain}:"
                 elements = sum(self._matrix_elements(graph, i) for i in node.input if i)
                 self.unknown.append(UnknownNode(name, f"{domain}{node.op_type}", name, elements))
             elif spec.body is not None:
-                found += self._body_layers(graph, index, spec, times)
-            elif spec.macs is not None and all(i in constant for i in node.input if i):
+                found += self._body_layers(context, index, spec, times)
+            elif spec.macs is not None and context.reads_constants_alone(index):
                 self.notes.append(f"{name} computes on constants alone and is not counted; a runtime folds it")
             elif spec.macs is not None:
-                found.append(self._layer(graph, index, spec, times, constant))
+                found.append(self._layer(context, index, spec, times))
         if not graph.scope:
             found = [replace(layer, within=self._within(layer)) for layer in found]
             self.unknown = [replace(node, within=self._within(node)) for node in self.unknown]
@@ -109,20 +108,8 @@ class Survey:
         axes = () if stored is None else self.model.weights.shape(stored.name)
         return math.prod(axes) if len(axes) > 1 else 0
 
-    def constant_values(self, graph: Graph) -> set[str]:
-        """The values of a graph that no input of the model reaches."""
-        found = set(graph.initializers) - graph.overridable
-        if graph.parent is not None:
-            outer = graph.parent
-            found |= self.constant_values(outer)
-        for node in graph.proto.node:
-            spec = self.spec(node)
-            if spec is not None and spec.body is None and not spec.random and all(i in found for i in node.input if i):
-                found.update(node.output)
-        return found
-
-    def _layer(self, graph: Graph, index: int, spec: OpSpec, times: int | None, constant: set[str]) -> Layer:
-        node = graph.proto.node[index]
+    def _layer(self, context: GraphContext, index: int, spec: OpSpec, times: int | None) -> Layer:
+        graph, node = context.graph, context.nodes[index]
         op = self.view(graph, node)
         assert spec.macs is not None
         macs = evaluate(spec.macs, op, times)
@@ -136,7 +123,7 @@ class Survey:
             if stored is not None:
                 use = self._use(graph, op, slot, stored, used)
                 weights.append(replace(use, bits=self._bits(graph, node.input[slot.at], use.stored)))
-            elif node.input[slot.at] in constant:
+            elif node.input[slot.at] in context.constants:
                 parts = self._assembled(graph, node.input[slot.at], used)
                 weights += parts
                 computed = None if parts else "its weight is computed in the graph, not stored"
@@ -201,25 +188,25 @@ class Survey:
     def _constant(self, graph: Graph, op: OpView, at: int | None) -> str | None:
         return self.resolver.constant(graph, op.node.input[at]) if at is not None and op.has_input(at) else None
 
-    def _body_layers(self, graph: Graph, index: int, spec: OpSpec, times: int | None) -> list[Layer]:
-        before, name = len(self.unknown), graph.names[index]
-        found = self._layers_of_bodies(graph, index, spec, times)
+    def _body_layers(self, context: GraphContext, index: int, spec: OpSpec, times: int | None) -> list[Layer]:
+        before, name = len(self.unknown), context.graph.names[index]
+        found = self._layers_of_bodies(context, index, spec, times)
         self.unknown[before:] = [replace(node, within=name) for node in self.unknown[before:]]
         return [replace(layer, within=name) for layer in found]
 
-    def _layers_of_bodies(self, graph: Graph, index: int, spec: OpSpec, times: int | None) -> list[Layer]:
+    def _layers_of_bodies(self, context: GraphContext, index: int, spec: OpSpec, times: int | None) -> list[Layer]:
         assert spec.body is not None
-        node = graph.proto.node[index]
-        name = graph.names[index]
+        graph, node = context.graph, context.nodes[index]
+        name, bodies = graph.names[index], context.bodies[index]
         if spec.body.branches:
-            alive = {a: body for a, body in graph.bodies(index).items() if body.scope not in self.shapes.dead}
+            alive = {a: body for a, body in bodies.items() if body.graph.scope not in self.shapes.dead}
             return self._larger_branch(name, [(a, self.graph_layers(body, times)) for a, body in alive.items()])
         try:
             trips = spec.body.trips(self.view(graph, node), lambda at: self._integer(graph, node, at))
         except UnknownFact:
             trips = None
         product = None if trips is None or times is None else trips * times
-        found = [layer for body in graph.bodies(index).values() for layer in self.graph_layers(body, product)]
+        found = [layer for body in bodies.values() for layer in self.graph_layers(body, product)]
         if trips is None and found:
             self.notes.append(f"{name}: how often its body runs is not constant, so the MACs of its layers are unknown")
         return found

@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxsparse.analysis.stored_weights import Resolver
+from onnxsparse.analysis.context import GraphContext, main_context
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array
-from onnxsparse.ops import FloatForm, Operand, OpSpec, OpView, UnknownFact, find
+from onnxsparse.ops import FloatForm, Operand, OpSpec, OpView, UnknownFact
 from onnxsparse.ops.exact import Exact
 from onnxsparse.records import Skip
 
@@ -41,7 +41,7 @@ class Unfolded:
 
 def unfold(model: Model) -> Unfolded:
     """Write out the main graph's ops that have scales, in place, so that the scales can be taken away."""
-    return Unfolder(model).run()
+    return Unfolder(main_context(model)).run()
 
 
 def write_exactly(model: Model) -> tuple[Skip, ...]:
@@ -49,25 +49,26 @@ def write_exactly(model: Model) -> tuple[Skip, ...]:
 
     Returns the nodes that multiply integers and cannot be written out, with the reason. All values of the model keep their names.
     """
-    return Unfolder(model, exactly=True).run().skipped
+    return Unfolder(main_context(model), exactly=True).run().skipped
 
 
 class Unfolder:
     """`exactly`: for running the result as it is. Otherwise it may hold scales per channel that its opset does not know."""
 
-    def __init__(self, model: Model, *, exactly: bool = False) -> None:
-        self.model = model
+    def __init__(self, context: GraphContext, *, exactly: bool = False) -> None:
+        self.main = context
+        self.model = context.model
         self.exactly = exactly
-        self.graph = Graph(model.proto.graph)
-        self.resolver = Resolver(model.weights, {})
-        self.additions = Additions(model)
+        self.graph = context.graph
+        self.resolver = context.resolver
+        self.additions = Additions(context.model)
         self.floats: dict[str, str] = {}
         self.skipped: list[Skip] = []
         self.parameters: dict[tuple[str, tuple[str, ...], str, bool], list[str]] = {}
         self.changed = False
 
     def run(self) -> Unfolded:
-        self._rewrite(self.graph)
+        self._rewrite(self.main)
         if self.exactly:
             for function in self.model.proto.functions:
                 self.skipped += self._inside(function)
@@ -76,24 +77,22 @@ class Unfolder:
             self.additions.write()
         return Unfolded(self.floats, tuple(self.skipped))
 
-    def _rewrite(self, graph: Graph) -> None:
+    def _rewrite(self, context: GraphContext) -> None:
         """Write out the ops of a graph and, for running, of its bodies."""
         if self.exactly:
-            for index in range(len(graph.proto.node)):
-                for body in graph.bodies(index).values():
-                    self._rewrite(body)
-        self.graph = graph
+            for body in (body for inner in context.bodies for body in inner.values()):
+                self._rewrite(body)
+        graph = self.graph = context.graph
         written: list[onnx.NodeProto] = []
-        for index, node in enumerate(graph.proto.node):
-            made = self._written(node, graph.names[index])
+        for node, spec, name in zip(context.nodes, context.specs, graph.names, strict=True):
+            made = self._written(node, spec, name)
             self.changed = self.changed or made[-1] is not node
             written += made
         if self.changed:
             replace_all(graph.proto.node, written)
 
-    def _written(self, node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
+    def _written(self, node: onnx.NodeProto, spec: OpSpec | None, name: str) -> list[onnx.NodeProto]:
         """A node, or what stands in its place."""
-        spec = find(node.domain, node.op_type, self.model.opset(node.domain))
         if spec is None:
             return [node]
         try:
@@ -131,13 +130,13 @@ class Unfolder:
         """The ops of a local function that would have been written out in the main graph."""
         where = f"{function.domain}:{function.name}"
         for node, name in zip(function.node, Graph(onnx.GraphProto(node=function.node)).names, strict=True):
-            spec = find(node.domain, node.op_type, self.model.opset(node.domain))
+            spec = self.main.spec(node)
             if spec is not None and spec.computes_integers:
                 yield Skip(f"{where}/{name}", f"{node.op_type}: it is inside of a function")
 
     def _drop_unused(self) -> None:
         """Forget constants that were made for an op that stays."""
-        read = {name for graph in every_graph(Graph(self.model.proto.graph)) for node in graph.proto.node for name in node.input}
+        read = {name for context in main_context(self.model).with_bodies() for node in context.nodes for name in node.input}
         self.additions.made = {name: values for name, values in self.additions.made.items() if name in read}
 
     def _unfold(self, node: onnx.NodeProto, form: FloatForm) -> list[onnx.NodeProto]:
@@ -270,11 +269,3 @@ class Writing:
         node = helper.make_node(op_type, inputs, outputs, domain=domain, name=self.unfolder.additions.fresh(outputs[0]), **own)
         node.attribute.extend(attributes)
         self.made.append(node)
-
-
-def every_graph(graph: Graph) -> Iterable[Graph]:
-    """A graph and the bodies that its nodes hold, at any depth."""
-    yield graph
-    for index in range(len(graph.proto.node)):
-        for body in graph.bodies(index).values():
-            yield from every_graph(body)

@@ -1,12 +1,9 @@
 """Which values of a graph can be negative."""
 
-from collections.abc import Sequence
-
 import onnx
 
-from onnxsparse.analysis.stored_weights import Resolver
-from onnxsparse.ir.graph import Graph
-from onnxsparse.ops import OpSpec, OpView, Quant, Sign
+from onnxsparse.analysis.context import GraphContext
+from onnxsparse.ops import OpView, Quant, Sign
 
 THROUGH = (Quant.FOLLOW, Quant.JOIN, Quant.BOUNDARY)
 """Ops that leave values what they are."""
@@ -15,12 +12,9 @@ THROUGH = (Quant.FOLLOW, Quant.JOIN, Quant.BOUNDARY)
 class Signs:
     """`nonnegative`: values of which it is known otherwise, integers by what they stand for."""
 
-    def __init__(self, graph: Graph, specs: Sequence[OpSpec | None], resolver: Resolver) -> None:
-        self.graph = graph
-        self.nodes = list(graph.proto.node)
-        self.specs = specs
-        self.resolver = resolver
-        self.nonnegative = {value.name for value in graph.proto.input} - set(graph.initializers)
+    def __init__(self, context: GraphContext) -> None:
+        self.graph, self.nodes, self.specs, self.resolver = context.graph, context.nodes, context.specs, context.resolver
+        self.nonnegative = {value.name for value in context.graph.proto.input} - set(context.graph.initializers)
 
     def may_be_negative(self, name: str) -> bool:
         """What is not known may. An input of the model may not: where its range begins is for the caller to keep to."""

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import onnx
 
+from onnxsparse.analysis.context import main_context
 from onnxsparse.analysis.layers import Survey
 from onnxsparse.analysis.node_evaluation import evaluate_node
 from onnxsparse.ir.graph import Graph, main_graph
@@ -181,7 +182,7 @@ class Values:
                 return None
             if name and value is not None:
                 feeds[name] = value
-        made = evaluate_node(node, feeds, self.found.survey.opsets)
+        made = evaluate_node(node, feeds, self.found.survey.context.opsets)
         return dict(zip(filter(None, node.output), made, strict=True))[self.found.origins[key][1]]
 
 
@@ -194,7 +195,7 @@ class Walk:
         self.values = Values(found)
         self.named: dict[str, Axes] = {}
         self.arithmetic: set[str] = set()
-        self.constants: dict[str, set[str]] = {}
+        self.contexts = {context.graph.scope: context for context in main_context(found.model).with_bodies()}
         ends = ((graph, value.name) for p in found.places for graph in (found.graph, *p.bodies) for value in graph.proto.output)
         inputs = ((place.graph, name) for place in found.places for name in place.node.input if name)
         self.read = {found.key(graph, name) for graph, name in (*inputs, *ends)}
@@ -335,7 +336,7 @@ class Walk:
             found.axes[key] = made if made is not None else self._untracked(key)
         if coupling.contracted:
             found.contracted[index] = coupling.contracted
-        constants = self._constants(place.graph)
+        constants = self.contexts[place.graph.scope].constants
         for (at, axis), role in coupling.roles.items():
             labels = (coupling.inputs[at] or ())[axis]
             name = place.node.input[at]
@@ -347,11 +348,6 @@ class Walk:
             if tensor is not None and axes is not None and any(labels is not None for labels in axes):
                 roles = {axis: role for (i, axis), role in coupling.roles.items() if i == at}
                 found.uses.append(Use(index, at, tensor, axes, roles))
-
-    def _constants(self, graph: Graph) -> set[str]:
-        if graph.scope not in self.constants:
-            self.constants[graph.scope] = self.found.survey.constant_values(graph)
-        return self.constants[graph.scope]
 
     def _pass_roles_on(self) -> None:
         """A tensor that is dequantized or transposed before it is used has its role from there: it has the same labels."""

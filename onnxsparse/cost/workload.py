@@ -12,7 +12,6 @@ from onnxsparse.analysis.layer import Layer, Layers, UnknownNode, add_up
 from onnxsparse.analysis.layer_filter import NamedNode, choose
 from onnxsparse.analysis.layers import Survey, evaluate
 from onnxsparse.cost.backends.work import Volume, WorkItem, total_bytes
-from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ops import OpSpec, Quant, Work
 
@@ -101,13 +100,14 @@ class Scheduler:
         self.assume_free = assume_free
         self.survey = Survey(model)
         self.layers = self.survey.layers(count=True)
-        self.graph = Graph(self.survey.proto.graph)
+        self.graph = self.survey.context.graph
         self.by_node: dict[str, list[Layer]] = {}
         main = set(self.graph.names)
         for layer in self.layers:
             # a layer inside a body or function belongs to the node around it
             self.by_node.setdefault(layer.node if layer.node in main else layer.within, []).append(layer)
-        self.sizes_only = self._sizes_only()
+        # a compiler computes these, not the device
+        self.sizes_only = self.survey.context.follow_constants(defaults=True, sizes=True)
         self.aliases: dict[str, str] = self._quantized_outputs()
         self.made: set[str] = set()
         self.widths: dict[str, tuple[int | None, ...]] = {}
@@ -130,17 +130,6 @@ class Scheduler:
         nodes = [*(NamedNode(*head) for head in heads), *self.layers, *self.layers.unknown]
         found = choose(nodes, self.assume_free, "--assume-free", self.survey.model.name)
         self.layers = replace(self.layers, free=frozenset(found))
-
-    def _sizes_only(self) -> set[str]:
-        """Values that follow from constants and shapes: a compiler computes them, not the device."""
-        found = self.survey.constant_values(self.graph)
-        for node in self.graph.proto.node:
-            spec = self.survey.spec(node)
-            if spec is None or spec.body is not None or spec.random:
-                continue
-            if spec.shape.value is not None or all(i in found for i in node.input if i):
-                found.update(o for o in node.output if o)
-        return found
 
     def _quantized_outputs(self) -> dict[str, str]:
         """Values that leave the model behind a quantizer → what they are called there, which is their name as floats."""

@@ -17,13 +17,12 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from onnxsparse.analysis.context import FLOATS, main_context
 from onnxsparse.errors import BackendError
 from onnxsparse.folding.growth import Replacement, affordable, all_outputs
 from onnxsparse.folding.rewriting import Folding, is_constant_node, rewire
-from onnxsparse.ir.graph import main_graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
-from onnxsparse.ops import find
 from onnxsparse.runtime.session import runner
 
 SLACK_BYTES = 4096
@@ -47,23 +46,14 @@ class Computed:
 
 def computes_on_constants(model: Model) -> bool:
     """Whether a node of the main graph computes a float tensor from constants, other than as a view of one."""
-    graph = main_graph(model.proto)
-    stored = graph.initializers.keys() - graph.overridable
-    constant = {name for name in stored if is_float(graph.initializers[name])}
-    for node in graph.proto.node:
-        spec = find(node.domain, node.op_type, model.opset(node.domain))
-        if node.op_type == "Constant":
-            constant.update(o for o in node.output for a in node.attribute if is_float(a.t))
-        elif spec is not None and node.input and all(i in constant or i in stored for i in node.input if i):
-            if any(i in constant for i in node.input) and spec.shape.view is None and spec.fold.allowed and not spec.random:
-                return True
-            constant.update(node.output)
-    return False
-
-
-def is_float(tensor: onnx.TensorProto) -> bool:
-    """Whether the elements are floats of 16, 32 or 64 bits."""
-    return tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    context = main_context(model)
+    known = context.follow_constants(bodies=True, integers=False)
+    computed = known - {name for name, tensor in context.graph.initializers.items() if tensor.data_type not in FLOATS}
+    return any(
+        set(filter(None, node.input)) <= known and not computed.isdisjoint(node.input)
+        for node, spec in zip(context.nodes, context.specs, strict=True)
+        if spec is not None and spec.shape.view is None and spec.fold.allowed and not spec.random
+    )
 
 
 def fold_constants(folding: Folding, graph: Any) -> None:

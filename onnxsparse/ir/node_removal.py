@@ -1,11 +1,11 @@
 """Changes to a model's main graph: nodes taken out, and what is read in their results' place."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import onnx
 from onnx import helper
 
-from onnxsparse.ir.graph import Graph, captured
+from onnxsparse.ir.graph import captured
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.ir.protos import replace_all
@@ -18,12 +18,12 @@ class Removal:
     `wanted`: what values are to be called, if those names are free.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, outer: Set[str]) -> None:
+        """`outer`: values that leave the main graph or that bodies capture, which keep their names."""
         self.model = model
-        self.graph = Graph(model.proto.graph)
         self.nodes = list(model.proto.graph.node)
         self.additions = Additions(model)
-        self.outer = {o.name for o in model.proto.graph.output} | {name for node in self.nodes for name in captured(node)}
+        self.outer = outer
         self.removed: set[int] = set()
         self.aliases: dict[str, str] = {}
         self.behind: dict[int, list[onnx.NodeProto]] = {}

@@ -15,6 +15,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from onnxsparse.analysis.context import main_context
 from onnxsparse.ir.model import Model
 from onnxsparse.ops import Quant
 from onnxsparse.quantization.plan.target import Target
@@ -64,7 +65,7 @@ class Placement:
 
 def place(model: Model, target: Target, kept: dict[int, str]) -> Placement:
     """The placement for a target. `kept`: node → why it stays float."""
-    return Placer(Anatomy(model, target), kept).run()
+    return Placer(Anatomy(main_context(model), target), kept).run()
 
 
 class Placer:
@@ -260,11 +261,8 @@ class Placer:
                 yield Skip(name, "stays float: its op is unknown")
             elif spec.body is not None:
                 yield Skip(name, "stays float: its bodies are not quantized")
-            elif spec.macs is not None and index not in inside | self.quantized_before and not self._on_constants(index):
+            elif spec.macs is not None and index not in inside | self.quantized_before and anatomy.activations(index):
                 yield Skip(name, f"stays float: {self._why_float(index)}")
-
-    def _on_constants(self, index: int) -> bool:
-        return all(i in self.anatomy.constant for i in self.anatomy.nodes[index].input if i)
 
     def _why_float(self, index: int) -> str:
         anatomy, node = self.anatomy, self.anatomy.nodes[index]

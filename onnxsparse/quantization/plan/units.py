@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxsparse.analysis.element_types import typed_values
-from onnxsparse.analysis.stored_weights import Resolver, StoredWeight
-from onnxsparse.ir.graph import captured, main_graph
+from onnxsparse.analysis.context import GraphContext
+from onnxsparse.analysis.stored_weights import StoredWeight
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.protos import STANDARD_DOMAINS
-from onnxsparse.ops import OpSpec, OpView, Quant, UnknownFact, find
+from onnxsparse.ops import OpSpec, OpView, Quant, UnknownFact
 from onnxsparse.quantization.plan.target import Target
 
 LONGEST_UNIT = 12
@@ -56,17 +55,13 @@ class Unit:
 class Anatomy:
     """A model's main graph, as it is cut into units."""
 
-    def __init__(self, model: Model, target: Target) -> None:
-        self.model = model
+    def __init__(self, context: GraphContext, target: Target) -> None:
+        self.context = context
         self.target = target
-        self.graph = main_graph(model.proto)
-        self.nodes = list(model.proto.graph.node)
-        self.specs = [find(n.domain, n.op_type, model.opset(n.domain)) for n in self.nodes]
-        self.types = typed_values(model)
-        self.resolver = Resolver(model.weights, {o.domain: o.version for o in model.proto.opset_import} | {"": model.opset()})
-        self.outputs = {o.name for o in model.proto.graph.output}
-        self.captured = {name for node in self.nodes for name in captured(node)}
-        self.constant = self._constants()
+        self.model, self.graph = context.model, context.graph
+        self.nodes, self.specs, self.types, self.resolver = context.nodes, context.specs, context.types, context.resolver
+        self.outputs, self.captured = context.outputs, context.captured
+        self.constant = context.follow_constants(bodies=True)
         self.already = self._quantized_values()
 
     def quant(self, index: int) -> Quant:
@@ -81,15 +76,7 @@ class Anatomy:
         return [i for i in self.nodes[index].input if i and i not in self.constant and self.is_float(i)]
 
     def readers(self, name: str) -> list[int]:
-        return self.graph.consumers.get(name, [])
-
-    def _constants(self) -> set[str]:
-        found = set(self.graph.initializers) - self.graph.overridable
-        for index, node in enumerate(self.nodes):
-            spec = self.specs[index]
-            if spec is not None and not spec.random and not list(captured(node)) and all(i in found for i in node.input if i):
-                found.update(node.output)
-        return found
+        return self.context.readers(name)
 
     def _quantized_values(self) -> dict[str, str]:
         """Value → the same value behind the quantizer that it has already; a dequantized value stands for itself."""
@@ -127,7 +114,7 @@ class Anatomy:
             return None
         node, quant = self.nodes[index], self.quant(index)
         inputs = [(at, name) for at, name in enumerate(node.input) if name]
-        activations = self._activations(index)
+        activations = self.activations(index)
         nodes, leaving = self._absorbed(index, owned)
         if quant is not Quant.COMPUTE:
             read = tuple(at for at in activations if self.is_float(node.input[at]))
@@ -141,7 +128,7 @@ class Anatomy:
 
     def obstacle(self, index: int) -> str | None:
         """Why a node of a kind that the target has as integers stays float all the same; None if it need not."""
-        node, activations = self.nodes[index], self._activations(index)
+        node, activations = self.nodes[index], self.activations(index)
         results = [name for name in node.output if name]
         if self.reads_defaults(index):
             return DEFAULTS
@@ -161,7 +148,7 @@ class Anatomy:
     def _odd_operand(self, index: int) -> str | None:
         """What is wrong with an operand that is neither an activation nor a stored weight."""
         node = self.nodes[index]
-        taken = {*self._activations(index), *(w.at for w in self._weights(index))}
+        taken = {*self.activations(index), *(w.at for w in self._weights(index))}
         for at, name in enumerate(node.input[:2]):
             if name and at not in taken and self.resolver.resolve(self.graph, name) is None:
                 return "its weight is computed in the graph, not stored"
@@ -169,7 +156,7 @@ class Anatomy:
                 return f"its operand '{name}' is constant, where the op takes no weight"
         return None
 
-    def _activations(self, index: int) -> tuple[int, ...]:
+    def activations(self, index: int) -> tuple[int, ...]:
         """The inputs that follow from the model's."""
         return tuple(at for at, name in enumerate(self.nodes[index].input) if name and name not in self.constant)
 

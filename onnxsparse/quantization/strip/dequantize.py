@@ -18,20 +18,22 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxsparse.analysis.element_types import typed_values
-from onnxsparse.analysis.stored_weights import Resolver, real_values
+from onnxsparse.analysis.context import GraphContext, main_context
+from onnxsparse.analysis.stored_weights import real_values
 from onnxsparse.analysis.unfolding import unfold
 from onnxsparse.analysis.value_signs import Signs
-from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.node_removal import Removal
 from onnxsparse.ir.weights import bodies
-from onnxsparse.ops import OpSpec, OpView, Quant, find
+from onnxsparse.ops import OpView, Quant, find
 from onnxsparse.quantization.strip.read_scale import Scale, Stays, read_scale
 from onnxsparse.records import Skip
 
 RELU6_END = 6.0
 """The one end of a Clip that networks have often; calibrated ranges end elsewhere."""
+
+NEWEST = 1 << 30
+"""Opset of functions, which import their own: an op is a quantizer in all versions."""
 
 CLIP_INPUTS_OPSET = 11
 """The first whose Clip takes its bounds as inputs."""
@@ -48,7 +50,7 @@ class Stripped:
 def strip_scales(model: Model) -> Stripped:
     """Turn the main graph of a quantized model into floats; its bodies and functions stay as they are."""
     unfolded = unfold(model)
-    stripper = Stripper(model)
+    stripper = Stripper(main_context(model))  # the graph has changed
     stripper.removal.wanted = unfolded.floats
     count = stripper.run()
     return Stripped(count, (*unfolded.skipped, *stripper.skipped))
@@ -65,15 +67,11 @@ class Region:
 class Stripper:
     """Decides what goes, on the graph as it is; `removal` writes it at the end."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.graph = Graph(model.proto.graph)
-        self.removal = Removal(model)
-        self.nodes = self.removal.nodes
-        self.specs = [self._find(node, model.opset(node.domain)) for node in self.nodes]
-        self.types = typed_values(model)
-        self.resolver = Resolver(model.weights, {o.domain: o.version for o in model.proto.opset_import} | {"": model.opset()})
-        self.signs = Signs(self.graph, self.specs, self.resolver)
+    def __init__(self, context: GraphContext) -> None:
+        self.model, self.graph = context.model, context.graph
+        self.nodes, self.specs, self.types, self.resolver = context.nodes, context.specs, context.types, context.resolver
+        self.removal = Removal(context.model, outer=context.outputs | context.captured)
+        self.signs = Signs(context)
         self.skipped: list[Skip] = []
 
     def run(self) -> int:
@@ -88,9 +86,6 @@ class Stripper:
         if count:
             self.removal.write()
         return count
-
-    def _find(self, node: onnx.NodeProto, opset: int) -> OpSpec | None:
-        return find(node.domain, node.op_type, opset)
 
     def _try(self, strip: Callable[[int], bool], index: int) -> bool:
         try:
@@ -258,7 +253,7 @@ class Stripper:
                 yield Skip(f"{function.domain}:{function.name}", "quantizers in functions keep their scales")
 
     def _holds_quantizers(self, nodes: list[onnx.NodeProto]) -> bool:
-        specs = [self._find(node, 1 << 30) for node in nodes]
+        specs = [find(node.domain, node.op_type, NEWEST) for node in nodes]
         inner = [body for node in nodes for attribute in node.attribute for body in bodies(attribute)]
         boundary = any(spec is not None and spec.quant.role is Quant.BOUNDARY for spec in specs)
         return boundary or any(self._holds_quantizers(list(body.node)) for body in inner)
