@@ -33,6 +33,7 @@ from onnxsparse.format import format_count
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, OutputFolder, reading, samples_with
+from onnxsparse.ops.spelling import PER_CHANNEL_OPSET, QUANTIZE_OPSET
 from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, WeightBits
 from onnxsparse.quantization.activation_ranges import Calibration
 from onnxsparse.quantization.diagnosis.measure import Diagnosis, diagnose
@@ -42,14 +43,10 @@ from onnxsparse.quantization.plan.placement import Placement, place
 from onnxsparse.quantization.plan.target import PowersOfTwo, QuantizationTarget, Target, load_target
 from onnxsparse.quantization.quantize_model import Improvements, QuantizedModel, Quantizing
 from onnxsparse.quantization.strip.dequantize import Stripped, strip_scales
-from onnxsparse.quantization.write.qdq import PER_CHANNEL_OPSET
 from onnxsparse.records import ArtifactWriter, text_writer
 from onnxsparse.runtime.compare import compare
 from onnxsparse.runtime.inputs import Samples
 from onnxsparse.runtime.session import Feeds, processor_notes
-
-FIRST_OPSET = 10
-"""The first opset with QuantizeLinear."""
 
 COMPARED_SAMPLES = 8
 """Samples of the calibration data on which outputs are compared with the float model's."""
@@ -288,11 +285,11 @@ def raised(model: Model, target: Target) -> tuple[Model, list[str]]:
     if the model has no opset with quantizers and cannot be raised.
     """
     opset = model.opset()
-    if opset >= (PER_CHANNEL_OPSET if target.weights.per_channel else FIRST_OPSET):
+    if opset >= (PER_CHANNEL_OPSET if target.weights.per_channel else QUANTIZE_OPSET):
         return model, []
     copy = model.copy()
     why = raise_opset(copy)
-    if why is not None and opset < FIRST_OPSET:
+    if why is not None and opset < QUANTIZE_OPSET:
         raise ModelError(
             f"quantize: {model.name} has opset {opset}, which has no quantizers, and its opset cannot be raised: {why}"
         )

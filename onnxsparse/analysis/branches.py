@@ -17,7 +17,7 @@ from onnxsparse.ir.new_tensors import Names
 from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.sparse import every_graph
 from onnxsparse.ir.weights import bodies
-from onnxsparse.ops import find
+from onnxsparse.ops import Body, find
 
 
 def settle(model: Model) -> int:
@@ -92,10 +92,15 @@ def all_branches(model: Model) -> Iterator[Branch]:
             inner = graph.bodies(index)
             spec = find(node.domain, node.op_type, model.opset(node.domain)) if inner else None
             if spec is not None and spec.body is not None and spec.body.branches:
-                for name, body in inner.items():
-                    others = tuple(other for other in inner.values() if other is not body)
-                    yield Branch(graph, index, body, others, name == "then_branch")
+                yield from branches_of(graph, index, inner, spec.body)
             graphs += inner.values()
+
+
+def branches_of(graph: Graph, index: int, inner: dict[str, Graph], rules: Body) -> Iterator[Branch]:
+    """The bodies `inner` of one node, of which `rules` let one run."""
+    for name, body in inner.items():
+        others = tuple(other for other in inner.values() if other is not body)
+        yield Branch(graph, index, body, others, runs_if=name == rules.if_true)
 
 
 class Splice:

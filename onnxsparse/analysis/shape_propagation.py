@@ -96,7 +96,7 @@ class Propagation:
         bodies = graph.bodies(index)
         condition = self.value(graph.scope, node.input[0]) if spec.body.branches else None
         if condition is not None and condition.size == 1:
-            name = "then_branch" if condition.reshape(-1)[0] else "else_branch"
+            name = spec.body.if_true if condition.reshape(-1)[0] else spec.body.if_false
             self.dead |= {body.scope for attribute, body in bodies.items() if attribute != name}
             bodies = {name: bodies[name]}
         if not spec.body.branches:

@@ -11,7 +11,7 @@ from onnxsparse.errors import ModelError
 from onnxsparse.ir.functions import origin
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.weights import Array, Weights
-from onnxsparse.ops import OpView, Packing, View, find
+from onnxsparse.ops import OpView, Packing, Scaling, find
 
 MAX_CHAIN = 32
 """More views than this between a weight and its op are not followed."""
@@ -98,31 +98,31 @@ class Resolver:
             assert spec is not None and spec.shape.view is not None
             view = spec.shape.view
             found = replace(found, quantized_later=found.quantized_later or spec.quantizes)
-            if view.scale is not None and not found.quantized_later:
-                found = self._scaled(found, graph, op, view)
+            if spec.quant.scaling is not None and not found.quantized_later:
+                found = self._scaled(found, graph, op, spec.quant.scaling)
             moved = view.axes(op, rank)
             axes = found.axes
             found = replace(found, axes=None if moved is None or axes is None else tuple(axes[a] for a in moved))
         return found
 
-    def _scaled(self, found: StoredWeight, graph: Graph, op: OpView, view: View) -> StoredWeight:
+    def _scaled(self, found: StoredWeight, graph: Graph, op: OpView, scaling: Scaling) -> StoredWeight:
         """A tensor of integers with the scale that a node gives it."""
-        scale, zero_point = (self._input(graph, op, at) for at in (view.scale, view.zero_point))
+        scale, zero_point = (self._input(graph, op, at) for at in (scaling.scale, scaling.zero_point))
         if found.axes is None:
             # a Reshape lost the axes, but one scale is of all elements
             single = [name for name in (scale, zero_point) if name is not None and np.prod(self.weights.shape(name)) == 1]
             return replace(found, scale=scale, zero_point=zero_point) if len(single) == 1 + (zero_point is not None) else found
-        axis = op.number("axis", 1) % max(len(found.axes), 1)
+        axis = scaling.axis(op) % max(len(found.axes), 1)
         return replace(
             found,
             scale=scale,
             zero_point=zero_point,
             quant_axis=found.axes[axis] if axis < len(found.axes) else 0,
-            quant_block=op.number("block_size", 0),
+            quant_block=scaling.block(op),
         )
 
-    def _input(self, graph: Graph, op: OpView, at: int | None) -> str | None:
-        return self.constant(graph, op.node.input[at]) if at is not None and op.has_input(at) else None
+    def _input(self, graph: Graph, op: OpView, at: int) -> str | None:
+        return self.constant(graph, op.node.input[at]) if op.has_input(at) else None
 
 
 def zero_value(stored: StoredWeight, weights: Weights) -> Array | int:

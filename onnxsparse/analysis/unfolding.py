@@ -21,10 +21,8 @@ from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops import FloatForm, Operand, OpSpec, OpView, UnknownFact
 from onnxsparse.ops.exact import Exact
+from onnxsparse.ops.spelling import PER_CHANNEL_OPSET
 from onnxsparse.records import Skip
-
-PER_CHANNEL_OPSET = 13
-"""The first whose DequantizeLinear takes a scale for each index of an axis."""
 
 
 class StaysInteger(Exception):  # noqa: N818 - not an error: the op is left as it is

@@ -42,15 +42,13 @@ class Signs:
         if index is None or spec is None:
             return None
         node = self.nodes[index]
-        if spec.quant.sign is Sign.NONNEGATIVE or (spec.quant.sign is Sign.CLIPPED and self._lower_bound(node) >= 0):
+        if spec.quant.sign is Sign.NONNEGATIVE or (spec.quant.floor is not None and spec.quant.floor(self._view(node)) >= 0):
             return []
         if spec.quant.role in THROUGH and spec.quant.role is not Quant.JOIN:
             return [node.input[0]]
         return [i for i in node.input if i] if spec.quant.sign is Sign.KEPT or spec.quant.role is Quant.JOIN else None
 
-    def _lower_bound(self, node: onnx.NodeProto) -> float:
-        op = OpView(node, (), ())
-        if "min" in op.attributes:
-            return op.attributes["min"].f
-        key = self.resolver.constant(self.graph, node.input[1]) if op.has_input(1) else None
-        return float("-inf") if key is None else float(self.resolver.weights[key].min())
+    def _view(self, node: onnx.NodeProto) -> OpView:
+        """A node of which no more is known than its attributes and constant inputs."""
+        keys = {name: self.resolver.constant(self.graph, name) for name in node.input if name}
+        return OpView(node, (), (), {name: self.resolver.weights[key] for name, key in keys.items() if key is not None})

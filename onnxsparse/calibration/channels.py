@@ -10,6 +10,7 @@ from onnx import helper
 
 from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.ir.model import Model
+from onnxsparse.ops.spelling import has_axes_as_attribute
 from onnxsparse.progress import tell
 from onnxsparse.runtime.session import Runner, runner
 
@@ -17,9 +18,6 @@ Floats = NDArray[np.float64]
 
 CHANNELS = 1
 """The axis that counts channels."""
-
-AXES_INPUT_OPSET = 18
-"""The first whose ReduceMax, ReduceMean and ReduceMin take their axes as an input."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def reduced_runs(model: Model, values: Sequence[Channels], ops: Sequence[str], d
 
 def reduction(model: Model, op: str, value: Channels, result: str) -> onnx.NodeProto:
     axes = [axis for axis in range(value.rank) if axis != CHANNELS]
-    if model.opset() < AXES_INPUT_OPSET:
+    if has_axes_as_attribute(op, model.opset()):
         return helper.make_node(op, [value.name], [result], axes=axes, keepdims=0)
     constant = f"{result}/axes"
     model.proto.graph.initializer.append(helper.make_tensor(constant, onnx.TensorProto.INT64, [len(axes)], axes))

@@ -206,12 +206,11 @@ def memberships(found: Discovery, classes: Classes, chosen: Labels) -> dict[int,
     members: dict[int, list[tuple[Use, int]]] = {int(c): [] for c in chosen}
     wanted = np.zeros(classes.root.size, np.bool_)
     wanted[chosen] = True
-    for use in found.uses:
-        for axis, labels in enumerate(use.axes):
-            if labels is not None:
-                roots = classes.root[labels]
-                for root in np.unique(roots[wanted[roots]]).tolist():
-                    members[root].append((use, axis))
+    axes = ((use, axis, labels) for use in found.uses for axis, labels in enumerate(use.axes) if labels is not None)
+    for use, axis, labels in axes:
+        roots = classes.root[labels]
+        for root in np.unique(roots[wanted[roots]]).tolist():
+            members[root].append((use, axis))
     return members
 
 

@@ -25,6 +25,7 @@ from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops import WeightSlot
 from onnxsparse.ops.masking import Masking
+from onnxsparse.ops.spelling import has_axes_as_attribute
 
 
 def masked_reference(model: Model, solution: Solution, removed: Removed) -> Model:
@@ -182,7 +183,7 @@ class Reference:
         return bool(finished)
 
     def _add(self, op_type: str, inputs: list[str], **attributes: Any) -> str:
-        if op_type == "ReduceSum" and self.model.opset() < 13:
+        if has_axes_as_attribute(op_type, self.model.opset()):
             axes = self.made[inputs[1]].tolist()
             inputs, attributes = inputs[:1], {**attributes, "axes": axes}
         name = self._name()

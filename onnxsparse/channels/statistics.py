@@ -126,7 +126,7 @@ def bias_shift(
     Exact for a Gemm and inside a convolution. At a padded border part of the kernel sees zeros instead of expected values.
     """
     spec, op = solution.found.spec(index), solution.found.view(index)
-    if spec is None or spec.fold.absorb is None or op.number("group", 1) != 1:
+    if spec is None or spec.fold.absorb is None or spec.group_count(op) != 1:
         return None
     use = solution.uses.get((index, spec.fold.absorb.weight_at))
     known = means.get(op.node.input[0])

@@ -6,12 +6,10 @@ from onnx import TensorProto, numpy_helper
 
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import bodies, tensors
+from onnxsparse.ops.spelling import TYPE_ATTRIBUTES
 
 OTHER_FLOATS = frozenset((TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE))
 """Float types that are converted."""
-
-TYPE_ATTRIBUTES = frozenset(("to", "dtype", "output_dtype", "output_datatype"))
-"""Attributes that hold a node's output type."""
 
 
 def is_in_float32(model: Model) -> bool:

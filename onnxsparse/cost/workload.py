@@ -202,7 +202,7 @@ class Scheduler:
         spec = self.survey.spec(node)
         found = self.by_node.get(name, [])
         totals = add_up(found)
-        channels, groups = self._channels(node, found)
+        channels, groups = self._channels(node, spec, found)
         inputs = [i for at in group.nodes for i in self._activations(self.graph.proto.node[at]) if i not in group.made]
         outputs = [value for value in sorted(group.made) if self._leaves(value, group)]
         in_place = len(group.nodes) == 1 and self._is_in_place(node, spec, inputs)
@@ -290,14 +290,15 @@ class Scheduler:
             return None
         return Volume(math.prod(d for d in shape if d is not None), self.widths.get(name, (None,)))
 
-    def _channels(self, node: onnx.NodeProto, found: list[Layer]) -> tuple[int, int]:
+    def _channels(self, node: onnx.NodeProto, spec: OpSpec | None, found: list[Layer]) -> tuple[int, int]:
         """The weight's outputs, and in how many groups of them the op works."""
         axes = found[0].weights[0].axes if found and found[0].weights else None
         stored = found[0].weights[0].stored if axes is not None else None
         if axes is None or stored is None or stored.axes is None:
             return 0, 1
         size = self.survey.model.weights.shape(stored.name)[stored.axes[axes.output]]
-        return size, max(1, next((a.i for a in node.attribute if a.name == "group"), 1))
+        groups = None if spec is None else evaluate(spec.group_count, self.survey.view(self.graph, node), 1)
+        return size, max(1, groups or 1)
 
 
 def coefficients(found: list[Layer]) -> tuple[Volume, ...]:

@@ -21,7 +21,7 @@ from onnxsparse.ops import (
     sequences,
     slicing,
 )
-from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, Sign, View, Work
+from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, Scaling, ShapeRules, Sign, View, Work
 from onnxsparse.ops.forms import FloatForm, Operand
 from onnxsparse.ops.sizes import UnknownFact
 from onnxsparse.ops.spec import Body, OpSpec, Packing, WeightAxes, WeightSlot
@@ -96,6 +96,7 @@ __all__ = [
     "Packing",
     "Quant",
     "QuantRules",
+    "Scaling",
     "ShapeRules",
     "Sign",
     "UnknownFact",

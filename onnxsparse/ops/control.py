@@ -54,7 +54,7 @@ def scan_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
 
 
 SPECS = (
-    OpSpec(op_type="If", body=Body(branches=True)),
+    OpSpec(op_type="If", body=Body(if_true="then_branch", if_false="else_branch")),
     OpSpec(
         op_type="Loop",
         body=Body(trips=loop_trips, carried=lambda op: range(2, len(op.node.input))),

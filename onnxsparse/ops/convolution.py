@@ -70,6 +70,10 @@ def conv_transpose_axes(op: OpView) -> WeightAxes:
     return WeightAxes(output=1, input=0)
 
 
+def group_count(op: OpView) -> int:
+    return op.number("group", 1)
+
+
 def is_depthwise(op: OpView, weight: int = 1) -> bool:
     """One input channel per group, and more than one group."""
     return op.number("group", 1) > 1 and op.input(weight)[1] == 1
@@ -188,6 +192,7 @@ SPECS = (
         macs=conv_macs,
         weights=(KERNEL,),
         depthwise=is_depthwise,
+        groups=group_count,
         channels=ChannelRules(couple=couple_conv, refit=refit_conv),
         quant=QuantRules(role=Quant.COMPUTE),
         shape=ShapeRules(conflict=convolving()),
@@ -198,18 +203,20 @@ SPECS = (
         macs=conv_transpose_macs,
         weights=(WeightSlot(at=1, axes=conv_transpose_axes),),
         depthwise=is_depthwise_transpose,
+        groups=group_count,
         channels=ChannelRules(couple=couple_conv_transpose, refit=refit_conv_transpose),
         quant=QuantRules(role=Quant.COMPUTE),
         shape=ShapeRules(conflict=convolving(transposed=True)),
         fold=FoldRules(absorb=Absorb(weight_at=1, bias_at=2, scale=scale_conv_transpose, outputs=conv_transpose_outputs)),
     ),
-    OpSpec(op_type="DeformConv", since=19, macs=conv_macs, weights=(KERNEL,), depthwise=is_depthwise),
+    OpSpec(op_type="DeformConv", since=19, macs=conv_macs, weights=(KERNEL,), depthwise=is_depthwise, groups=group_count),
     OpSpec(
         op_type="ConvInteger",
         since=10,
         macs=conv_macs,
         weights=(WeightSlot(at=1, axes=conv_axes, zero_point=3),),
         depthwise=is_depthwise,
+        groups=group_count,
         channels=ChannelRules(couple=INTEGER, refit=refit_conv),
         quant=QuantRules(dynamic=True, exact=exact_conv_integer),
         shape=ShapeRules(conflict=convolving(bias=NONE)),
@@ -220,6 +227,7 @@ SPECS = (
         macs=partial(conv_macs, weight=3),
         weights=(WeightSlot(at=3, axes=conv_axes, zero_point=5, scale=4),),
         depthwise=partial(is_depthwise, weight=3),
+        groups=group_count,
         channels=ChannelRules(couple=QLINEAR, refit=partial(refit_conv, weight=3)),
         quant=QuantRules(form=QLINEAR_FORM, exact=exact_qlinear_conv),
         shape=ShapeRules(conflict=convolving(3, 8)),
@@ -230,6 +238,7 @@ SPECS = (
         macs=partial(either_conv_macs, weight=3),
         weights=(WeightSlot(at=3, axes=conv_axes, zero_point=5, scale=4),),
         depthwise=partial(is_depthwise, weight=3),
+        groups=group_count,
         quant=QuantRules(form=QLINEAR_FORM, exact=exact_qlinear_conv),
         shape=ShapeRules(infer=partial(either_conv_shape, weight=3), typed_by=(7, 0), conflict=convolving(3, 8)),
     ),
@@ -239,6 +248,7 @@ SPECS = (
         macs=conv_macs,
         weights=(KERNEL,),
         depthwise=is_depthwise,
+        groups=group_count,
         channels=ChannelRules(couple=partial(couple_conv, residual=RESIDUAL), refit=refit_conv),
         shape=ShapeRules(like="Conv", conflict=first_of(convolving(), adding)),
     ),
@@ -249,6 +259,7 @@ SPECS = (
             macs=last_conv_macs,
             weights=(KERNEL,),
             depthwise=is_depthwise,
+            groups=group_count,
             shape=ShapeRules(infer=last_conv_shape, conflict=first_of(convolving(last=True), adding)),
         )
         for name in ("NhwcConv", "NhwcFusedConv")

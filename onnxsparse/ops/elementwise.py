@@ -47,7 +47,6 @@ HOMOGENEOUS = ("Abs", "LeakyRelu", "PRelu", "Relu")
 """f(a · x) = a · f(x) for positive a."""
 
 SIGNS = {
-    "Clip": Sign.CLIPPED,
     **dict.fromkeys(("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softplus", "Sqrt"), Sign.NONNEGATIVE),
     **dict.fromkeys(("Add", "Div", "Max", "Mean", "Min", "Mul", "Pow", "Sum"), Sign.KEPT),
     **dict.fromkeys(("Ceil", "Celu", "Elu", "Floor", "Gelu", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Round"), Sign.KEPT),
@@ -101,10 +100,19 @@ def functions(names: Iterable[str], domain: str = "") -> Iterator[OpSpec]:
                 role=Quant.ACTIVATION,
                 homogeneous=name in HOMOGENEOUS and not domain,
                 sign=Sign.ANY if domain else SIGNS.get(name, Sign.ANY),
+                floor=clip_floor if name == "Clip" and not domain else None,
             ),
             shape=ShapeRules(infer=same_shape if domain else None),
             cost=CostRules(work=Work.ELEMENTWISE),
         )
+
+
+def clip_floor(op: OpView) -> float:
+    """The attribute `min` or, since version 11, input 1; −∞ without either, and where it is computed."""
+    if "min" in op.attributes:
+        return op.real("min", 0.0)
+    bound = op.values.get(op.node.input[1]) if op.has_input(1) else None
+    return float("-inf") if bound is None else float(bound.min())
 
 
 def halved(op: OpView) -> Shape:

@@ -67,8 +67,6 @@ class Sign(Enum):
     """Not if no element of an input is negative."""
     NONNEGATIVE = auto()
     """Never."""
-    CLIPPED = auto()
-    """Not if the lower bound, attribute `min` or (since version 11) input 1, is at least 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +75,22 @@ class View:
 
     axes: Callable[[OpView, int], tuple[int, ...] | None] = field(default=lambda op, rank: tuple(range(rank)))
     """(op, rank) → for each axis after the op, the axis before it. None: the axes are not recoverable (Reshape)."""
-    zero_point: int | None = None
-    """Input with the integer that stands for zero. None: zeros stay 0."""
-    scale: int | None = None
-    """Input with the scale that the elements are multiplied by. None: values are unchanged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """The scale by which an op turns the floats of its first input into integers, or integers into floats."""
+
+    to_integers: bool
+    """Whether integers come out; otherwise floats do."""
+    scale: int
+    """The input that holds the scale, or several of them."""
+    zero_point: int
+    """The input that holds the integers which stand for zero; zero where it is left out."""
+    axis: Callable[[OpView], int]
+    """The axis along which several scales lie; a negative one counts from the end. Raises UnknownFact."""
+    block: Callable[[OpView], int]
+    """How many elements of that axis share a scale; 0: each index has its own. Raises UnknownFact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +153,10 @@ class QuantRules:
     """Whether a positive factor on an input channel appears unchanged on the same output channel."""
     sign: Sign = Sign.ANY
     """Whether elements of its result can be negative."""
+    floor: Callable[[OpView], float] | None = None
+    """The number that no element of its result is below, from attributes and constant inputs; −∞ if there is none."""
+    scaling: Scaling | None = None
+    """The scale of an op whose role is BOUNDARY."""
     fill_at: int | None = None
     """Input with the element that it adds around the others; without that input it adds zeros. None: it adds none."""
     form: FloatForm | None = None
@@ -186,6 +200,8 @@ class ShapeRules:
     """Whether its outputs consist of elements of its inputs, moved, dropped or repeated."""
     index_at: int | None = None
     """Input whose values are positions along an axis of input 0. None: it takes no positions."""
+    index_axis: Callable[[OpView], int] | None = None
+    """That axis, for an op with `index_at`; a negative one counts from the end. Raises UnknownFact."""
     compares: bool = False
     """Whether it reports which elements equal another input's."""
 

@@ -4,12 +4,24 @@ Source: the ONNX operator pages of QuantizeLinear, DequantizeLinear and DynamicQ
 """
 
 from onnxsparse.ops.coupling import Coupling
-from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, View, Work
+from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, Scaling, ShapeRules, View, Work
 from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.spec import OpSpec
+from onnxsparse.ops.view import OpView
 
-DEQUANTIZE = View(scale=1, zero_point=2)
-"""Elements times input 1, after input 2 is subtracted."""
+
+def scale_axis(op: OpView) -> int:
+    return op.number("axis", 1)
+
+
+def scale_block(op: OpView) -> int:
+    """Since version 21; 0 for a scale per tensor or per index."""
+    return op.number("block_size", 0)
+
+
+def linear(*, to_integers: bool) -> Scaling:
+    """Scale and zero point as QuantizeLinear and DequantizeLinear have them."""
+    return Scaling(to_integers=to_integers, scale=1, zero_point=2, axis=scale_axis, block=scale_block)
 
 
 def couple_scaled(c: Coupling) -> None:
@@ -41,8 +53,8 @@ SPECS = (
             domain=d,
             since=s,
             channels=ChannelRules(couple=couple_scaled),
-            quant=QuantRules(role=Quant.BOUNDARY),
-            shape=ShapeRules(view=DEQUANTIZE, like="DequantizeLinear" if d else None),
+            quant=QuantRules(role=Quant.BOUNDARY, scaling=linear(to_integers=False)),
+            shape=ShapeRules(view=View(), like="DequantizeLinear" if d else None),
             fold=FoldRules(allowed=False),
             cost=CostRules(work=Work.FREE),
         )
@@ -56,7 +68,7 @@ SPECS = (
             domain=d,
             since=s,
             channels=ChannelRules(couple=couple_scaled),
-            quant=QuantRules(role=Quant.BOUNDARY),
+            quant=QuantRules(role=Quant.BOUNDARY, scaling=linear(to_integers=True)),
             shape=ShapeRules(view=View(), like="QuantizeLinear" if d else None),
             fold=FoldRules(allowed=False),
             cost=CostRules(work=Work.FREE),

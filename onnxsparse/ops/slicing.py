@@ -260,6 +260,10 @@ def couple_scatter_elements(c: Coupling) -> None:
     c.emit([labels if i == along else c.unite(labels, indices[i], updates[i]) for i, labels in enumerate(data)])
 
 
+def gather_axis(op: OpView) -> int:
+    return op.number("axis", 0)
+
+
 SPECS = (
     OpSpec(
         op_type="GatherND",
@@ -302,14 +306,14 @@ SPECS = (
         op_type="Gather",
         channels=ChannelRules(couple=couple_gather, refit=refit_gather),
         quant=QuantRules(role=Quant.FOLLOW),
-        shape=ShapeRules(moves=True, index_at=1, conflict=gathering),
+        shape=ShapeRules(moves=True, index_at=1, index_axis=gather_axis, conflict=gathering),
         cost=CostRules(work=Work.MOVE),
     ),
     OpSpec(
         op_type="GatherElements",
         channels=ChannelRules(couple=couple_gather_elements),
         quant=QuantRules(role=Quant.FOLLOW),
-        shape=ShapeRules(moves=True, index_at=1),
+        shape=ShapeRules(moves=True, index_at=1, index_axis=gather_axis),
         cost=CostRules(work=Work.MOVE),
     ),
     OpSpec(op_type="ScatterND", channels=ChannelRules(couple=couple_scatter)),

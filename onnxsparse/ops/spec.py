@@ -55,14 +55,21 @@ class Packing:
 class Body:
     """How a control-flow op runs its bodies."""
 
-    branches: bool = False
-    """Whether it runs exactly one of its bodies (If). False: it runs each body `trips` times."""
+    if_true: str = ""
+    """Attribute with the body that runs, once, if input 0 is true. Empty: it runs each body `trips` times."""
+    if_false: str = ""
+    """Attribute with the body that runs, once, if input 0 is false."""
     trips: Callable[[OpView, Callable[[int], int | None]], int | None] = field(default=lambda op, constant: 1)
     """Number of trips, given the op and the value of a constant scalar input by position (None: not constant). None: unknown."""
     carried: Callable[[OpView], range] | None = None
     """Inputs, of the node and at the same positions of its body, that the body returns for the next trip. None: no state is
     carried.
     """
+
+    @property
+    def branches(self) -> bool:
+        """Whether only one of its bodies runs."""
+        return bool(self.if_true)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +90,8 @@ class OpSpec:
     """Inputs that hold weights when they are constant."""
     depthwise: Callable[[OpView], bool] | None = None
     """Whether each channel has a filter of its own. Raises UnknownFact. None: never."""
+    groups: Callable[[OpView], int] | None = None
+    """In how many groups its channels meet only each other; None: all meet all. Raises UnknownFact."""
     body: Body | None = None
     """How it runs the graphs in its attributes. None: it has none."""
     random: bool = False
@@ -114,12 +123,16 @@ class OpSpec:
     @property
     def quantizes(self) -> bool:
         """Whether it turns floats into integers by a given scale."""
-        return self.quant.role is Quant.BOUNDARY and not self.dequantizes
+        return self.quant.scaling is not None and self.quant.scaling.to_integers
 
     @property
     def dequantizes(self) -> bool:
         """Whether it turns integers into floats by a given scale."""
-        return self.quant.role is Quant.BOUNDARY and self.shape.view is not None and self.shape.view.scale is not None
+        return self.quant.scaling is not None and not self.quant.scaling.to_integers
+
+    def group_count(self, op: OpView) -> int:
+        """In how many groups its channels meet only each other. Raises UnknownFact."""
+        return 1 if self.groups is None else self.groups(op)
 
 
 def spare_outputs(node: onnx.NodeProto, version: int) -> Iterator[int]:

@@ -16,7 +16,7 @@ from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import sample_files, samples_with
 from onnxsparse.ir.weights import Array, element_dtype
-from onnxsparse.ops import find
+from onnxsparse.ops import OpView, find
 from onnxsparse.runtime.session import Feeds
 
 MAX_INPUT_BYTES = 1 << 47
@@ -113,13 +113,9 @@ class IntegerUses:
                     continue
                 seen.add(index)
                 others = [model.weights[i] for i in node.input if i != value and i in model.weights]
-                if (
-                    spec.shape.index_at is not None
-                    and node.input[spec.shape.index_at] == value
-                    and node.input[0] in model.weights
-                ):
-                    axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-                    sizes.append(model.weights.shape(node.input[0])[axis])
+                rules, table = spec.shape, node.input[0]
+                if rules.index_axis is not None and node.input[rules.index_at or 0] == value and table in model.weights:
+                    sizes.append(model.weights.shape(table)[rules.index_axis(OpView(node, (), ()))])
                 elif spec.shape.compares and others and others[0].size == 1:
                     compared.append(int(others[0].reshape(-1)[0]))
                 elif spec.shape.moves or spec.shape.view is not None:

@@ -220,7 +220,7 @@ class Anatomy:
         try:
             if spec.depthwise is not None and spec.depthwise(op):
                 return weight.axis
-            return weight.stored.axes[slot.axes(op).input] if op.number("group", 1) == 1 else None
+            return weight.stored.axes[slot.axes(op).input] if spec.group_count(op) == 1 else None
         except UnknownFact:
             return None
 

@@ -26,6 +26,7 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.node_removal import Removal
 from onnxsparse.ir.weights import bodies
 from onnxsparse.ops import OpView, Quant, find
+from onnxsparse.ops.spelling import clip_from_zero
 from onnxsparse.quantization.strip.read_scale import Scale, Stays, read_scale
 from onnxsparse.records import Skip
 
@@ -34,9 +35,6 @@ RELU6_END = 6.0
 
 NEWEST = 1 << 30
 """Opset of functions, which import their own: an op is a quantizer in all versions."""
-
-CLIP_INPUTS_OPSET = 11
-"""The first whose Clip takes its bounds as inputs."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +151,14 @@ class Stripper:
             name = self.nodes[index].input[0]
 
     def _scale(self, index: int, integers: str) -> Scale:
-        node = self.nodes[index]
-        zero_point = node.input[2] if len(node.input) > 2 else ""
+        node, spec = self.nodes[index], self.specs[index]
+        assert spec is not None and spec.quant.scaling is not None
+        at = spec.quant.scaling.zero_point
+        zero_point = node.input[at] if len(node.input) > at else ""
         kind = self.types.get(zero_point) or self.types.get(integers)
         if kind is None:
             raise Stays("the type of its integers is not known")
-        return read_scale(self.resolver, self.graph, node, kind)
+        return read_scale(self.resolver, self.graph, node, spec.quant.scaling, kind)
 
     def _region(self, integers: str, scale: Scale) -> Region:
         """All that reads integers. Raises Stays if anything needs them as such."""
@@ -168,19 +168,23 @@ class Stripper:
             if value in self.removal.outer:
                 raise Stays("its integers leave the graph")
             for reader in self.graph.consumers.get(value, []):
-                spec, node, name = self.specs[reader], self.nodes[reader], self.graph.names[reader]
-                if spec is None or node.input[0] != value or list(node.input).count(value) > 1:
-                    raise Stays(f"{name} reads its integers")
-                if spec.dequantizes:
-                    if not self._scale(reader, value).equals(scale):
-                        raise Stays(f"{name} reads its integers with another scale")
-                    found.dequantizers.append(reader)
-                elif self._moves(reader, scale):
-                    found.movers.append(reader)
-                    pending += self._moved(reader, value)
-                else:
-                    raise Stays(f"{name} reads its integers")
+                pending += self._add_reader(found, reader, value, scale)
         return found
+
+    def _add_reader(self, region: Region, reader: int, value: str, scale: Scale) -> list[str]:
+        """Put a node that reads integers into their region; returns the integers that it makes of them. Raises Stays."""
+        spec, node, name = self.specs[reader], self.nodes[reader], self.graph.names[reader]
+        if spec is None or node.input[0] != value or list(node.input).count(value) > 1:
+            raise Stays(f"{name} reads its integers")
+        if spec.dequantizes:
+            if not self._scale(reader, value).equals(scale):
+                raise Stays(f"{name} reads its integers with another scale")
+            region.dequantizers.append(reader)
+            return []
+        if not self._moves(reader, scale):
+            raise Stays(f"{name} reads its integers")
+        region.movers.append(reader)
+        return self._moved(reader, value)
 
     def _moves(self, index: int, scale: Scale) -> bool:
         """Whether a node does with floats what it does with integers of one scale."""
@@ -227,13 +231,10 @@ class Stripper:
         constant = self.resolver.constant(self.graph, source) is not None
         if constant or not scale.starts_at_zero or not self.signs.may_be_negative(source):
             return source
-        if not math.isclose(scale.end, RELU6_END, rel_tol=1e-5):
-            return self._insert(index, "Relu", [source])
-        if self.model.opset() < CLIP_INPUTS_OPSET:
-            return self._insert(index, "Clip", [source], min=0.0, max=RELU6_END)
-        ends = {"min": 0.0, "max": RELU6_END}
-        bounds = [self._number(f"{source}_{what}", value, kind) for what, value in ends.items()]
-        return self._insert(index, "Clip", [source, *bounds])
+        end = RELU6_END if math.isclose(scale.end, RELU6_END, rel_tol=1e-5) else None
+        clip = clip_from_zero(end, self.model.opset())
+        bounds = [self._number(f"{source}_{what}", value, kind) for what, value in clip.inputs.items()]
+        return self._insert(index, clip.op_type, [source, *bounds], **clip.attributes)
 
     def _insert(self, index: int, op_type: str, inputs: list[str], **attributes: Any) -> str:
         """A new node where one was taken out; returns what it makes."""

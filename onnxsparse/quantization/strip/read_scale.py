@@ -9,7 +9,7 @@ from onnx import helper
 from onnxsparse.analysis.stored_weights import Resolver
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.weights import Array
-from onnxsparse.ops import OpView
+from onnxsparse.ops import OpView, Scaling
 
 INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
 """Those of activations that clip where a Relu does."""
@@ -56,10 +56,10 @@ class Scale:
         return np.iinfo(helper.tensor_dtype_to_np_dtype(self.type))
 
 
-def read_scale(resolver: Resolver, graph: Graph, node: onnx.NodeProto, integers: int) -> Scale:
-    """The scale of a QuantizeLinear or DequantizeLinear on integers of type `integers`. Raises Stays for one that is computed."""
+def read_scale(resolver: Resolver, graph: Graph, node: onnx.NodeProto, scaling: Scaling, integers: int) -> Scale:
+    """The scale of a node that quantizes or dequantizes, on integers of type `integers`. Raises Stays for a computed one."""
     op = OpView(node, (), ())
-    names = tuple(node.input[at] for at in (1, 2) if op.has_input(at))
+    names = tuple(node.input[at] for at in (scaling.scale, scaling.zero_point) if op.has_input(at))
     found = [resolver.constant(graph, name) for name in names]
     if None in found:
         raise Stays("its scale or zero point is computed")
@@ -67,4 +67,4 @@ def read_scale(resolver: Resolver, graph: Graph, node: onnx.NodeProto, integers:
     zero_point: Array = values[1] if len(values) > 1 else np.zeros((), np.int8)
     if not zero_point.any():
         zero_point = np.zeros((), np.int8)  # one zero for all is what none at all means
-    return Scale(values[0], zero_point, integers, op.number("axis", 1), op.number("block_size", 0), names)
+    return Scale(values[0], zero_point, integers, scaling.axis(op), scaling.block(op), names)

@@ -18,6 +18,7 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array
+from onnxsparse.ops.spelling import PER_CHANNEL_OPSET, SIXTEEN_BIT_OPSET
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.scales import Choices, ValueScale, WeightScale, value_scales
 from onnxsparse.quantization.plan.units import Unit, UnitWeight, is_float_weight
@@ -30,12 +31,6 @@ from onnxsparse.quantization.write.weights import (
     wide_enough,
 )
 from onnxsparse.records import Change
-
-PER_CHANNEL_OPSET = 13
-"""The first opset whose DequantizeLinear supports a scale per index of an axis."""
-
-SIXTEEN_BIT_OPSET = 21
-"""The first opset whose QuantizeLinear supports 16-bit integers; in earlier ones, onnxruntime's own domain does."""
 
 MICROSOFT = "com.microsoft"
 """onnxruntime's domain, whose QuantizeLinear and DequantizeLinear support 16-bit integers at any opset."""
