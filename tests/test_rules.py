@@ -67,7 +67,10 @@ def random_coupling(op: OpView, rng: random.Random) -> Coupling:
 def questions(spec: OpSpec, op: OpView, rng: random.Random) -> Iterator[tuple[str, Callable[[], object]]]:
     """All that is asked of a spec before anything is changed."""
     plain = {"macs": spec.macs, "value": spec.shape.value, "shape": spec.shape.infer, "depthwise": spec.depthwise}
-    for name, rule in {**plain, "in_place": spec.cost.in_place, "passes": spec.fold.passes}.items():
+    scaling = spec.quant.scaling
+    more = {"floor": spec.quant.floor, "groups": spec.groups, "index_axis": spec.shape.index_axis}
+    more |= {} if scaling is None else {"scale_axis": scaling.axis, "scale_block": scaling.block}
+    for name, rule in {**plain, **more, "in_place": spec.cost.in_place, "passes": spec.fold.passes}.items():
         if rule is not None:
             yield name, lambda rule=rule: rule(op)  # type: ignore[misc]  # binds this round's
     for slot in spec.weights:

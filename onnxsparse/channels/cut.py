@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxsparse.channels.discovery import Values, all_places
 from onnxsparse.channels.groups import Removed, Solution
+from onnxsparse.channels.known_values import Values
+from onnxsparse.channels.labelled_graph import all_places
 from onnxsparse.channels.versions import CutResult, Part, TensorCut, Version, same
 from onnxsparse.errors import PassError
 from onnxsparse.ir.graph import Graph, captured

@@ -1,189 +1,23 @@
 """Labels carried through a graph: one walk that asks every op for its rule."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
-
-import numpy as np
-import onnx
-
 from onnxsparse.analysis.context import main_context
 from onnxsparse.analysis.layers import Survey
-from onnxsparse.analysis.node_evaluation import evaluate_node
-from onnxsparse.ir.graph import Graph, main_graph
+from onnxsparse.channels.known_values import Values
+from onnxsparse.channels.labelled_graph import Discovery, Operand, Use
+from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.weights import Array
-from onnxsparse.ops import OpSpec, OpView, UnknownFact
-from onnxsparse.ops.coupling import Coupling, Role
-from onnxsparse.ops.labels import LONGEST_AXIS, Axes, Labels, LabelSpace
+from onnxsparse.ops import OpSpec, UnknownFact
+from onnxsparse.ops.coupling import Coupling
+from onnxsparse.ops.labels import LONGEST_AXIS, Axes
 from onnxsparse.ops.sizes import OpenSize
-
-MAX_COMPUTED = 1 << 16
-"""Elements of a value that is computed to know what an op does with it."""
-
-
-@dataclass(frozen=True)
-class Use:
-    """A constant as one node reads it. `tensor`: its name in the weights."""
-
-    node: int
-    at: int
-    tensor: str
-    axes: Axes
-    roles: dict[int, Role]
-
-
-@dataclass(frozen=True)
-class Operand:
-    """An axis of a constant operand, stored or computed (as behind a DequantizeLinear), and what it does for its node."""
-
-    node: int
-    labels: Labels
-    role: Role
-
-
-@dataclass(frozen=True)
-class Place:
-    """One node of the model: in the main graph, or in the body of an If, Loop or Scan."""
-
-    graph: Graph
-    node: onnx.NodeProto
-    name: str
-    bodies: tuple[Graph, ...] = ()
-
-
-def all_places(graph: Graph) -> Iterator[Place]:
-    """Every node of a graph in order, what is in a node's bodies before the node."""
-    for index, node in enumerate(graph.proto.node):
-        inner = tuple(graph.bodies(index).values())
-        for body in inner:
-            yield from all_places(body)
-        yield Place(graph, node, graph.names[index], inner)
-
-
-@dataclass
-class Discovery:
-    """What a walk found: labels of every activation's axes, of every constant where it is used, and what ties them.
-
-    Nodes are numbered as in `places`; values are called by their key, which is their name in the main graph, and begins with the
-    scope in a body. `contracted`: node → (input, axis) pairs that it sums over; `stopped`: nodes no cut passes through, and why;
-    `open_sizes`: whether that is because of sizes that are open, at one of them.
-    """
-
-    model: Model
-    survey: Survey
-    graph: Graph
-    space: LabelSpace = field(default_factory=LabelSpace)
-    axes: dict[str, Axes | None] = field(default_factory=dict)
-    uses: list[Use] = field(default_factory=list)
-    operands: list[Operand] = field(default_factory=list)
-    contracted: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    stopped: dict[str, str] = field(default_factory=dict)
-    origins: dict[str, tuple[Graph, str]] = field(default_factory=dict)
-    open_sizes: bool = False
-
-    @cached_property
-    def places(self) -> list[Place]:
-        return list(all_places(self.graph))
-
-    @cached_property
-    def makers(self) -> dict[str, int]:
-        """Value → the node that makes it."""
-        return {self.key(p.graph, name): i for i, p in enumerate(self.places) for name in p.node.output if name}
-
-    def key(self, graph: Graph, name: str) -> str:
-        """What a value is called that a graph knows by this name: its own, or one of a graph around it."""
-        while graph.parent is not None and name not in graph.defined:
-            graph = graph.parent
-        found = f"{graph.scope}/{name}" if graph.scope else name
-        self.origins[found] = (graph, name)
-        return found
-
-    def input_key(self, index: int, at: int) -> str:
-        place = self.places[index]
-        return self.key(place.graph, place.node.input[at])
-
-    def output_key(self, index: int, at: int) -> str:
-        place = self.places[index]
-        return self.key(place.graph, place.node.output[at])
-
-    def tensor(self, index: int, at: int) -> str | None:
-        """The name in the weights of an input that is an initializer or Constant."""
-        place = self.places[index]
-        return self.stored(place.graph, place.node.input[at])
-
-    def stored(self, graph: Graph, name: str) -> str | None:
-        return self.survey.resolver.constant(graph, name) if name else None
-
-    def shape(self, key: str) -> tuple[int | None, ...] | None:
-        graph, name = self.origins[key]
-        return self.survey.shapes.get(graph.scope, name)
-
-    def view(self, index: int) -> OpView:
-        place = self.places[index]
-        return self.survey.view(place.graph, place.node)
-
-    def spec(self, index: int) -> OpSpec | None:
-        return self.survey.spec(self.places[index].node)
 
 
 def discover(model: Model, *, cut_norms: bool = False) -> Discovery:
     """Label all graphs of `model` at the sizes it is bound to."""
     model = model.copy()  # what is found stays true of this one when the caller's is cut
-    found = Discovery(model, Survey(model), main_graph(model.proto))
+    found = Discovery(model, Survey(model), main_context(model))
     Walk(found, cut_norms).run()
     return found
-
-
-class Values:
-    """The values of constants, and of what is computed from constants and sizes; by key."""
-
-    def __init__(self, found: Discovery) -> None:
-        self.found = found
-        self.known: dict[str, Array | None] = {**found.survey.shapes.values}
-
-    def at(self, index: int, at: int) -> Array | None:
-        """Of a node's input."""
-        node = self.found.places[index].node
-        return self.get(self.found.input_key(index, at)) if at < len(node.input) and node.input[at] else None
-
-    def get(self, key: str) -> Array | None:
-        if key not in self.known:
-            self.known[key] = None  # a graph with a cycle ends here
-            self.known[key] = self._find(key)
-        return self.known[key]
-
-    def _find(self, key: str) -> Array | None:
-        found = self.found
-        graph, name = found.origins[key]
-        tensor = None if graph.is_default(name) else found.stored(graph, name)
-        if tensor is not None:
-            return found.model.weights[tensor]
-        index = found.makers.get(key)
-        spec = None if index is None else found.spec(index)
-        if index is None or spec is None or spec.random or spec.macs is not None or spec.body is not None:
-            return None
-        try:
-            return self._compute(index, spec, key)
-        except UnknownFact:
-            return None  # no rule may rely on it then
-
-    def _compute(self, index: int, spec: OpSpec, key: str) -> Array | None:
-        node = self.found.places[index].node
-        if spec.shape.value is not None:
-            return spec.shape.value(self.found.view(index))
-        shape = self.found.shape(key)
-        if shape is None or None in shape or np.prod([d or 0 for d in shape]) > MAX_COMPUTED:
-            return None
-        feeds = {}
-        for at, name in enumerate(node.input):
-            value = self.at(index, at)
-            if name and (value is None or value.size > MAX_COMPUTED):
-                return None
-            if name and value is not None:
-                feeds[name] = value
-        made = evaluate_node(node, feeds, self.found.survey.context.opsets)
-        return dict(zip(filter(None, node.output), made, strict=True))[self.found.origins[key][1]]
 
 
 class Walk:
@@ -195,7 +29,7 @@ class Walk:
         self.values = Values(found)
         self.named: dict[str, Axes] = {}
         self.arithmetic: set[str] = set()
-        self.contexts = {context.graph.scope: context for context in main_context(found.model).with_bodies()}
+        self.contexts = {context.graph.scope: context for context in found.context.with_bodies()}
         ends = ((graph, value.name) for p in found.places for graph in (found.graph, *p.bodies) for value in graph.proto.output)
         inputs = ((place.graph, name) for place in found.places for name in place.node.input if name)
         self.read = {found.key(graph, name) for graph, name in (*inputs, *ends)}

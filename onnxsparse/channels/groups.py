@@ -14,8 +14,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.channels.discovery import Discovery, Operand, Use, discover
+from onnxsparse.channels.discovery import discover
 from onnxsparse.channels.grids import STRATEGIES, Resolution, resolve
+from onnxsparse.channels.labelled_graph import Discovery, Operand, Use
 from onnxsparse.channels.reasons import Reasons
 from onnxsparse.ir.model import Model
 from onnxsparse.ops import UnknownFact

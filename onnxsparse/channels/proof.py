@@ -21,8 +21,8 @@ import onnx
 from onnx import helper
 
 from onnxsparse.channels.cut import apply_cut
-from onnxsparse.channels.discovery import Discovery
 from onnxsparse.channels.groups import Group, Removed, Solution
+from onnxsparse.channels.labelled_graph import Discovery
 from onnxsparse.channels.reference import masked_reference
 from onnxsparse.channels.widening import is_in_float32, widened
 from onnxsparse.errors import BackendError

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from onnxsparse.channels.discovery import Discovery
+from onnxsparse.channels.labelled_graph import Discovery
 from onnxsparse.ops.labels import Classes, Freeze, Labels
 
 Key = str

@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxsparse.channels.discovery import Values, all_places
 from onnxsparse.channels.groups import Removed, Solution
+from onnxsparse.channels.known_values import Values
+from onnxsparse.channels.labelled_graph import all_places
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.protos import replace_all

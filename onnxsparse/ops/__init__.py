@@ -12,6 +12,7 @@ from onnxsparse.ops import (
     convolution,
     einsum,
     elementwise,
+    embedding,
     matmul,
     movement,
     qlinear,
@@ -20,6 +21,7 @@ from onnxsparse.ops import (
     reduction,
     sequences,
     slicing,
+    sources,
 )
 from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, Scaling, ShapeRules, Sign, View, Work
 from onnxsparse.ops.forms import FloatForm, Operand
@@ -36,6 +38,7 @@ FAMILIES = (
     convolution,
     einsum,
     elementwise,
+    embedding,
     matmul,
     movement,
     qlinear,
@@ -44,6 +47,7 @@ FAMILIES = (
     reduction,
     sequences,
     slicing,
+    sources,
 )
 """Modules with a tuple SPECS, one per op family."""
 

@@ -112,7 +112,7 @@ def clip_floor(op: OpView) -> float:
     if "min" in op.attributes:
         return op.real("min", 0.0)
     bound = op.values.get(op.node.input[1]) if op.has_input(1) else None
-    return float("-inf") if bound is None else float(bound.min())
+    return float("-inf") if bound is None or not bound.size else float(bound.min())
 
 
 def halved(op: OpView) -> Shape:

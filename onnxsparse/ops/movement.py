@@ -1,10 +1,6 @@
-"""Ops that move, cut, join, repeat or make data and compute nothing."""
-
-from collections.abc import Sequence
+"""Ops that move, cut, pad, repeat or resample data and multiply nothing by a weight."""
 
 import numpy as np
-from numpy.typing import NDArray
-from onnx import TensorProto
 
 from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import blocks, reshaping
@@ -17,22 +13,14 @@ from onnxsparse.ops.reshaping import couple_reshape
 from onnxsparse.ops.sequences import pass_on
 from onnxsparse.ops.sizes import UnknownFact, divided, paired
 from onnxsparse.ops.spec import OpSpec
-from onnxsparse.ops.view import OpView, product, same_shape
+from onnxsparse.ops.view import OpView
 
 MOVES = """
 CenterCropPad ReverseSequence
 """.split()
 
 RESAMPLES = """
-AffineGrid Col2Im RotaryEmbedding TensorScatter
-""".split()
-
-SOURCES = """
-BlackmanWindow Constant EyeLike HammingWindow HannWindow MelWeightMatrix OneHot Range
-""".split()
-
-RANDOM = """
-Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike
+AffineGrid Col2Im TensorScatter
 """.split()
 
 HOSTED = """
@@ -40,17 +28,6 @@ ImageDecoder RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVecto
 """.split()
 
 MICROSOFT = "com.microsoft"
-
-
-def shape_value(op: OpView) -> NDArray[np.int64]:
-    """The input's sizes, from `start` to `end`."""
-    return np.array(
-        op.input(0)[slice(op.number("start", 0), op.attributes["end"].i if "end" in op.attributes else None)], np.int64
-    )
-
-
-def size_value(op: OpView) -> NDArray[np.int64]:
-    return np.array(product(op.input(0)), np.int64)
 
 
 def is_inference_dropout(op: OpView) -> bool:
@@ -171,30 +148,6 @@ def spread(c: Coupling, axes: Axes, channels: Labels | None) -> None:
     c.emit((axes[0], channels, None, None))
 
 
-def couple_filled(c: Coupling) -> None:
-    """Any axis of it may be cut, as what it meets asks."""
-    c.emit([c.space.fresh(size) for size in c.op.output()])
-
-
-def filled_integers(op: OpView, inputs: Sequence[NDArray[np.generic]]) -> int | None:
-    """As many as the input says, where sizes can be computed from them; generated weights are floats."""
-    if "value" not in op.attributes or op.attributes["value"].t.data_type not in (TensorProto.INT32, TensorProto.INT64):
-        return None
-    return product(tuple(int(size) for size in inputs[0].reshape(-1)))
-
-
-def couple_nothing(c: Coupling) -> None:
-    """What it makes has no channels: sizes, indices, random numbers."""
-
-
-def refit_shape(r: Refit) -> None:
-    """Shape arithmetic goes on with the sizes from before; who uses them in the end is told the new ones."""
-    window = slice(r.old.number("start", 0), r.old.attributes["end"].i if "end" in r.old.attributes else None)
-    before, after = r.old.input(0)[window], r.new.input(0)[window]
-    if before != after:
-        r.restore_output(before, after)
-
-
 def padded_shape(op: OpView) -> Shape:
     """Each axis with what is put before and after it."""
     shape, pads = op.partial(0), op.integers(1)
@@ -259,21 +212,6 @@ SPECS = (
         fold=FoldRules(allowed=False),
         cost=CostRules(work=Work.MOVE),
     ),
-    *(
-        OpSpec(
-            op_type=name,
-            channels=ChannelRules(couple=couple_nothing),
-            fold=FoldRules(allowed=False),
-            cost=CostRules(work=Work.FREE),
-        )
-        for name in SOURCES
-    ),
-    OpSpec(
-        op_type="ConstantOfShape",
-        channels=ChannelRules(couple=couple_filled, refit=refit_sizes(0)),
-        fold=FoldRules(allowed=False, makes=filled_integers),
-        cost=CostRules(work=Work.FREE),
-    ),
     OpSpec(
         op_type="Pad",
         channels=ChannelRules(couple=couple_pad, refit=refit_pad),
@@ -299,24 +237,15 @@ SPECS = (
     OpSpec(op_type="GridSample", channels=ChannelRules(couple=couple_grid_sample)),
     OpSpec(op_type="Trilu", channels=ChannelRules(couple=couple_triangle)),
     *(OpSpec(op_type=name, cost=CostRules(work=Work.HOST)) for name in HOSTED),
-    *(OpSpec(op_type=name, random=True) for name in RANDOM),
     OpSpec(op_type="Pad", domain=MICROSOFT, shape=ShapeRules(infer=padded_shape, needs_values=(1,))),
     OpSpec(op_type="GatherND", domain=MICROSOFT, shape=ShapeRules(like="GatherND")),
     OpSpec(op_type="ExpandDims", domain=MICROSOFT, shape=ShapeRules(infer=expanded_shape, needs_values=(1,))),
     OpSpec(op_type="Crop", domain=MICROSOFT),
-    OpSpec(op_type="RotaryEmbedding", domain=MICROSOFT, shape=ShapeRules(infer=same_shape)),
     OpSpec(op_type="RemovePadding", domain=MICROSOFT, shape=ShapeRules(infer=packed_shape)),
     OpSpec(
         op_type="RestorePadding", domain=MICROSOFT, shape=ShapeRules(infer=lambda op: (*op.partial(1, 2), op.partial(0, 2)[1]))
     ),
     OpSpec(op_type="CropAndResize", domain=MICROSOFT, shape=ShapeRules(infer=cropped_shape, needs_values=(3,))),
-    OpSpec(
-        op_type="Shape",
-        channels=ChannelRules(couple=couple_nothing, refit=refit_shape),
-        shape=ShapeRules(value=shape_value),
-        cost=CostRules(work=Work.FREE),
-    ),
-    OpSpec(op_type="Size", shape=ShapeRules(value=size_value), cost=CostRules(work=Work.FREE)),
     OpSpec(
         op_type="Identity",
         channels=ChannelRules(couple=couple_same),

@@ -220,16 +220,6 @@ def statistics(op: OpView) -> Shape:
     return (*op.partial(0)[:-1], 1)
 
 
-def embedded(op: OpView) -> Shape:
-    """N × length × width of the word embedding. Raises UnknownFact."""
-    return (*op.partial(0, 2), op.partial(2, 2)[1])
-
-
-def embedded_mask(op: OpView) -> Shape:
-    """N. Raises UnknownFact."""
-    return op.partial(0, 2)[:1]
-
-
 def last_pool_shape(op: OpView) -> Shape:
     """As MaxPool's, channels last. Raises UnknownFact."""
     x = op.partial(0)
@@ -305,16 +295,6 @@ SPECS = (
     OpSpec(op_type="QLinearReduceMean", domain=MICROSOFT, shape=ShapeRules(infer=lambda op: reduced(op, op.numbers("axes")))),
     OpSpec(op_type="Unique", domain=MICROSOFT),
     OpSpec(op_type="NhwcMaxPool", domain=MICROSOFT, shape=ShapeRules(infer=last_pool_shape)),
-    OpSpec(
-        op_type="EmbedLayerNormalization",
-        domain=MICROSOFT,
-        shape=ShapeRules(infer=embedded, more=(embedded_mask, embedded), typed_by=(2,)),
-    ),
-    OpSpec(
-        op_type="QEmbedLayerNormalization",
-        domain=MICROSOFT,
-        shape=ShapeRules(infer=embedded, more=(embedded_mask,), typed_by=(8,)),
-    ),
     *(
         OpSpec(
             op_type=name,

@@ -1,0 +1,84 @@
+"""Ops that make data from sizes, parameters or chance: constants, ranges, random numbers, the sizes of a value."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxsparse.ops.coupling import Coupling
+from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, ShapeRules, Work
+from onnxsparse.ops.refit import Refit, refit_sizes
+from onnxsparse.ops.spec import OpSpec
+from onnxsparse.ops.view import OpView, product
+
+SOURCES = """
+BlackmanWindow Constant EyeLike HammingWindow HannWindow MelWeightMatrix OneHot Range
+""".split()
+
+RANDOM = """
+Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike
+""".split()
+
+
+def shape_value(op: OpView) -> NDArray[np.int64]:
+    """The input's sizes, from `start` to `end`."""
+    return np.array(
+        op.input(0)[slice(op.number("start", 0), op.attributes["end"].i if "end" in op.attributes else None)], np.int64
+    )
+
+
+def size_value(op: OpView) -> NDArray[np.int64]:
+    return np.array(product(op.input(0)), np.int64)
+
+
+def couple_filled(c: Coupling) -> None:
+    """Any axis of it may be cut, as what it meets asks."""
+    c.emit([c.space.fresh(size) for size in c.op.output()])
+
+
+def filled_integers(op: OpView, inputs: Sequence[NDArray[np.generic]]) -> int | None:
+    """As many as the input says, where sizes can be computed from them; generated weights are floats."""
+    if "value" not in op.attributes or op.attributes["value"].t.data_type not in (TensorProto.INT32, TensorProto.INT64):
+        return None
+    return product(tuple(int(size) for size in inputs[0].reshape(-1)))
+
+
+def couple_nothing(c: Coupling) -> None:
+    """What it makes has no channels: sizes, indices, random numbers."""
+
+
+def refit_shape(r: Refit) -> None:
+    """Shape arithmetic goes on with the sizes from before; who uses them in the end is told the new ones."""
+    window = slice(r.old.number("start", 0), r.old.attributes["end"].i if "end" in r.old.attributes else None)
+    before, after = r.old.input(0)[window], r.new.input(0)[window]
+    if before != after:
+        r.restore_output(before, after)
+
+
+SPECS = (
+    # what these make may be far larger than what they are made from
+    *(
+        OpSpec(
+            op_type=name,
+            channels=ChannelRules(couple=couple_nothing),
+            fold=FoldRules(allowed=False),
+            cost=CostRules(work=Work.FREE),
+        )
+        for name in SOURCES
+    ),
+    OpSpec(
+        op_type="ConstantOfShape",
+        channels=ChannelRules(couple=couple_filled, refit=refit_sizes(0)),
+        fold=FoldRules(allowed=False, makes=filled_integers),
+        cost=CostRules(work=Work.FREE),
+    ),
+    *(OpSpec(op_type=name, random=True) for name in RANDOM),
+    OpSpec(
+        op_type="Shape",
+        channels=ChannelRules(couple=couple_nothing, refit=refit_shape),
+        shape=ShapeRules(value=shape_value),
+        cost=CostRules(work=Work.FREE),
+    ),
+    OpSpec(op_type="Size", shape=ShapeRules(value=size_value), cost=CostRules(work=Work.FREE)),
+)
