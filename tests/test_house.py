@@ -17,6 +17,7 @@ from docs.rooms import drawing
 from onnxsparse.ops import FAMILIES, table
 from onnxsparse.pipeline.registry import BUILT_IN
 from tests.commands import Run
+from tests.op_types import decisions
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "onnxsparse"
@@ -110,16 +111,62 @@ def test_backends_never_see_onnx() -> None:
 
 
 @ALL_SOURCES
-def test_op_types_are_compared_in_ops_alone(module: str, path: Path) -> None:
-    """Constant is the exception where tensors are indexed: it is how a graph spells an initializer."""
-    if module.startswith("ops"):
-        return
-    for statement in ast.walk(ast.parse(path.read_text())):
-        if isinstance(statement, ast.Compare):
-            sides = [statement.left, *statement.comparators]
-            touches = any(isinstance(side, ast.Attribute) and side.attr == "op_type" for side in sides)
-            names = {side.value for side in sides if isinstance(side, ast.Constant)}
-            assert not touches or not names - {"Constant"}, f"{path}:{statement.lineno}"
+def test_only_ops_decide_by_op_type(module: str, path: Path) -> None:
+    assert room(module) == "ops" or not decisions(path.read_text()), f"{path}: lines {decisions(path.read_text())}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'node.op_type == "Relu"',
+        "node.op_type != RELU",
+        'node.op_type in ("Relu", "Clip")',
+        'node.op_type not in {"Relu"}',
+        'node.op_type in ["Relu"]',
+        'node.op_type in {"Relu": 1}',
+        "node.op_type in ACTIVATIONS",
+        "node.op_type in ops.ACTIVATIONS",
+        'node.op_type in frozenset(("Relu", "Clip"))',
+        'op_type in "Relu Clip".split()',
+        "(node.domain, node.op_type) in FUSED",
+        "OPSETS[node.op_type]",
+        "OPSETS[node.domain, node.op_type]",
+        "OPSETS.get(node.op_type)",
+        "OPSETS.get(op_type, 7)",
+        '{"Relu": 1}[node.op_type]',
+        '{"Relu": 1}.get(node.op, 0)',
+        "lower[node.op_type]",
+        'node.op_type.startswith("Reduce")',
+    ],
+)
+def test_the_gate_sees_a_decision_by_op_type(line: str) -> None:
+    assert decisions(f'lower = {{"Relu": 1}}\nfound = {line}\n') == [2]
+
+
+def test_the_gate_sees_a_match_on_an_op_type() -> None:
+    assert decisions("match node.op_type:\n    case other:\n        pass\n") == [1]
+
+
+@ALL_SOURCES
+def test_only_ops_read_attributes_by_name(module: str, path: Path) -> None:
+    found = re.findall(r"\.(?:number|numbers|real|text|required|axis)\(\"|attributes\[\"", path.read_text())
+    assert room(module) == "ops" or not found, path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'node.op_type == "Constant"',
+        "node.op_type != other.op_type",
+        "node.op_type in target.integer_ops",
+        "functions[node.domain, node.op_type, node.overload]",
+        "find(node.domain, node.op_type, 17)",
+        '{"op_type": node.op_type}',
+        'f"no rule for {node.op_type}"',
+    ],
+)
+def test_the_gate_lets_data_pass(line: str) -> None:
+    assert not decisions(line)
 
 
 def test_the_package_list_is_complete() -> None:
