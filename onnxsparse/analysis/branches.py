@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
+from onnxsparse.analysis.context import main_context
 from onnxsparse.analysis.fixed_values import FixedValues
 from onnxsparse.analysis.shape_inference import infer_shapes
 from onnxsparse.ir import metadata
@@ -53,7 +54,7 @@ def settled_branches(model: Model) -> Iterator[Branch]:
     if not branches:
         return
     shapes = infer_shapes(without_recorded(model.proto), model.weights, recorded(model.proto), model.name)
-    values = FixedValues(model, shapes)
+    values = FixedValues(main_context(model), shapes)
     scopes = Counter(branch.body.scope for branch in branches)
     for branch in branches:
         if any(scopes[around.scope] > 1 for around in surroundings(branch.graph)):

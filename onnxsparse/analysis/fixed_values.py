@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxsparse.analysis.context import GraphContext
 from onnxsparse.analysis.node_evaluation import evaluate_node
 from onnxsparse.analysis.shape_inference import Shapes
 from onnxsparse.analysis.shape_propagation import MAX_VALUE_ELEMENTS
-from onnxsparse.analysis.stored_weights import Resolver
 from onnxsparse.ir.graph import Graph
-from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
-from onnxsparse.ops import OpSpec, OpView, UnknownFact, find
+from onnxsparse.ops import OpSpec, OpView, UnknownFact
 
 STAND_INS = (0, (1 << 40) + 7)
 """The two numbers for an open size. No real size is as large as the second."""
@@ -40,10 +39,10 @@ class Twice:
 class FixedValues:
     """The fixed values of a model. `shapes`: inferred with its open sizes left open."""
 
-    def __init__(self, model: Model, shapes: Shapes) -> None:
+    def __init__(self, context: GraphContext, shapes: Shapes) -> None:
+        self.context = context
         self.shapes = shapes
-        self.opsets = {o.domain: o.version for o in model.proto.opset_import} | {"": model.opset()}
-        self.resolver = Resolver(model.weights, self.opsets)
+        self.resolver = context.resolver
         self.found: dict[tuple[str, str], Twice | None] = {}
 
     def get(self, graph: Graph, name: str) -> Array | None:
@@ -71,7 +70,7 @@ class FixedValues:
             return None
         graph, index = made
         node = graph.proto.node[index]
-        spec = find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
+        spec = self.context.spec(node)
         if spec is None or spec.random or spec.macs is not None or spec.body is not None or len(node.output) != 1:
             return None
         return self._of_sizes(graph, index, spec) if spec.shape.value is not None else self._computed(graph, index, spec)
@@ -99,7 +98,7 @@ class FixedValues:
         for side in ("first", "second"):
             feeds = {name: getattr(found, side) for name, found in zip(node.input, given, strict=True) if found is not None}
             try:
-                values = evaluate_node(node, feeds, self.opsets)
+                values = evaluate_node(node, feeds, self.context.opsets)
             except UnknownFact:
                 return None
             if values[0].size > MAX_VALUE_ELEMENTS:
