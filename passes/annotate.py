@@ -1,6 +1,6 @@
 """MACs, sparsity and predicted cost as metadata of the nodes."""
 
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -11,11 +11,11 @@ from onnxsparse.analysis.layer import Layers
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
 from onnxsparse.cost.estimate import deploy
-from onnxsparse.cost.registry import CostTarget
+from onnxsparse.cost.registry import CostTarget, backend_names
 from onnxsparse.cost.report.completeness import assumed_free, fact_gaps, gaps, require_complete
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile
-from onnxsparse.pipeline.base import OPTIONS, StepReport
+from onnxsparse.pipeline.base import OLD_NAME, OPTIONS, StepReport, described, named_target
 from onnxsparse.records import text_writer
 
 
@@ -31,14 +31,24 @@ class Annotate:
 
     side_file: OutputFile | None = None
     """Write a Netron attachment (JSON) here and leave the model untouched: open it in Netron after the model."""
-    backend: CostTarget | None = None
-    """Also write what each layer costs on this target and what would help (cv22, cv22-skiplimit, cv22-stream, or a TOML file)."""
+    target: CostTarget | None = field(
+        default=None,
+        metadata=described(
+            f"Target whose cost per layer, with advice, is written too: {', '.join(backend_names())}, or a TOML file."
+        ),
+    )
+    backend: Annotated[CostTarget | None, OLD_NAME] = None
+    """Old name of --target."""
     assume_free: tuple[LayerPattern, ...] = ()
     """Count these nodes as 0, as a custom op of no cost: glob, re:EXPRESSION, op:NAME, module prefix, or @FILE of those."""
     strict: bool = False
-    """Refuse a model of which some MACs, or with a backend some cost, are unknown."""
+    """Refuse a model of which some MACs, or with a target some cost, are unknown."""
     ir_version: Annotated[int | None, Field(ge=3, le=100)] = None
     """Set the model's IR version; node metadata is standard from 10 on, and read by onnxruntime at 3 and above."""
+
+    def check(self) -> None:
+        """Raises ParamError for two targets."""
+        self._target()
 
     def run(self, model: Model) -> StepReport:
         """Annotate `model`, or write the side file and leave the model unchanged.
@@ -58,15 +68,19 @@ class Annotate:
             model.proto.ir_version = self.ir_version
         return report
 
+    def _target(self) -> str | None:
+        return named_target(self.name, None, target=self.target, backend=self.backend)
+
     def _facts(self, model: Model) -> tuple[Layers, annotations.CostEntries | None, list[str]]:
         """Facts, predicted costs (None without a target), and notes on what is unknown."""
         facts = layers(model)
-        if self.backend is None:
+        target = self._target()
+        if target is None:
             nodes = (*facts, *facts.unknown)
             facts = replace(facts, free=frozenset(choose(nodes, self.assume_free, "annotate: --assume-free", model.name)))
             costs, told = None, fact_gaps(facts)
         else:
-            found = deploy(model, self.backend, assume_free=self.assume_free)
+            found = deploy(model, target, assume_free=self.assume_free)
             facts = replace(facts, free=found.load.free)
             costs, told = annotations.cost_entries(found), gaps(found)
         if self.strict:

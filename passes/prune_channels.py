@@ -9,7 +9,7 @@
 
 import json as json_format
 from collections import Counter
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -29,7 +29,7 @@ from onnxsparse.channels.proof import Proof, prove
 from onnxsparse.channels.selection import Choice, choose_channels, choose_for_macs
 from onnxsparse.channels.statistics import ChannelMeans, channel_means, compensate, only_biases_differ
 from onnxsparse.channels.versions import CutResult
-from onnxsparse.cost.backends.hardware import alignment_of
+from onnxsparse.cost.backends.hardware import alignment_of, names
 from onnxsparse.cost.registry import HardwareTarget
 from onnxsparse.errors import BackendError, ParamError, PassError
 from onnxsparse.folding import computes_on_constants, fold_all_constants
@@ -37,7 +37,7 @@ from onnxsparse.format import format_count
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, reading
 from onnxsparse.ops.labels import Labels
-from onnxsparse.pipeline.base import OPTIONS, StepReport
+from onnxsparse.pipeline.base import OLD_NAME, OPTIONS, StepReport, described, named_target
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
 from onnxsparse.records import ArtifactWriter, Skip, TextTable, text_writer
 from onnxsparse.runtime.inputs import ArrayFiles, check_samples, load_samples
@@ -70,9 +70,12 @@ class PruneChannels:
     scope: Literal["group", "all"] = "group"
     """Cut the same share of every group, or the least important channels of all."""
     round_to: Annotated[int | None, Field(ge=1)] = None
-    """Leave a multiple of this many channels (default: what --backend is aligned to, else 8)."""
-    backend: HardwareTarget | None = None
-    """A target (name or TOML file) whose channel alignment to round to."""
+    """Leave a multiple of this many channels (default: what --target is aligned to, else 8)."""
+    target: HardwareTarget | None = field(
+        default=None, metadata=described(f"Target whose channel alignment to round to: {', '.join(names())}, or a TOML file.")
+    )
+    backend: Annotated[HardwareTarget | None, OLD_NAME] = None
+    """Old name of --target."""
     min_channels: Annotated[int, Field(ge=1)] = 1
     """Leave at least this many channels of every group."""
     max_share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -107,6 +110,10 @@ class PruneChannels:
             raise ParamError("prune-channels: give one of --ratio, --macs, --sparsity-op and --from-plan")
         if self.importance == "activation" and self.calibration is None:
             raise ParamError("prune-channels: --importance activation needs --calibration")
+        self._target()
+
+    def _target(self) -> str | None:
+        return named_target(self.name, None, target=self.target, backend=self.backend)
 
     def check_model(self, model: Model) -> None:
         """Raises ModelError for calibration data that does not fit the model's inputs."""
@@ -177,7 +184,8 @@ class PruneChannels:
         if self.from_plan is not None:
             return classes_of(read_cuts(self.from_plan), model, solution, self.from_plan)
         scores = self._scores(model, solution, means)
-        rounding = self.round_to or (DEFAULT_ROUNDING if self.backend is None else alignment_of(self.backend, DEFAULT_ROUNDING))
+        target = self._target()
+        rounding = self.round_to or (DEFAULT_ROUNDING if target is None else alignment_of(target, DEFAULT_ROUNDING))
         choice = Choice(self.ratio or DEFAULT_RATIO, self.scope == "all", rounding, self.min_channels, self.max_share)
         share = self.macs if self.sparsity_op is None else 1 - self.sparsity_op
         if share is None:

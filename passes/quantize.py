@@ -10,6 +10,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -34,13 +35,13 @@ from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, OutputFolder, reading, samples_with
 from onnxsparse.ops.spelling import PER_CHANNEL_OPSET, QUANTIZE_OPSET
-from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, WeightBits
+from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, WeightBits, described
 from onnxsparse.quantization.activation_ranges import Calibration
 from onnxsparse.quantization.diagnosis.measure import Diagnosis, diagnose
 from onnxsparse.quantization.diagnosis.page import diagnosis_html
 from onnxsparse.quantization.export import check_export, export_files
 from onnxsparse.quantization.plan.placement import Placement, place
-from onnxsparse.quantization.plan.target import PowersOfTwo, QuantizationTarget, Target, load_target
+from onnxsparse.quantization.plan.target import PowersOfTwo, QuantizationTarget, Target, load_target, names
 from onnxsparse.quantization.quantize_model import Improvements, QuantizedModel, Quantizing
 from onnxsparse.quantization.strip.dequantize import Stripped, strip_scales
 from onnxsparse.records import ArtifactWriter, text_writer
@@ -70,8 +71,9 @@ class Quantize:
 
     data: Annotated[Path, samples_with(*ARRAY_SUFFIXES, *IMAGE_SUFFIXES)] | None = None
     """Calibration data: npz, or a folder of npy and npz files, or of images."""
-    target: QuantizationTarget = "cv22"
-    """What to quantize for: cv22, onnxruntime-x86, onnxruntime-x86-avx2 (processors without VNNI), or a TOML file of your own."""
+    target: QuantizationTarget = field(
+        default="cv22", metadata=described(f"Target that computes the integers: {', '.join(names())}, or a TOML file.")
+    )
     method: Method = "mse"
     """How the range of an activation of 8 bits is chosen: least square error, its extremes, their average, a percentile, least
     divergence. One of 16 bits has twice its extremes."""

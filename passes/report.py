@@ -1,6 +1,6 @@
 """The deployment report as a step of a pipeline."""
 
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -11,7 +11,7 @@ from onnxsparse.analysis.layer_filter import LayerPattern
 from onnxsparse.cost.backends.base import Precision
 from onnxsparse.cost.backends.hardware import load_hardware
 from onnxsparse.cost.estimate import Deployment, Operation, deploy_on
-from onnxsparse.cost.registry import Backend, CostTarget, find_backend
+from onnxsparse.cost.registry import Backend, CostTarget, backend_names, find_backend
 from onnxsparse.cost.report.completeness import assumed_free, gaps, incomplete, marks, require_complete
 from onnxsparse.cost.report.outputs import ReportFiles, contents
 from onnxsparse.cost.report.records import Limit, exceeded, totals
@@ -19,8 +19,10 @@ from onnxsparse.cost.report.tables import format_total
 from onnxsparse.errors import ParamError, PassError
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, OutputFolder, reading
-from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport
+from onnxsparse.pipeline.base import OLD_NAME, OPTIONS, Bits, StepReport, described, named_target
 from onnxsparse.records import text_writer
+
+DEFAULT_TARGET = "cv22"
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -30,10 +32,14 @@ class Report:
     name: ClassVar[str] = "report"
     changes_outputs: ClassVar[bool] = False
 
-    backend: CostTarget = "cv22"
-    """Target: cv22, cv22-skiplimit, cv22-stream, roofline, onnxruntime-cpu, a TOML file, or another package's."""
-    hardware: Annotated[Path, reading(load_hardware)] | None = None
-    """A part of your own, in a TOML file (docs/backends.md), instead of a target's name."""
+    target: CostTarget = field(
+        default=DEFAULT_TARGET,
+        metadata=described(f"Target of the prediction: {', '.join(backend_names())}, or a TOML file (docs/backends.md)."),
+    )
+    backend: Annotated[CostTarget | None, OLD_NAME] = None
+    """Old name of --target."""
+    hardware: Annotated[Annotated[Path, reading(load_hardware)] | None, OLD_NAME] = None
+    """Old name of --target, for a TOML file."""
     activation_bits: Bits = 8
     """Width of float activations in bits; integers have that of their type."""
     coefficient_bits: Bits = 8
@@ -67,12 +73,10 @@ class Report:
         paths = {name: getattr(self, name) for name in ("json", "csv", "markdown", "html", "svg", "curve_csv")}
         return ReportFiles(**paths)
 
-    @property
-    def target(self) -> str | Path:
-        """Raises ParamError where a name and a file ask for different targets."""
-        if self.hardware is not None and self.backend != type(self).backend:
-            raise ParamError(f"report: --backend {self.backend} and --hardware {self.hardware} are two targets; name one")
-        return self.hardware or self.backend
+    def find_backend(self) -> Backend:
+        """The target's backend. Raises ParamError for no target, or for several."""
+        named = named_target(self.name, DEFAULT_TARGET, target=self.target, backend=self.backend, hardware=self.hardware)
+        return find_backend(named or DEFAULT_TARGET, self.precision)
 
     @property
     def precision(self) -> Precision:
@@ -95,7 +99,7 @@ class Report:
         """Raises ParamError for a report with neither a file nor a limit, for two targets, or for an unknown target."""
         if not self.files and not self.fail_if:
             raise ParamError("report: name a file to write (json, csv, markdown, html, svg, curve_csv) or a limit (fail_if)")
-        find_backend(self.target, self.precision)
+        self.find_backend()
 
     def run(self, model: Model) -> StepReport:
         """Predict the cost and write the files; the model stays as it is.
@@ -103,7 +107,7 @@ class Report:
         Raises ParamError as `check` and `deploy` do, and PassError if a total exceeds a limit of `fail_if`.
         """
         self.check()
-        found = self.deploy(model, find_backend(self.target, self.precision))
+        found = self.deploy(model, self.find_backend())
         reasons = exceeded(found, self.fail_if)
         if reasons:
             raise PassError(f"report: {'; '.join(reasons)}")

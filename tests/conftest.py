@@ -41,5 +41,5 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("names.txt").write_text("conv0\n")
     Path("text.txt").write_text("hello\n")
     Path("bad.txt").write_text("conv0\nre:[\n")
-    Path("mine.toml").write_bytes((Path(onnxsparse.__file__).parent / "cost" / "backends" / "cv22.toml").read_bytes())
+    Path("mine.toml").write_bytes((Path(onnxsparse.__file__).parent / "targets" / "cv22.toml").read_bytes())
     return tmp_path

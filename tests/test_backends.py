@@ -224,7 +224,7 @@ def test_a_branch_with_layers_is_one_item() -> None:
 
 class TestHardwareFiles:
     def text(self, old: str = "", new: str = "") -> str:
-        shipped = Path(__file__).parent.parent / "onnxsparse" / "cost" / "backends" / "cv22.toml"
+        shipped = Path(__file__).parent.parent / "onnxsparse" / "targets" / "cv22.toml"
         return shipped.read_text().replace(old, new) if old else shipped.read_text()
 
     def test_a_file_of_ones_own(self, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ class TestHardwareFiles:
             ("low = 230", "low = 400", r"numbers.rate_gmac_per_s: low 400, value 270 and high 320 are not in order"),
             ('status = "assumed"', 'status = "guessed"', "status: Input should be 'calibrated', 'assumed' or 'datasheet'"),
             ("low = 230\n", "low = 0\n", "numbers.rate_gmac_per_s: must be above 0, at the low end too"),
-            ("[numbers.skip_limit]", "[numbers.skip]", "numbers.skip: Unexpected keyword argument"),
+            ("[cost.numbers.skip_limit]", "[cost.numbers.skip]", "cost.numbers.skip: Unexpected keyword argument"),
             ('source = "whether zeros are skipped without limit', '#"', "numbers.skip_limit.source: Field required"),
             ("format = 1", "format = 1\nspeed = 3", "speed: Unexpected keyword argument"),
             ("value = 20", 'value = "20 us"', "numbers.overhead_us.value: Input should be a valid number"),

@@ -203,7 +203,7 @@ def test_a_quantized_model_is_sound_and_what_was_true_of_the_float_one_still_is(
 @pytest.fixture(scope="module")
 def asymmetric(tmp_path_factory: pytest.TempPathFactory) -> str:
     """onnxruntime's target, if it had kernels of 16 bits."""
-    text = files("onnxsparse.quantization").joinpath("onnxruntime-x86.toml").read_text()
+    text = files("onnxsparse.targets").joinpath("onnxruntime-x86.toml").read_text()
     path = tmp_path_factory.mktemp("targets") / "wide.toml"
     path.write_text(text.replace("bits = [7, 8]\n", "bits = [8, 16]\n"))
     return str(path)

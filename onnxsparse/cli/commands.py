@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -18,16 +18,39 @@ from onnxsparse.cli.render import text
 from onnxsparse.cli.render.divergence_text import print_divergence
 from onnxsparse.cli.render.live import live
 from onnxsparse.cli.render.records import layers_json, passes_json
-from onnxsparse.cost.registry import find_backend
+from onnxsparse.cost.registry import backend_names, find_backend
 from onnxsparse.errors import ParamError
-from onnxsparse.pipeline.base import Pass
+from onnxsparse.ir.option_roles import Role
+from onnxsparse.pipeline.base import OLD_NAME, Pass, described, named_target
 from onnxsparse.pipeline.recipe import load_recipe
 from onnxsparse.pipeline.registry import find_pass, passes
-from onnxsparse.runtime.as_run import run_here
+from onnxsparse.quantization.plan.target import load_target, names
+from onnxsparse.runtime.as_run import AsRun, run_here
 from onnxsparse.runtime.bisect import MIN_SQNR_DB
 from onnxsparse.runtime.bisect import bisect as bisect_models
 from onnxsparse.runtime.compare import compare as compare_models
 from onnxsparse.runtime.inputs import load_samples
+from onnxsparse.targets.files import target_paths
+
+DEFAULT_TARGET = "cv22"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunningInts(Running):
+    """How to run models that may compute in integers."""
+
+    target: Annotated[str, Role(lambda target, _option: load_target(target, "compare"), reads=target_paths)] | None = field(
+        default=None,
+        metadata=described(
+            f"Target that the models are for: {', '.join(names())}, or a TOML file; models for onnxruntime on a PC are also run "
+            "with its integer kernels (default: all models are)."
+        ),
+    )
+
+    def as_run(self) -> AsRun | None:
+        """How to run the models as this processor does; None for a target that is another device. Raises ParamError."""
+        return run_here if self.target is None or load_target(self.target, "compare").runs_here else None
 
 
 def inspect(
@@ -81,7 +104,7 @@ def compare(
     min_sqnr: float | None = None,
     seed: int = 0,
     json_out: Json = Json(),
-    running: Running = Running(),
+    running: RunningInts = RunningInts(),
     sizes: Sizes = Sizes(),
 ) -> int:
     """Run two models on the same inputs and show how far they are apart.
@@ -127,7 +150,7 @@ def compare(
         )
     else:
         with live("running both models in onnxruntime"):
-            result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed, as_run=run_here)
+            result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed, as_run=running.as_run())
         json_out.show(result.to_json(), lambda out: text.print_comparison(out, result, title))
         passes, failure = min_sqnr is None or result.passes(min_sqnr), "not every output reaches"
     if min_sqnr is None or passes:
@@ -174,7 +197,10 @@ def view(
     /,
     *,
     heat: Annotated[bool, Parameter(negative="")] = False,
-    backend: str = "cv22",
+    target: Annotated[
+        str, Parameter(help=f"Target whose predicted cost to show: {', '.join(backend_names())}, or a TOML file.")
+    ] = DEFAULT_TARGET,
+    backend: Annotated[str | None, OLD_NAME] = None,
     port: int | None = None,
     browse: bool = True,
     sizes: Sizes = Sizes(),
@@ -188,7 +214,7 @@ def view(
     heat
         Put rank, bound and share of the latency in front of the copy's node names, for Netron's search (type #1).
     backend
-        Whose predicted cost to show: cv22, cv22-skiplimit, cv22-stream, or a TOML file of your own.
+        Old name of --target.
     port
         Serve at this port (default: any that is free).
     browse
@@ -207,8 +233,9 @@ def view(
 
     if port is not None and not 0 <= port < 1 << 16:
         raise ParamError("--port is a number from 0 to 65535")
-    find_backend(backend)
-    shown = for_viewing(sizes.load(model), heat=heat, target=backend)
+    shown_on = named_target("view", DEFAULT_TARGET, target=target, backend=backend) or DEFAULT_TARGET
+    find_backend(shown_on)
+    shown = for_viewing(sizes.load(model), heat=heat, target=shown_on)
     with TemporaryDirectory(prefix="onnxsparse-view-") as folder:
         copy = Path(folder) / model.name
         shown.save(copy)

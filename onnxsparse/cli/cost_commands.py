@@ -14,11 +14,11 @@ from onnxsparse.cli.jobs import Sizes, check_outputs, write_texts
 from onnxsparse.cli.render import text
 from onnxsparse.cli.render.deployment_text import print_comparison_of, print_curves, print_deployment, print_fit, print_operation
 from onnxsparse.cost.backends.base import Precision
-from onnxsparse.cost.backends.hardware import load_hardware
+from onnxsparse.cost.backends.hardware import load_hardware, names
 from onnxsparse.cost.backends.layer_model import make_backend
 from onnxsparse.cost.estimate import Deployment
 from onnxsparse.cost.fit import Measured, calibrated_toml, check_free, default_free, fit, read_measurements
-from onnxsparse.cost.registry import HardwareTarget, find_backend
+from onnxsparse.cost.registry import HardwareTarget
 from onnxsparse.cost.report.outputs import contents
 from onnxsparse.cost.report.records import comparison_json, exceeded
 from onnxsparse.cost.report.tables import comparison_markdown
@@ -27,7 +27,9 @@ from onnxsparse.cost.workload import workload
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.files import STDOUT
 from onnxsparse.ir.option_roles import OutputFile, check_clashes, reading
-from onnxsparse.passes.report import Report
+from onnxsparse.passes.report import DEFAULT_TARGET, Report
+from onnxsparse.pipeline.base import OLD_NAME, named_target
+from onnxsparse.targets.files import other_sections
 
 
 def report(
@@ -66,7 +68,7 @@ def report(
     if len(models) > 1 and replace(options.files, json=None, markdown=None):
         raise ParamError("report: csv, html, svg and curve files are of one model; name one, or use --json or --markdown")
     check_outputs(models, options)
-    backend = find_backend(options.target, options.precision)
+    backend = options.find_backend()
     loaded = [sizes.load(path) for path in models]
     found = [(model.name, options.deploy(model, backend)) for model in loaded]
     if len(found) > 1:
@@ -122,7 +124,7 @@ class Fitting:
 
     out: OutputFile
     measurements: Annotated[Path, reading(lambda path: list(read_measurements(path)))]
-    backend: HardwareTarget
+    target: HardwareTarget
 
 
 def calibrate_backend(
@@ -130,7 +132,10 @@ def calibrate_backend(
     /,
     *,
     out: Path,
-    backend: str = "cv22",
+    target: Annotated[
+        str, Parameter(help=f"Target to start from, whose ranges bound the fit: {', '.join(names())}, or a TOML file.")
+    ] = DEFAULT_TARGET,
+    backend: Annotated[str | None, OLD_NAME] = None,
     free: tuple[str, ...] = (),
     name: str | None = None,
     activation_bits: Annotated[int, Parameter(validator=Number(gt=0))] = 8,
@@ -144,9 +149,9 @@ def calibrate_backend(
     measurements
         A CSV file with the columns model (a file, seen from where the CSV is) and latency_ms.
     out
-        The target to write (TOML), for --backend.
+        TOML file to write the fitted target to, for --target.
     backend
-        The target to start from; its numbers' ranges bound the fit.
+        Old name of --target.
     free
         A number to fit (default: rate, bandwidth and overhead).
     activation_bits
@@ -156,14 +161,16 @@ def calibrate_backend(
     name
         Of the target that is written (default: the file's).
     """
-    check_outputs((), Fitting(out=out, measurements=measurements, backend=backend))
-    start = make_backend(load_hardware(backend), Precision(activation_bits, coefficient_bits))
+    start_from = named_target("calibrate-backend", DEFAULT_TARGET, target=target, backend=backend) or DEFAULT_TARGET
+    check_outputs((), Fitting(out=out, measurements=measurements, target=start_from))
+    start = make_backend(load_hardware(start_from), Precision(activation_bits, coefficient_bits))
     given = list(read_measurements(measurements))
     check_free(start, free or default_free(start), len(given))
     check_clashes([path for _, path, _ in given], [out])
     rows = [Measured(label, workload(sizes.load(path)), ms) for label, path, ms in given]
     fitted = fit(start, rows, free or default_free(start))
-    write_texts([(out, calibrated_toml(fitted, measurements.name, name or out.stem))])
+    beside = other_sections(start_from, "cost")
+    write_texts([(out, calibrated_toml(fitted, measurements.name, name or out.stem, beside))])
     shown = text.console(stderr=out == STDOUT)
     print_fit(shown, fitted)
-    text.note(shown, f"wrote {out}; use it with --backend {out}")
+    text.note(shown, f"wrote {out}; use it with --target {out}")

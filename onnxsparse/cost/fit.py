@@ -10,9 +10,10 @@ Numbers that act in steps (how often an input is read, what fits on chip) have n
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,8 +218,11 @@ def same_direction(a: Vector, b: Vector) -> float:
     return float(abs(a @ b) / np.sqrt((a @ a) * (b @ b)))
 
 
-def calibrated_toml(found: Fit, source: str, name: str) -> str:
-    """The text of the fitted target's TOML file, under `name`. Ranges stay; fitted numbers name `source` as their origin."""
+def calibrated_toml(found: Fit, source: str, name: str, beside: Mapping[str, object] = MappingProxyType({})) -> str:
+    """The text of the fitted target's TOML file, under `name`. Ranges stay; fitted numbers name `source` as their origin.
+
+    `beside`: the target's other sections, by name.
+    """
     import tomli_w
 
     checked = "" if found.left_out_ms is None else f", leave-one-out error {100 * found.left_out_error:.1f} %"
@@ -226,5 +230,7 @@ def calibrated_toml(found: Fit, source: str, name: str) -> str:
     for number in found.values:
         content["numbers"][number] |= {"status": "calibrated", "source": f"fit to {len(found.rows)} rows of {source}"}
     fidelity = (f"calibrated on {len(found.rows)} measurements of {source}{checked}", *found.start.fidelity[1:])
-    content |= {"name": name, "fidelity": list(fidelity), "variants": []}
-    return tomli_w.dumps({key: value for key, value in content.items() if value is not None})
+    content |= {"fidelity": list(fidelity), "variants": []}
+    shared = {"format": content.pop("format"), "name": name}
+    cost = {key: value for key, value in content.items() if value is not None and key != "name"}
+    return tomli_w.dumps({**shared, "cost": cost, **beside})

@@ -14,6 +14,7 @@ from onnxsparse.cost.workload import Workload
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import Role
+from onnxsparse.targets.files import target_paths
 
 GROUP = "onnxsparse.backends"
 """Entry points of third parties: target name → `module:function`, called with a Precision, returning a backend of either kind."""
@@ -70,13 +71,18 @@ def load_point(point: EntryPoint, precision: Precision) -> Backend:
     return made(precision)
 
 
-def target_files(target: str | Path) -> tuple[Path, ...]:
-    """The file of a target that is none by name."""
-    return () if str(target) in (*names(), *MEASURING, *third_parties()) else (Path(target),)
+def backend_names() -> list[str]:
+    """Every target that has a cost: shipped ones, those that measure, and other packages'."""
+    return [*names(), *MEASURING, *(name for name in third_parties() if name not in names())]
 
 
-CostTarget = Annotated[str, Role(lambda target, _option: find_backend(target), reads=target_files)]
-"""A target by name, or a TOML file."""
+def backend_paths(target: str | Path) -> tuple[Path, ...]:
+    """The file that a target's path names; empty for a target's name."""
+    return target_paths(target, also=backend_names())
 
-HardwareTarget = Annotated[str, Role(lambda target, _option: load_hardware(target), reads=target_files)]
-"""A target whose file says how it is built."""
+
+CostTarget = Annotated[str, Role(lambda target, _option: find_backend(target), reads=backend_paths)]
+"""A target with a cost: a name, or a TOML file."""
+
+HardwareTarget = Annotated[str, Role(lambda target, _option: load_hardware(target), reads=target_paths)]
+"""A target with a `[cost]` section: the name of a shipped one, or a TOML file."""

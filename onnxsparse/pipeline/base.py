@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol
 
+from cyclopts import Parameter
 from pydantic import BeforeValidator, ConfigDict
 
 from onnxsparse.analysis.layer import Totals
+from onnxsparse.errors import ParamError
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.records import ArtifactWriter, Change, Skip, TextTable
@@ -26,6 +28,26 @@ Bits = Annotated[Literal[8, 16], BeforeValidator(from_text)]
 
 WeightBits = Annotated[Literal[7, 8, 16], BeforeValidator(from_text)]
 """Width of a weight in bits; 7 bits are stored in 8 and use half of their range."""
+
+OLD_NAME = Parameter(show=False)
+"""Of an option that has a new name: it goes on working, and no help shows it."""
+
+
+def described(text: str) -> dict[str, str]:
+    """Metadata of a field whose help is computed, in place of a docstring: for pydantic, and for the command line."""
+    return {"description": text, "help": text}
+
+
+def named_target(command: str, default: str | None, /, **given: str | Path | None) -> str | None:
+    """The target that the options of a command name, by whichever of an option's names; `default` where none does.
+
+    Raises ParamError where two options name different targets.
+    """
+    named = {option: str(value) for option, value in given.items() if value is not None and str(value) != default}
+    if len(set(named.values())) > 1:
+        options = " and ".join(f"--{option} {value}" for option, value in named.items())
+        raise ParamError(f"{command}: {options} are two targets; name one")
+    return next(iter(named.values()), default)
 
 
 @dataclass(frozen=True)

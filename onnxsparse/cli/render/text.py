@@ -13,7 +13,7 @@ from rich.text import Text
 from onnxsparse.analysis.layer import MACS, PARAMS, SPARSITY, SPARSITY_OP, Layer, Layers, Totals, marks_of
 from onnxsparse.format import format_count, format_share, marked
 from onnxsparse.ir.binding import Binding
-from onnxsparse.pipeline.base import Pass, StepReport
+from onnxsparse.pipeline.base import OLD_NAME, Pass, StepReport
 from onnxsparse.pipeline.run import RunReport
 from onnxsparse.records import Change, Skip
 from onnxsparse.runtime.compare import Comparison, OutputComparison
@@ -208,8 +208,10 @@ def print_passes(out: Console, classes: Sequence[type[Pass]]) -> None:
         rows.columns[2].no_wrap = False
         for field in fields(found):  # type: ignore[arg-type]  # every pass is a dataclass
             described = getattr(found, "__pydantic_fields__", {}).get(field.name)
+            if OLD_NAME in getattr(described, "metadata", ()):
+                continue
             default = "required" if field.default is MISSING else str(field.default)
-            rows.add_row(Text(field.name), Text(default), Text(getattr(described, "description", None) or ""))
+            rows.add_row(Text(field.name), Text(default), Text(" ".join((getattr(described, "description", None) or "").split())))
         if rows.row_count:
             out.print(rows)
 

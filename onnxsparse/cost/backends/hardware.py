@@ -1,8 +1,6 @@
 """Targets as files: every number with its range, its status and its source, read into typed objects."""
 
-import tomllib
 from dataclasses import fields, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,9 +8,12 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.errors import ParamError
+from onnxsparse.targets.files import TargetSection, names_with, read_section
 
 STRICT = ConfigDict(extra="forbid")
-FORMAT = 1
+
+COMMANDS = "report, annotate, view, prune-channels and calibrate-backend"
+"""What reads the `[cost]` section of a target."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -122,37 +123,28 @@ class RooflineHardware(Hardware):
 
 
 def names() -> list[str]:
-    """The targets that come with the package."""
-    return sorted(p.name.removesuffix(".toml") for p in files("onnxsparse.cost.backends").iterdir() if p.name.endswith(".toml"))
+    """The targets with a cost that come with the package."""
+    return list(names_with("cost"))
 
 
 def load_hardware(target: str | Path, also: tuple[str, ...] = ()) -> Hardware:
-    """A shipped target by name, or a TOML file. Raises ParamError that says where. `also`: other names to offer."""
-    shipped = str(target) in names()
+    """The `[cost]` section of a target, which is the name of a shipped one or a TOML file. `also`: other names to offer.
+
+    Raises ParamError that names the key at fault, or the section that is missing.
+    """
+    section = read_section(target, "cost", needed_by=COMMANDS, also=also)
     try:
-        if shipped:
-            text = files("onnxsparse.cost.backends").joinpath(f"{target}.toml").read_text(encoding="utf-8")
-        else:
-            text = Path(target).read_text(encoding="utf-8")
-        content = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ParamError(f"no target '{target}': it is none of {', '.join((*names(), *also))}, nor a file ({reason})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ParamError(f"{target} is not TOML: {error}") from None
-    try:
-        kind = RooflineHardware if content.get("kind") == "roofline" else Hardware
-        found: Hardware = TypeAdapter(kind).validate_python(content)
+        kind = RooflineHardware if section.content.get("kind") == "roofline" else Hardware
+        found: Hardware = TypeAdapter(kind).validate_python(section.content)
     except ValidationError as error:
-        raise ParamError(f"{target}: {wrong_place(error)}") from None
+        raise ParamError(f"{target}: {first_fault(error, section)}") from None
     return found
 
 
-def wrong_place(error: ValidationError) -> str:
-    """The fault that others may follow from: the kind, which says what keys there are, then keys that there are not."""
+def first_fault(error: ValidationError, section: TargetSection) -> str:
+    """The fault that others may follow from: a wrong kind, which decides what keys exist; then unknown keys; then the rest."""
     faults = sorted(error.errors(), key=lambda f: (f["loc"] != ("kind",), f["type"] != "unexpected_keyword_argument"))
-    place = ".".join(map(str, faults[0]["loc"]))
-    return f"{place}: {faults[0]['msg'].removeprefix('Value error, ')}"
+    return f"{section.place(faults[0]['loc'])}: {faults[0]['msg'].removeprefix('Value error, ')}"
 
 
 def alignment_of(target: str | Path, otherwise: int) -> int:

@@ -1,9 +1,6 @@
 """What a target computes in integers, read from a file into typed objects."""
 
-import tomllib
 from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Literal
 
 import onnx.defs
@@ -14,8 +11,12 @@ from pydantic_core import PydanticCustomError
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.option_roles import Role
 from onnxsparse.quantization.write.grid import Grid
+from onnxsparse.targets.files import names_with, read_section, target_paths
 
 STRICT = ConfigDict(extra="forbid")
+
+COMMANDS = "quantize and compare"
+"""What reads the `[quantization]` section of a target."""
 
 
 def known_op(name: str) -> str:
@@ -123,34 +124,25 @@ class Target:
 
 
 def names() -> list[str]:
-    """The targets that come with the package."""
-    found = (p.name for p in files("onnxsparse.quantization").iterdir())
-    return sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml"))
+    """The targets with integers that come with the package."""
+    return list(names_with("quantization"))
 
 
-def load_target(target: str) -> Target:
-    """A shipped target by name, or a TOML file. Raises ParamError that says where it is wrong."""
+def load_target(target: str, command: str = "quantize") -> Target:
+    """The `[quantization]` section of a target, which is the name of a shipped one or a TOML file.
+
+    Raises ParamError that begins with `command` and names the key at fault, or the section that is missing.
+    """
     try:
-        if target in names():
-            text = files("onnxsparse.quantization").joinpath(f"{target}.toml").read_text(encoding="utf-8")
-        else:
-            text = Path(target).read_text(encoding="utf-8")
-        return TypeAdapter(Target).validate_python(tomllib.loads(text))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ParamError(f"quantize: no target '{target}': it is none of {', '.join(names())}, nor a file ({reason})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ParamError(f"quantize: {target} is not TOML: {error}") from None
+        section = read_section(target, "quantization", needed_by=COMMANDS)
+    except ParamError as error:
+        raise ParamError(f"{command}: {error}") from None
+    try:
+        return TypeAdapter(Target).validate_python(section.content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ParamError(f"quantize: {target}: {place}: {first['msg']}") from None
+        raise ParamError(f"{command}: {target}: {section.place(first['loc'])}: {first['msg']}") from None
 
 
-def target_files(target: str) -> tuple[Path, ...]:
-    """The file of a target that is none by name."""
-    return () if target in names() else (Path(target),)
-
-
-QuantizationTarget = Annotated[str, Role(lambda target, _option: load_target(target), reads=target_files)]
-"""A target by name, or a TOML file."""
+QuantizationTarget = Annotated[str, Role(lambda target, _option: load_target(target), reads=target_paths)]
+"""A target with a `[quantization]` section: the name of a shipped one, or a TOML file."""
