@@ -15,7 +15,7 @@ from onnxsparse import Model, ParamError, Prune, layers
 from onnxsparse.cost.backends.advice import advise
 from onnxsparse.cost.backends.base import Bound, Precision
 from onnxsparse.cost.backends.hardware import load_hardware, names
-from onnxsparse.cost.backends.layer_model import LayerModel
+from onnxsparse.cost.backends.layer_model import make_backend
 from onnxsparse.cost.backends.work import Volume, WorkItem
 from onnxsparse.cost.estimate import deploy
 from onnxsparse.cost.workload import workload
@@ -23,7 +23,7 @@ from sample_models.build import LARGE, SMALL, Widths, build
 from tests.commands import Run
 from tests.graphs import BOOL, FLOAT, chain, model, node, proto, value
 
-CV22 = LayerModel(load_hardware("cv22"))
+CV22 = make_backend(load_hardware("cv22"))
 
 
 def item(
@@ -72,7 +72,7 @@ class TestTheLayerModel:
         assert cost.coefficient_bytes == 2200 + 130
 
     def test_zeros_are_skipped_up_to_the_limit(self) -> None:
-        limited = LayerModel(load_hardware("cv22-skiplimit")).cost(item(weights=1000, nonzeros=50, macs=243_000_000))
+        limited = make_backend(load_hardware("cv22-skiplimit")).cost(item(weights=1000, nonzeros=50, macs=243_000_000))
         assert limited is not None
         assert limited.compute_ms == pytest.approx(1 / 8.1)
         assert limited.bound is Bound.SKIP_LIMIT
@@ -82,7 +82,7 @@ class TestTheLayerModel:
         assert CV22.cost(item(**{missing: None})) is None  # type: ignore[arg-type]  # missing comes from the table
 
     def test_sixteen_bits_double_the_bytes(self) -> None:
-        eight, sixteen = CV22.cost(item()), LayerModel(load_hardware("cv22"), Precision(16, 16)).cost(item())
+        eight, sixteen = CV22.cost(item()), make_backend(load_hardware("cv22"), Precision(16, 16)).cost(item())
         assert eight is not None
         assert sixteen is not None
         assert sixteen.input_bytes == 2 * eight.input_bytes
@@ -103,7 +103,7 @@ work_items = st.builds(
 @settings(max_examples=200, deadline=None)
 @given(work_items, st.integers(0, 10_000), st.sampled_from(["cv22", "cv22-skiplimit", "cv22-stream"]))
 def test_pruning_never_costs_and_no_layer_is_faster_than_its_parts(work: WorkItem, fewer: int, target: str) -> None:
-    found = LayerModel(load_hardware(target))
+    found = make_backend(load_hardware(target))
     cost, pruned = found.cost(work), found.cost(replace(work, nonzeros=min(work.nonzeros, fewer)))
     assert cost is not None
     assert pruned is not None

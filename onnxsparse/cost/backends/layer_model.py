@@ -8,17 +8,101 @@ passes    = ceil(output channels / groups / group size) for an input that does n
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from onnxsparse.cost.backends.base import EIGHT_BIT, MB, Bound, LayerCost, Precision
-from onnxsparse.cost.backends.hardware import Hardware, Number, RooflineNumbers, load_hardware, numbers_of, with_value
+from onnxsparse.cost.backends.hardware import Hardware, Number, Numbers, RooflineNumbers, load_hardware, numbers_of, with_value
 from onnxsparse.cost.backends.work import WorkItem, total_bytes
+
+
+class Formula(Protocol):
+    """A layer's time from a target's numbers."""
+
+    def roof(self) -> tuple[float, float]:
+        """The highest possible GMAC/s and GB/s."""
+
+    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
+        """The cost of a layer of `macs` multiply-accumulates, whose inputs and outputs take these bytes."""
+
+
+@dataclass(frozen=True)
+class LayerModel:
+    """The layer model of docs/backends.md. `coefficient_bits`: width of float coefficients."""
+
+    numbers: Numbers
+    coefficient_bits: int
+
+    def roof(self) -> tuple[float, float]:
+        return self.numbers.rate_gmac_per_s.value, self.numbers.bandwidth_gb_per_s.value
+
+    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
+        numbers = self.numbers
+        used, limited = skipping(work, numbers.skip_limit.value)
+        compute_ms = macs * used / (numbers.rate_gmac_per_s.value * 1e6)
+        coefficients = self.coefficient_bytes(work)
+        passes = self.passes(work, input_bytes)
+        moved = coefficients + input_bytes * passes + output_bytes
+        io_ms = moved / (numbers.bandwidth_gb_per_s.value * 1e6)
+        # a layer that computes and moves nothing is not started, so it has no overhead
+        overhead_ms = numbers.overhead_us.value / 1000 if macs or moved else 0.0
+        bound = find_bound(compute_ms, io_ms, overhead_ms, limited=limited)
+        latency_ms = max(compute_ms, io_ms) + overhead_ms
+        sizes = (coefficients, input_bytes, output_bytes, passes, moved)
+        return LayerCost(latency_ms, compute_ms, io_ms, overhead_ms, bound, *sizes)
+
+    def coefficient_bytes(self, work: WorkItem) -> int:
+        """Bytes of the encoded coefficients, or of the dense ones where those are fewer."""
+        numbers = self.numbers
+        bits = work.coefficient_bits(self.coefficient_bits)
+        encoded = numbers.bytes_per_nonzero.value * work.nonzeros * bits / 8 + numbers.bits_per_weight.value / 8 * work.weights
+        return math.ceil(min(work.weights * bits / 8, encoded))
+
+    def passes(self, work: WorkItem, input_bytes: int) -> int:
+        """How often the input is read."""
+        group = self.numbers.output_group_channels.value
+        fits = input_bytes <= self.numbers.on_chip_mb.value * MB
+        return 1 if fits or not group or not work.output_channels else math.ceil(work.output_channels / group)
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Peak and bandwidth, and what is lost to alignment. `coefficient_bits`: width of float coefficients.
+
+    t = max(padded MACs · max(density, 1 / skip limit) / peak, bytes / bandwidth) + overhead. Inputs and outputs up to the
+    on-chip size move nothing; coefficients are read once, dense.
+    """
+
+    numbers: RooflineNumbers
+    coefficient_bits: int
+
+    def roof(self) -> tuple[float, float]:
+        return self.numbers.peak_gmac_per_s.value, self.numbers.bandwidth_gb_per_s.value
+
+    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
+        numbers = self.numbers
+        used, limited = skipping(work, numbers.skip_limit.value)
+        alignment = max(1, round(numbers.channel_alignment.value))
+        padded = -work.output_channels % alignment
+        filled = 1 + padded / work.output_channels if work.output_channels else 1.0
+        compute_ms = macs * used * filled / (numbers.peak_gmac_per_s.value * 1e6)
+        coefficients = total_bytes(work.coefficients, self.coefficient_bits)
+        on_chip = numbers.on_chip_mb.value * MB
+        passes = int(input_bytes > on_chip)
+        moved = coefficients + input_bytes * passes + (output_bytes if output_bytes > on_chip else 0)
+        io_ms = moved / (numbers.bandwidth_gb_per_s.value * 1e6)
+        overhead_ms = numbers.overhead_us.value / 1000
+        bound = find_bound(compute_ms, io_ms, overhead_ms, limited=limited)
+        latency_ms = max(compute_ms, io_ms) + overhead_ms
+        sizes = (coefficients, input_bytes, output_bytes, passes, moved, padded * work.groups)
+        return LayerCost(latency_ms, compute_ms, io_ms, overhead_ms, bound, *sizes)
 
 
 @dataclass(frozen=True)
 class FileBackend:
-    """A target described by a file."""
+    """A target described by a file; `make_backend` chooses the formula that its numbers are for."""
 
     hardware: Hardware
+    formula: Formula
     precision: Precision = EIGHT_BIT
 
     @property
@@ -34,105 +118,37 @@ class FileBackend:
         return self.hardware.fidelity
 
     def variants(self) -> "list[FileBackend]":
-        """This target and those that explain the same measurements."""
+        """This target, and the others that explain the same measurements."""
         return [self, *(make_backend(load_hardware(name), self.precision) for name in self.hardware.variants)]
 
     def ranges(self) -> dict[str, Number]:
-        """The numbers that are not known exactly."""
+        """The numbers that are not known exactly, by name."""
         return {name: number for name, number in numbers_of(self.hardware).items() if number.low < number.high}
 
     def with_value(self, name: str, value: float) -> "FileBackend":
+        """The same target with one number changed."""
         return make_backend(with_value(self.hardware, name, value), self.precision)
 
+    def roof(self) -> tuple[float, float]:
+        """The highest possible GMAC/s and GB/s."""
+        return self.formula.roof()
+
     def cost(self, work: WorkItem) -> LayerCost | None:
-        """The cost of a layer, None where its operations or sizes are unknown, or the target cannot run it."""
+        """The cost of a layer; None where its operations or sizes are unknown, or the target cannot run it."""
         if work.macs is None or work.reads is None or work.writes is None or work.on_host:
             return None
         supported = self.hardware.supported_ops
         if supported and not set(work.op_types) <= set(supported):
             return None
         bits = self.precision.activation_bits
-        return self.layer_cost(work, work.macs, total_bytes(work.reads, bits), total_bytes(work.writes, bits))
-
-    def roof(self) -> tuple[float, float]:
-        """The most GMAC/s there are, and GB/s."""
-        raise NotImplementedError
-
-    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
-        raise NotImplementedError
-
-
-class LayerModel(FileBackend):
-    """The layer model with one target's numbers."""
-
-    def roof(self) -> tuple[float, float]:
-        return self.hardware.numbers.rate_gmac_per_s.value, self.hardware.numbers.bandwidth_gb_per_s.value
-
-    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
-        numbers = self.hardware.numbers
-        used, limited = skipping(work, numbers.skip_limit.value)
-        compute_ms = macs * used / (numbers.rate_gmac_per_s.value * 1e6)
-        coefficients = self.coefficient_bytes(work)
-        passes = self.passes(work, input_bytes)
-        moved = coefficients + input_bytes * passes + output_bytes
-        io_ms = moved / (numbers.bandwidth_gb_per_s.value * 1e6)
-        # nothing to compute and nothing to move: nothing to start
-        overhead_ms = numbers.overhead_us.value / 1000 if macs or moved else 0.0
-        bound = find_bound(compute_ms, io_ms, overhead_ms, limited=limited)
-        latency_ms = max(compute_ms, io_ms) + overhead_ms
-        sizes = (coefficients, input_bytes, output_bytes, passes, moved)
-        return LayerCost(latency_ms, compute_ms, io_ms, overhead_ms, bound, *sizes)
-
-    def coefficient_bytes(self, work: WorkItem) -> int:
-        """Encoded, or dense where that is smaller."""
-        numbers = self.hardware.numbers
-        bits = work.coefficient_bits(self.precision.coefficient_bits)
-        encoded = numbers.bytes_per_nonzero.value * work.nonzeros * bits / 8 + numbers.bits_per_weight.value / 8 * work.weights
-        return math.ceil(min(work.weights * bits / 8, encoded))
-
-    def passes(self, work: WorkItem, input_bytes: int) -> int:
-        group = self.hardware.numbers.output_group_channels.value
-        fits = input_bytes <= self.hardware.numbers.on_chip_mb.value * MB
-        return 1 if fits or not group or not work.output_channels else math.ceil(work.output_channels / group)
-
-
-class Roofline(FileBackend):
-    """Peak and bandwidth, and what is lost to alignment.
-
-    t = max(padded MACs · max(density, 1 / skip limit) / peak, bytes / bandwidth) + overhead. Inputs and outputs up to the
-    on-chip size move nothing; coefficients are read once, dense.
-    """
-
-    @property
-    def numbers(self) -> RooflineNumbers:
-        assert isinstance(self.hardware.numbers, RooflineNumbers)
-        return self.hardware.numbers
-
-    def roof(self) -> tuple[float, float]:
-        return self.numbers.peak_gmac_per_s.value, self.numbers.bandwidth_gb_per_s.value
-
-    def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
-        numbers = self.numbers
-        used, limited = skipping(work, numbers.skip_limit.value)
-        alignment = max(1, round(numbers.channel_alignment.value))
-        padded = -work.output_channels % alignment
-        filled = 1 + padded / work.output_channels if work.output_channels else 1.0
-        compute_ms = macs * used * filled / (numbers.peak_gmac_per_s.value * 1e6)
-        coefficients = total_bytes(work.coefficients, self.precision.coefficient_bits)
-        on_chip = numbers.on_chip_mb.value * MB
-        passes = int(input_bytes > on_chip)
-        moved = coefficients + input_bytes * passes + (output_bytes if output_bytes > on_chip else 0)
-        io_ms = moved / (numbers.bandwidth_gb_per_s.value * 1e6)
-        overhead_ms = numbers.overhead_us.value / 1000
-        bound = find_bound(compute_ms, io_ms, overhead_ms, limited=limited)
-        latency_ms = max(compute_ms, io_ms) + overhead_ms
-        sizes = (coefficients, input_bytes, output_bytes, passes, moved, padded * work.groups)
-        return LayerCost(latency_ms, compute_ms, io_ms, overhead_ms, bound, *sizes)
+        return self.formula.layer_cost(work, work.macs, total_bytes(work.reads, bits), total_bytes(work.writes, bits))
 
 
 def make_backend(hardware: Hardware, precision: Precision = EIGHT_BIT) -> FileBackend:
-    """The model that a target's file asks for."""
-    return Roofline(hardware, precision) if hardware.kind == "roofline" else LayerModel(hardware, precision)
+    """The backend of a target, with the formula that its numbers are for."""
+    numbers, bits = hardware.numbers, precision.coefficient_bits
+    formula = Roofline(numbers, bits) if isinstance(numbers, RooflineNumbers) else LayerModel(numbers, bits)
+    return FileBackend(hardware, formula, precision)
 
 
 def skipping(work: WorkItem, limit: float) -> tuple[float, bool]:
