@@ -159,7 +159,7 @@ class PruneChannels:
             notes.append(f"the expected value of removed channels was folded into {folded} biases")
         after = layers(model).totals
         artifacts = self._plan_file(model, facts, solution, chosen, result, proof)
-        return replace(report, notes=notes, after=after, rewrote=True, artifacts=artifacts)
+        return replace(report, notes=notes, after=after, rewrote=True, shrank=True, artifacts=artifacts)
 
     def _named(self, facts: Layers, model: Model) -> tuple[set[str] | None, set[str]]:
         """The layers of --only (None: all) and of --exclude. Raises ParamError for a pattern that matches no layer."""

@@ -183,6 +183,7 @@ class Quantize:
             runs_here=self._target().runs_here,
             feeds=() if data is None else tuple(islice(data, COMPARED_SAMPLES)),
             rewrote=True,
+            shrank=True,
         )
 
     def _check_options(self) -> None:

@@ -6,12 +6,40 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from cyclopts import App, CycloptsError, Parameter, ValidationError
+from cyclopts.help import DefaultFormatter, HelpPanel, InlineText
+from rich.console import Console, ConsoleOptions
+from rich.text import Text
 
 from onnxsparse.errors import OnnxSparseError, ParamError
 from onnxsparse.pipeline.registry import passes
 
 INTERRUPTED = 130
 """Exit code of a program ended by Ctrl-C, by the convention of shells: 128 + SIGINT."""
+
+
+COMMANDS = {
+    "inspect": ("onnxsparse.cli.commands:inspect", "Show what each layer of a model costs and how sparse it is."),
+    "report": ("onnxsparse.cli.cost_commands:report", "Predict what a model costs on a target, layer by layer."),
+    "compare": ("onnxsparse.cli.commands:compare", "Run two models on the same inputs and show how far they are apart."),
+    "view": ("onnxsparse.cli.commands:view", "Open an annotated temporary copy of a model in Netron."),
+    "run": ("onnxsparse.cli.commands:run", "Run the passes of a recipe (YAML) one after the other."),
+    "passes": ("onnxsparse.cli.commands:show_passes", "Show the available passes and their options."),
+    "calibrate-backend": (
+        "onnxsparse.cli.cost_commands:calibrate_backend",
+        "Fit a target's numbers to measurements of your own.",
+    ),
+}
+"""Commands that are more than one pass: name → (where the function is, one line of help). They go before a pass of their name."""
+
+
+class Paragraphs(DefaultFormatter):
+    """Help in which the text of an option is one paragraph: the lines of its docstring are joined, without their indent."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        for entry in panel.entries:
+            if isinstance(entry.description, InlineText) and isinstance(entry.description.primary_renderable, Text):
+                entry.description.primary_renderable = Text(" ".join(entry.description.primary_renderable.plain.split()))
+        super().__call__(console, options, panel)
 
 
 def make_app() -> App:
@@ -21,33 +49,16 @@ def make_app() -> App:
         help="Prune, quantize, annotate, inspect and compare ONNX models, on the ONNX file alone.",
         help_epilogue="Every command has its own --help. --debug shows the traceback of an error.",
         help_format="plaintext",
+        help_formatter=Paragraphs(),
         version=lambda: version("onnxsparse"),
         suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative_iterable=(), consume_multiple=False),
     )
-    app.command(
-        "onnxsparse.cli.commands:inspect", name="inspect", help="Show what each layer of a model costs and how sparse it is."
-    )
-    app.command(
-        "onnxsparse.cli.cost_commands:report", name="report", help="Predict what a model costs on a target, layer by layer."
-    )
-    app.command(
-        "onnxsparse.cli.commands:compare",
-        name="compare",
-        help="Run two models on the same inputs and show how far they are apart.",
-    )
-    app.command("onnxsparse.cli.commands:view", name="view", help="Open an annotated temporary copy of a model in Netron.")
-    app.command("onnxsparse.cli.commands:run", name="run", help="Run the passes of a recipe (YAML) one after the other.")
-    app.command("onnxsparse.cli.commands:show_passes", name="passes", help="Show the available passes and their options.")
-    app.command(
-        "onnxsparse.cli.cost_commands:calibrate_backend",
-        name="calibrate-backend",
-        help="Fit a target's numbers to measurements of your own.",
-    )
+    for name, (function, summary) in COMMANDS.items():
+        app.command(function, name=name, help=summary)
     for name, entry in passes().items():
-        if name == "report":  # has a command of its own, which also compares models and prints tables
-            continue
-        app.command(f"onnxsparse.cli.commands:{name}", name=name, help=entry.summary)
+        if name not in COMMANDS:
+            app.command(f"onnxsparse.cli.commands:{name}", name=name, help=entry.summary)
     return app
 
 

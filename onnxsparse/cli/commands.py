@@ -262,7 +262,7 @@ def pass_command(name: str) -> Callable[..., None]:
         run_passes(name, [options], Job(model, output, sizes, saving, running))
 
     command.__annotations__["options"] = Annotated[pass_class, Parameter(name="*")]
-    if any(f.name == "data" for f in fields(pass_class)):  # type: ignore[arg-type]  # every pass is a dataclass
+    if names_of(pass_class) & (names_of(Running) - names_of(CustomOps)):
         # the pass has a --data of its own, whose samples also serve to compare the outputs
         command.__annotations__["running"] = CustomOps
         command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "running": CustomOps()}
@@ -278,6 +278,11 @@ def pass_command(name: str) -> Callable[..., None]:
         The model to write.
     """
     return command
+
+
+def names_of(kind: type) -> set[str]:
+    """The fields of a dataclass."""
+    return {field.name for field in fields(kind)}
 
 
 def __getattr__(name: str) -> Callable[..., None]:

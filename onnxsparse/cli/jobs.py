@@ -31,11 +31,6 @@ from onnxsparse.records import text_writer
 from onnxsparse.runtime.inputs import ArrayFiles
 from onnxsparse.runtime.session import check_library
 
-PRUNE_ADVICE = (
-    "the file is as large as before and no faster on a CPU: zeros pay off on hardware that skips them (as the CV22) and under "
-    "compression. Raise --sparsity-op as long as the outputs stay close enough, or fine-tune and prune further"
-)
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +230,7 @@ def run_passes(command: str, steps: Sequence[Pass], job: Job) -> None:
     written = [path for path in (*made, job.saving.record, target) if path is not None]
     out = text.console(stderr=STDOUT in written)
     text.print_run(out, report, model.binding)
-    changed = {step.pass_name for step in report.steps if step.changes or step.rewrote}
-    if "prune" in changed and not changed & {"prune-channels", "quantize"}:
-        text.note(out, PRUNE_ADVICE)
+    if not any(step.shrank for step in report.steps):
+        for advice in dict.fromkeys(step.advice for step in report.steps if step.advice is not None):
+            text.note(out, advice)
     text.print_written(out, [path for path in written if path != STDOUT])

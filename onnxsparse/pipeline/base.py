@@ -77,6 +77,10 @@ class StepReport:
     """Whether the model is meant for onnxruntime on this kind of processor, and is also compared as it runs here."""
     rewrote: bool = False
     """Whether the pass changed more than the values of weights."""
+    shrank: bool = False
+    """Whether the model has fewer channels or narrower numbers now, so that its file is smaller and it runs faster."""
+    advice: str | None = None
+    """What to do next with a model that no step has shrunk; None: nothing particular."""
     seconds: float | None = None
     """Elapsed time; filled in by the pipeline."""
     peak_memory_bytes: int | None = None
