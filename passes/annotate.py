@@ -30,7 +30,7 @@ class Annotate:
     changes_outputs: ClassVar[bool] = False
 
     side_file: OutputFile | None = None
-    """Write a Netron attachment (JSON) here and leave the model untouched: open it in Netron after the model."""
+    """File for a Netron attachment (JSON) in place of a changed model; open it in Netron after the model."""
     target: CostTarget | None = field(
         default=None,
         metadata=described(
@@ -40,11 +40,11 @@ class Annotate:
     backend: Annotated[CostTarget | None, OLD_NAME] = None
     """Old name of --target."""
     assume_free: tuple[LayerPattern, ...] = ()
-    """Count these nodes as 0, as a custom op of no cost: glob, re:EXPRESSION, op:NAME, module prefix, or @FILE of those."""
+    """Nodes to count as 0: glob, re:EXPRESSION, op:NAME, module prefix, or @FILE of those."""
     strict: bool = False
-    """Refuse a model of which some MACs, or with a target some cost, are unknown."""
+    """Refuse a model if any MACs, or with --target any cost, are unknown."""
     ir_version: Annotated[int | None, Field(ge=3, le=100)] = None
-    """Set the model's IR version; node metadata is standard from 10 on, and read by onnxruntime at 3 and above."""
+    """IR version to set; node metadata is standard from 10 on, and onnxruntime accepts it from 3 on."""
 
     def check(self) -> None:
         """Raises ParamError for two targets."""

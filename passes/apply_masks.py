@@ -25,7 +25,7 @@ class ApplyMasks:
     changes_outputs: ClassVar[bool] = True
 
     masks: Annotated[Path, reading(read_masks)]
-    """npz of boolean arrays by weight name, True where the weight is kept."""
+    """File of masks: npz of boolean arrays by weight name, True where the weight is kept."""
 
     def run(self, model: Model) -> StepReport:
         """Apply every mask. A mask for a tensor that `fold` replaced applies to the new tensor, transposed if that was.

@@ -24,14 +24,14 @@ class Fold:
     changes_outputs: ClassVar[bool] = True
 
     constants: bool = True
-    """Replace what is computed from constants alone by its result, unless the file would get larger."""
+    """Replace expressions of constants by their results, unless the file grows."""
     batch_norm: bool = True
     """Fold batch normalisation, and arithmetic with a constant for each channel, into the convolution, transposed convolution
     or Gemm before it."""
     pads: bool = True
-    """Make an explicit Pad of zeros part of the convolution or average pooling behind it."""
+    """Merge an explicit Pad of zeros into the convolution or average pooling after it."""
     constant_defaults: bool = False
-    """Make constants of initializers that are inputs as well, so that callers cannot override them any more."""
+    """Make initializers that are also inputs constants, which callers cannot override."""
 
     def run(self, model: Model) -> StepReport:
         """Fold `model` in place; `rewrote` is False if nothing could be folded."""

@@ -75,31 +75,31 @@ class Prune:
     changes_outputs: ClassVar[bool] = True
 
     sparsity_op: Annotated[float | None, Field(ge=0, lt=1)] = None
-    """Share of the weights' operations to be on zeros, 0 to 1 (default: 0.5)."""
+    """Share of the weights' operations to put on zeros, 0 to 1 (default: 0.5)."""
     sparsity: Annotated[float | None, Field(ge=0, lt=1)] = None
-    """Share of the weights to be zero, 0 to 1, instead of --sparsity-op."""
+    """Share of the weights to set to zero, 0 to 1, in place of --sparsity-op."""
     scope: Literal["global", "layer"] = "global"
-    """One threshold for the model, or every layer to the target."""
+    """Where the target holds: over the whole model, with one threshold (global), or in every layer (layer)."""
     score: ScoreName = "lamp"
-    """Importance: magnitude relative to its layer (lamp), or plain magnitude (l1, the paper's)."""
+    """Importance of a weight: magnitude relative to its layer (lamp), or plain magnitude (l1)."""
     cost_exponent: Annotated[float | None, Field(ge=0, le=4)] = None
-    """Divide importance by operations to this power (default: 1 towards --sparsity-op, 0 towards --sparsity)."""
+    """Power of a layer's operations that divides importance, 0 to 4 (default: 1 towards --sparsity-op, 0 towards --sparsity)."""
     pattern: str = "element"
-    """Where zeros may be: element; 2:4, N of every M inputs kept; 4x1, blocks of outputs x inputs."""
+    """Positions of zeros: element (any), 2:4 (N of every M inputs kept), or 4x1 (blocks of outputs x inputs)."""
     protect: Literal["soft", "none"] = "soft"
-    """Spare stem, depthwise and output layers unless the target cannot be reached without them (soft), or not (none)."""
+    """Protection of stem, depthwise and output layers: pruned only if the target needs it (soft), or as other layers (none)."""
     max_layer_sparsity: Annotated[float | None, Field(gt=0, le=1)] = None
-    """Cap for each layer (default: four fifths of the way from the target to 1; none with --scope layer)."""
+    """Highest sparsity of a layer, 0 to 1 (default: four fifths of the way from the target to 1; none with --scope layer)."""
     only: tuple[LayerPattern, ...] = ()
-    """Prune these layers alone: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
+    """Layers to prune, and no others: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
     exclude: tuple[LayerPattern, ...] = ()
-    """Leave these layers alone; patterns as in --only."""
+    """Layers to leave unchanged; patterns as in --only."""
     layer_sparsity: tuple[LayerSparsity, ...] = ()
-    """Take these layers to a sparsity of their own, as PATTERN=VALUE (0 leaves them alone); the others make up for it."""
+    """Sparsity of single layers, as PATTERN=VALUE from 0 to 1; 0 leaves them unchanged. The other layers make up for it."""
     partial: bool = False
-    """Prune towards --sparsity-op though the operations of some layers are unknown: of those that are known alone."""
+    """Prune towards --sparsity-op even if the operations of some layers are unknown; only the known ones count."""
     masks: OutputFile | None = None
-    """Also write the masks here (npz: weight name → True where kept)."""
+    """File for the masks (npz: weight name to booleans, True where the weight is kept)."""
 
     def check(self) -> None:
         """Raises ParamError for options that do not go together."""

@@ -60,42 +60,42 @@ class PruneChannels:
     changes_outputs: ClassVar[bool] = True
 
     ratio: Annotated[float | None, Field(gt=0, lt=1)] = None
-    """Share of every group's channels to cut (default 0.5)."""
+    """Share of each group's channels to cut, 0 to 1 (default: 0.5)."""
     macs: Annotated[float | None, Field(gt=0, lt=1)] = None
-    """Instead: cut until at most this share of the multiply-accumulates is left."""
+    """Share of the multiply-accumulates to keep at most, 0 to 1, in place of --ratio."""
     sparsity_op: Annotated[float | None, Field(gt=0, lt=1)] = None
-    """Instead: cut until this share of the operations is gone; the same as --macs with 1 less it."""
+    """Share of the operations to cut, 0 to 1, in place of --ratio; the same as --macs with 1 minus it."""
     importance: Literal["l1", "l2", "bn-scale", "activation"] = "l1"
-    """What makes a channel matter: its weights, its BatchNormalization's scale, or how strongly it is lit on --calibration."""
+    """Importance of a channel: its weights (l1, l2), its BatchNormalization scale, or its activations on --calibration."""
     scope: Literal["group", "all"] = "group"
-    """Cut the same share of every group, or the least important channels of all."""
+    """Where the share holds: in every group (group), or over all groups, least important channels first (all)."""
     round_to: Annotated[int | None, Field(ge=1)] = None
-    """Leave a multiple of this many channels (default: what --target is aligned to, else 8)."""
+    """Number of channels of which a group keeps a multiple (default: the alignment of --target, else 8)."""
     target: HardwareTarget | None = field(
         default=None, metadata=described(f"Target whose channel alignment to round to: {', '.join(names())}, or a TOML file.")
     )
     backend: Annotated[HardwareTarget | None, OLD_NAME] = None
     """Old name of --target."""
     min_channels: Annotated[int, Field(ge=1)] = 1
-    """Leave at least this many channels of every group."""
+    """Smallest number of channels to keep in a group."""
     max_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Cut at most this share of any one group."""
+    """Largest share of a group's channels to cut, 0 to 1."""
     cut_norms: bool = False
-    """Also cut along axes that a normalisation, Softmax, mean or extreme looks over, which then looks over what is left."""
+    """Also cut along axes that a normalisation, Softmax, mean or extreme reduces over; it then reduces over the rest."""
     only: tuple[LayerPattern, ...] = ()
-    """Cut what these layers make alone: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
+    """Layers whose outputs to cut, and no others: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
     exclude: tuple[LayerPattern, ...] = ()
-    """Leave what these layers make alone; patterns as in --only."""
+    """Layers whose outputs to keep; patterns as in --only."""
     partial: bool = False
-    """Cut to --macs or --sparsity-op though the operations of some layers are unknown: of those that are known alone."""
+    """Cut to --macs or --sparsity-op even if the operations of some layers are unknown; only the known ones count."""
     calibration: ArrayFiles | None = None
-    """Inputs (npz, or a folder of npy and npz) on which to fold the expected value of removed channels into biases."""
+    """Inputs (npz, or a folder of npy and npz) on which the mean of each removed channel is measured, to fold it into biases."""
     plan: bool = False
-    """Only show the groups, what could be cut, and what cannot and why."""
+    """Only show the groups, what can be cut, and what cannot and why."""
     from_plan: Annotated[Path, reading(read_cuts)] | None = None
-    """Make the cut of a file that --json wrote, on this model or on a fine-tuned one."""
+    """File written by --json whose cut to repeat, on this model or on a fine-tuned one."""
     json: OutputFile | None = None
-    """Write groups and cuts, tensor by tensor, to this file."""
+    """File for groups and cuts, tensor by tensor (JSON)."""
     verify: bool = True
     """Prove the cut in onnxruntime before anything is written."""
 

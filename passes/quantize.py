@@ -75,59 +75,58 @@ class Quantize:
         default="cv22", metadata=described(f"Target that computes the integers: {', '.join(names())}, or a TOML file.")
     )
     method: Method = "mse"
-    """How the range of an activation of 8 bits is chosen: least square error, its extremes, their average, a percentile, least
-    divergence. One of 16 bits has twice its extremes."""
+    """Rule for the range of an 8-bit activation: least square error (mse), extremes (minmax), mean of each sample's extremes
+    (moving-average), percentile, or least divergence (entropy). The range of a 16-bit activation is twice its extremes."""
     percentile: Annotated[float, Field(gt=50, le=100)] = DEFAULT_PERCENTILE
-    """Share of the elements, in per cent, that the range of --method percentile holds."""
+    """Share of the elements inside the range of --method percentile, in per cent."""
     activation_bits: Bits | None = None
-    """Of activations (default: the target's)."""
+    """Activation width in bits (default: from the target file)."""
     weight_bits: WeightBits | None = None
-    """Of weights (default: the target's); 7 is half the range of 8."""
+    """Weight width in bits (default: from the target file); 7 uses half the range of 8."""
     per_tensor: bool = False
-    """One scale for a weight tensor instead of one for each of its output channels."""
+    """Use one scale for each weight tensor, in place of one for each output channel."""
     power_of_two: PowersOfTwo | None = None
-    """Scales that are powers of two (default: the target's)."""
+    """Numbers whose scales are powers of two (default: from the target file)."""
     memory: str = "512MB"
-    """How many bytes of activations to hold at a time while calibrating."""
+    """Memory for activations during calibration, in bytes (KB, MB, GB)."""
     mean: str = ""
-    """Of images, per channel, for pixels from 0 to 1: 0.485,0.456,0.406."""
+    """Mean of the pixels of images for each channel, on a scale from 0 to 1: 0.485,0.456,0.406."""
     std: str = ""
-    """Of images, likewise."""
+    """Standard deviation of the pixels of images for each channel, on a scale from 0 to 1."""
     layout: Literal["nchw", "nhwc"] | None = None
-    """Of the model's image input (default: as its shape says)."""
+    """Axis order of the model's image input (default: from its shape)."""
     resize: Resize = "crop"
-    """How images get the input's size: crop the middle, stretch, or pad."""
+    """Fit of images to the input's size: the middle cropped (crop), stretched, or padded (pad)."""
     bgr: bool = False
-    """Give images with blue first."""
+    """Give images with the channels in the order blue, green, red."""
     ranges: Annotated[Path, reading(read_ranges)] | None = None
-    """Take the ranges of activations from this file, which --save-ranges wrote; no data is needed then."""
+    """File of activation ranges written by --save-ranges, to use in place of --data."""
     save_ranges: OutputFile | None = None
-    """Write the ranges of activations to this file (JSON), to be edited and given to --ranges."""
+    """File for the ranges of activations (JSON), to be edited and given to --ranges."""
     only: tuple[LayerPattern, ...] = ()
-    """Quantize these layers alone: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
+    """Layers to quantize, and no others: glob, re:EXPRESSION, op:Conv, module prefix, or @FILE of those."""
     exclude: tuple[LayerPattern, ...] = ()
-    """Leave these layers as floats; patterns as in --only."""
+    """Layers to keep as floats; patterns as in --only."""
     keep_float: tuple[LayerPattern, ...] = ()
-    """Leave these nodes, of any op, as floats; patterns as in --only."""
+    """Nodes of any op to keep as floats; patterns as in --only."""
     requantize: bool = False
-    """Throw away the scales of a model that is quantized already, and choose new ones."""
+    """Drop the scales of a model that is quantized already, and choose new ones."""
     equalize: bool = False
-    """Make the channels of an activation alike in range, by factors that go from one layer into the next."""
+    """Make the channels of an activation alike in range, by factors moved from one layer to the next."""
     correct_bias: bool = True
-    """Take the mean error of each layer out of its bias."""
+    """Subtract the mean error of each layer from its bias."""
     wide_layers: Annotated[int, Field(ge=0)] = 0
-    """Give this many layers and other ops more than 8 bits, those with most noise of their own: 16, or floats, as the target has
-    it."""
+    """Number of layers and other ops, those with most noise of their own, to give 16 bits or floats, as the target file says."""
     min_sqnr: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-    """Instead: as many as it takes for the worst output to have this SQNR in dB on some of the data."""
+    """SQNR in dB that the worst output has to reach on some of the data, in place of --wide-layers: as many layers as needed."""
     diagnose: bool = False
     """Show SQNR, range use and clipping of the worst activations and slices of outputs."""
     diagnosis_json: OutputFile | None = None
-    """Write those of all of them to this file (JSON)."""
+    """File for SQNR, range use and clipping of all activations and outputs (JSON)."""
     diagnosis_html: OutputFile | None = None
-    """Write a page with charts of them to this file; it opens offline."""
+    """File for a page with charts of the diagnosis (HTML, opens offline)."""
     export: OutputFolder | None = None
-    """Write samples, ranges and scales as plain files into this folder, for a vendor's own quantizer."""
+    """Empty folder for samples, ranges and scales as plain files, for a vendor's own quantizer."""
 
     def check(self) -> None:
         """Raises ParamError or ModelError for options that are invalid, alone or together, and for missing calibration data."""

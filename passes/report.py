@@ -41,31 +41,31 @@ class Report:
     hardware: Annotated[Annotated[Path, reading(load_hardware)] | None, OLD_NAME] = None
     """Old name of --target, for a TOML file."""
     activation_bits: Bits = 8
-    """Width of float activations in bits; integers have that of their type."""
+    """Width of float activations in bits; integers have the width of their type."""
     coefficient_bits: Bits = 8
-    """Width of float coefficients in bits; integers have that of their type."""
+    """Width of float coefficients in bits; integers have the width of their type."""
     fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Frames per second of each stream, for DRAM traffic and how busy the device is (default: the target's budget)."""
+    """Rate of each stream in frames per second, for DRAM traffic and load (default: the target's budget)."""
     streams: Annotated[int, Field(ge=1)] = 1
-    """Streams in turn on one device."""
+    """Number of streams that share one device."""
     json: OutputFile | None = None
-    """Write the report as JSON to this file; - for standard output, as for the other files."""
+    """File for the report as JSON; - for standard output, as for the other files."""
     csv: OutputFile | None = None
-    """Write one row per layer to this file."""
+    """File for one row per layer (CSV)."""
     markdown: OutputFile | None = None
-    """Write the report as Markdown to this file."""
+    """File for the report as Markdown."""
     html: OutputFile | None = None
-    """Write the report as one HTML file that opens offline."""
+    """File for the report as one HTML page that opens offline."""
     svg: OutputFolder | None = None
-    """Write the figures as SVG into this folder."""
+    """Folder for the figures (SVG)."""
     curve_csv: OutputFile | None = None
-    """Write latency over sparsity and channels to this file (CSV)."""
+    """File for latency over sparsity and channels (CSV)."""
     fail_if: tuple[Limit, ...] = ()
-    """Fail if a total exceeds a limit: 'latency_ms>35'; a limit on a total that is incomplete fails."""
+    """Limit on a total, as 'latency_ms>35', above which the command fails; it also fails if that total is incomplete."""
     assume_free: tuple[LayerPattern, ...] = ()
-    """Count these nodes as 0, as a custom op of no cost: glob, re:EXPRESSION, op:NAME, module prefix, or @FILE of those."""
+    """Nodes to count as 0: glob, re:EXPRESSION, op:NAME, module prefix, or @FILE of those."""
     strict: bool = False
-    """Refuse a model of which some cost or MACs are unknown."""
+    """Refuse a model if any cost or MACs are unknown."""
 
     @property
     def files(self) -> ReportFiles:

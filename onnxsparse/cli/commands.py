@@ -69,7 +69,7 @@ def inspect(
     model
         The ONNX model.
     top
-        Show this many layers only.
+        Number of layers to show (default: all).
     sort
         Order of the layers.
 
@@ -116,11 +116,12 @@ def compare(
     second
         The model to compare with it.
     bisect
-        Compare the tensors inside, by name, and show the first ones below --min-sqnr (default: 30) and where most is lost.
+        Compare inner tensors by name; show the first ones below --min-sqnr (default: 30 dB) and where most is lost.
     min_sqnr
-        Fail (exit code 1) unless every output has this SQNR in dB and depends on the input; with --bisect, every tensor has it.
+        SQNR in dB that every output, which also has to depend on the input, must reach (else exit code 1); with --bisect, every
+        tensor.
     seed
-        Of the random inputs.
+        Seed of the random inputs.
 
     Raises
     ------
@@ -212,11 +213,11 @@ def view(
     model
         The ONNX model.
     heat
-        Put rank, bound and share of the latency in front of the copy's node names, for Netron's search (type #1).
+        Begin the copy's node names with rank, bound and share of the latency, for Netron's search (type #1).
     backend
         Old name of --target.
     port
-        Serve at this port (default: any that is free).
+        Port to serve at (default: any that is free).
     browse
         Open a browser.
 

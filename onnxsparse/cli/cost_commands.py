@@ -47,11 +47,11 @@ def report(
     models
         The ONNX model; with several, the others are compared with the first.
     top
-        Show this many layers only.
+        Number of layers to show (default: all).
     sort
         Order of the layers.
     curve
-        Also show latency over sparsity_op, for the model and for narrower ones, and up to where pruning pays.
+        Also show latency over sparsity_op, for the model and for narrower ones, and up to which sparsity pruning pays.
 
     Raises
     ------
@@ -147,19 +147,19 @@ def calibrate_backend(
     Parameters
     ----------
     measurements
-        A CSV file with the columns model (a file, seen from where the CSV is) and latency_ms.
+        CSV file with the columns model (a path relative to the CSV) and latency_ms.
     out
         TOML file to write the fitted target to, for --target.
     backend
         Old name of --target.
     free
-        A number to fit (default: rate, bandwidth and overhead).
+        Name of a number to fit (default: rate, bandwidth and overhead).
     activation_bits
-        Width of float activations in bits, as they were measured; integers have that of their type.
+        Width of float activations in bits during the measurement; integers have the width of their type.
     coefficient_bits
-        Width of float coefficients in bits, as they were measured; integers have that of their type.
+        Width of float coefficients in bits during the measurement; integers have the width of their type.
     name
-        Of the target that is written (default: the file's).
+        Name of the fitted target (default: the name of the file).
     """
     start_from = named_target("calibrate-backend", DEFAULT_TARGET, target=target, backend=backend) or DEFAULT_TARGET
     check_outputs((), Fitting(out=out, measurements=measurements, target=start_from))

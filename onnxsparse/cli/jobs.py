@@ -38,7 +38,7 @@ class Sizes:
     """Input sizes, for models that leave some open."""
 
     input_shape: tuple[str, ...] = ()
-    """Sizes of an input: name:1,3,224,224 or name=1x3x224x224, the sizes alone for a model with one input."""
+    """Sizes of an input: name:1,3,224,224 or name=1x3x224x224; the sizes alone for a model with one input."""
     dim: tuple[str, ...] = ()
     """Size of a symbolic dimension: N=1."""
 
@@ -71,11 +71,11 @@ class Saving:
     """What else to write, and whether to compare first."""
 
     record: OutputFile | None = None
-    """Write what was done, why, and how long it took to this file (JSON); - for standard output."""
+    """File for what was done, why, and how long it took (JSON); - for standard output."""
     check: Annotated[bool, Parameter(name="--compare")] = True
     """Compare the outputs with the original's in onnxruntime."""
     force: Annotated[bool, Parameter(negative="")] = False
-    """Write even onto the model that is read, or onto the file with its weights."""
+    """Allow writing onto the model that is read, or onto the file with its weights."""
 
 
 @Parameter(name="*")
@@ -84,7 +84,7 @@ class Json:
     """The same for machines."""
 
     json_file: Annotated[OutputFile | None, Parameter(name="--json")] = None
-    """Write the same as JSON to this file; - for standard output, without the table."""
+    """File for the same as JSON; - for standard output, in place of the table."""
 
     def check(self, *models: Path, also: object = None) -> None:
         """Raises ParamError or ModelError if the file cannot be written or is also read. `also`: options that name read files."""
