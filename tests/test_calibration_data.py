@@ -110,7 +110,7 @@ class TestFolders:
     def test_arrays_and_images_together(self, tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", floats([1, 2]))
         Image.new("RGB", (2, 2)).save(tmp_path / "b.png")
-        assert refused(tmp_path, taking("1x2")) == "--data SOURCE: the folder holds both arrays and images; give them apart"
+        assert refused(tmp_path, taking("1x2")) == "--data SOURCE: the folder holds both arrays and images; separate them"
 
 
 class TestFeeds:
@@ -236,11 +236,19 @@ class TestImages:
         ("built", "images", "line"),
         [
             (two_inputs(), PLAIN, "--data: images are for models with one input; the model has 2: give arrays (npz)"),
-            (taking("1x5x2x3"), ImageFormat(mean=(0, 0)), "--mean and --std have one number, or one for each of 3 channels"),
-            (taking("1x8x2x2"), PLAIN, "--data: input 'x' of the model is 1x8x2x2, no image of 1 or 3 channels; give --layout"),
-            (taking("1x12"), PLAIN, "--data: input 'x' of the model is 1x12, no image of 1 or 3 channels"),
-            (taking("1x12"), ImageFormat(layout="nchw"), "--data: input 'x' of the model is 1x12, no image of 1 or 3 channels"),
-            (taking("1x4x2x3"), ImageFormat(layout="nchw"), "--data: input 'x' of the model is 1x4x2x3, no image of 1 or 3"),
+            (taking("1x5x2x3"), ImageFormat(mean=(0, 0)), "--mean and --std take one number, or one for each of 3 channels"),
+            (
+                taking("1x8x2x2"),
+                PLAIN,
+                "--data: input 'x' of the model is 1x8x2x2, not an image of 1 or 3 channels; give --layout",
+            ),
+            (taking("1x12"), PLAIN, "--data: input 'x' of the model is 1x12, not an image of 1 or 3 channels"),
+            (
+                taking("1x12"),
+                ImageFormat(layout="nchw"),
+                "--data: input 'x' of the model is 1x12, not an image of 1 or 3 channels",
+            ),
+            (taking("1x4x2x3"), ImageFormat(layout="nchw"), "--data: input 'x' of the model is 1x4x2x3, not an image of 1 or 3"),
             (taking("2x3x2x3"), PLAIN, "--data: input 'x' of the model is 2x3x2x3, which is 2 images at once; give arrays (npz)"),
         ],
     )
@@ -250,7 +258,7 @@ class TestImages:
     @pytest.mark.parametrize(
         ("options", "line"),
         [
-            ({"std": (0.0,)}, "quantize: --std is larger than 0"),
+            ({"std": (0.0,)}, "quantize: --std must be larger than 0"),
             ({"mean": (123.675, 116.28, 103.53)}, "quantize: --mean and --std are for pixels from 0 to 1; divide those"),
         ],
     )

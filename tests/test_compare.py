@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from onnxsparse import BackendError, Model, ModelError, ParamError, compare, load_samples
-from onnxsparse.runtime import compare as comparison
+from onnxsparse.runtime import distance
 from tests.graphs import BOOL, FLOAT, INT64, chain, model, node, weight
 
 
@@ -18,7 +18,7 @@ def linear(scale: float = 1.0, bias: float = 0.0) -> Model:
 
 @pytest.mark.parametrize("block", [3, 1 << 20])
 def test_figures_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(comparison, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(distance, "BLOCK_ELEMENTS", block)
     x = np.array([[1, 2, 3, 4], [4, 3, 2, 1]], np.float32)
     given = load_samples(write(tmp_path, x=np.stack([x, -x])), linear())
     result = compare(linear(), linear(bias=0.5), given).outputs[0]

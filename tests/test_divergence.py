@@ -79,7 +79,7 @@ class TestTheFirst:
         loss = only(found)
         assert (loss.tensor, loss.node, loss.op_type) == ("conv1", "conv1", "Conv")
         assert (loss.source, loss.source_sqnr_db) == ("relu0", math.inf)
-        assert loss.behind == 5  # relu1, conv2, relu2, conv3, y
+        assert loss.downstream == 5  # relu1, conv2, relu2, conv3, y
         assert found.diverging == 6
         assert loss.sqnr_db is not None
         assert loss.sqnr_db < 0
@@ -98,7 +98,7 @@ class TestTheFirst:
     def test_two_branches_are_both_named_and_the_third_and_their_sum_are_not(self) -> None:
         found = bisect(branches(), negated(branches(), "w1", "w3"))
         assert firsts(found) == ["branch1", "branch3"]
-        assert [loss.behind for loss in found.first] == [2, 2]
+        assert [loss.downstream for loss in found.first] == [2, 2]
 
     def test_a_tensor_with_another_name_in_between_is_looked_through(self) -> None:
         changed = renamed(negated(four_layers(), "conv0.weight"), "relu0", "other")
@@ -130,7 +130,7 @@ class TestTheFirst:
     def test_what_a_body_takes_from_outside_is_a_source(self) -> None:
         found = bisect(with_body(), negated(with_body(), "w"))
         assert firsts(found) == ["h"]
-        assert only(found).behind == 1
+        assert only(found).downstream == 1
         assert any("bodies are not entered" in text and "choice" in text for text in found.notes)
 
     def test_a_node_without_a_name_is_told_by_its_place(self) -> None:
@@ -151,7 +151,7 @@ class TestWhatDoesNotCompare:
         a = model([node("Relu", "x", "h"), node("Concat", "h h", "c", axis=1), node("ReduceSum", "c", "y")], {"x": "2x4"})
         b = model([node("Relu", "x", "h"), node("Concat", "h h h", "c", axis=1), node("ReduceSum", "c", "y")], {"x": "2x4"})
         loss = only(bisect(a, b))
-        assert (loss.tensor, loss.sqnr_db, loss.lost_db, loss.behind) == ("c", None, None, 1)
+        assert (loss.tensor, loss.sqnr_db, loss.lost_db, loss.downstream) == ("c", None, None, 1)
         assert loss.problem == "has shape [2, 8] in one model and [2, 12] in the other"
 
     def test_not_a_number_in_one_model_diverges_and_the_model_is_named(self) -> None:

@@ -13,8 +13,7 @@ def first_fault(model: Model) -> str | None:
     """The first error in a model; None if it is valid.
 
     Checked are: value names that are unique, and onnx's checker over the inlined model without bulk weights. Raises ModelError
-    for
-    calls that cannot be inlined.
+    for calls that cannot be inlined.
     """
     made = Counter(name for node in model.proto.graph.node for name in node.output if name)
     twice = [name for name, count in made.items() if count > 1]

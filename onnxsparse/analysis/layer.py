@@ -120,8 +120,7 @@ class Totals:
 
     MACs are sums over the layers for which they are known; None if there is no such layer.
     `macs_complete`: if False, the MACs of some node are unknown: sums of MACs are lower bounds, and sparsity_op is a ratio over
-    the
-    known part. `weights_complete`: the same for weights and sparsity, if an unknown op reads a tensor that may be a weight.
+    the known part. `weights_complete`: the same for weights and sparsity, if an unknown op reads a tensor that may be a weight.
     """
 
     weights: int

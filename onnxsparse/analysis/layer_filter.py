@@ -93,8 +93,7 @@ def compile_pattern(pattern: str, option: str) -> Match:
     """The test for one pattern, over the node's name and the names of its weight tensors.
 
     `op:<type>`: equal op type. `re:<expression>`: found anywhere in a name. A pattern with `*`, `?` or `[`: a glob over a whole
-    name,
-    in which `*` matches `/` too. Anything else: a whole name or a module prefix.
+    name, in which `*` matches `/` too. Anything else: a whole name or a module prefix.
 
     Raises ParamError for an invalid regular expression.
     """

@@ -78,8 +78,7 @@ def needed(graph: Graph) -> Iterator[int]:
 
 def conflict_in_bodies(known: Propagation, graph: Graph, index: int, spec: OpSpec, suspected: bool) -> Conflict | None:
     """The first conflict in bodies that every run enters. None if there is none, if a branch without one may be taken, or if a
-    loop may
-    have no round.
+    loop may have no round.
     """
     assert spec.body is not None
     node = graph.proto.node[index]

@@ -1,1 +1,1 @@
-"""What activations do on data: one pass for their ranges, one for their histograms, memory bounded by tensors and bins."""
+"""Activations of a model on data: their ranges, histograms and channels, in memory bounded by tensors and bins."""

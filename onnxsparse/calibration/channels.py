@@ -1,4 +1,4 @@
-"""Statistics of each channel of activations (axis 1), reduced inside onnxruntime."""
+"""Statistics for each channel of activations (axis 1), reduced inside onnxruntime."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,22 @@ from onnxsparse.runtime.session import Runner, runner
 Floats = NDArray[np.float64]
 
 CHANNELS = 1
-"""The axis that counts channels."""
+"""The channel axis of an activation."""
 
 
 @dataclass(frozen=True)
 class Channels:
-    """A value and its number of axes."""
+    """The name of a value, and its number of axes."""
 
     name: str
     rank: int
 
 
 def channel_means(model: Model, values: Sequence[Channels], data: CalibrationData) -> dict[str, Floats]:
-    """The mean of each channel over `data`. `model` is changed: these become its outputs."""
+    """Value → mean of each channel over `data`, shape [channels]. `model` is changed: reductions become its outputs.
+
+    Raises ModelError for data that does not fit the model, BackendError if the model cannot run.
+    """
     found: dict[str, Floats] = {}
     samples = 0
     for made in reduced_runs(model, values, ("ReduceMean",), data):
@@ -40,7 +43,10 @@ def channel_means(model: Model, values: Sequence[Channels], data: CalibrationDat
 
 
 def channel_magnitudes(model: Model, values: Sequence[Channels], data: CalibrationData) -> dict[str, Floats]:
-    """The largest magnitude of each channel over `data`. `model` is changed: these become its outputs."""
+    """Value → largest magnitude of each channel over `data`, shape [channels]. `model` is changed: reductions become its outputs.
+
+    Raises ModelError for data that does not fit the model, BackendError if the model cannot run.
+    """
     found: dict[str, Floats] = {}
     for made in reduced_runs(model, values, ("ReduceMax", "ReduceMin"), data):
         for value in values:
@@ -50,10 +56,11 @@ def channel_magnitudes(model: Model, values: Sequence[Channels], data: Calibrati
 
 
 Made = Callable[[Channels, str], Floats]
+"""Returns one reduction (an op type) of a value to its channels, for the current sample."""
 
 
 def reduced_runs(model: Model, values: Sequence[Channels], ops: Sequence[str], data: CalibrationData) -> Iterator[Made]:
-    """For every sample, a function that gives a reduction of a value to its channels."""
+    """For each sample, a function that gives the reductions `ops` of `values`. `model` is changed."""
     graph = model.proto.graph
     names = {(value.name, op): f"onnxsparse/{at}/{op}" for at, value in enumerate(values) for op in ops}
     del graph.output[:]
@@ -70,6 +77,7 @@ def reduced_runs(model: Model, values: Sequence[Channels], ops: Sequence[str], d
 
 
 def reduction(model: Model, op: str, value: Channels, result: str) -> onnx.NodeProto:
+    """The node that reduces all axes of a value but the channel axis, into `result`."""
     axes = [axis for axis in range(value.rank) if axis != CHANNELS]
     if has_axes_as_attribute(op, model.opset()):
         return helper.make_node(op, [value.name], [result], axes=axes, keepdims=0)

@@ -1,4 +1,4 @@
-"""Calibration data: read sample by sample, as often as it takes, and never all of it held."""
+"""Calibration data, read sample by sample and as often as needed; it is never held as a whole."""
 
 import pickle
 import tempfile
@@ -20,11 +20,15 @@ from onnxsparse.runtime.inputs import file_samples, fits
 from onnxsparse.runtime.session import Feeds
 
 ARRAY_SUFFIXES = (".npy", ".npz")
+"""Suffixes of files of arrays, in lower case."""
 
 
 @dataclass(frozen=True)
 class CalibrationData:
-    """Samples of a model's inputs that can be gone through again and again. `source`: what messages call them."""
+    """Samples of a model's inputs, which can be iterated several times. `source`: their name in messages.
+
+    Iteration raises ModelError for a sample that cannot be read or does not fit the model.
+    """
 
     samples: Iterable[Feeds]
     source: str
@@ -33,18 +37,19 @@ class CalibrationData:
         return iter(self.samples)
 
     def count(self) -> int:
-        """How many there are, found by going through them."""
+        """The number of samples, found by reading all of them."""
         return sum(1 for _ in self)
 
     def every(self, step: int) -> "CalibrationData":
-        """Every so manyth sample."""
+        """Every `step`-th sample, starting with the first."""
         return CalibrationData(Thinned(self.samples, step), self.source)
 
 
 def open_data(source: "Path | Iterable[Feeds]", model: Model, images: ImageFormat) -> CalibrationData:
-    """Data from an npy or npz file, a folder of them, a folder of images, or any iterable of feeds.
+    """Data from an npy or npz file, a folder of them, an image, a folder of images, or any iterable of feeds.
 
-    Raises ModelError for a folder that holds neither or both, and, while reading, for what does not fit the model.
+    Raises ModelError for a folder without arrays and images, or with both; ParamError for image options with arrays. Iterating
+    the result raises ModelError for a sample that does not fit the model.
     """
     if not isinstance(source, Path):
         samples = source if not isinstance(source, Iterator) else Spooled(source)
@@ -57,7 +62,7 @@ def open_data(source: "Path | Iterable[Feeds]", model: Model, images: ImageForma
     arrays = tuple(p for p in listed if p.suffix.lower() in ARRAY_SUFFIXES)
     pictures = tuple(p for p in listed if p.suffix.lower() in IMAGE_SUFFIXES)
     if bool(arrays) == bool(pictures):
-        what = "both arrays and images; give them apart" if arrays else "no .npy, .npz or image files"
+        what = "both arrays and images; separate them" if arrays else "no .npy, .npz or image files"
         raise ModelError(f"--data {source}: the folder holds {what}")
     if arrays:
         return array_data(arrays, source, model, images)
@@ -65,7 +70,7 @@ def open_data(source: "Path | Iterable[Feeds]", model: Model, images: ImageForma
 
 
 def array_data(files: tuple[Path, ...], source: Path, model: Model, images: ImageFormat) -> CalibrationData:
-    """Arrays are taken as they are. Raises ParamError for options that are for images."""
+    """Data from files of arrays, which are fed unchanged. Raises ParamError for options that concern images."""
     if images != ImageFormat():
         raise ParamError(
             f"--data {source}: arrays are fed as they are; --mean, --std, --layout, --resize and --bgr are for images"
@@ -75,7 +80,7 @@ def array_data(files: tuple[Path, ...], source: Path, model: Model, images: Imag
 
 @dataclass(frozen=True)
 class Thinned:
-    """Samples at a distance from one another: files are often in the order of what they show."""
+    """Every `step`-th sample. Files are often sorted by content, so the first samples alone would not be representative."""
 
     samples: Iterable[Feeds]
     step: int
@@ -86,7 +91,7 @@ class Thinned:
 
 @dataclass(frozen=True)
 class ArrayFiles:
-    """The samples of files of arrays, one file at a time."""
+    """The samples in files of arrays, with one file in memory at a time."""
 
     files: tuple[Path, ...]
     model: Model
@@ -98,7 +103,7 @@ class ArrayFiles:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """One sample an image."""
+    """One sample for each image."""
 
     files: tuple[Path, ...]
     model: Model
@@ -110,7 +115,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class Checked:
-    """The caller's feeds, held against the model's inputs before onnxruntime sees them."""
+    """The caller's feeds, each checked against the model's inputs before onnxruntime gets it."""
 
     samples: Iterable[Feeds]
     model: Model
@@ -120,6 +125,7 @@ class Checked:
             yield {value.name: self._checked(number, feeds, value.name) for value in fed_inputs(self.model.proto.graph)}
 
     def _checked(self, number: int, feeds: Feeds, name: str) -> Array:
+        """The array for one input. Raises ModelError if it is missing, or does not fit in type or shape."""
         if not isinstance(feeds, Mapping):
             raise ModelError(f"sample {number} is a {type(feeds).__name__}, not a mapping from input names to arrays")
         if name not in feeds:
@@ -139,17 +145,18 @@ class Checked:
 
 
 def takes_any_batch(value: onnx.ValueInfoProto) -> bool:
-    """Whether the file leaves the first axis open, whatever size is assumed for it."""
+    """Whether the file leaves the first axis of an input open, even if a size is assumed for it."""
     sizes = value.type.tensor_type.shape.dim
     return len(sizes) > 0 and sizes[0].dim_value <= 0
 
 
 def is_batch(shape: Sequence[int], wanted: Shape) -> bool:
+    """Whether a shape fits in all axes but the first, which may be any size above 0."""
     return len(shape) == len(wanted) and shape[0] > 0 and fits(shape[1:], wanted[1:])
 
 
 class Spooled:
-    """What an iterator gives only once, kept in a temporary file to be gone through again."""
+    """The samples of an iterator, stored in a temporary file as they come, so that they can be iterated again."""
 
     def __init__(self, samples: Iterator[Feeds]) -> None:
         self._rest = samples
@@ -164,7 +171,7 @@ class Spooled:
             number += 1
 
     def _read_on(self) -> bool:
-        """Whether there was another sample."""
+        """Store the next sample of the iterator. Returns whether there was one."""
         try:
             feeds = next(self._rest)
         except StopIteration:

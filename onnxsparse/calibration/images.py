@@ -1,4 +1,4 @@
-"""Images as a model's input: read, fitted to its size, scaled, one at a time."""
+"""Images as inputs of a model: read, resized and normalised one at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,19 +19,25 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 CHANNEL_COUNTS = (1, 3)
+"""Channels of an input that takes images: grey, or red, green and blue."""
 
 Resize = Literal["crop", "stretch", "pad"]
 
 Layout = Literal["nchw", "nhwc"]
 
 CHANNEL_AXES: dict[Layout, int] = {"nchw": 1, "nhwc": 3}
+"""Layout → channel axis. The first that fits is taken if the caller names none."""
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How pixels become numbers: (pixel / 255 − mean) / std per channel; integer inputs take pixels as they are.
+    """How pixels become numbers: (pixel / 255 − mean) / std for each channel. Integer inputs get the pixels, 0 to 255, unchanged.
 
-    `layout` None: where the model's input has 1 or 3 channels. `resize`: crop the middle, stretch, or pad to the input's size.
+    `mean`, `std`: one number, or one for each channel; empty: 0 and 1. `layout` None: nchw if axis 1 of the input has 1 or 3
+    channels, else nhwc. `resize`: crop the middle, stretch, or pad with black to the input's size. `bgr`: channels in reverse
+    order.
+
+    Raises ParamError for a std that is not positive, and for numbers that seem to be meant for pixels from 0 to 255.
     """
 
     mean: tuple[float, ...] = ()
@@ -42,13 +48,17 @@ class ImageFormat:
 
     def __post_init__(self) -> None:
         if any(s <= 0 for s in self.std):
-            raise ParamError("quantize: --std is larger than 0")
+            raise ParamError("quantize: --std must be larger than 0")
         if any(abs(v) > CHANNEL_COUNTS[1] for v in (*self.mean, *self.std)):
             raise ParamError("quantize: --mean and --std are for pixels from 0 to 1; divide those for 0 to 255 by 255")
 
 
 def image_feeds(files: tuple[Path, ...], model: Model, images: ImageFormat) -> Iterator[Feeds]:
-    """One feed an image. Raises ModelError for a model whose input is no image, or a file that cannot be read."""
+    """One feed for each image, read when it is needed.
+
+    Raises ModelError for a model with several inputs, an input that takes no image, or a file that cannot be read; ParamError if
+    `mean` or `std` do not fit the channels.
+    """
     inputs = fed_inputs(model.proto.graph)
     if len(inputs) != 1:
         raise ModelError(f"--data: images are for models with one input; {model.name} has {len(inputs)}: give arrays (npz)")
@@ -61,17 +71,24 @@ def image_feeds(files: tuple[Path, ...], model: Model, images: ImageFormat) -> I
 
 
 def layout_of(shape: Shape, name: str, model: Model, asked: Layout | None) -> Layout:
-    """Where the input's channels are, as was asked or as its shape says. Raises ModelError for an input that takes no image."""
+    """The layout of an input: the one asked for, or the one that its shape suggests.
+
+    Raises ModelError if it takes no single image.
+    """
     found = f"--data: input '{name}' of {model.name} is {format_shape(shape)}"
     for layout, axis in CHANNEL_AXES.items():
         if len(shape) == 4 and asked in (None, layout) and shape[axis] in (*CHANNEL_COUNTS, *([None] if asked else [])):
             if shape[0] not in (None, 1):
                 raise ModelError(f"{found}, which is {shape[0]} images at once; give arrays (npz)")
             return layout
-    raise ModelError(f"{found}, no image of 1 or 3 channels{'' if asked else '; give --layout'}")
+    raise ModelError(f"{found}, not an image of 1 or 3 channels{'' if asked else '; give --layout'}")
 
 
 def image_array(file: Path, shape: Shape, dtype: np.dtype[np.generic], layout: Layout, images: ImageFormat) -> Array:
+    """One image as an array of batch 1, in the input's shape, type and layout.
+
+    Raises ModelError for a file that cannot be read as an image, ParamError if `mean` or `std` do not fit the channels.
+    """
     from PIL import Image, UnidentifiedImageError
 
     channels, height, width = shape[1:] if layout == "nchw" else (shape[3], *shape[1:3])
@@ -84,14 +101,14 @@ def image_array(file: Path, shape: Shape, dtype: np.dtype[np.generic], layout: L
     if dtype.kind == "f":
         mean, std = (np.asarray(v or d, np.float32) for v, d in ((images.mean, (0.0,)), (images.std, (1.0,))))
         if any(v.size not in (1, values.shape[2]) for v in (mean, std)):
-            raise ParamError(f"quantize: --mean and --std have one number, or one for each of {values.shape[2]} channels")
+            raise ParamError(f"quantize: --mean and --std take one number, or one for each of {values.shape[2]} channels")
         values = (values / np.float32(255) - mean) / std
     moved = values.transpose(2, 0, 1) if layout == "nchw" else values
     return np.ascontiguousarray(moved[None], dtype)
 
 
 def fitted(image: "Image", height: int | None, width: int | None, resize: Resize) -> "Image":
-    """The image at the size that is wanted; as it is where the model takes any."""
+    """The image in the wanted size in pixels; unchanged if a size is None, which means that the model accepts any."""
     from PIL import Image, ImageOps
 
     if height is None or width is None or image.size == (width, height):

@@ -1,4 +1,13 @@
-"""From what an activation did to the range that its integers are to cover."""
+"""Range selection: from the statistics of an activation to the range that its integers cover.
+
+All methods but minmax and moving-average work on a histogram:
+
+percentile: the range that holds the given share of the elements.
+mse: the range with the least mean square error of rounding and clipping together. Both ends are tried at the same share of the
+extremes first, then each end on its own.
+entropy: the symmetric range whose quantized distribution is closest to the original by Kullback-Leibler divergence, as in
+TensorRT (8-bit Inference with TensorRT, GTC 2017).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,33 +22,45 @@ from onnxsparse.calibration.observe import Observation, Observed
 Floats = NDArray[np.float64]
 
 DEFAULT_PERCENTILE = 99.99
+"""Share of the elements in per cent that the percentile method keeps."""
 
 MSE_SHARES = np.concatenate([np.geomspace(1 / 16, 0.25, 12, endpoint=False), np.linspace(0.25, 1.0, 64)])
-"""Ranges tried, of the extremes. Below a fourth is where single elements lie far out; at a sixteenth, a level is a bin."""
+"""Shares of the extremes that the mse method tries.
+
+Shares below a quarter matter for activations with single elements far out. At a sixteenth, a level is as narrow as a bin.
+"""
 
 ENTROPY_CANDIDATES = 120
-"""Ranges tried, of a whole number of bins each, as in TensorRT's calibration (8-bit Inference with TensorRT, GTC 2017)."""
+"""Number of ranges that the entropy method tries."""
 
 SMALLEST_PROBABILITY = 1e-12
+"""Stands for a probability of 0 in the quantized distribution, for which the divergence would be infinite."""
 
 DIGITS = 9
-"""Of a range, in memory as in files, so that one that is read again gives the same scale; enough for a float32."""
+"""Significant digits of a range, in memory as in files, so that a range read from a file gives the same scale.
+
+Nine digits identify a float32.
+"""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Of the real values that an activation's integers cover."""
+    """The real values, from `low` to `high`, that the integers of an activation cover."""
 
     low: float
     high: float
 
     def rounded(self) -> "Range":
+        """The range with both ends rounded to DIGITS significant digits."""
         return Range(*(float(f"{end:.{DIGITS}g}") for end in (self.low, self.high)))
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The integers of the grid that a range is chosen for: how many, and whether their zero is in the middle."""
+    """The integer grid that a range is chosen for.
+
+    `count`: number of levels. `symmetric`: whether zero is in the middle. `power_of_two`: whether scales are powers of two.
+    """
 
     count: int = 256
     symmetric: bool = True
@@ -50,8 +71,8 @@ class Levels:
 class Seen:
     """What a method chooses a range from.
 
-    `histogram` None: of an activation that is constant, or for a method that needs none. `percentile`: share of the elements, in
-    per cent, that the range is to hold.
+    `histogram`: None for a constant activation, or a method that needs none. `percentile`: share of the elements, in per cent,
+    that the range has to hold.
     """
 
     observed: Observed
@@ -62,14 +83,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class RangeMethod:
-    """`choose`: the range of one activation. `bins`: how many bins of a histogram it needs; 0 for extremes alone."""
+    """`choose`: returns the range of one activation. `bins`: histogram bins that it needs; 0: it needs the extremes alone."""
 
     choose: Callable[[Seen], Range]
     bins: int = BINS
 
 
 def choose_ranges(seen: Observation, method: str, levels: Levels, percentile: float = DEFAULT_PERCENTILE) -> dict[str, Range]:
-    """The range of every activation that has finite extremes; `method` is a key of METHODS."""
+    """Activation → range, for every activation with finite extremes. `method`: a key of METHODS. `percentile`: in per cent."""
     choose = METHODS[method].choose
     return {
         name: choose(Seen(observed, seen.histograms.get(name), levels, percentile)).rounded()
@@ -79,20 +100,26 @@ def choose_ranges(seen: Observation, method: str, levels: Levels, percentile: fl
 
 
 def extremes(seen: Seen) -> Range:
+    """From the lowest to the highest value over all samples."""
     return Range(seen.observed.low, seen.observed.high)
 
 
 def mean_extremes(seen: Seen) -> Range:
+    """From the mean of the samples' lowest values to the mean of their highest values."""
     return Range(seen.observed.mean_low, seen.observed.mean_high)
 
 
 def by_histogram(choose: Callable[[Histogram, Seen], Range]) -> Callable[[Seen], Range]:
-    """A method that looks at a histogram, and takes the extremes where there is none."""
+    """A method that works on a histogram, and takes the extremes if there is none."""
     return lambda seen: extremes(seen) if seen.histogram is None else choose(seen.histogram, seen)
 
 
 def percentile_range(histogram: Histogram, percentile: float, *, symmetric: bool) -> Range:
-    """What holds this per cent of the elements: of magnitudes, or cut equally at both ends."""
+    """The range that holds `percentile` per cent of the elements.
+
+    `symmetric`: by magnitude, so that the range is symmetric around zero as far as the extremes allow. Otherwise the same share
+    is cut off at each end.
+    """
     outside = 1 - percentile / 100
     if symmetric:
         order = np.argsort(np.abs(histogram.centres))
@@ -107,11 +134,17 @@ def percentile_range(histogram: Histogram, percentile: float, *, symmetric: bool
 
 
 def mse_range(histogram: Histogram, levels: Levels) -> Range:
-    """Where rounding and clipping together cost least: both ends drawn in alike, then each on its own."""
+    """The range with the least mean square error of rounding and clipping.
+
+    1. For each share of the extremes, scale both ends by it, and compute the error of the quantized bin centres. Rounding within
+       a step, or within a bin if that is narrower, adds width² / 12.
+    2. Take the best share. For a symmetric grid, this is the result.
+    3. Otherwise vary the upper end with the lower end fixed, then the lower end with the new upper end fixed.
+    """
     centres, counts, within = histogram.centres, histogram.counts, histogram.width**2 / 12
 
     def error(lows: Floats, highs: Floats) -> Floats:
-        """Mean square error of each range, elements spread evenly over a bin."""
+        """Sum of square errors for each range, with the elements of a bin spread evenly over it."""
         low: Floats = np.minimum(lows, 0.0)[:, None]
         high: Floats = np.maximum(highs, 0.0)[:, None]
         if levels.symmetric:
@@ -123,7 +156,7 @@ def mse_range(histogram: Histogram, levels: Levels) -> Range:
             step = (high - low) / (levels.count - 1)
             lowest = np.rint(low / step)
         integers: Floats = np.clip(np.rint(centres / step), lowest, lowest + levels.count - 1)
-        # a bin wider than a step has elements on several of its steps
+        # the error within a bin is limited by the bin or by the step, whichever is narrower
         rounding = np.minimum(step**2 / 12, within)
         found: Floats = ((centres - integers * step) ** 2 + rounding) @ counts
         return found
@@ -138,10 +171,13 @@ def mse_range(histogram: Histogram, levels: Levels) -> Range:
 
 
 def entropy_range(histogram: Histogram, levels: Levels) -> Range:
-    """Where the distribution on the integers is nearest to the original's, by Kullback-Leibler divergence.
+    """The range, symmetric as far as the extremes allow, with the least Kullback-Leibler divergence of the quantized
+    distribution.
 
-    What is clipped counts for the outermost bins of the original, not of the quantized one. Zero is exact on every grid, so that
-    the many zeros behind a ReLU say nothing: their bin is made like its neighbours.
+    1. Give the bin of zero the mean count of its neighbours: zero is exact on every grid, so the many zeros after a ReLU say
+       nothing about a range.
+    2. Try ENTROPY_CANDIDATES ranges, from one bin for each level up to the extremes (`divergence_at`).
+    3. Take the one with the least divergence; the extremes if none is finite.
     """
     counts = without_zeros(histogram)
     reach = max(-histogram.low, histogram.high)
@@ -154,7 +190,7 @@ def entropy_range(histogram: Histogram, levels: Levels) -> Range:
 
 
 def without_zeros(histogram: Histogram) -> Floats:
-    """The counts, that of zero's bin like its neighbours'."""
+    """The counts of a histogram, with that of the bin of zero limited to the mean of its neighbours."""
     counts = histogram.counts.astype(np.float64)
     place = int(-histogram.low // histogram.width)
     if 0 <= place < histogram.bins:
@@ -164,7 +200,12 @@ def without_zeros(histogram: Histogram) -> Floats:
 
 
 def divergence_at(histogram: Histogram, counts: Floats, reach: float, levels: Levels) -> float:
-    """KL(original ‖ quantized) with everything beyond ±`reach` clipped; infinite where a level is finer than a bin."""
+    """KL(original ‖ quantized) for the range ±`reach`; infinite if a level would be narrower than a bin.
+
+    1. The original distribution is the bins within the range. Clipped elements are added to its outermost bins.
+    2. For the quantized one, the bins are divided evenly among the levels, without the clipped elements.
+    3. Each level's count is spread evenly over those of its bins that are not empty in the original.
+    """
     first = max(0, round((-reach - histogram.low) / histogram.width))
     last = min(histogram.bins, max(0, round((reach - histogram.low) / histogram.width)))
     inner = counts[first:last]
@@ -199,4 +240,4 @@ if TYPE_CHECKING:
     Method = str
 else:
     Method = Literal[tuple(METHODS)]
-    """A key of METHODS, so that a new method is one function and one row."""
+    """A key of METHODS."""

@@ -1,7 +1,8 @@
-"""Running a model over data to see what its activations do, in a bounded amount of memory.
+"""Statistics of activations on data, in a bounded amount of memory.
 
-Ranges are reduced inside onnxruntime, so that no activation leaves it. For histograms the activations are read, in groups that
-fit a byte budget; a group runs no more of the model than leads to it, and takes the weights from where they are.
+1. Ranges: extremes are reduced inside onnxruntime, so that no activation leaves it. One run of the model for each sample.
+2. Histograms: activations are read, in groups that fit a byte budget. For each group, only the part of the model that leads to
+   it runs, with the weights taken from where they are mapped.
 """
 
 from collections.abc import Sequence
@@ -20,15 +21,19 @@ from onnxsparse.runtime.probe import groups_within, output_name, prefix
 from onnxsparse.runtime.session import Feeds, runner
 
 REDUCTIONS = {"low": "ReduceMin", "high": "ReduceMax", "sum": "ReduceSum"}
-"""The sum is there for NaN, which onnxruntime's extremes pass over."""
+"""Statistic → op. The sum detects NaN, which onnxruntime's ReduceMin and ReduceMax ignore."""
 
 SMALLEST_SPREAD = 1e-32
-"""Between extremes; elements of what lies closer together cannot be put into bins with float32."""
+"""Smallest difference of the extremes for which a histogram is made: the scale of narrower bins overflows float32."""
 
 
 @dataclass
 class Observed:
-    """The extremes of one activation over the samples, and their means; `elements` of the largest sample."""
+    """Statistics of one activation.
+
+    `low`, `high`: extremes over all samples. `mean_low`, `mean_high`: means of the samples' extremes. `elements`: of the largest
+    sample.
+    """
 
     low: float = np.inf
     high: float = -np.inf
@@ -38,6 +43,7 @@ class Observed:
     elements: int = 0
 
     def add(self, low: float, high: float, elements: int) -> None:
+        """Add the extremes and the number of elements of one sample."""
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.samples += 1
         self.mean_low += (low - self.mean_low) / self.samples
@@ -46,17 +52,18 @@ class Observed:
 
     @property
     def is_finite(self) -> bool:
+        """Whether both extremes are finite; False before the first sample."""
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
     @property
     def is_spread(self) -> bool:
-        """Whether a histogram tells more than the extremes."""
+        """Whether a histogram says more than the extremes: they are finite and differ."""
         return self.is_finite and self.high - self.low > SMALLEST_SPREAD
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a model's activations did. `histograms` is empty where only ranges were asked for."""
+    """Statistics of a model's activations over `samples` samples. `histograms` is empty if only ranges were asked for."""
 
     ranges: dict[str, Observed]
     histograms: dict[str, Histogram] = field(default_factory=dict)
@@ -64,9 +71,10 @@ class Observation:
 
 
 def observe(model: Model, tensors: Sequence[str], data: CalibrationData, *, bins: int = 0, budget_bytes: int) -> Observation:
-    """Ranges and, with `bins`, histograms of `tensors` of the main graph over `data`.
+    """Ranges of `tensors` of the main graph over `data`, and histograms with `bins` bins (0: none).
 
-    Raises ModelError for data without samples and for an activation that is NaN.
+    `budget_bytes`: activations that are held at a time. Raises ModelError for data without samples, a sample that does not fit
+    the model, and an activation that is NaN; BackendError if the model cannot run.
     """
     ranges = observe_ranges(model, tensors, data)
     samples = max((r.samples for r in ranges.values()), default=0)
@@ -80,7 +88,7 @@ def observe(model: Model, tensors: Sequence[str], data: CalibrationData, *, bins
 
 
 def observe_ranges(model: Model, tensors: Sequence[str], data: CalibrationData) -> dict[str, Observed]:
-    """The extremes of activations, one run of the model a sample."""
+    """The statistics of activations, from one run of the model for each sample. Raises ModelError as `observe` does."""
     found = {name: Observed() for name in tensors}
     reduced = reducing(prefix(model, tensors), tensors)
     running = runner(reduced)
@@ -99,9 +107,9 @@ def observe_ranges(model: Model, tensors: Sequence[str], data: CalibrationData) 
 
 
 def why_nan(model: Model, activation: str, feeds: Feeds, number: int) -> str:
-    """Where an activation's NaN comes from, as far as the sample tells: an input that has NaN or infinite values itself."""
+    """A clause that names the cause of an activation's NaN: an input with NaN or infinite values, if there is one."""
     floats = {name: array for name, array in feeds.items() if array.dtype.kind == "f"}
-    made = f"sample {number} makes activation '{activation}' of {model.name} NaN"
+    made = f"sample {number} turns activation '{activation}' of {model.name} into NaN"
     for name, array in floats.items():
         if np.isnan(array).any():
             return f"{made}: its input '{name}' has NaN values; give others"
@@ -114,7 +122,7 @@ def why_nan(model: Model, activation: str, feeds: Feeds, number: int) -> str:
 
 
 def reducing(model: Model, tensors: Sequence[str]) -> Model:
-    """The model with the extremes, sum and size of `tensors` as its only outputs."""
+    """The model, changed to have the extremes, sum and number of elements of `tensors` as its only outputs."""
     graph = model.proto.graph
     del graph.output[:]
     for at, name in enumerate(tensors):
@@ -126,6 +134,7 @@ def reducing(model: Model, tensors: Sequence[str]) -> Model:
 
 
 def fill(model: Model, data: CalibrationData, histograms: dict[str, Histogram], samples: int) -> None:
+    """Run the model on all samples, and add its outputs to the histograms. `samples`: their number, for the progress."""
     running = runner(model)
     for number, feeds in enumerate(data, start=1):
         values = running.run(feeds)

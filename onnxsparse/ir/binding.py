@@ -27,8 +27,7 @@ class Binding:
     """Sizes of the inputs and symbolic dimensions of a model, and how they were found.
 
     `shapes`: input → shape. `symbols`: symbolic dimension → size. `assumed`: a sentence for each assumed size. `given`: the
-    options
-    with which the caller gave sizes, as text.
+    options with which the caller gave sizes, as text.
     """
 
     shapes: dict[str, Shape]

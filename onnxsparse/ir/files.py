@@ -157,8 +157,7 @@ def side_file(location: str, model: Path) -> Path:
 
     Raises ValueError, whose text is the end of a sentence, for a location that onnxruntime refuses too: an absolute path, and a
     real path that is inside neither the folder of the model's name nor that of the file behind a link. In a Hugging Face cache
-    the
-    latter is `blobs`. Source: onnxruntime 1.32, tensorprotoutils.cc, ValidateExternalDataPath.
+    the latter is `blobs`. Source: onnxruntime 1.32, tensorprotoutils.cc, ValidateExternalDataPath.
     """
     if not location or "\0" in location:
         raise ValueError("is not inside the model's folder: it is not a file name")

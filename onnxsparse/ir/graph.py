@@ -34,8 +34,7 @@ class Graph:
         """The name of each node in messages, unique in the model.
 
         It is the node's own name if no other node of the graph has it, else `#<index> <first output>`. Nodes of a body are
-        prefixed
-        by its path.
+        prefixed by its path.
         """
         prefix = f"{self.path}/" if self.path else ""
         return [prefix + name for name in self._own_names]

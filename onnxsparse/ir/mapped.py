@@ -125,8 +125,7 @@ def open_side_file(name: str, location: str, model: Path | None) -> MappedFile:
     """The external data file of tensor `name` of the model at `model`.
 
     Only files beside the model are opened, so that a downloaded model cannot read other files of the user. Raises ModelError for
-    a
-    location that `side_file` refuses, a file that cannot be read, and a model made in memory (`model` None).
+    a location that `side_file` refuses, a file that cannot be read, and a model made in memory (`model` None).
     """
     if model is None:
         raise ModelError(f"tensor '{name}' keeps its data in '{location}', and the model was not loaded from a file")

@@ -118,15 +118,13 @@ class Model:
 
         1. Weights that were inline stay inline, unless the file would exceed 2 GB; then all of them become external.
         2. External weights go to a new side file `<name>.data` beside the target. If a file of that name exists, the side file
-           gets a
-           number in its name: at no moment does a model file refer to the side file of another version.
+           gets a number in its name: at no moment does a model file refer to the side file of another version.
         3. Temporaries are renamed onto their targets together; then the old side files of the target are deleted.
 
         The target may be the file that the model was loaded from.
 
         Raises ParamError if `path` cannot be a file, or is a file that holds weights of this model. Raises ModelError if the
-        system
-        refuses to write.
+        system refuses to write.
         """
         if identity(Path(path)) in map(identity, self.weights.side_files()):
             raise ParamError(f"cannot write {path}: {self.name} keeps its weights there; name another file")

@@ -1,6 +1,6 @@
-"""What this processor makes of a model's integers, held against what the file says.
+"""Integer ops as this processor computes them, compared with what the file says.
 
-onnxruntime's fused kernels for 8-bit integers add pairs of products in 16 bits on x86 without VNNI, and saturate there. Source:
+onnxruntime's fused kernels for 8-bit integers add pairs of products in 16 bits on x86 without VNNI, where they saturate. Source:
 onnxruntime's documentation of quantization, "When and why do I need to try U8U8?".
 """
 
@@ -21,20 +21,26 @@ class Runs(Protocol):
     """A model that is ready to run."""
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name."""
+        """Output name → array. Raises BackendError if the model cannot run on these inputs."""
 
 
 AsRun = Callable[[Model, Sequence[Path]], Runs]
-"""Makes a model with its custom ops ready to run as a processor would run it. Raises BackendError where that fails."""
+"""Prepares a model, with its libraries of custom ops, to run as a processor would. Raises BackendError if that fails."""
 
 
 def run_here(model: Model, custom_ops: Sequence[Path] = ()) -> Runner:
-    """`model` as onnxruntime runs it on this processor, with all optimisations. Raises BackendError."""
+    """`model` with all of onnxruntime's optimisations, as this processor runs it.
+
+    Raises BackendError if onnxruntime refuses it.
+    """
     return runner(model, custom_ops=custom_ops, execution=Execution.AS_RUN)
 
 
 def saturates(as_run: AsRun) -> bool:
-    """Whether sums of 8-bit products saturate there: four products of 255 and 127, which make 129 540."""
+    """Whether sums of 8-bit products saturate on the processor of `as_run`.
+
+    The test adds four products of 255 and 127: 129 540, where two of them already exceed 16 bits. Raises BackendError.
+    """
     rows, columns = np.full((1, 4), 255, np.uint8), np.full((4, 2), 127, np.int8)
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
@@ -49,7 +55,7 @@ def saturates(as_run: AsRun) -> bool:
 
 
 def explanation(saturating: bool) -> str:
-    """The cause of a difference between a file and its run, as far as it is known, and what to do."""
+    """Why outputs differ between a file as written and as run, and what to do; `saturating`: the result of `saturates`."""
     if not saturating:
         return (
             "this processor does not saturate sums of 8-bit products, so the cause is another of onnxruntime's optimisations; "

@@ -1,4 +1,11 @@
-"""Where two versions of a model part: the first tensors inside that differ, and where most is lost, in onnxruntime."""
+"""Where two versions of a model diverge: the first inner tensors that differ, and the largest losses in one step.
+
+1. Take the tensors that both models produce under the same name and that depend on the inputs.
+2. Measure the SQNR of each on the same samples (`tensor_trace`).
+3. For each tensor, find its sources: the nearest compared tensors that it is computed from.
+4. A tensor diverges if its SQNR is below the threshold. It is one of the first if none of its sources diverges.
+5. The loss of a step is the SQNR of the worst source minus that of the tensor.
+"""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,29 +19,32 @@ from onnxsparse.ir.binding import fed_inputs
 from onnxsparse.ir.graph import Graph, captured
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import bodies
-from onnxsparse.runtime.compare import SEEDED_SAMPLES, finite
+from onnxsparse.runtime.compare import SEEDED_SAMPLES
+from onnxsparse.runtime.distance import finite
 from onnxsparse.runtime.inputs import Samples, seeded_samples
 from onnxsparse.runtime.session import processor_notes
 from onnxsparse.runtime.tensor_trace import Trace, Versions
 
 MIN_SQNR_DB = 30.0
-"""Below this a tensor diverges."""
+"""The SQNR in dB below which a tensor diverges."""
 
 BUDGET_BYTES = 512 * 1000**2
+"""Tensors of both models that are held at a time, in bytes."""
 
 MOST_LOSSES = 10
+"""Losses that are reported."""
 
 ROUNDING_DB = 100.0
-"""Where losses are ranked, tensors this close count as equal: sums of float32 in another order."""
+"""SQNR in dB from which tensors count as equal when losses are ranked: float32 sums in another order come this close."""
 
 
 @dataclass(frozen=True)
 class TensorLoss:
-    """A tensor that both models make, and what is lost right there.
+    """A tensor that both models produce, and the loss in the step that produces it.
 
-    `sqnr_db`: infinite for equal tensors, None where they do not compare (`problem` says why). `source`: the one with the lowest
-    SQNR of the nearest shared tensors that it is computed from, None if the model's inputs are all. `behind`: how many tensors
-    computed from it diverge too.
+    `sqnr_db`: infinite for equal tensors, None if they are not comparable; `problem` says why.
+    `source`: the tensor with the lowest SQNR among the nearest compared ones that it is computed from; None if it is computed
+    from inputs of the model alone. `downstream`: number of diverging tensors computed from it.
     """
 
     tensor: str
@@ -44,14 +54,15 @@ class TensorLoss:
     source: str | None
     source_sqnr_db: float | None
     problem: str | None
-    behind: int
+    downstream: int
 
     @property
     def lost_db(self) -> float | None:
-        """How much lower the SQNR is than its source's."""
+        """The SQNR of the source minus its own, in dB; None if one of them is not comparable."""
         return lost_db(self.source_sqnr_db, self.sqnr_db)
 
     def to_json(self) -> dict[str, object]:
+        """The loss as JSON; an infinite SQNR is null, with `identical` true."""
         return {
             "tensor": self.tensor,
             "node": self.node,
@@ -63,13 +74,13 @@ class TensorLoss:
             "input_identical": self.source_sqnr_db == math.inf,
             "lost_db": finite(self.lost_db),
             "problem": self.problem,
-            "diverging_behind": self.behind,
+            "diverging_behind": self.downstream,
         }
 
 
 @dataclass(frozen=True)
 class Uncompared:
-    """How many tensors of the main graphs have no counterpart or no figure."""
+    """How many tensors of the main graphs are not compared, by reason: produced by one model alone, not floats, or constant."""
 
     only_first: int
     only_second: int
@@ -79,7 +90,10 @@ class Uncompared:
 
 @dataclass(frozen=True)
 class Divergence:
-    """`first`: the tensors below the threshold that are computed from none below it. `losses`: where most is lost, in order."""
+    """`first`: the diverging tensors none of whose sources diverges. `losses`: the largest losses in one step, worst first.
+
+    `compared`, `diverging`: numbers of tensors. `worst_sqnr_db`: None if nothing is comparable.
+    """
 
     first: tuple[TensorLoss, ...]
     losses: tuple[TensorLoss, ...]
@@ -93,10 +107,11 @@ class Divergence:
 
     @property
     def passes(self) -> bool:
-        """Whether something is compared and nothing diverges."""
+        """Whether at least one tensor was compared and none diverges."""
         return self.compared > 0 and not self.diverging
 
     def to_json(self) -> dict[str, object]:
+        """The result as JSON; an infinite SQNR is null."""
         return {
             "schema": 1,
             "min_sqnr_db": finite(self.min_sqnr_db),
@@ -124,12 +139,14 @@ def bisect(
     seed: int = 0,
     budget_bytes: int = BUDGET_BYTES,
 ) -> Divergence:
-    """Compare what both models make under the same name, on the same inputs: `samples`, else seeded random ones.
+    """Compare the tensors that both models produce under the same name, on the same inputs.
 
-    Both run as they are written, without onnxruntime's fusions. At most `budget_bytes` of tensors are held at a time. What is
-    computed of weights alone is not compared: a weight that changed shows where it is used.
+    `samples`: None for two seeded random ones. `min_sqnr_db`: the threshold in dB. `budget_bytes`: tensors held at a time.
+    Both models run as written, without fusions. Tensors computed from weights alone are not compared: a changed weight shows
+    where it is used.
 
-    Raises ParamError for a threshold that is no number, BackendError where onnxruntime cannot run a model.
+    Raises ParamError for a threshold that is not a number, and for an input for which random values cannot be drawn; BackendError
+    if onnxruntime cannot run a model.
     """
     if math.isnan(min_sqnr_db):
         raise ParamError("--min-sqnr is a number of dB")
@@ -156,7 +173,7 @@ def bisect(
 
 
 def fed_values(graph: Graph) -> set[str]:
-    """What depends on the inputs that a caller feeds."""
+    """The values that depend on the inputs that a caller feeds."""
     found = {value.name for value in fed_inputs(graph.proto)}
     for node in graph.proto.node:
         if not found.isdisjoint(used_values(node)):
@@ -165,11 +182,12 @@ def fed_values(graph: Graph) -> set[str]:
 
 
 def used_values(node: onnx.NodeProto) -> list[str]:
+    """The values that a node uses, those that its bodies capture included."""
     return [*node.input, *captured(node)]
 
 
 def nearest_sources(graph: Graph, compared: Collection[str]) -> dict[str, list[str]]:
-    """Each compared tensor, in graph order, with the compared ones that it is computed from without another between them."""
+    """Compared tensor → the compared tensors that it is computed from with no other compared one in between; in graph order."""
     nearest: dict[str, list[str]] = {}
     sources = {}
     for node in graph.proto.node:
@@ -182,7 +200,7 @@ def nearest_sources(graph: Graph, compared: Collection[str]) -> dict[str, list[s
 
 
 class Judgement:
-    """Which of the compared tensors of a graph diverge, which of them first, and where most is lost."""
+    """Steps 3 to 5: which tensors of a graph diverge, which of them first, and where most is lost."""
 
     def __init__(self, graph: Graph, traces: Mapping[str, Trace], min_sqnr_db: float) -> None:
         self.graph = graph
@@ -196,12 +214,12 @@ class Judgement:
         self.diverging = {name for name, found in self.sqnr_db.items() if found is None or found < min_sqnr_db}
 
     def first(self) -> tuple[TensorLoss, ...]:
-        """The tensors that diverge though nothing that they are computed from does."""
+        """The diverging tensors none of whose sources diverges, in graph order."""
         found = (name for name in self.sources if name in self.diverging)
         return tuple(self._loss(name) for name in found if self.diverging.isdisjoint(self.sources[name]))
 
     def losses(self) -> tuple[TensorLoss, ...]:
-        """The largest losses in one step, worst first."""
+        """The MOST_LOSSES largest losses in one step, worst first."""
         lost = {name: lost_db(*self._step(name)) for name in self.sources}
         ranked = sorted((name for name in lost if lost[name]), key=lambda name: -(lost[name] or 0.0))
         return tuple(self._loss(name) for name in ranked[:MOST_LOSSES] if (lost[name] or 0.0) > 0)
@@ -211,19 +229,21 @@ class Judgement:
         op_type = self.graph.proto.node[index].op_type
         source, (before, after) = self._worst_source(name), self._step(name)
         problem = self.traces[name].problem
-        return TensorLoss(name, self.graph.names[index], op_type, after, source, before, problem, self._diverging_behind(name))
+        return TensorLoss(
+            name, self.graph.names[index], op_type, after, source, before, problem, self._diverging_downstream(name)
+        )
 
     def _step(self, name: str) -> tuple[float | None, float | None]:
-        """The SQNR before and behind the nodes that make a tensor; the model's own inputs are equal."""
+        """The SQNR of a tensor's worst source and its own. Inputs of the model are equal, hence infinite."""
         source = self._worst_source(name)
         return math.inf if source is None else self.sqnr_db[source], self.sqnr_db[name]
 
     def _worst_source(self, name: str) -> str | None:
-        """The source with the lowest SQNR; one that does not compare is the worst."""
+        """The source with the lowest SQNR, where one that is not comparable counts as the lowest. None without sources."""
         figures = {source: self.sqnr_db[source] for source in self.sources[name]}
         return min(figures, key=lambda source: (figures[source] is not None, figures[source] or 0.0), default=None)
 
-    def _diverging_behind(self, name: str) -> int:
+    def _diverging_downstream(self, name: str) -> int:
         found: set[str] = set()
         pending = list(self.readers.get(name, ()))
         while pending:
@@ -235,13 +255,14 @@ class Judgement:
 
 
 def lost_db(before: float | None, after: float | None) -> float | None:
-    """How much lower the SQNR is behind a step than before it, where both have one."""
+    """SQNR before a step minus SQNR after it, in dB, above ROUNDING_DB counted as equal; None if one is not comparable."""
     if before is None or after is None:
         return None
     return min(before, ROUNDING_DB) - min(after, ROUNDING_DB)
 
 
 def what_is_passed_over(graph: Graph, traces: Mapping[str, Trace]) -> Iterator[str]:
+    """Notes on what the comparison leaves out: bodies, and NaN or infinite values that both models share."""
     holding = [graph.names[i] for i, node in enumerate(graph.proto.node) if any(bodies(a) for a in node.attribute)]
     if holding:
         yield f"bodies are not entered: what differs inside shows at the outputs of {name_first(holding)}"
@@ -251,4 +272,5 @@ def what_is_passed_over(graph: Graph, traces: Mapping[str, Trace]) -> Iterator[s
 
 
 def name_first(names: Sequence[str]) -> str:
+    """The first name, and how many more there are."""
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")

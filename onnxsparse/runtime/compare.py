@@ -1,4 +1,12 @@
-"""How far two models' outputs are apart, in onnxruntime, and whether that comparison says anything."""
+"""Comparison of two models by their outputs in onnxruntime, and whether an agreement means anything.
+
+1. Run both models on the same samples, and sum up the differences of each output (`Distance`).
+2. Look at how each output of the first model differs between samples (`Meter`). An output that is constant, empty, or
+   independent of the input agrees whatever the second model does: the comparison is vacuous.
+3. For ops that select elements (NonMaxSuppression, TopK), compare the tensors that decide too: a small difference there
+   may change an output completely.
+4. On request, repeat 1 for models with integers as this processor runs them (`as_run`).
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,27 +22,28 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops import find
 from onnxsparse.runtime.as_run import AsRun, Runs, explanation, saturates
+from onnxsparse.runtime.distance import Distance, finite
 from onnxsparse.runtime.inputs import Samples, seeded_samples
 from onnxsparse.runtime.session import Feeds, Runner, holds_integers, processor_notes, runner
 
 SEEDED_SAMPLES = 2
+"""Random samples if the caller gives none: the fewest that show whether an output depends on the input."""
 
 INSENSITIVE = 1e-4
-"""An output that moves less than this, relative to its largest value, between two inputs tells nothing about a change."""
+"""Smallest change of an output between samples, relative to its largest value, at which it counts as dependent on the input."""
 
 AS_RUN_TOLERANCE_DB = 1.0
-"""A processor's own run that is closer than this to the file as it is written is not worth a word."""
-
-BLOCK_ELEMENTS = 1 << 20
-"""How much of a tensor is held as float64 at a time."""
+"""Largest difference in SQNR, in dB, between a file as written and as run that is too small to report."""
 
 
 @dataclass(frozen=True)
 class OutputComparison:
-    """One tensor of two models. Differences are absolute; `sqnr_db` is infinite for equal tensors, None if not comparable.
+    """One tensor of two models. Figures are None if the tensors are not comparable.
 
-    `top1`: share of rows (last axis) whose largest element is at the same place, None where there is one element a row.
-    `vacuous`: why agreement here proves nothing. `feeds`: the node that this inner tensor is compared for.
+    `max_difference`, `mean_difference`: absolute. `sqnr_db`: signal to quantization noise; infinite for equal tensors.
+    `cosine`: cosine similarity, None if one tensor is zero. `top1`: share of rows (last axis) whose largest element is at the
+    same index, None if a row has one element. `vacuous`: why an agreement means nothing, None if it does. `feeds`: the selecting
+    node that this inner tensor decides, None for an output.
     """
 
     name: str
@@ -46,13 +55,13 @@ class OutputComparison:
     vacuous: str | None
     feeds: str | None = None
     broken: bool = False
-    """Whether the second model alone makes values that are not finite, or another shape."""
+    """Whether the second model alone produces NaN or infinite values, or its shape differs."""
     as_run_sqnr_db: float | None = None
-    """The SQNR with integers as a processor runs them; None where that was not tried, there are none, or it does not compare."""
+    """SQNR of the models as a processor runs them. None if that was not tried, has no integers, or is not comparable."""
 
     @property
     def runs_otherwise(self) -> bool:
-        """Whether a processor makes something else of the integers than the file says."""
+        """Whether the SQNR as run differs from that as written by more than AS_RUN_TOLERANCE_DB."""
         if self.as_run_sqnr_db is None or self.sqnr_db is None or self.as_run_sqnr_db == self.sqnr_db:
             return False
         return abs(self.as_run_sqnr_db - self.sqnr_db) > AS_RUN_TOLERANCE_DB
@@ -60,21 +69,27 @@ class OutputComparison:
 
 @dataclass(frozen=True)
 class Comparison:
+    """The comparison of two models over `samples` runs."""
+
     outputs: tuple[OutputComparison, ...]
     samples: int
     notes: tuple[str, ...] = ()
 
     @property
     def worst_sqnr_db(self) -> float | None:
-        """The lowest SQNR over outputs that mean something; None if there is none, or one does not compare or is broken."""
+        """The lowest SQNR in dB over the outputs that are not vacuous.
+
+        None if there is none, or one is broken or not comparable.
+        """
         found = [None if o.broken else o.sqnr_db for o in self.outputs if o.vacuous is None or o.broken]
         return min((v for v in found if v is not None), default=None) if None not in found else None
 
     def passes(self, min_sqnr_db: float) -> bool:
-        """Whether every output is compared, means something, and is at least this close."""
+        """Whether every output is comparable, not vacuous, and has at least this SQNR in dB."""
         return all(o.vacuous is None and o.sqnr_db is not None and o.sqnr_db >= min_sqnr_db for o in self.outputs)
 
     def to_json(self) -> dict[str, object]:
+        """The comparison as JSON; an infinite SQNR is null, with `identical` true."""
         rows = [
             {
                 "name": o.name,
@@ -93,11 +108,6 @@ class Comparison:
         return {"schema": 1, "outputs": rows, "samples": self.samples, "notes": list(self.notes)}
 
 
-def finite(value: float | None) -> float | None:
-    """As JSON has it, where infinity is no number."""
-    return value if value is not None and math.isfinite(value) else None
-
-
 def compare(
     first: Model,
     second: Model,
@@ -107,10 +117,12 @@ def compare(
     seed: int = 0,
     as_run: AsRun | None = None,
 ) -> Comparison:
-    """Run both models, as they are written, on the same inputs: `samples`, as `load_samples` reads them, else seeded random ones.
+    """Run both models, as they are written, on the same inputs, and compare their outputs.
 
-    Where the first model picks elements (NonMaxSuppression, TopK), the tensors that decide are compared as well. `as_run`: how
-    a processor runs a model, to try integers on as well. Raises BackendError where onnxruntime cannot run a model.
+    `samples`: from `load_samples`; None: two seeded random ones. `custom_ops`: libraries for onnxruntime. `as_run`: how a
+    processor runs a model, to compare integers as run too; None: not compared.
+
+    Raises BackendError if onnxruntime cannot run a model, ParamError for an input for which random values cannot be drawn.
     """
     samples = seeded_samples(first, SEEDED_SAMPLES, seed) if samples is None else samples
     inner = dict(deciding_tensors(first))
@@ -140,7 +152,10 @@ def tried(
     as_run: AsRun,
     custom_ops: Sequence[Path],
 ) -> tuple[tuple[OutputComparison, ...], list[str]]:
-    """The outputs' figures with those of a processor's own run beside them, and what to say where they differ."""
+    """The outputs with `as_run_sqnr_db` filled in, and notes for those that differ from the file as written.
+
+    A model that does not run this way adds a note and no figures.
+    """
     try:
         acting: list[Runs] = [
             as_run(model, custom_ops) if holds_integers(model) else runner(model, custom_ops=custom_ops) for model in models
@@ -151,7 +166,7 @@ def tried(
             for name, distance in distances.items():
                 distance.add(first[name], second[name])
     except BackendError as error:
-        return outputs, [f"as onnxruntime runs it on this processor, with optimisations, it does not run: {error}"]
+        return outputs, [f"with onnxruntime's optimisations, it does not run on this processor: {error}"]
     found = tuple(
         replace(output, as_run_sqnr_db=distances[output.name].level_db if output.name in distances else None)
         for output in outputs
@@ -165,6 +180,7 @@ def tried(
 
 
 def measure(runners: tuple[Runner, ...], feeds: Feeds, meters: "dict[str, Meter]") -> None:
+    """Run both models on one sample, and add the outputs to the meters."""
     a, b = (r.run(feeds) for r in runners)
     for name, meter in meters.items():
         meter.add(a[name], b[name])
@@ -176,14 +192,14 @@ def differ(feeds: Sequence[Feeds]) -> bool:
 
 
 def probe(first: Runner, model: Model, meters: "dict[str, Meter]", seed: int) -> None:
-    """With samples that are all alike there is nothing to see an output move by: run the first model on a random one as well."""
+    """Run the first model on a random sample too, to see whether its outputs change: the given samples are all equal."""
     values = first.run(seeded_samples(model, 1, seed + 1).feeds[0])
     for name, meter in meters.items():
         meter.see(values[name])
 
 
 def deciding_tensors(model: Model) -> Iterator[tuple[str, str]]:
-    """(tensor, node) for what decides which elements a picking op picks."""
+    """(tensor, node) for each input by which a selecting op (NonMaxSuppression, TopK) decides which elements it selects."""
     for node, name in zip(model.proto.graph.node, Graph(model.proto.graph).names, strict=True):
         spec = find(node.domain, node.op_type, model.opset(node.domain))
         for at in spec.quant.selects if spec is not None else ():
@@ -192,65 +208,12 @@ def deciding_tensors(model: Model) -> Iterator[tuple[str, str]]:
 
 
 @dataclass
-class Distance:
-    """How far two versions of a tensor are apart: sums over samples, in float64, without keeping the samples."""
-
-    elements: int = 0
-    max_difference: float = 0.0
-    sum_difference: float = 0.0
-    noise: float = 0.0
-    power: float = 0.0
-    other_power: float = 0.0
-    dot: float = 0.0
-    problem: str | None = None
-    broken: bool = False
-    mismatch: str | None = None
-
-    def add(self, a: Array, b: Array) -> bool:
-        """Add a sample; whether all of it counts."""
-        if a.dtype.kind not in "fiubV" or b.dtype.kind not in "fiubV":
-            self.mismatch = f"has type {a.dtype}"
-        elif a.shape != b.shape:
-            self.mismatch = f"has shape {list(a.shape)} in one model and {list(b.shape)} in the other"
-            self.broken = True
-        else:
-            flat = a.reshape(-1), b.reshape(-1)
-            blocks = (slice(start, start + BLOCK_ELEMENTS) for start in range(0, a.size, BLOCK_ELEMENTS))
-            return all(self._add_values(*(v[block].astype(np.float64) for v in flat)) for block in blocks)
-        return False
-
-    def _add_values(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
-        if not np.isfinite(a).all() or not np.isfinite(b).all():
-            self.problem = "it has NaN or infinite values"
-            self.broken = self.broken or bool(np.isfinite(a).all())
-            return False
-        difference = np.abs(a - b)
-        self.elements += a.size
-        self.max_difference = max(self.max_difference, float(difference.max()))
-        self.sum_difference += float(difference.sum())
-        self.noise += float((difference**2).sum())
-        self.power += float((a**2).sum())
-        self.other_power += float((b**2).sum())
-        self.dot += float((a * b).sum())
-        return True
-
-    @property
-    def sqnr_db(self) -> float:
-        return sqnr_db(self.power, self.noise)
-
-    @property
-    def level_db(self) -> float | None:
-        """The SQNR of what compares in whole; None where something does not."""
-        return self.sqnr_db if self.elements and self.problem is None and self.mismatch is None else None
-
-    @property
-    def cosine(self) -> float | None:
-        return self.dot / math.sqrt(self.power * self.other_power) if self.power and self.other_power else None
-
-
-@dataclass
 class Meter:
-    """Gathers one output's figures over samples, and whether they say anything."""
+    """One output over all samples: the distance of the models, and the changes between samples.
+
+    `rows`, `agreeing`: rows of the last axis, and those whose largest element is at the same index in both. `first`: the first
+    sample. `moved`: largest change from the first sample, relative to its largest value. `constant`: all values equal so far.
+    """
 
     name: str
     feeds: str | None
@@ -262,6 +225,7 @@ class Meter:
     moved: float = field(default=0.0)
 
     def add(self, a: Array, b: Array) -> None:
+        """Add one sample of both models."""
         self.see(a)
         if self.distance.add(a, b) and a.ndim and a.shape[-1] > 1:
             agreeing = a.argmax(-1) == b.argmax(-1)
@@ -269,13 +233,13 @@ class Meter:
             self.agreeing += int(agreeing.sum())
 
     def see(self, a: Array) -> None:
-        """Remember how the first model's output moves between samples."""
+        """Note how the first model's output changes from the first sample."""
         if a.dtype.kind not in "fiubV" or not a.size:
             return
         value = a.astype(np.float64)
         if self.first is None:
             self.first = value
-        # one element that is repeated may still be another one for another sample
+        # an output of one element is equal within a sample; `moved` tells whether it changes between samples
         self.constant = self.constant and value.size > 1 and bool((value == self.first.flat[0]).all())
         if self.first is value:
             return
@@ -286,6 +250,7 @@ class Meter:
             self.moved = max(self.moved, float(np.abs(value - self.first).max()) / scale)
 
     def result(self) -> OutputComparison:
+        """The figures over all samples."""
         found = self.distance
         if found.mismatch is not None or not found.elements:
             why = found.mismatch or self._vacuous()
@@ -312,10 +277,3 @@ class Meter:
         if self.moved < INSENSITIVE:
             return f"it does not depend on the input, as far as samples tell (moves by {self.moved:.1e} of its largest value)"
         return None
-
-
-def sqnr_db(power: float, noise: float) -> float:
-    """10·log10(signal power / noise power): infinite without noise, −infinite for noise on a zero signal."""
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(power / noise) if power else -math.inf

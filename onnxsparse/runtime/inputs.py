@@ -1,4 +1,4 @@
-"""What to feed a model: the caller's data, or seeded random inputs that the model can work with."""
+"""Inputs for a model: the caller's data, or seeded random values that the model can work with."""
 
 import math
 import zipfile
@@ -20,27 +20,31 @@ from onnxsparse.ops import OpView, find
 from onnxsparse.runtime.session import Feeds
 
 MAX_INPUT_BYTES = 1 << 47
-"""What a process can address."""
+"""The address space of a process on x86-64, in bytes."""
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 
 ArrayFiles = Annotated[Path, samples_with(*ARRAY_SUFFIXES)]
-"""Inputs: npz, or a folder of npy and npz."""
+"""An option for model inputs: an npy or npz file, or a folder of them."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Feeds to run one after the other, and what to tell about where they come from."""
+    """Inputs of several runs. `notes`: where they come from, for the report."""
 
     feeds: tuple[Feeds, ...]
     notes: tuple[str, ...] = ()
 
 
 def seeded_samples(model: Model, count: int, seed: int = 0) -> Samples:
-    """`count` random feeds: normal floats, bytes of any value, indices within the table they look up; other integers are what
-    the model compares them with, else 1, as are masks.
+    """`count` random feeds, equal for equal seeds. The values of an input depend on its type and use:
 
-    Raises ParamError for an input whose size or type leaves nothing to draw.
+    - floats: standard normal;
+    - integers that index a table (Gather): 0 to the table's size − 1; other uint8: 0 to 255;
+    - other integers: the first constant that the model compares them with, else 1;
+    - booleans, and inputs with `mask` in their name: 1.
+
+    Raises ParamError for an input with open sizes, of a type that cannot be drawn, or larger than memory.
     """
     rng = np.random.default_rng(seed)
     graph = Graph(model.proto.graph)
@@ -51,11 +55,15 @@ def seeded_samples(model: Model, count: int, seed: int = 0) -> Samples:
 
 
 class InputMaker:
-    """Draws values for one input."""
+    """Draws the values of one input. `limit`: values are integers below it. `fixed`: all values equal it. Both None: normal
+    floats.
+
+    `notes`: a list to which the choice is added. Raises ParamError as `seeded_samples` does.
+    """
 
     def __init__(self, model: Model, graph: Graph, value: onnx.ValueInfoProto, notes: list[str]) -> None:
         if not value.type.HasField("tensor_type"):
-            raise ParamError(f"input '{value.name}' of {model.name} is no tensor; give --data")
+            raise ParamError(f"input '{value.name}' of {model.name} is not a tensor; give --data")
         self.shape = require_sizes(model, value.name)
         self.dtype = element_dtype(value.name, value.type.tensor_type.elem_type)
         if self.dtype.kind not in "fiubV":
@@ -63,7 +71,7 @@ class InputMaker:
                 f"input '{value.name}' of {model.name} has type {self.dtype}, which cannot be drawn at random; give --data"
             )
         if math.prod(self.shape) * self.dtype.itemsize > MAX_INPUT_BYTES:
-            raise ParamError(f"input '{value.name}' of {model.name} is {format_shape(self.shape)}, which no memory holds")
+            raise ParamError(f"input '{value.name}' of {model.name} is {format_shape(self.shape)}, which is larger than memory")
         self.limit: int | None = None
         self.fixed: int | None = None
         if self.dtype.kind in "iu":
@@ -78,6 +86,7 @@ class InputMaker:
             notes.append(f"input '{value.name}' is set to {self.fixed}")
 
     def draw(self, rng: np.random.Generator) -> Array:
+        """Values for one run, in the input's shape and type."""
         if self.limit is not None:
             return rng.integers(0, self.limit, self.shape).astype(self.dtype)
         if self.fixed is not None:
@@ -86,6 +95,7 @@ class InputMaker:
 
 
 def require_sizes(model: Model, name: str) -> tuple[int, ...]:
+    """The shape of an input. Raises ParamError if one of its sizes is open."""
     shape = model.binding.shapes.get(name)
     if shape is None or None in shape:
         raise ParamError(f"input '{name}' of {model.name} has open sizes ({format_shape(shape)}); give them with --input-shape")
@@ -94,13 +104,14 @@ def require_sizes(model: Model, name: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class IntegerUses:
-    """What a model does with an integer input: sizes of the tables it looks up, constants it is compared with."""
+    """How a model uses an integer input: sizes of the tables that it indexes, and scalar constants that it is compared with."""
 
     table_sizes: tuple[int, ...]
     compared: tuple[int, ...]
 
     @classmethod
     def of(cls, model: Model, graph: Graph, name: str) -> "IntegerUses":
+        """The uses of input `name`, directly or after ops that only move elements."""
         sizes: list[int] = []
         compared: list[int] = []
         pending, seen = [name], set()
@@ -124,22 +135,24 @@ class IntegerUses:
 
 
 def load_samples(path: Path, model: Model) -> Samples:
-    """Feeds from an npz, or a folder of npy and npz files.
+    """Feeds from an npy or npz file, or a folder of them, in the order of file names.
 
-    An array is one sample if it has the input's shape, and several along its first axis if it has more there. npz arrays
-    go by input name; a model with one input takes the only array, and npy files. Raises ModelError for what does not fit.
+    An array is one sample if it has the input's shape, and several along its first axis if it is longer there. Arrays of an npz
+    belong to the inputs of the same name; a model with one input takes the only array of a file, whatever its name.
+
+    Raises ModelError for a file that cannot be read or does not fit the model.
     """
     feeds = [feed for file in array_files(path) for feed in file_samples(file, model)]
     return Samples(tuple(feeds), (f"{len(feeds)} samples from {path}",))
 
 
 def check_samples(path: Path, model: Model) -> None:
-    """Raises ModelError where the first file that `load_samples` would read does not fit."""
+    """Raises ModelError if the first file that `load_samples` would read does not fit."""
     file_samples(array_files(path)[0], model)
 
 
 def array_files(path: Path) -> list[Path]:
-    """A file, or those of a folder. Raises ModelError for a folder without any."""
+    """The file `path`, or the array files of the folder. Raises ModelError for a folder without any."""
     files = sample_files(path, ARRAY_SUFFIXES)
     if not files:
         raise ModelError(f"--data {path}: the folder holds no .npy or .npz files")
@@ -147,6 +160,7 @@ def array_files(path: Path) -> list[Path]:
 
 
 def file_samples(path: Path, model: Model) -> list[Feeds]:
+    """The samples of one file. Raises ModelError if it cannot be read, or does not fit the model's inputs."""
     names = [value.name for value in fed_inputs(model.proto.graph)]
     arrays = read_arrays(path)
     if len(names) == 1 and len(arrays) == 1:
@@ -164,6 +178,7 @@ def file_samples(path: Path, model: Model) -> list[Feeds]:
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
+    """Name → array of an npz file; of an npy file, its stem → the array. Raises ModelError if it cannot be read."""
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -176,7 +191,10 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 
 def split_samples(path: Path, model: Model, value: onnx.ValueInfoProto, array: Array) -> list[Array]:
-    """The samples in one array, in the input's type and shape."""
+    """The samples in one array, in the input's type and shape. Raises ModelError if type or shape do not fit.
+
+    Integers and floats are converted to another width of the same kind.
+    """
     wanted = model.binding.shapes.get(value.name, ())
     dtype = element_dtype(value.name, value.type.tensor_type.elem_type)
     if array.dtype != dtype and (array.dtype.kind != dtype.kind or array.dtype.kind not in "fiu"):
@@ -195,4 +213,5 @@ def split_samples(path: Path, model: Model, value: onnx.ValueInfoProto, array: A
 
 
 def fits(shape: Sequence[int], wanted: Shape) -> bool:
+    """Whether a shape has the wanted rank and sizes; a wanted None fits every size."""
     return len(shape) == len(wanted) and all(w is None or s == w for s, w in zip(shape, wanted, strict=True))

@@ -1,4 +1,4 @@
-"""Parts of a model that make chosen values, and how large those are."""
+"""Parts of a model that end at chosen values, and the sizes of these values."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,11 +13,12 @@ from onnxsparse.runtime.session import Execution, Feeds, runner
 
 
 def output_name(at: int, what: str) -> str:
+    """The name of a statistic (`what`) of the value at position `at` in a list of values. It cannot occur in a model."""
     return f"onnxsparse/{at}/{what}"
 
 
 def prefix(model: Model, tensors: Sequence[str]) -> Model:
-    """A copy that makes `tensors`, its only outputs, and has no node that they do not need."""
+    """A copy whose only outputs are `tensors`, without the nodes that they do not depend on."""
     twin = model.copy()
     graph = Graph(twin.proto.graph)
     captured: dict[int, list[str]] = {}
@@ -39,7 +40,10 @@ def prefix(model: Model, tensors: Sequence[str]) -> Model:
 
 
 def element_counts(model: Model, tensors: Sequence[str], feeds: Feeds, custom_ops: Sequence[Path] = ()) -> dict[str, int]:
-    """How many elements tensors have for one sample, counted inside onnxruntime."""
+    """Tensor → number of its elements for one sample, counted inside onnxruntime.
+
+    Raises BackendError if it cannot run the model.
+    """
     if not tensors:
         return {}
     twin = prefix(model, tensors)
@@ -52,7 +56,7 @@ def element_counts(model: Model, tensors: Sequence[str], feeds: Feeds, custom_op
 
 
 def groups_within(sizes: dict[str, int], budget_bytes: int) -> Iterator[list[str]]:
-    """Names in order, in groups whose sizes sum to the budget at most; one that is larger goes alone."""
+    """Names in order, in groups whose sizes add up to at most `budget_bytes`. A name that is larger alone gets its own group."""
     group: list[str] = []
     held = 0
     for name, size in sizes.items():

@@ -1,4 +1,4 @@
-"""Running models in onnxruntime: as they are written, or as this processor runs them. No one else decides which."""
+"""Sessions of onnxruntime, with models run as they are written or as this processor runs them."""
 
 import tempfile
 from collections.abc import Sequence
@@ -24,28 +24,29 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue, SessionOptions
 
 MAX_BYTES_IN_MEMORY = 1 << 30
-"""Models above this go to onnxruntime through a temporary file."""
+"""Largest model, in bytes of inline weights, that is given to onnxruntime in memory. Larger ones go through a temporary file."""
 
 LENT = "onnxsparse-lent"
-"""Where a lent initializer is said to be."""
+"""`external_data` location of a lent initializer; no such file exists."""
 
 Feeds = dict[str, Array]
+"""Input name → array."""
 
 
 class Execution(Enum):
-    """How onnxruntime is to run a model."""
+    """How onnxruntime runs a model."""
 
     AS_WRITTEN = auto()
-    """As the file says: integers exactly, on every processor. A model of floats alone may be fused, which only rounds."""
+    """As the file says, with exact integers on every processor. Nodes of a float model may be fused, which changes rounding."""
     NODE_BY_NODE = auto()
-    """Likewise, and no node is fused with another, so that no inner value depends on which others are read."""
+    """As AS_WRITTEN, and no nodes are fused, so that an inner value does not depend on which other values are read."""
     AS_RUN = auto()
-    """As onnxruntime runs it on this processor: with all optimisations, whose integer kernels may saturate."""
+    """As onnxruntime runs it on this processor, with all optimisations. Its integer kernels may saturate."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """A model ready to run; `outputs` in graph order, added ones last."""
+    """A model in a session. `outputs`: names in graph order, followed by added outputs. `model_name`: for messages."""
 
     session: "InferenceSession"
     outputs: tuple[str, ...]
@@ -53,11 +54,11 @@ class Runner:
 
     @property
     def types(self) -> dict[str, str]:
-        """onnxruntime's names for the outputs' types, as tensor(float)."""
+        """Output name → type as onnxruntime names it, as `tensor(float)`."""
         return {output.name: output.type for output in self.session.get_outputs()}
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name. Raises BackendError where onnxruntime cannot run these inputs."""
+        """Output name → array. Raises BackendError if onnxruntime cannot run the model on these inputs."""
         try:
             values = self.session.run(list(self.outputs), feeds)
         except Exception as error:
@@ -72,9 +73,9 @@ def runner(
     also: Sequence[str] = (),
     execution: Execution = Execution.AS_WRITTEN,
 ) -> Runner:
-    """`model` in an onnxruntime CPU session, with the tensors `also` as further outputs.
+    """`model` in an onnxruntime CPU session. `also`: names of inner tensors to add as outputs.
 
-    Raises BackendError where onnxruntime refuses the model, as it does for ops that it does not know.
+    Raises BackendError if onnxruntime refuses the model, as it does for unknown ops, or a library of custom ops.
     """
     from onnxruntime import GraphOptimizationLevel, SessionOptions
 
@@ -89,7 +90,10 @@ def runner(
 
 
 def fused_runner(model: Model, level: str, custom_ops: Sequence[Path] = ()) -> Runner:
-    """`model` with floats fused up to an optimisation level of onnxruntime's (ORT_ENABLE_BASIC, …), and integers exact."""
+    """`model` with floats optimised up to a level of onnxruntime's (ORT_ENABLE_BASIC, …) and exact integers.
+
+    Raises BackendError if onnxruntime refuses the model.
+    """
     from onnxruntime import GraphOptimizationLevel, SessionOptions
 
     options = SessionOptions()
@@ -100,7 +104,7 @@ def fused_runner(model: Model, level: str, custom_ops: Sequence[Path] = ()) -> R
 
 
 def holds_integers(model: Model) -> bool:
-    """Whether onnxruntime may compute parts of a model in integers."""
+    """Whether the model has quantizers or integer ops, which onnxruntime may compute in integers."""
     graphs = [model.proto.graph]
     nodes = [node for function in model.proto.functions for node in function.node]
     while graphs:
@@ -113,15 +117,16 @@ def holds_integers(model: Model) -> bool:
 
 
 def is_integer(node: onnx.NodeProto, model: Model) -> bool:
+    """Whether a node is a quantizer or an integer op."""
     spec = find(node.domain, node.op_type, model.opset(node.domain))
     return spec is not None and spec.holds_integers
 
 
 def exactly_written(model: Model) -> tuple[Model, tuple[Skip, ...]]:
-    """A model that computes in floats what its integers say, on every processor; and the nodes that do not.
+    """A model that computes its integer ops exactly on every processor, and a Skip for each node for which this is impossible.
 
-    QuantizeLinear and DequantizeLinear compute the same everywhere, as long as nothing is fused with them; what multiplies
-    integers is written out. A model without integers is returned as it is.
+    QuantizeLinear and DequantizeLinear give the same results everywhere if they are not fused. Ops that multiply integers are
+    written out in floats (`analysis/unfolding.py`). A model without integers is returned itself.
     """
     if not holds_integers(model):
         return model, ()
@@ -130,12 +135,12 @@ def exactly_written(model: Model) -> tuple[Model, tuple[Skip, ...]]:
 
 
 def processor_notes(model: Model) -> list[str]:
-    """A sentence for each node whose integers depend on the processor however the model is run."""
+    """A sentence for each node whose result depends on the processor even in a model that is run as written."""
     return [f"{model.name}: {node.node} depends on the processor: {node.reason}" for node in exactly_written(model)[1]]
 
 
 def with_outputs(model: Model, also: Sequence[str]) -> Model:
-    """A model with further tensors as outputs; the model itself if it has them all."""
+    """A copy of a model with the tensors `also` as further outputs; the model itself if they are outputs already."""
     present = {output.name for output in model.proto.graph.output}
     missing = [name for name in dict.fromkeys(also) if name not in present]
     if not missing:
@@ -146,7 +151,10 @@ def with_outputs(model: Model, also: Sequence[str]) -> Model:
 
 
 def profiled_runner(model: Model, profile: Path) -> Runner:
-    """`model` in a session that writes down how long each kernel took, to a file that begins with `profile`."""
+    """`model` in a session that records the time of each kernel in a file whose name begins with `profile`.
+
+    Raises BackendError if onnxruntime refuses the model.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -156,6 +164,7 @@ def profiled_runner(model: Model, profile: Path) -> Runner:
 
 
 def start(model: Model, options: "SessionOptions", custom_ops: Sequence[Path] = ()) -> Runner:
+    """`model` in a session with these options. Raises BackendError if onnxruntime refuses it or a library of custom ops."""
     options.log_severity_level = 4
     try:
         for library in custom_ops:
@@ -167,7 +176,7 @@ def start(model: Model, options: "SessionOptions", custom_ops: Sequence[Path] = 
 
 
 def check_library(path: Path, option: str) -> None:
-    """Raises BackendError for a file that is no library of custom ops."""
+    """Raises BackendError for a file that is not a library of custom ops. `option`: its name in messages."""
     import onnxruntime
 
     try:
@@ -177,7 +186,10 @@ def check_library(path: Path, option: str) -> None:
 
 
 def open_session(model: Model, options: "SessionOptions") -> "InferenceSession":
-    """A session that takes the main graph's bulk weights from where they are, so that none is written for it."""
+    """A session for `model`. Bulk weights of the main graph are given to it where they are mapped, so that no file is written.
+
+    A temporary file is written only for a very large model, and for external data in bodies and Constant nodes.
+    """
     from onnxruntime import InferenceSession
 
     providers = ["CPUExecutionProvider"]
@@ -195,7 +207,10 @@ def open_session(model: Model, options: "SessionOptions") -> "InferenceSession":
 
 
 def lend_weights(model: Model) -> "tuple[Model, dict[str, OrtValue]]":
-    """A copy whose bulk initializers are external under a name that leads nowhere, and their values for onnxruntime."""
+    """A copy of the model for a session, and name → values of the initializers that onnxruntime takes from memory.
+
+    In the copy, these initializers are external at a location that does not exist, so that they take no space in it.
+    """
     from onnxruntime import OrtValue
 
     values: dict[str, OrtValue] = {}
@@ -203,7 +218,7 @@ def lend_weights(model: Model) -> "tuple[Model, dict[str, OrtValue]]":
     unmark(lent.proto)  # a sparse tensor cannot be lent
     graph = lent.proto.graph
     used = {*Graph(graph).consumers, *(output.name for output in graph.output)}
-    # onnxruntime drops what nobody reads before it takes what it was lent, and then does not find it
+    # onnxruntime drops unused initializers first, and then refuses values for a name that no longer exists
     dropped = {tensor.name for tensor in graph.initializer} - used
     replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in dropped])
     replace_all(graph.input, [value for value in graph.input if value.name not in dropped])  # IR 3 lists initializers there
@@ -212,22 +227,22 @@ def lend_weights(model: Model) -> "tuple[Model, dict[str, OrtValue]]":
         if tensor.data_location != onnx.TensorProto.EXTERNAL or tensor.data_type in PACKED_TYPES:
             continue
         array = model.weights[model.weights.find("", tensor.name) or tensor.name]
-        if array.dtype.isbuiltin != 1:  # bfloat16 and the like, which onnxruntime's binding does not take
+        if array.dtype.isbuiltin != 1:  # onnxruntime's Python binding refuses types of ml_dtypes, as bfloat16
             continue
-        # payloads start anywhere in a file, and kernels may load whole vectors
+        # a payload may start at any byte of a file, but kernels load aligned vectors
         values[tensor.name] = OrtValue.ortvalue_from_numpy(array if array.flags.aligned else array.copy())
         set_external(tensor, LENT, 0, array.nbytes)
     return lent, values
 
 
 def others_in_side_files(lent: Model) -> bool:
-    """Whether tensors that cannot be lent, those of bodies and Constant nodes, are in files of their own."""
+    """Whether tensors that cannot be lent (those of bodies and Constant nodes) are in external data files."""
     stored = (t for _, _, t in tensors(lent.proto) if t.data_location == onnx.TensorProto.EXTERNAL and not is_lifted(t))
     return any(e.value != LENT for t in stored for e in t.external_data if e.key == "location")
 
 
 def as_array(value: object) -> Array:
-    """An output as an array; of type object for a sequence or map."""
+    """An output as an array; for a sequence or map, an array of type object that holds it."""
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     wrapped = np.empty((), object)
@@ -236,4 +251,5 @@ def as_array(value: object) -> Array:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type if the text is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

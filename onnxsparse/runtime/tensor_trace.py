@@ -1,4 +1,4 @@
-"""Running two versions of a model side by side to see how far their inner tensors are apart, in a bounded amount of memory."""
+"""Inner tensors of two versions of a model, compared in a bounded amount of memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,20 +9,20 @@ import numpy as np
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.progress import tell
-from onnxsparse.runtime.compare import Distance
+from onnxsparse.runtime.distance import Distance
 from onnxsparse.runtime.probe import element_counts, groups_within, prefix
 from onnxsparse.runtime.session import Execution, Feeds, Runner, runner
 
 FLOAT_BYTES = {"tensor(float)": 4, "tensor(float16)": 2, "tensor(double)": 8}
-"""An element of each type of onnxruntime's that is compared."""
+"""onnxruntime's name of a type → bytes of an element. Tensors of other types are not compared."""
 
 
 @dataclass
 class Trace:
-    """One tensor of both models over the samples.
+    """One tensor of both models over all samples.
 
-    What is NaN or infinite in both alike, as the −∞ of a mask is, does not count; `alike`: there was some. `odd`: the models
-    where something else was NaN or infinite.
+    Values that are NaN or infinite in both models alike, as the −∞ of a mask, are left out; `alike`: there were some.
+    `odd`: the models with NaN or infinite values elsewhere.
     """
 
     distance: Distance = field(default_factory=Distance)
@@ -30,6 +30,7 @@ class Trace:
     odd: set[str] = field(default_factory=set)
 
     def add(self, a: Array, b: Array) -> None:
+        """Add one sample of both models."""
         if a.shape == b.shape:
             a, b = self._comparable(a, b)
         self.distance.add(a, b)
@@ -45,7 +46,7 @@ class Trace:
 
     @property
     def problem(self) -> str | None:
-        """Why there is no figure."""
+        """Why there is no SQNR; None if there is one."""
         if self.odd:
             where = "at different places" if len(self.odd) > 1 else f"in {min(self.odd)} alone"
             return f"has NaN or infinite values {where}"
@@ -55,15 +56,16 @@ class Trace:
 
     @property
     def sqnr_db(self) -> float | None:
+        """The SQNR in dB; infinite for equal tensors, None if there is a problem."""
         return self.distance.sqnr_db if self.problem is None else None
 
 
 @dataclass(frozen=True)
 class Versions:
-    """Two versions of a model and what to feed them.
+    """Two versions of a model, their inputs and their libraries of custom ops.
 
-    They run as they are written. A tensor that is read keeps onnxruntime from fusing the nodes around it, so with fusions its
-    values would depend on what else is read.
+    Both run node by node: an output keeps onnxruntime from fusing the nodes around it, so with fusions a tensor's values would
+    depend on which other tensors are read.
     """
 
     models: tuple[Model, Model]
@@ -71,7 +73,14 @@ class Versions:
     custom_ops: Sequence[Path] = ()
 
     def traces(self, tensors: Sequence[str], budget_bytes: int) -> dict[str, Trace]:
-        """Of those of `tensors` that are floats in both; they are read in groups that fit the budget."""
+        """Tensor → trace, for those of `tensors` that are floats in both models.
+
+        1. Count the elements of each tensor, for the largest sample.
+        2. Form groups of tensors whose values in both models fit `budget_bytes`.
+        3. For each group, run both models up to its tensors on all samples, and add the values to the traces.
+
+        Raises BackendError if onnxruntime cannot run a model.
+        """
         floats = self._float_bytes(tensors)
         traces = {name: Trace() for name in floats}
         groups = list(groups_within(self._held_bytes(floats), budget_bytes)) if floats else []
@@ -86,7 +95,7 @@ class Versions:
         return traces
 
     def _float_bytes(self, tensors: Sequence[str]) -> dict[str, int]:
-        """Bytes of an element of both models, for the tensors that are floats in both."""
+        """Tensor → bytes of one element in both models together, for tensors that are floats in both."""
         if not tensors:
             return {}
         first, second = (self._runner(prefix(model, tensors)).types for model in self.models)
@@ -94,7 +103,7 @@ class Versions:
         return {name: FLOAT_BYTES[first[name]] + FLOAT_BYTES[second[name]] for name in both}
 
     def _held_bytes(self, element_bytes: dict[str, int]) -> dict[str, int]:
-        """What holding each tensor of both models takes, going by the largest sample."""
+        """Tensor → bytes that its values in both models take, for the largest sample."""
         largest = max(self.feeds, key=lambda feeds: sum(array.nbytes for array in feeds.values()))
         elements = dict.fromkeys(element_bytes, 0)
         for model in self.models:

@@ -120,7 +120,7 @@ class TestObservation:
     def test_nan_is_one_clear_line(self, given: list[float]) -> None:
         built = model([node("Log", "x", "l"), node("Relu", "l", "y")], {"x": "1x2"})
         feeds = feeds_of([[1, 1]], [given])
-        with pytest.raises(ModelError, match="the given samples: sample 2 makes activation 'l' of the model NaN"):
+        with pytest.raises(ModelError, match="the given samples: sample 2 turns activation 'l' of the model into NaN"):
             seen(built, feeds, ["l"])
 
     def test_no_samples_is_one_clear_line(self) -> None:

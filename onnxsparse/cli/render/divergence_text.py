@@ -32,9 +32,9 @@ def print_divergence(out: Console, found: Divergence, title: str) -> None:
 def print_first(out: Console, found: Divergence, title: str) -> None:
     """Print the first diverging tensors, at most MAX_ROWS, and why some do not compare."""
     shown = found.first[:MAX_ROWS]
-    rows = losses_table(title, *COLUMNS, "diverging behind")
+    rows = losses_table(title, *COLUMNS, "diverging downstream")
     for loss in shown:
-        rows.add_row(*cells(loss), str(loss.behind))
+        rows.add_row(*cells(loss), str(loss.downstream))
     if len(shown) < len(found.first):
         rows.add_row(f"… {len(found.first) - len(shown)} more")
     out.print(rows)

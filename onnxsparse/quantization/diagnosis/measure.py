@@ -24,7 +24,7 @@ from onnxsparse.quantization.plan.scales import ValueScale
 from onnxsparse.quantization.quantize_model import QuantizedModel
 from onnxsparse.quantization.write.grid import Grid
 from onnxsparse.records import TextTable
-from onnxsparse.runtime.compare import Distance, finite, sqnr_db
+from onnxsparse.runtime.distance import Distance, finite, sqnr_db
 from onnxsparse.runtime.probe import element_counts, groups_within, prefix
 from onnxsparse.runtime.session import Execution, runner
 
