@@ -1,4 +1,12 @@
-"""Branches that always run, in place of the If that holds them."""
+"""Replacement of an If by its branch, if one branch alone can run.
+
+1. Infer shapes from the sizes that the file fixes. Recorded shapes of inner values are left out, because exporters record those
+   of the one input that they traced (`without_recorded`).
+2. A branch always runs if its condition is known (`fixed_values`), or if shape inference found that the others never run.
+3. Move its nodes and tensors into the graph around it, in place of the If, and rename where names clash (`Splice`).
+4. Remove what computed the condition, if it is unused now.
+5. Repeat for each such If; then start again, because sizes may have become known.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,11 +30,14 @@ from onnxsparse.ops import Body, find
 
 
 def settle(model: Model) -> int:
-    """Replace every If of which one branch alone can run by that branch; returns how many that were."""
+    """Replace every If of which one branch alone can run by that branch. Returns how many were replaced.
+
+    Raises ParamError for fixed sizes at which a node cannot run.
+    """
     count = 0
     while settled := {branch.key for branch in settled_branches(model)}:
         while (found := next((b for b in all_branches(model) if b.key in settled), None)) is not None:
-            settled.remove(found.key)  # an If inside may take over the name of the value
+            settled.remove(found.key)  # an If inside the branch may get the same output name, and so the same key
             metadata.remember_names(model.proto, Splice(model, found).run())
             count += 1
     return count
@@ -34,7 +45,11 @@ def settle(model: Model) -> int:
 
 @dataclass(frozen=True)
 class Branch:
-    """A body, and the node that holds it. `runs_if`: the condition under which it runs."""
+    """A body, and the node that holds it.
+
+    `index`: of that node in `graph`. `others`: the other bodies of the node. `runs_if`: the value of the condition for which it
+    runs.
+    """
 
     graph: Graph
     index: int
@@ -44,12 +59,12 @@ class Branch:
 
     @property
     def key(self) -> tuple[str, str, bool]:
-        """What tells it from other branches: node names may repeat, values in one graph do not."""
+        """Identifies the branch in its model. Node names may repeat, but values in one graph do not."""
         return self.graph.scope, next(filter(None, self.graph.proto.node[self.index].output), ""), self.runs_if
 
 
 def settled_branches(model: Model) -> Iterator[Branch]:
-    """The branches that always run, at whatever sizes the file leaves open."""
+    """The branches that always run, whatever the open sizes of the file are."""
     branches = list(all_branches(model))
     if not branches:
         return
@@ -58,7 +73,7 @@ def settled_branches(model: Model) -> Iterator[Branch]:
     scopes = Counter(branch.body.scope for branch in branches)
     for branch in branches:
         if any(scopes[around.scope] > 1 for around in surroundings(branch.graph)):
-            continue  # what is known of its values may be of another body
+            continue  # two bodies have this scope, so the facts about its values may belong to the other
         told_apart = all(scopes[body.scope] == 1 for body in (branch.body, *branch.others))
         if branch.others and told_apart and all(other.scope in shapes.dead for other in branch.others):
             yield branch
@@ -69,7 +84,7 @@ def settled_branches(model: Model) -> Iterator[Branch]:
 
 
 def surroundings(graph: Graph) -> Iterator[Graph]:
-    """A graph, and those around it."""
+    """A graph and those around it, from the inside to the outside."""
     here: Graph | None = graph
     while here is not None:
         yield here
@@ -77,7 +92,7 @@ def surroundings(graph: Graph) -> Iterator[Graph]:
 
 
 def without_recorded(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which no sizes of inner values are recorded: exporters leave there those of the one input they traced."""
+    """A copy without recorded shapes of inner values: exporters record those of the one input that they traced."""
     work = onnx.ModelProto()
     work.CopyFrom(proto)
     for graph in every_graph(work):
@@ -86,7 +101,7 @@ def without_recorded(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def all_branches(model: Model) -> Iterator[Branch]:
-    """Every body of the nodes that run one of theirs."""
+    """Every body of the nodes that run one of several bodies."""
     graphs = [main_graph(model.proto)]
     for graph in graphs:
         for index, node in enumerate(graph.proto.node):
@@ -105,7 +120,10 @@ def branches_of(graph: Graph, index: int, inner: dict[str, Graph], rules: Body) 
 
 
 class Splice:
-    """Puts the nodes and tensors of a branch in place of the node that holds it, under names that nothing else has."""
+    """Moves the nodes and tensors of a branch into the graph around it, in place of the If, under names that are unique there.
+
+    `names`: name in the branch → new name.
+    """
 
     def __init__(self, model: Model, branch: Branch) -> None:
         self.model = model
@@ -116,13 +134,13 @@ class Splice:
         self.names: dict[str, str] = {}
 
     def run(self) -> dict[str, str]:
-        """New names of tensors → those that they had in the weights."""
+        """Change the model. Returns new name of a tensor → its name in the weights, where they differ."""
         handed = self._name_results()
         renamed = self._tensors()
         nodes = [self._renamed(node) for node in self.inner.node]
         outside = f"{self.branch.graph.scope}/" if self.branch.graph.scope else ""
         for node, name in zip(nodes, self.branch.body.names, strict=True):
-            node.name = name.removeprefix(outside)  # what it was called before, by `inspect` for one
+            node.name = name.removeprefix(outside)  # the name that messages and reports used before
         before, after = list(self.outer.node[: self.branch.index]), list(self.outer.node[self.branch.index + 1 :])
         read = [*self.node.input, *captured(self.node)]
         replace_all(self.outer.node, [*before, *nodes, *handed, *after])
@@ -131,7 +149,10 @@ class Splice:
         return renamed
 
     def _name_results(self) -> list[onnx.NodeProto]:
-        """The branch's results get the names of the node's; an Identity for each that it hands on or gives twice."""
+        """Give the branch's results the names of the If's outputs.
+
+        Returns an Identity for each result that the branch does not compute itself, or returns twice.
+        """
         made = {name for node in self.inner.node for name in node.output}
         handed = []
         for value, result in zip(self.inner.output, self.node.output, strict=False):
@@ -143,7 +164,7 @@ class Splice:
         return [helper.make_node("Identity", [self.names.get(a, a)], [b], name=b) for a, b in handed]
 
     def _name_others(self) -> None:
-        """What is made in the branch keeps its name where that is the only one in the model."""
+        """Choose names for all other values of the branch: the old name if it is unique in the model, else a new one."""
         counts = Counter(name for graph in every_graph(self.model.proto) for name in definitions(graph))
         for other in self.branch.others:
             counts.subtract(name for graph in with_bodies(other.proto) for name in definitions(graph))
@@ -153,7 +174,7 @@ class Splice:
                 self.names[name] = name if counts[name] == 1 else fresh(name)
 
     def _tensors(self) -> dict[str, str]:
-        """Move the branch's tensors, and what is recorded of its values."""
+        """Move the branch's tensors and recorded types. Returns new name → name in the weights, where they differ."""
         renamed: dict[str, str] = {}
         for tensor in self.inner.initializer:
             key = self.model.weights.find(self.branch.body.scope, tensor.name)
@@ -170,7 +191,7 @@ class Splice:
         return renamed
 
     def _renamed(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """A node, and what is in its bodies, with the new names."""
+        """The node with new names, in its bodies too."""
         for names in (node.input, node.output):
             names[:] = [self.names.get(name, name) for name in names]
         for body in (body for attribute in node.attribute for body in bodies(attribute)):
@@ -184,7 +205,7 @@ class Splice:
 
 
 def drop_unread(graph: Graph, names: Iterable[str]) -> None:
-    """Remove what made these values of a graph, and the constants among them, where nothing reads them any more."""
+    """Remove these values if they are unused, and then everything that only they needed."""
     proto, pending = graph.proto, list(dict.fromkeys(names))
     while pending:
         name = pending.pop()
@@ -200,7 +221,7 @@ def drop_unread(graph: Graph, names: Iterable[str]) -> None:
 
 
 def definitions(graph: onnx.GraphProto) -> Iterator[str]:
-    """The names that a graph itself gives values."""
+    """The names of the values that a graph defines: inputs, initializers, outputs of nodes."""
     yield from (value.name for value in graph.input)
     yield from (tensor.name for tensor in graph.initializer)
     yield from (name for node in graph.node for name in node.output if name)

@@ -1,4 +1,4 @@
-"""From the input of an op back to the stored tensor it comes from, and where that tensor's zeros are."""
+"""Stored tensors as ops use them: from an op's input back to the tensor in the file, its quantization, and its zeros."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,22 +14,25 @@ from onnxsparse.ir.weights import Array, Weights
 from onnxsparse.ops import OpView, Packing, Scaling, find
 
 MAX_CHAIN = 32
-"""More views than this between a weight and its op are not followed."""
+"""Longest chain of views (Identity, Cast, Transpose, …) between a weight and its op that is followed."""
 
 CHUNK = 1 << 18
-"""Elements looked at at a time: a megabyte of float32, which stays in the cache."""
+"""Elements that are read at a time: a megabyte of float32, which stays in the processor's cache."""
 
 RELEASE_EVERY = 16
-"""Chunks after which mapped pages are given back."""
+"""Chunks after which mapped pages are released: 16 MB of float32 are resident at most."""
 
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A constant tensor as an op reads it, perhaps through Identity, Cast, Transpose or DequantizeLinear.
+    """A constant tensor as an op reads it, possibly through views: Identity, Cast, Transpose, Reshape, DequantizeLinear.
 
-    `axes`: for each axis the op sees, the stored tensor's; None where a Reshape in between lost them. `scale` and
-    `zero_point` name further constants, per tensor or along stored axis `quant_axis`, in blocks of `quant_block` (0: none).
-    `quantized_later`: it is stored as floats, which become integers on their way (QAT); its zeros are the floats'.
+    `name`: in the model's weights.
+    `axes`: for each axis that the op sees, the axis of the stored tensor; None if a Reshape in between lost them.
+    `scale`, `zero_point`: names of further constants, None if there are none. They are per tensor, or along the stored axis
+    `quant_axis`, there in blocks of `quant_block` elements (0: one for each index).
+    `packing`: layout of a weight of several elements in a byte; None for any other.
+    `quantized_later`: whether it is stored as floats that the graph quantizes (QAT). Its zeros are then those of the floats.
     """
 
     name: str
@@ -42,6 +45,7 @@ class StoredWeight:
     quantized_later: bool = False
 
     def elements(self, weights: Weights) -> int:
+        """The number of weight elements; in a packed tensor, without its padding."""
         if self.packing is not None:
             return self.packing.outputs * self.packing.inputs
         return int(np.prod(weights.shape(self.name), dtype=object))
@@ -55,7 +59,10 @@ class Resolver:
     opsets: dict[str, int]
 
     def constant(self, graph: Graph, name: str) -> str | None:
-        """The name in `weights` of an initializer or Constant that is `name` itself."""
+        """The name in `weights` of the initializer or Constant `name`, as seen from `graph`.
+
+        None if it is an input or computed.
+        """
         here: Graph | None = graph
         while here is not None:
             if name in here.initializers:
@@ -71,7 +78,7 @@ class Resolver:
         return self.weights.find(*(origin(tensor) or (graph.scope, name)))
 
     def resolve(self, graph: Graph, name: str) -> StoredWeight | None:
-        """The stored tensor behind `name`, None if `name` is computed."""
+        """The stored tensor that `name` is a view of; None if it is an input or computed."""
         chain: list[tuple[Graph, OpView]] = []
         for _ in range(MAX_CHAIN):
             key = self.constant(graph, name)
@@ -90,7 +97,7 @@ class Resolver:
         return None
 
     def _through(self, key: str, chain: list[tuple[Graph, OpView]]) -> StoredWeight:
-        """The tensor `key` seen through the ops of `chain`, the last of which reads it."""
+        """The tensor `key` seen through the views in `chain`. The op reads the first of them; the last reads the tensor."""
         rank = len(self.weights.shape(key))
         found = StoredWeight(key, tuple(range(rank)))
         for graph, op in reversed(chain):
@@ -109,7 +116,7 @@ class Resolver:
         """A tensor of integers with the scale that a node gives it."""
         scale, zero_point = (self._input(graph, op, at) for at in (scaling.scale, scaling.zero_point))
         if found.axes is None:
-            # a Reshape lost the axes, but one scale is of all elements
+            # a Reshape lost the axes, but a single scale applies to all elements
             single = [name for name in (scale, zero_point) if name is not None and np.prod(self.weights.shape(name)) == 1]
             return replace(found, scale=scale, zero_point=zero_point) if len(single) == 1 + (zero_point is not None) else found
         axis = scaling.axis(op) % max(len(found.axes), 1)
@@ -126,7 +133,10 @@ class Resolver:
 
 
 def zero_value(stored: StoredWeight, weights: Weights) -> Array | int:
-    """What stands for zero in the stored tensor: an integer, or an array that broadcasts against it."""
+    """The stored value that represents zero: an integer, or an array that broadcasts against the stored tensor.
+
+    Raises ModelError for zero points whose number fits no axis.
+    """
     if stored.zero_point is None or stored.zero_point not in weights:
         return 0
     points = weights[stored.zero_point]
@@ -136,7 +146,10 @@ def zero_value(stored: StoredWeight, weights: Weights) -> Array | int:
 
 
 def flat_zeros(weights: Weights, stored: StoredWeight) -> Array:
-    """What stands for zero: one value, or one per element where zero points differ."""
+    """The stored value that represents zero: one element, or one for each element of the tensor, flattened.
+
+    Raises ModelError for zero points whose number fits no axis.
+    """
     array = weights[stored.name]
     zero = np.asarray(zero_value(stored, weights))
     if zero.size == 1:
@@ -145,23 +158,32 @@ def flat_zeros(weights: Weights, stored: StoredWeight) -> Array:
 
 
 def step_size(stored: StoredWeight, weights: Weights) -> Array | float:
-    """The real value of one integer step, as a number or an array that broadcasts against the stored tensor."""
+    """The real value of one integer step: a number, or an array that broadcasts against the stored tensor. 1 without a scale.
+
+    Raises ModelError for scales whose number fits no axis.
+    """
     if stored.scale is None or stored.scale not in weights:
         return 1.0
     return along_axis(weights[stored.scale], stored, weights)
 
 
 def is_real(stored: StoredWeight, weights: Weights) -> bool:
-    """Whether a tensor's elements are its real values; the type's kind does not tell (V: bfloat16, and int4)."""
+    """Whether the stored elements are the weight's real values.
+
+    dtype.kind does not decide: it is V for bfloat16 and int4 alike.
+    """
     return stored.scale is None and stored.zero_point is None and weights[stored.name].dtype.kind in "fV"
 
 
 def real_values(stored: StoredWeight, weights: Weights) -> Array:
-    """The floats that stored integers stand for, of their scale's type, as DequantizeLinear computes them."""
+    """The real values of a stored tensor, computed as DequantizeLinear does, in the type of its scale (float32 without one).
+
+    Raises ModelError for scales or zero points whose number fits no axis.
+    """
     array, step = weights[stored.name], np.asarray(step_size(stored, weights), None if stored.scale else np.float32)
     zero = np.asarray(zero_value(stored, weights))
     if array.dtype.itemsize > 2:
-        array, zero = array.astype(np.int64) - zero.astype(np.int64), np.zeros(())  # float32 would round
+        array, zero = array.astype(np.int64) - zero.astype(np.int64), np.zeros(())  # float32 would round large integers
     real: NDArray[np.float32] = array.astype(np.float32)
     real -= zero.astype(np.float32)
     real *= step.astype(np.float32)
@@ -169,7 +191,10 @@ def real_values(stored: StoredWeight, weights: Weights) -> Array:
 
 
 def along_axis(values: Array, stored: StoredWeight, weights: Weights) -> Array:
-    """Per-tensor, per-channel or blocked quantization parameters, shaped to broadcast against the stored tensor."""
+    """Quantization parameters (per tensor, per channel or blocked) in a shape that broadcasts against the stored tensor.
+
+    Raises ModelError if their number fits neither the axis nor one of the special layouts.
+    """
     shape = weights.shape(stored.name)
     if values.size == 1:
         return values.reshape(())
@@ -182,34 +207,37 @@ def along_axis(values: Array, stored: StoredWeight, weights: Weights) -> Array:
     if axis < rank and values.size == shape[axis]:
         return values.reshape([-1 if i == axis else 1 for i in range(rank)])
     if axis == rank - 1 == 2 and values.shape in (shape[:1], (shape[0], shape[axis])):
-        # a recurrent layer has them for each of its directions, and perhaps outputs
+        # a recurrent layer has parameters for each direction, or for each direction and output
         return values.reshape(shape[0], 1, -1)
     raise ModelError(f"'{stored.name}' of shape {list(shape)} has {values.size} scales or zero points along axis {axis}")
 
 
 def count_zeros(stored: StoredWeight, weights: Weights) -> int:
-    """Elements that stand for zero, among `stored.elements`."""
+    """The number of elements that represent zero. It reads the whole tensor.
+
+    Raises ModelError for zero points whose number fits no axis.
+    """
     if stored.packing is not None:
         return count_packed_zeros(stored, stored.packing, weights)
     zero = zero_value(stored, weights)
     array = weights[stored.name]
     if not isinstance(zero, int):
         return int(np.count_nonzero(array == zero))
-    # comparing first is twice as fast as counting floats directly
+    # count_nonzero of a comparison takes half the time of count_nonzero of floats
     return sum(int(np.count_nonzero(part == 0)) for _, part in flat_parts(weights, stored.name))
 
 
 def flat_parts(weights: Weights, name: str) -> Iterator[tuple[int, Array]]:
-    """(first element, elements) of a tensor in stored order, in aligned parts that fit the cache; pages are given back.
+    """(index of the first element, elements) of consecutive parts of a flattened tensor, aligned and small enough for the cache.
 
-    A part is valid until the next one is asked for.
+    A part is valid until the next one is requested. Mapped pages are released on the way.
     """
     flat = weights[name].reshape(-1)
     buffer = np.empty(min(CHUNK, flat.size), flat.dtype)
     for number, start in enumerate(range(0, flat.size, CHUNK)):
         part = flat[start : start + CHUNK]
         if not part.flags.aligned:
-            # payloads start anywhere in a model file, and numpy is some seven times slower on what is not aligned
+            # a payload may start at any byte of a file, and numpy is about seven times slower on unaligned data
             moved = buffer[: part.size]
             moved.view(np.uint8)[:] = part.view(np.uint8)
             part = moved
@@ -220,7 +248,10 @@ def flat_parts(weights: Weights, name: str) -> Iterator[tuple[int, Array]]:
 
 
 def count_packed_zeros(stored: StoredWeight, packing: Packing, weights: Weights) -> int:
-    """Zeros of a weight stored as outputs × blocks × bytes, low bits first, zero point 2^(bits−1) unless given."""
+    """The number of zeros in a weight of shape outputs × blocks × bytes, low bits first.
+
+    The zero point is 2^(bits−1), or one for each block if given. The padding of the last block does not count.
+    """
     blocks = -(-packing.inputs // packing.block)
     values = unpack_bits(weights[stored.name], packing.bits).reshape(packing.outputs, blocks * packing.block)
     middle: Array | int = 1 << packing.bits - 1
@@ -235,7 +266,7 @@ def count_packed_zeros(stored: StoredWeight, packing: Packing, weights: Weights)
 
 
 def unpack_bits(data: Array, bits: int) -> Array:
-    """The unsigned integers of `bits` bits in an array of bytes, low bits first."""
+    """The unsigned integers of `bits` bits each in an array of bytes, low bits first, flattened."""
     flat = data.reshape(-1).view(np.uint8)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     unpacked: Array = ((flat[:, None] >> shifts) & ((1 << bits) - 1)).reshape(-1)
