@@ -139,7 +139,7 @@ class TestMacs:
         """The batch of another input is open, and has nothing to do with the sides that do not meet."""
         nodes = [node("Gemm", "x a", "h"), node("Relu", "z", "y")]
         built = model(nodes, {"x": "3x8", "z": "Nx8"}, ["h", "y"], {"a": "9x4"})
-        with pytest.raises(ParamError, match=r"cannot multiply 3x8 by 9x4: 8 meets 9, whatever the sizes are") as refusal:
+        with pytest.raises(ParamError, match=r"cannot multiply 3x8 by 9x4: 8 meets 9, whatever its open sizes are") as refusal:
             Prune(sparsity_op=0.5).run(built)
         assert "--input-shape" not in str(refusal.value)
 
@@ -177,7 +177,7 @@ class TestData:
             self.ranges(np.array([[1, np.inf, 2, 3]], np.float32))
 
     def test_so_is_one_that_is_nan(self) -> None:
-        with pytest.raises(ModelError, match="activation 'h' of the model NaN: its input 'x' has NaN values"):
+        with pytest.raises(ModelError, match="activation 'h' of the model into NaN: its input 'x' has NaN values"):
             self.ranges(np.array([[1, np.nan, 2, 3]], np.float32))
 
     def test_samples_that_are_alike_say_nothing_of_the_model(self) -> None:

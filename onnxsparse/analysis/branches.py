@@ -113,7 +113,7 @@ def all_branches(model: Model) -> Iterator[Branch]:
 
 
 def branches_of(graph: Graph, index: int, inner: dict[str, Graph], rules: Body) -> Iterator[Branch]:
-    """The bodies `inner` of one node, of which `rules` let one run."""
+    """A branch for each of the bodies `inner` of a node that runs one of them; `rules` say which one."""
     for name, body in inner.items():
         others = tuple(other for other in inner.values() if other is not body)
         yield Branch(graph, index, body, others, runs_if=name == rules.if_true)

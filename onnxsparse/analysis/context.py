@@ -1,4 +1,4 @@
-"""What every analysis of a graph asks for, built once for each state of the graph and handed on."""
+"""Facts about one graph that several analyses need, computed once for each state of the graph."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, find
 
 @dataclass(frozen=True, eq=False)
 class GraphContext:
-    """One graph of a model in one state: its main graph, or a body, whose `parent` is the graph around it.
+    """One graph of a model in one state: the main graph, or a body, whose `parent` is the context of the graph around it.
 
-    Everything is computed when first asked for, and describes the graph as it was then. A pass that changes the graph makes a new
-    context for what it does next.
+    Everything is computed at first use, and describes the graph as it was then. A pass that changes the graph builds a new
+    context afterwards.
     """
 
     model: Model
@@ -29,46 +29,46 @@ class GraphContext:
 
     @cached_property
     def nodes(self) -> list[onnx.NodeProto]:
-        """The graph's nodes in order; other lists here have one entry for each."""
+        """The graph's nodes in order. `specs` and `bodies` have one entry for each."""
         return list(self.graph.proto.node)
 
     @cached_property
     def specs(self) -> list[OpSpec | None]:
-        """What is known of each node's op, None for an unknown op."""
+        """The op table's entry for each node; None for an unknown op."""
         return [self.spec(node) for node in self.nodes]
 
     def spec(self, node: onnx.NodeProto) -> OpSpec | None:
-        """What is known of the op of a node, which need not be in this graph; None for an unknown op."""
+        """The op table's entry for a node, which need not be in this graph; None for an unknown op."""
         domain = "" if node.domain in STANDARD_DOMAINS else node.domain
         return find(domain, node.op_type, self.opsets.get(domain, 1))
 
     @cached_property
     def resolver(self) -> Resolver:
-        """Finds the stored tensor behind a value. Bodies share the main graph's."""
+        """Finds the stored tensor that a value is a view of. Bodies share that of the main graph."""
         return Resolver(self.model.weights, self.opsets) if self.parent is None else self.parent.resolver
 
     @cached_property
     def types(self) -> dict[str, int]:
-        """Value → element type, as far as inference finds it."""
+        """Value of the main graph → element type, 0 if unknown."""
         return typed_values(self.model) if self.parent is None else self.parent.types
 
     @cached_property
     def outputs(self) -> frozenset[str]:
-        """The values that leave the graph."""
+        """The names of the graph's outputs."""
         return frozenset(value.name for value in self.graph.proto.output)
 
     @cached_property
     def captured(self) -> frozenset[str]:
-        """The values that bodies of the nodes read from outside of themselves."""
+        """The values of this graph and those around it that bodies of its nodes use."""
         return frozenset(name for node in self.nodes for name in captured(node))
 
     def readers(self, name: str) -> list[int]:
-        """Indices of the nodes that read a value, those whose bodies capture it included."""
+        """Indices of the nodes that use a value, nodes included whose bodies use it."""
         return self.graph.consumers.get(name, [])
 
     @cached_property
     def bodies(self) -> list[dict[str, "GraphContext"]]:
-        """For each node, the contexts of its bodies by attribute name."""
+        """For each node, attribute name → context of the body."""
         return [
             {name: GraphContext(self.model, body, self.opsets, self) for name, body in self.graph.bodies(index).items()}
             for index in range(len(self.nodes))
@@ -83,7 +83,7 @@ class GraphContext:
 
     @cached_property
     def constants(self) -> frozenset[str]:
-        """The values that follow from constants alone: no input of the model and no random number reaches them."""
+        """The values that follow from constants alone: they depend on no input of the model and on no random number."""
         return self.follow_constants()
 
     def reads_constants_alone(self, index: int) -> bool:
@@ -93,13 +93,16 @@ class GraphContext:
     def follow_constants(
         self, *, defaults: bool = False, sizes: bool = False, bodies: bool = False, integers: bool = True
     ) -> frozenset[str]:
-        """The initializers, those of the graphs around included, and what known ops compute from them without random numbers.
+        """The values that follow from constants alone, by the rules of the caller.
 
-        `defaults`: initializers that callers may override count as well, for the cost of a run in which none is. `sizes`: so
-        does what an op computes from shapes alone, which a compiler settles. `bodies`: so do the results of a node whose bodies
-        capture nothing, which have no range to calibrate; without it such a node is not followed, since no runtime folds it.
-        `integers`: False leaves out the integers that Constant nodes hold, so that a weight which is reshaped by one of them
-        does not count as computed.
+        They are the initializers of this graph and those around it, and the outputs of known ops without random numbers whose
+        inputs are all among them.
+
+        `defaults`: whether defaults of inputs count, as in a run in which no caller overrides them.
+        `sizes`: whether values computed from shapes alone (Shape, Size) count, which a compiler knows.
+        `bodies`: whether results of a node count whose bodies capture nothing. By default they do not, since no runtime folds
+        such a node. `integers`: if False, Constant nodes that hold integers do not count, so that a weight that is reshaped by
+        one of them does not count as computed.
         """
         found = set(self.graph.initializers) - (frozenset() if defaults else self.graph.overridable)
         if self.parent is not None:
@@ -114,7 +117,7 @@ class GraphContext:
 
 
 def main_context(model: Model, proto: onnx.ModelProto | None = None) -> GraphContext:
-    """The context of a model's main graph. `proto`: the model in another form, as without calls of functions."""
+    """The context of a model's main graph. `proto`: the model in another form, as with calls inlined; None: as it is."""
     proto = model.proto if proto is None else proto
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     return GraphContext(model, main_graph(proto), opsets | {"": model.opset()})
@@ -124,5 +127,5 @@ FLOATS = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.Tenso
 
 
 def holds_floats(node: onnx.NodeProto) -> bool:
-    """Whether an attribute of a node is a tensor of floats, as of a Constant that is one."""
+    """Whether an attribute of a node is a tensor of floats, as in a Constant."""
     return any(attribute.t.data_type in FLOATS for attribute in node.attribute)

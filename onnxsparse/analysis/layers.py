@@ -1,10 +1,15 @@
-"""Facts: what each linear op of a model costs, which weights it uses, and how sparse they are.
+"""Layers: MACs of each linear op, the weights that it uses, and their sparsity.
 
     sparsity    = zero weights / weights
     sparsity_op = Σ zeros · uses / Σ weights · uses
 
-with uses = the MACs of the nodes that use a weight tensor / its elements. Definitions: Best of both, structured and
-unstructured sparsity in neural networks (EuroMLSys 2023), doi 10.1145/3578356.3592583.
+where uses = MACs of the nodes that use a weight tensor / its elements. Definitions: Best of both, structured and unstructured
+sparsity in neural networks (EuroMLSys 2023), doi 10.1145/3578356.3592583.
+
+1. Inline calls of functions, and infer all shapes.
+2. For each node with a MAC formula, compute its MACs, and find the stored tensor behind each weight operand.
+3. Bodies: of an If, count the branch with more MACs; of a Loop or Scan, multiply by the number of rounds, if it is constant.
+4. Count the zeros of each stored tensor once.
 """
 
 import math
@@ -29,17 +34,20 @@ from onnxsparse.ops.sizes import OpenSize
 def layers(model: Model, *, count: bool = True) -> Layers:
     """The linear ops of `model` for the input sizes in `model.binding`.
 
-    `count=False` leaves the weights unread: zeros are None.
+    `count=False`: weights are not read, and zeros are None. Raises ParamError for sizes at which a node cannot run, ModelError
+    for damaged weights or calls that cannot be inlined.
     """
     return Survey(model).layers(count=count)
 
 
 def with_zeros(found: list[Layer], model: Model) -> list[Layer]:
+    """The layers with the zeros of their weights counted; a tensor that several layers use is read once."""
     zeros = {stored: count_zeros(stored, model.weights) for stored in {w.stored for layer in found for w in layer.weights}}
     return [replace(layer, weights=tuple(replace(w, zeros=zeros[w.stored]) for w in layer.weights)) for layer in found]
 
 
 def with_shares(found: list[Layer]) -> list[Layer]:
+    """The layers with `weight_share` filled in where their zero MACs are known."""
     weight_macs = add_up(found).weight_macs
     return [
         layer
@@ -50,7 +58,10 @@ def with_shares(found: list[Layer]) -> list[Layer]:
 
 
 class Survey:
-    """One walk over a model's graphs, gathering layers, unknown ops and notes."""
+    """Goes through a model's graphs once, and collects layers, unknown ops and notes.
+
+    `main`: names of the nodes of the main graph before inlining. `calls`: names of those of them that call functions.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -64,19 +75,22 @@ class Survey:
         self.notes: list[str] = []
 
     def layers(self, *, count: bool) -> Layers:
+        """All layers of the model; `count`: whether zeros are counted."""
         found = self.graph_layers(self.context, 1)
         if count:
             found = with_zeros(found, self.model)
         return Layers(tuple(with_shares(found)), tuple(self.unknown), tuple(self.notes), self.model.binding)
 
     def spec(self, node: onnx.NodeProto) -> OpSpec | None:
+        """The op table's entry for a node; None for an unknown op."""
         return self.context.spec(node)
 
     def view(self, graph: Graph, node: onnx.NodeProto) -> OpView:
+        """A node with its shapes and small values, as the formulas of the op table read it."""
         return self.shapes.view(graph.scope, node)
 
     def graph_layers(self, context: GraphContext, times: int | None) -> list[Layer]:
-        """The layers of one graph that runs `times` times (None: unknown)."""
+        """The layers of one graph that runs `times` times (None: unknown). Unknown ops and notes are collected on the way."""
         found: list[Layer] = []
         graph = context.graph
         for index, (node, spec) in enumerate(zip(context.nodes, context.specs, strict=True)):
@@ -97,13 +111,13 @@ class Survey:
         return found
 
     def _within(self, node: Layer | UnknownNode) -> str:
-        """The node of the model's main graph that a layer or unknown node is part of."""
+        """The node of the model's main graph that contains a layer or unknown node."""
         if node.within in self.main:
             return node.within
         return next((call for call in self.calls if node.within.startswith(f"{call}/")), node.within)
 
     def _matrix_elements(self, graph: Graph, name: str) -> int:
-        """Elements of a stored tensor of two axes or more, else 0."""
+        """Elements of the stored tensor behind `name`, if its rank is 2 or more; else 0."""
         stored = self.resolver.resolve(graph, name)
         axes = () if stored is None else self.model.weights.shape(stored.name)
         return math.prod(axes) if len(axes) > 1 else 0
@@ -134,7 +148,7 @@ class Survey:
         return found if lacking is None else replace(found, unknown=str(lacking), open_size=isinstance(lacking, OpenSize))
 
     def _assembled(self, graph: Graph, name: str, macs: int | None) -> list[WeightUse]:
-        """The stored tensors that make up an operand which concatenates or slices them; empty if it is computed otherwise."""
+        """The stored tensors that an operand is assembled from; empty if it is computed in another way."""
         parts = sources(self.resolver, graph, name) or {}
         stored = {StoredWeight(key, None): times for key, times in parts.items()}
         sizes = {s: s.elements(self.resolver.weights) for s in stored}
@@ -165,14 +179,14 @@ class Survey:
         return WeightUse(stored, elements, None, uses, axes)
 
     def _bits(self, graph: Graph, name: str, stored: StoredWeight) -> int | None:
-        """The width of a stored weight that an op reads as `name`; None for a float that no quantizer makes an integer."""
+        """Bits per element of a stored weight that an op reads as `name`; None for a float that is not quantized."""
         if stored.packing is not None:
             return stored.packing.bits
         own = integer_bits(self.model.weights.proto(stored.name).data_type)
         return self.width(graph, name) if own is None else own
 
     def width(self, graph: Graph, name: str) -> int | None:
-        """Bits of the integers that a value is made of, also where it is read behind a DequantizeLinear; None for a float."""
+        """Bits of the integers that a value is made of, directly or through a DequantizeLinear; None for a float."""
         while (bits := integer_bits(self.shapes.kind(graph.scope, name))) is None:
             made = graph.producer(name)
             if made is None:
@@ -212,7 +226,7 @@ class Survey:
         return found
 
     def _larger_branch(self, name: str, branches: list[tuple[str, list[Layer]]]) -> list[Layer]:
-        """The layers of the branch with most MACs; one of which some are unknown may be the larger."""
+        """The layers of the branch with the most MACs. A branch with unknown MACs counts as the largest."""
         sums = {attribute: add_up(found) for attribute, found in branches}
         order = {a: (not sums[a].macs_complete, sums[a].macs or 0, len(found)) for a, found in branches}
         attribute = max(order, key=order.__getitem__)
@@ -230,7 +244,7 @@ class Survey:
 
 
 def evaluate(formula: Callable[[OpView], int], op: OpView, times: int | None) -> int | None:
-    """`times` × what the formula says, None if it lacks a fact."""
+    """`times` × the formula's result; None if a fact is unknown."""
     if times is None:
         return None
     try:
@@ -240,9 +254,9 @@ def evaluate(formula: Callable[[OpView], int], op: OpView, times: int | None) ->
 
 
 def why_unknown(formula: Callable[[OpView], int], op: OpView, times: int | None) -> UnknownFact | None:
-    """What `evaluate` lacks, None if nothing."""
+    """The fact that `evaluate` lacks; None if it lacks none."""
     if times is None:
-        return UnknownFact("how often its body runs is not known")
+        return UnknownFact("the number of rounds of its body is unknown")
     try:
         formula(op)
     except UnknownFact as error:
@@ -251,7 +265,7 @@ def why_unknown(formula: Callable[[OpView], int], op: OpView, times: int | None)
 
 
 def slot_axis(op: OpView, slot: WeightSlot) -> int:
-    """The axis along which an op's own zero points run: its outputs."""
+    """The axis of an op's own zero points: that of its outputs, 0 if it is unknown."""
     try:
         return slot.axes(op).output
     except UnknownFact:

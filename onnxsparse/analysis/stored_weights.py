@@ -113,7 +113,7 @@ class Resolver:
         return found
 
     def _scaled(self, found: StoredWeight, graph: Graph, op: OpView, scaling: Scaling) -> StoredWeight:
-        """A tensor of integers with the scale that a node gives it."""
+        """A tensor of integers with the scale and zero point that a DequantizeLinear gives it."""
         scale, zero_point = (self._input(graph, op, at) for at in (scaling.scale, scaling.zero_point))
         if found.axes is None:
             # a Reshape lost the axes, but a single scale applies to all elements

@@ -1,8 +1,16 @@
-"""Ops on integers written out as floats, for those who take scales away and for those who run a model as it is written.
+"""Integer ops written out in float ops, in two variants:
 
-An op that has scales becomes DequantizeLinear of its operands, the float op that it stands for, and QuantizeLinear of its result
-(`QuantRules.form`); what it computes stays the same up to one step of the result's integers. One that sums products of integers
-becomes the float nodes that compute the same numbers (`QuantRules.exact`).
+1. To remove scales (`unfold`): an op with scales becomes DequantizeLinear of its operands, the float op that it stands for, and
+   QuantizeLinear of the result (`QuantRules.form`). Results differ by at most one step of the result's integers.
+2. To run a model as written on every processor (`write_exactly`): an op that sums products of integers becomes float nodes that
+   compute the same numbers (`QuantRules.exact`).
+
+For each node of a graph, bodies first in the second variant:
+
+1. Look up its rule in the op table. A node without one stays.
+2. Bring scales and zero points into the form that DequantizeLinear takes: one number, or one for each index of an axis.
+3. Replace the node by the nodes of its rule. Its output keeps its name.
+4. If the rule does not apply (StaysInteger, UnknownFact), the node stays, and is reported with the reason.
 """
 
 from collections.abc import Iterable
@@ -26,32 +34,42 @@ from onnxsparse.records import Skip
 
 
 class StaysInteger(Exception):  # noqa: N818 - not an error: the op is left as it is
-    """Why an op on integers is not written out."""
+    """Why an integer op stays as it is; the text ends a sentence about the op."""
 
 
 @dataclass(frozen=True)
 class Unfolded:
-    """`floats`: float result → the integers that were the op's. `skipped`: ops that stay, and why."""
+    """What `unfold` did.
+
+    `floats`: new float value → the integer value that it is quantized to. `skipped`: ops that stay, and why.
+    """
 
     floats: dict[str, str]
     skipped: tuple[Skip, ...]
 
 
 def unfold(model: Model) -> Unfolded:
-    """Write out the main graph's ops that have scales, in place, so that the scales can be taken away."""
+    """Write out the ops with scales in the main graph, in place, so that the scales can be removed.
+
+    The result may have scales per channel at an opset that does not allow them; it is not meant to be run before they are
+    removed.
+    """
     return Unfolder(main_context(model)).run()
 
 
 def write_exactly(model: Model) -> tuple[Skip, ...]:
-    """Write out, in place and bodies included, every op whose integer kernel's result may depend on the processor.
+    """Write out, in place, every op whose integer kernel may give different results on different processors; in bodies too.
 
-    Returns the nodes that multiply integers and cannot be written out, with the reason. All values of the model keep their names.
+    Returns the nodes that multiply integers and cannot be written out, with the reason. Values of the model keep their names.
     """
     return Unfolder(main_context(model), exactly=True).run().skipped
 
 
 class Unfolder:
-    """`exactly`: for running the result as it is. Otherwise it may hold scales per channel that its opset does not know."""
+    """Writes out the integer ops of one model; `exactly`: the second variant.
+
+    `parameters`: scales and zero points that were already brought into the right form, so that several ops share them.
+    """
 
     def __init__(self, context: GraphContext, *, exactly: bool = False) -> None:
         self.main = context
@@ -66,6 +84,7 @@ class Unfolder:
         self.changed = False
 
     def run(self) -> Unfolded:
+        """Change the model. Returns what was done."""
         self._rewrite(self.main)
         if self.exactly:
             for function in self.model.proto.functions:
@@ -76,7 +95,7 @@ class Unfolder:
         return Unfolded(self.floats, tuple(self.skipped))
 
     def _rewrite(self, context: GraphContext) -> None:
-        """Write out the ops of a graph and, for running, of its bodies."""
+        """Write out the ops of a graph and, in the second variant, of its bodies."""
         if self.exactly:
             for body in (body for inner in context.bodies for body in inner.values()):
                 self._rewrite(body)
@@ -90,7 +109,7 @@ class Unfolder:
             replace_all(graph.proto.node, written)
 
     def _written(self, node: onnx.NodeProto, spec: OpSpec | None, name: str) -> list[onnx.NodeProto]:
-        """A node, or what stands in its place."""
+        """The node itself, or the nodes that replace it."""
         if spec is None:
             return [node]
         try:
@@ -125,7 +144,7 @@ class Unfolder:
         return None if key is None else self.model.weights.shape(key)
 
     def _inside(self, function: onnx.FunctionProto) -> Iterable[Skip]:
-        """The ops of a local function that would have been written out in the main graph."""
+        """A Skip for each op of a model-local function that would be written out in the main graph."""
         where = f"{function.domain}:{function.name}"
         for node, name in zip(function.node, Graph(onnx.GraphProto(node=function.node)).names, strict=True):
             spec = self.main.spec(node)
@@ -133,7 +152,7 @@ class Unfolder:
                 yield Skip(f"{where}/{name}", f"{node.op_type}: it is inside of a function")
 
     def _drop_unused(self) -> None:
-        """Forget constants that were made for an op that stays."""
+        """Drop the new constants that nothing uses: those of an op that stayed after all."""
         read = {name for context in main_context(self.model).with_bodies() for node in context.nodes for name in node.input}
         self.additions.made = {name: values for name, values in self.additions.made.items() if name in read}
 
@@ -160,11 +179,11 @@ class Unfolder:
         return [*before, own, helper.make_node("QuantizeLinear", [own.output[0], *result], [integers], name=name)]
 
     def _result(self, op: OpView, scale: int, zero_point: int) -> list[str]:
-        """The scale and zero point of the result; none where it is a float."""
+        """Names of the result's scale and zero point; empty if the result is a float."""
         return self._parameters(op, (scale,), zero_point, None) if op.has_input(scale) else []
 
     def _read(self, op: OpView, operand: Operand, before: list[onnx.NodeProto]) -> str:
-        """What the float op reads in the place of an operand."""
+        """The name of the float value that replaces an operand. Its DequantizeLinear is appended to `before`."""
         if not op.has_input(operand.at) or not operand.scales:
             return op.node.input[operand.at] if op.has_input(operand.at) else ""
         name = op.node.input[operand.at]
@@ -182,11 +201,11 @@ class Unfolder:
         return result
 
     def _parameters(self, op: OpView, scales: tuple[int, ...], zero_point: int | None, axis: int | None) -> list[str]:
-        """Scale and zero point as DequantizeLinear wants them: both one number, or both one for each index of `axis`."""
+        """Names of scale and zero point in the form that DequantizeLinear takes: one number, or one for each index of `axis`."""
         names = tuple(op.node.input[at] for at in scales)
         point_name = op.node.input[zero_point] if zero_point is not None and op.has_input(zero_point) else ""
         if self.exactly and axis is None and len(names) == 1 and self.resolver.constant(self.graph, names[0]) is None:
-            return [*names, *filter(None, [point_name])]  # one that follows from the data is one number
+            return [*names, *filter(None, [point_name])]  # a scale computed from the data is a single number
         key = (self.graph.scope, names, point_name, axis is None)
         if key not in self.parameters:
             self.parameters[key] = self._fitted(names, point_name, axis)
@@ -226,32 +245,38 @@ class Unfolder:
 
 @dataclass
 class Writing:
-    """The nodes that one op becomes, as a rule adds them."""
+    """The interface between a rule of `ops/exact.py` and the Unfolder, for one op: `made` collects the nodes that replace it."""
 
     unfolder: Unfolder
     node: onnx.NodeProto
     made: list[onnx.NodeProto]
 
     def of(self, op: OpView, opset: int) -> Exact:
+        """The op as its rule sees it."""
         return Exact(op, opset, self.stored, self.constant, self.add, self.add_several, self.finish)
 
     def stored(self, at: int) -> Array | None:
+        """The value of input `at` if it is stored, else None."""
         name = self.node.input[at] if at < len(self.node.input) else ""
         key = self.unfolder.resolver.constant(self.unfolder.graph, name) if name else None
         return None if key is None else self.unfolder.model.weights[key]
 
     def constant(self, values: Array) -> str:
+        """Add a constant, and return its name."""
         return self.unfolder.additions.constant(f"{self.node.output[0]}_zero_point", values)
 
     def add(self, op_type: str, inputs: list[str], **attributes: Any) -> str:
+        """Add a node, and return the name of its output."""
         return self.add_several(op_type, inputs, 1, **attributes)[0]
 
     def add_several(self, op_type: str, inputs: list[str], count: int, **attributes: Any) -> list[str]:
+        """Add a node with `count` outputs, and return their names."""
         names = [self.unfolder.additions.fresh(f"{self.node.output[0]}_{op_type}") for _ in range(count)]
         self._append(op_type, inputs, names, **attributes)
         return names
 
     def finish(self, op_type: str, inputs: list[str], **attributes: Any) -> None:
+        """Add the node that computes the op's own outputs."""
         self._append(op_type, inputs, list(self.node.output), **attributes)
 
     def _append(

@@ -6,18 +6,22 @@ from onnxsparse.analysis.context import GraphContext
 from onnxsparse.ops import OpView, Quant, Sign
 
 THROUGH = (Quant.FOLLOW, Quant.JOIN, Quant.BOUNDARY)
-"""Ops that leave values what they are."""
+"""Roles of ops that only move values, or change between integers and floats."""
 
 
 class Signs:
-    """`nonnegative`: values of which it is known otherwise, integers by what they stand for."""
+    """The signs of a graph's values. `nonnegative`: values known to be nonnegative; for integers, by the real values they
+    represent.
+
+    Inputs of the model are among them: their range is for the caller to respect.
+    """
 
     def __init__(self, context: GraphContext) -> None:
         self.graph, self.nodes, self.specs, self.resolver = context.graph, context.nodes, context.specs, context.resolver
         self.nonnegative = {value.name for value in context.graph.proto.input} - set(context.graph.initializers)
 
     def may_be_negative(self, name: str) -> bool:
-        """What is not known may. An input of the model may not: where its range begins is for the caller to keep to."""
+        """Whether a value can be negative; True if that is unknown."""
         pending, seen = [name], set()
         while pending:
             value = pending.pop()
@@ -32,7 +36,10 @@ class Signs:
         return False
 
     def _sources(self, name: str) -> list[str] | None:
-        """The values on which it depends whether `name` may be negative; None where it may."""
+        """The values that decide whether `name` can be negative: it cannot if none of them can.
+
+        None if it can anyway, or is unknown.
+        """
         key = self.resolver.constant(self.graph, name)
         if key is not None:
             values = self.resolver.weights[key]

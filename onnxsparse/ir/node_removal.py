@@ -1,4 +1,4 @@
-"""Changes to a model's main graph: nodes taken out, and what is read in their results' place."""
+"""Removal of nodes from a model's main graph, and of everything that becomes unused."""
 
 from collections.abc import Iterator, Set
 
@@ -12,10 +12,12 @@ from onnxsparse.ir.protos import replace_all
 
 
 class Removal:
-    """Nodes to be taken out of the main graph. `aliases`: value → what is read in its place; `retyped`: value → its element type.
+    """Nodes to remove from the main graph, collected first and removed together by `write`.
 
-    `behind`: new nodes, by the index of the node that they follow. `loose`: constants that go if nobody reads them any more.
-    `wanted`: what values are to be called, if those names are free.
+    `aliases`: value → the value that its users read instead. `retyped`: value → new element type.
+    `behind`: new nodes, by the index of the node that they follow.
+    `loose`: constants to remove if they are unused at the end.
+    `wanted`: value → new name, used if that is free.
     """
 
     def __init__(self, model: Model, outer: Set[str]) -> None:
@@ -32,13 +34,25 @@ class Removal:
         self.wanted: dict[str, str] = {}
 
     def remove(self, index: int, alias: str | None) -> None:
-        """Take a node out; what reads its first output reads `alias`, if that is not a new tensor of the same name."""
+        """Mark a node for removal.
+
+        `alias`: the value that users of its first output read instead; None if a new tensor takes its name.
+        """
         self.removed.add(index)
         if alias is not None:
             self.aliases[self.nodes[index].output[0]] = alias
         self.loose.update(self.nodes[index].input[1:])
 
     def write(self) -> None:
+        """Change the model:
+
+        1. Leave out the removed nodes, and insert the new ones. A removed node whose result is an output of the graph, or is used
+           in a body, becomes an Identity of its alias.
+        2. Let all nodes read aliases.
+        3. Rename values whose alias is an output, where possible, and leave out the Identity that this makes unnecessary.
+        4. Write the new tensors, then remove constants that became unused.
+        5. Update the recorded types.
+        """
         nodes = [node for index in range(len(self.nodes)) for node in self._replacement(index)]
         for node in nodes:
             node.input[:] = [self._source(name) for name in node.input]
@@ -49,12 +63,12 @@ class Removal:
             node.input[:] = [renamed.get(name, name) for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]
         replace_all(self.model.proto.graph.node, present)
-        self.additions.write()  # what makes the new tensors may read what goes
+        self.additions.write()  # before constants are removed, from which new tensors may be computed
         self._drop_loose()
         self._describe(renamed)
 
     def _replacement(self, index: int) -> Iterator[onnx.NodeProto]:
-        """What stands where a node stood; one whose result leaves the graph, or is captured, goes on as an Identity at first."""
+        """The node, or what replaces it, followed by the new nodes after it."""
         if index not in self.removed:
             yield self.nodes[index]
         else:
@@ -69,7 +83,9 @@ class Removal:
         return name
 
     def _renamed(self, made: set[str]) -> dict[str, str]:
-        """What is made under another name than it leaves the graph by takes that name, where it has no other use outside."""
+        """Old name → new name: a value whose alias is an output of the graph takes that name if it has no other use outside
+        of the graph.
+        """
         found: dict[str, str] = {}
         for name in self.aliases:
             source = self._source(name)
@@ -90,7 +106,7 @@ class Removal:
         self.model.weights.refresh()
 
     def _describe(self, renamed: dict[str, str]) -> None:
-        """Recorded types of what is there still."""
+        """Update the recorded types: new names and element types, and no entries for values that no longer exist."""
         graph = self.model.proto.graph
         made = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
         kept: dict[str, onnx.ValueInfoProto] = {}
