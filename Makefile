@@ -1,9 +1,10 @@
 # Two commands for a new clone: `make demo` shows the main job, `make test` runs the tests.
+# `make bench` lists the benchmarks; `make bench zoo/prune ARGS='ZOO --out TABLE.md'` runs one.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +21,19 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the words after `bench` name a benchmark and are no targets of their own
+ifeq (bench,$(firstword $(MAKECMDGOALS)))
+NAME := $(wordlist 2,2,$(MAKECMDGOALS))
+ifneq (,$(NAME))
+.PHONY: $(NAME)
+$(NAME): bench
+	@:
+endif
+endif
+
+bench: $(VENV)/.installed
+	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
 clean:
 	rm -rf $(VENV) out build .hypothesis .mypy_cache .pytest_cache .ruff_cache

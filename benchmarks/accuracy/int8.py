@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks.peers.int8_methods import METHODS, Method, Tools, add_tools, given_tools, one_line, quantize, select
 from benchmarks.peers.int8_runtime import session
+from benchmarks.tables import heading, table_row
 
 MODEL, CALIBRATION, TEST = "resnet20_cifar10.onnx", "cifar10_calib512.npz", "cifar10_test2000.npz"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -129,11 +130,11 @@ def line(label: str, kind: str, found: Sequence[Row], reference: Row | None) -> 
     good = [row.right for row in these if row.right]
     if not good or reference is None:
         fault = these[0].fault if these and these[0].fault else "not run"
-        return f"| {label} | {kind} | {fault} |  |  |"
+        return table_row((label, kind, fault, None, None))
     lost, half, pictures = drop(reference.right, good)
     mean = sum(map(top1, good)) / len(good)
     interval = f"{lost - half:.2f} to {lost + half:.2f} (±{pictures:.2f} from the pictures)"
-    return f"| {label} | {kind} | {mean:.2f} | {lost:.2f} | {interval} |"
+    return table_row((label, kind, f"{mean:.2f}", f"{lost:.2f}", interval))
 
 
 PREFACE = f"""# Accuracy in int8
@@ -143,9 +144,8 @@ Made by `benchmarks/accuracy/int8.py`: {MODEL} on {{count}} labelled pictures, d
 pictures. Top-1 in percent is the mean over the draws. The drop is in points from the float model of the same kind, its 95 %
 interval paired over pictures and draws: with d the drop of picture i in draw j, mean(d) ± 1.96 √(var(picture means) / N +
 var(draw means) / D − var(residuals) / (N·D)).
-
-| method | model | top-1 % | drop | 95 % interval |
-|---|---|---|---|---|"""
+"""
+COLUMNS = ("method", "model", "top-1 %", "drop", "95 % interval")
 
 
 def table(paths: Sequence[Path]) -> str:
@@ -154,9 +154,9 @@ def table(paths: Sequence[Path]) -> str:
     floats = {row.model: row for row in found if row.label == "float" and row.right}
     tried = {row.label for row in found}
     count = max((len(row.right) for row in found), default=0)
-    lines = [PREFACE.format(count=count, draws=max((row.draw + 1 for row in found), default=0))]
+    lines = [PREFACE.format(count=count, draws=max((one.draw + 1 for one in found), default=0)), *heading(COLUMNS)]
     for kind in ("dense", "pruned"):
-        lines.append(f"| float | {kind} | {f'{top1(floats[kind].right):.2f}' if kind in floats else 'not run'} |  |  |")
+        lines.append(table_row(("float", kind, f"{top1(floats[kind].right):.2f}" if kind in floats else "not run", None, None)))
         lines += [line(method.label, kind, found, floats.get(kind)) for method in METHODS if method.label in tried]
     left = [method.label for method in METHODS if method.label not in tried]
     return "\n".join(lines) + (f"\n\nNot run: {'; '.join(left)}." if left else "") + "\n"

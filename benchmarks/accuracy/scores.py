@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from benchmarks.tables import heading, table_row
 from onnxsparse import Prune, load
 
 TARGETS = (0.3, 0.5, 0.7, 0.8)
@@ -52,8 +53,7 @@ def main() -> None:
         "",
         f"Made by `benchmarks/accuracy/scores.py`; dense: {100 * dense:.2f} % of {len(labels)} pictures. Columns: sparsity_op.",
         "",
-        "| setting | " + " | ".join(f"{t:.0%}" for t in TARGETS) + " |",
-        "|---|" + "---|" * len(TARGETS),
+        *heading(("setting", *(f"{target:.0%}" for target in TARGETS))),
     ]
     for name, setting in SETTINGS.items():
         cells = []
@@ -61,7 +61,7 @@ def main() -> None:
             model = load(options.model)
             Prune(sparsity_op=target, **setting).run(model)  # type: ignore[arg-type]  # options come from the table above
             cells.append(f"{100 * top1(model.to_bytes(), x, labels):.2f} %")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(table_row((name, *cells)))
         print(lines[-1], flush=True)
     options.out.write_text("\n".join(lines) + "\n")
 

@@ -6,13 +6,11 @@
     python -m benchmarks.peers.channels ours --zoo ZOO --out ours.json
     python -m benchmarks.peers.channels table ours.json onnxsim.json torch.json
 
-ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs). build_zoo.py holds
-`registry()` and `build(name)`, and ZOO_VENV what they import and torch-pruning. Every model has a process of its own, one at a
-time, on one thread; the script calls itself with the peer's interpreter, so it imports onnxsparse and the peers only where used.
+benchmarks/zoo/runner.py says what ZOO holds. build_zoo.py holds `registry()` and `build(name)`, and ZOO_VENV what they import
+and torch-pruning. Every model has a process of its own, one at a time, on one thread.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -20,21 +18,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import onnx
+from benchmarks.peers import channels_child
+from benchmarks.peers.channels_child import RATIO, short
+from benchmarks.tables import table
+from benchmarks.zoo.runner import Entry, entries
 
-RATIO = 0.5
 ONNXSIM_LIMIT_S = 120
 TORCH_LIMIT_S = 180
-
-Shapes = Mapping[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -51,9 +47,9 @@ class Row:
 
 
 def ask(python: Path, limit_s: float, *arguments: str) -> dict[str, Any]:
-    """This script in another interpreter, one thread, at most `limit_s`: fields of a Row, from its last line."""
+    """channels_child in another interpreter, one thread, at most `limit_s`: fields of a Row, from its last line."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [str(python), __file__, *arguments]
+    command = [str(python), channels_child.__file__, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, env=environment, check=False)
     except subprocess.TimeoutExpired:
@@ -66,118 +62,30 @@ def ask(python: Path, limit_s: float, *arguments: str) -> dict[str, Any]:
     return answer
 
 
-def short(error: object) -> str:
-    """One line that says what an exception was."""
-    name = f"{type(error).__name__}: " if isinstance(error, Exception) else ""
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Non-zero status code returned while running )?", "", str(error))
-    return (name + " ".join(text.split()))[:200]
-
-
 # onnxsim
 
 
 def onnxsim_rows(zoo: Path, python: Path) -> Iterator[Row]:
     """onnxsim on every graph of the folder."""
-    shapes = {entry["file"]: entry["run_shapes"] for entry in json.loads((zoo / "manifest.json").read_text())}
-    for source in sorted(zoo.rglob("*.onnx")):
-        yield onnxsim_row(source, str(source.relative_to(zoo)), shapes[str(source.relative_to(zoo))], python)
-
-
-def onnxsim_row(source: Path, name: str, shapes: Shapes, python: Path) -> Row:
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "pruned.onnx"
-        row = ask(python, ONNXSIM_LIMIT_S, "_prune-onnx", str(source), str(target))
-        if "fault" not in row:
-            row |= ask(Path(sys.executable), ONNXSIM_LIMIT_S, "_judge-onnx", str(source), str(target), json.dumps(shapes))
-    return Row(name, **row)
-
-
-def prune_onnx(source: str, target: str) -> dict[str, object]:
-    """In the peer's interpreter: simplify, prune, write. `changed` is against the simplified graph."""
-    import onnxsim  # type: ignore[import-not-found]  # in the peer's interpreter only
-
-    start = time.perf_counter()
-    simplified, _ = onnxsim.simplify(onnx.load(source))
-    pruned = onnxsim.apply_structured_pruning(simplified, sparsity=RATIO)
-    onnx.save(pruned, target)
-    seconds = time.perf_counter() - start
-    changed = list(stored_shapes(simplified.graph)) != list(stored_shapes(pruned.graph))
-    return {"worked": True, "changed": changed, "seconds": seconds}
+    for entry in entries(zoo):
+        yield onnx_row(entry, python, "_prune-onnx")
 
 
 def our_rows(zoo: Path, cut_norms: bool) -> Iterator[Row]:
     """onnxsparse on every graph of the folder, as the others: no rounding, and the proof left to benchmarks/zoo/channels.py."""
-    for entry in sorted(json.loads((zoo / "manifest.json").read_text()), key=lambda entry: str(entry["file"])):
-        shapes = json.dumps(entry["run_shapes"])
-        with tempfile.TemporaryDirectory() as folder:
-            source, target = str(zoo / entry["file"]), str(Path(folder) / "pruned.onnx")
-            row = ask(Path(sys.executable), ONNXSIM_LIMIT_S, "_prune-ours", source, target, shapes, str(int(cut_norms)))
-            if "fault" not in row:
-                row |= ask(Path(sys.executable), ONNXSIM_LIMIT_S, "_judge-onnx", source, target, shapes)
-        yield Row(entry["file"], **row)
+    for entry in entries(zoo):
+        yield onnx_row(entry, Path(sys.executable), "_prune-ours", json.dumps(entry.sizes), str(int(cut_norms)))
 
 
-def prune_ours(source: str, target: str, given: str, cut_norms: str) -> dict[str, object]:
-    """In the project's interpreter: load, cut, write."""
-    from onnxsparse import Pipeline, load
-    from onnxsparse.passes.prune_channels import PruneChannels
-
-    start = time.perf_counter()
-    model = load(source).bind([f"{n}={'x'.join(map(str, s))}" for n, s in json.loads(given).items() if s])
-    step = PruneChannels(ratio=RATIO, round_to=1, cut_norms=bool(int(cut_norms)), verify=False)
-    report = Pipeline([step]).run(model)
-    model.save(target)
-    return {"worked": True, "changed": report.steps[0].rewrote, "seconds": time.perf_counter() - start}
-
-
-def stored_shapes(graph: onnx.GraphProto) -> Iterator[tuple[int, ...]]:
-    """Of the initializers and the Constant nodes of a graph and of the graphs inside its nodes."""
-    yield from (tuple(tensor.dims) for tensor in graph.initializer)
-    for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        if attribute.HasField("t"):
-            yield tuple(attribute.t.dims)
-        for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
-            yield from stored_shapes(inner)
-
-
-def judge_onnx(source: str, target: str, given: str) -> dict[str, object]:
-    """In the project's interpreter: whether the pruned graph gives outputs of the same shapes, and the MACs it keeps."""
-    shapes = json.loads(given)
-    expected = output_shapes(source, shapes)
-    try:
-        found = output_shapes(target, shapes)
-    except Exception as error:  # whatever onnxruntime raises is the finding
-        return {"runs": False, "fault": f"onnxruntime: {short(error)}"}
-    if found != expected:
-        return {"runs": False, "fault": f"output shapes {found} instead of {expected}"}
-    before, after = macs(source, shapes), macs(target, shapes)
-    return {"runs": True, "macs_kept": after / before if before and after is not None else None}
-
-
-def output_shapes(path: str, shapes: Shapes) -> list[list[int]]:
-    """Of one run on seeded inputs: normal floats, whole numbers below 20, and 16000 for the scalar, a sampling rate."""
-    import numpy as np
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    rng, feed = np.random.default_rng(0), {}
-    kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8}
-    for value in session.get_inputs():
-        kind, shape = kinds[value.type], shapes[value.name]
-        whole = rng.integers(0, 20, shape) if shape else np.array(16000)
-        feed[value.name] = (rng.standard_normal(shape) if kind is np.float32 else whole).astype(kind)
-    return [list(np.shape(output)) for output in session.run(None, feed)]
-
-
-def macs(path: str, shapes: Shapes) -> int | None:
-    from onnxsparse import layers, load
-
-    model = load(path)
-    inputs = {value.name for value in model.proto.graph.input}
-    sizes = [f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items() if shape and name in inputs]
-    return layers(model.bind(sizes)).totals.macs
+def onnx_row(entry: Entry, python: Path, command: str, *more: str) -> Row:
+    """One graph in one tool: pruned in the tool's interpreter, judged in this one."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = str(entry.path), str(Path(folder) / "pruned.onnx")
+        row = ask(python, ONNXSIM_LIMIT_S, command, source, target, *more)
+        if "fault" not in row:
+            given = (json.dumps(entry.run_shapes), json.dumps(entry.sizes))
+            row |= ask(Path(sys.executable), ONNXSIM_LIMIT_S, "_judge-onnx", source, target, *given)
+    return Row(entry.name, **row)
 
 
 # Torch-Pruning
@@ -192,96 +100,16 @@ def torch_rows(script: Path, python: Path) -> Iterator[Row]:
         yield Row(name, **ask(python, TORCH_LIMIT_S, "_prune-torch", str(script), name))
 
 
-def zoo_script(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_zoo", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.stub_torchvision()
-    return module
-
-
-def prune_torch(script: str, name: str) -> dict[str, object]:
-    """In the peer's interpreter: build the architecture, prune it, run it. Seconds are of the pruner alone."""
-    import torch
-    import torch_pruning as tp  # type: ignore[import-not-found]  # in the peer's interpreter only
-
-    torch.set_num_threads(1)
-    torch.backends.mha.set_fastpath_enabled(False)
-    model, inputs = zoo_script(script).build(name)
-    expected, ignored = tensor_shapes(model(*inputs)), output_layers(model, inputs)
-    before, widths = tp.utils.count_ops_and_params(model, inputs)[0], [p.shape for p in model.parameters()]
-    row: dict[str, object] = {"worked": False}
-    importance, start = tp.importance.GroupMagnitudeImportance(p=2), time.perf_counter()
-    try:
-        tp.pruner.MetaPruner(model, inputs, importance, pruning_ratio=RATIO, ignored_layers=ignored, round_to=None).step()
-        row |= {"worked": True, "changed": widths != [p.shape for p in model.parameters()]}
-    except Exception as error:  # whatever the peer raises is the finding
-        row |= {"fault": f"prune: {short(error)}"}
-    row |= {"seconds": time.perf_counter() - start}
-    return row | run_torch(model, inputs, expected, before) if row["worked"] else row
-
-
-def run_torch(model: Any, inputs: tuple[Any, ...], expected: list[list[int]], before: float) -> dict[str, object]:
-    """Whether the pruned module gives outputs of the same shapes, and the MACs it keeps."""
-    import torch_pruning as tp
-
-    try:
-        found = tensor_shapes(model(*inputs))
-    except Exception as error:  # whatever the pruned module raises is the finding
-        return {"fault": f"forward: {short(error)}"}
-    if found != expected:
-        return {"fault": f"output shapes {found} instead of {expected}"}
-    return {"runs": True, "macs_kept": tp.utils.count_ops_and_params(model, inputs)[0] / before}
-
-
-def output_layers(model: Any, inputs: tuple[Any, ...]) -> list[Any]:
-    """The Linear and convolution layers with no other such layer between them and an output of the model."""
-    from torch import nn
-
-    made: dict[Any, Any] = {}
-
-    def note(module: Any, _: object, output: Any) -> None:
-        made[output.grad_fn] = module
-
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    pending = [tensor.grad_fn for tensor in tensors(model(*inputs))]
-    for hook in hooks:
-        hook.remove()
-    found, seen = set(), {None}
-    while pending:
-        step = pending.pop()
-        if step in made:
-            found.add(made[step])
-        elif step not in seen:
-            seen.add(step)
-            pending.extend(source for source, _ in step.next_functions)
-    return [layer for layer in layers if layer in found]
-
-
-def tensors(value: Any) -> list[Any]:
-    """The tensors of what a module returned, in order."""
-    if hasattr(value, "grad_fn"):
-        return [value]
-    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return [tensor for each in values for tensor in tensors(each)]
-
-
-def tensor_shapes(value: Any) -> list[list[int]]:
-    return [list(tensor.shape) for tensor in tensors(value)]
-
-
 # What came out
 
 
-def summary(name: str, rows: list[Row]) -> str:
+def summary(name: str, rows: list[Row]) -> tuple[object, ...]:
     kept = [row.macs_kept for row in rows if row.runs and row.changed and row.macs_kept is not None]
     seconds = [row.seconds for row in rows if row.seconds is not None]
     flags = [(True, row.worked, row.changed, row.runs, row.runs and row.changed) for row in rows]
     counts = [sum(column) for column in zip(*flags, strict=True)]
     median = f"{statistics.median(kept):.3f}" if kept else ""
-    return f"| {name} | {' | '.join(map(str, counts))} | {median} | {statistics.median(seconds):.2f} | {max(seconds):.2f} |"
+    return name, *counts, median, f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}"
 
 
 def failures(name: str, rows: list[Row]) -> list[str]:
@@ -307,15 +135,13 @@ in zoo-channels.md.
 """
 
 
-def table(paths: list[Path]) -> str:
+COLUMNS = ("peer", "tried", "worked", "changed", "runs", "runs and changed", "MACs kept", "median s", "max s")
+
+
+def render(paths: list[Path]) -> str:
     results = {path.stem: [Row(**row) for row in json.loads(path.read_text())] for path in paths}
     lines = [PREFACE]
-    lines += [
-        "| peer | tried | worked | changed | runs | runs and changed | MACs kept | median s | max s |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(summary(name, rows) for name, rows in results.items()),
-        "",
-    ]
+    lines += [*table(COLUMNS, (summary(name, rows) for name, rows in results.items())), ""]
     for name, rows in results.items():
         lines += failures(name, rows)
     return "\n".join(lines)
@@ -331,31 +157,7 @@ def collect(rows: Iterator[Row], out: Path) -> None:
     print(Counter("fault" if row.fault else "ok" for row in found))
 
 
-def names_torch(script: str) -> dict[str, object]:
-    return {"names": list(zoo_script(script).registry())}
-
-
-CHILDREN: Mapping[str, Callable[..., dict[str, object]]] = {
-    "_prune-onnx": prune_onnx,
-    "_prune-ours": prune_ours,
-    "_judge-onnx": judge_onnx,
-    "_names-torch": names_torch,
-    "_prune-torch": prune_torch,
-}
-"""What the script calls itself for, in the interpreter that has the packages."""
-
-
-def child(command: str, *arguments: str) -> dict[str, object]:
-    try:
-        return CHILDREN[command](*arguments)
-    except Exception as error:  # the parent writes it down
-        return {"fault": f"{command.lstrip('_')}: {short(error)}"}
-
-
 def main() -> None:
-    if sys.argv[1:2] and sys.argv[1] in CHILDREN:
-        print("\n" + json.dumps(child(*sys.argv[1:])))
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     onnxsim, torch, shown = (commands.add_parser(name) for name in ("onnxsim", "torch", "table"))
@@ -377,7 +179,7 @@ def main() -> None:
     elif options.command == "torch":
         collect(torch_rows(options.script, options.python), options.out)
     else:
-        print(table(options.results))
+        print(render(options.results))
 
 
 if __name__ == "__main__":

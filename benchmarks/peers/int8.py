@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.peers.int8_methods import METHODS, Method, Tools, add_tools, given_tools, one_line, quantize, select
 from benchmarks.peers.int8_runtime import fused, latencies_ms, outputs, samples, sqnr_db
+from benchmarks.tables import heading, table_row
 
 DRAWS = 5
 SAME = ("minmax", "percentile", "entropy")
@@ -107,19 +108,19 @@ def cell(values: Sequence[float | None], digits: int, of: str = "mean") -> str:
 def line(label: str, rows: Sequence[Row]) -> str:
     good = [row for row in rows if not row.fault]
     if not good:
-        return f"| {label} | {rows[0].fault if rows else 'not run'} |  |  |  |  |  |  |"
+        return table_row((label, rows[0].fault if rows else "not run", *[None] * 5))
     noise = [row.sqnr_db for row in good if row.sqnr_db is not None]
     first = next((row for row in good if row.fused is not None), None)
-    ran = f"{first.fused} | {first.int8_ms:.1f} / {first.float_ms:.1f}" if first else " | "
+    ran = (first.fused, f"{first.int8_ms:.1f} / {first.float_ms:.1f}") if first else (None, None)
     failed = f", {len(rows) - len(good)} failed" if len(good) < len(rows) else ""
     cells = [
         f"{cell(noise, 2)} ({min(noise):.2f} to {max(noise):.2f}{failed})",
         cell([row.plain_db for row in good], 2),
         cell([row.cpu_s for row in good], 1, "median"),
         cell([row.peak_mb for row in good], 0, "max"),
-        ran,
+        *ran,
     ]
-    return f"| {label} | {' | '.join(cells)} |"
+    return table_row((label, *cells))
 
 
 def ratios(by_label: dict[str, list[Row]]) -> Iterator[str]:
@@ -150,9 +151,8 @@ mean over {draws} draws of 64 calibration crops (and the range), as onnxruntime 
 seconds (the median) and peak memory (the largest) are of the whole process that quantizes, imports with it, on one core. Fused:
 operations of the float model that onnxruntime runs as integers on this CPU. Latency: the median of 30 runs on one thread, int8
 and float in turn in one process. Peers: per channel, int8 weights, their own defaults otherwise.
-
-| method | SQNR dB | optimisations off | CPU s | peak MB | fused | ms int8 / float |
-|---|---|---|---|---|---|---|"""
+"""
+COLUMNS = ("method", "SQNR dB", "optimisations off", "CPU s", "peak MB", "fused", "ms int8 / float")
 
 
 def table(paths: Sequence[Path]) -> str:
@@ -165,7 +165,7 @@ def table(paths: Sequence[Path]) -> str:
                 by_label[label] = these
     labels = [m.label for m in METHODS]
     draws = max((row.draw + 1 for found in by_label.values() for row in found), default=0)
-    lines = [PREFACE.format(draws=draws), *(line(label, by_label.get(label, [])) for label in labels)]
+    lines = [PREFACE.format(draws=draws), *heading(COLUMNS), *(line(label, by_label.get(label, [])) for label in labels)]
     return "\n".join([*lines, "", *margin(by_label), *ratios(by_label)]).strip() + "\n"
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.peers.efficientnet_lite0 import PICTURES, pictures
 from benchmarks.peers.int8_methods import METHODS, Cost, add_tools, given_tools, one_line, quantize, select
 from benchmarks.peers.int8_runtime import outputs, samples, session, sqnr_db
+from benchmarks.tables import heading, table_row
 
 SIZE = 320
 CLASSES = {"FACE_FEMALE": 1, "FEET_EXPOSED": 7, "BELLY_COVERED": 8, "FEET_COVERED": 9, "ARMPITS_EXPOSED": 11, "FACE_MALE": 12}
@@ -180,9 +181,9 @@ def rows(options: Any) -> Iterator[Row]:
 
 def line(label: str, row: Row | None) -> str:
     if row is None or row.fault:
-        return f"| {label} | {row.fault if row else 'not run'} |  |  |  |  |  |"
+        return table_row((label, row.fault if row else "not run", *[None] * 5))
     values = ((row.scores_db, 2), (row.boxes_db, 2), (row.all_db, 2), (row.top_score, 3), (row.cpu_s, 1), (row.peak_mb, 0))
-    return f"| {label} | {' | '.join('' if value is None else f'{value:.{digits}f}' for value, digits in values)} |"
+    return table_row((label, *(None if value is None else f"{value:.{digits}f}" for value, digits in values)))
 
 
 def margin(found: Sequence[Row]) -> str:
@@ -201,15 +202,14 @@ Made by `benchmarks/peers/nudenet.py` on inputs found by climbing until one of {
 {CALIBRATION * len(CLASSES)} to calibrate, {TEST * len(CLASSES)} others to judge. Signal to noise ratio in dB of the class scores,
 of the boxes, and of both as one output, as onnxruntime runs the file; the largest score of an input, in the mean; CPU seconds and
 peak memory of the whole process that quantizes, on one core.
-
-| method | scores dB | boxes dB | output dB | top score | CPU s | peak MB |
-|---|---|---|---|---|---|---|"""
+"""
+COLUMNS = ("method", "scores dB", "boxes dB", "output dB", "top score", "CPU s", "peak MB")
 
 
 def table(paths: Sequence[Path]) -> str:
     found = {row["label"]: Row(**row) for path in paths for row in json.loads(path.read_text()) if row["fault"] != "not run"}
     lines = [line(label, found.get(label)) for label in ("float", *(method.label for method in METHODS))]
-    return "\n".join([PREFACE, *lines]) + "\n" + margin(list(found.values()))
+    return "\n".join([PREFACE, *heading(COLUMNS), *lines]) + "\n" + margin(list(found.values()))
 
 
 def main() -> None:

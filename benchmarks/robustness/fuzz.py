@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.tables import table
 from onnxsparse import Annotate, OnnxSparseError, Pipeline, Prune, layers, load
 
 SECONDS = 10
@@ -205,9 +206,7 @@ def main() -> None:
         f"in {time.time() - start:.0f} s.",
         "A result is a model that was damaged where it does not matter, pruned and written.",
         "",
-        "| ending | count |",
-        "|---|---|",
-        *(f"| {ending} | {count} |" for ending, count in endings.most_common()),
+        *table(("ending", "count"), endings.most_common()),
         "",
         f"Tracebacks, crashes, hangs and partial files: {len(bad)}.",
         *(f"- {line}" for line in bad[:40]),

@@ -19,6 +19,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.tables import table
+
 CHILD = """
 import sys
 from onnxsparse import load
@@ -85,7 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     endings = run(options.count)
     lines = ["# Killed while saving", "", f"Made by `benchmarks/robustness/kill_save.py`: {options.count} kills (SIGKILL).", ""]
-    lines += ["| the target holds | count |", "|---|---|", *(f"| {ending} | {n} |" for ending, n in endings.most_common())]
+    lines += table(("the target holds", "count"), endings.most_common())
     print("\n".join(lines))
     if options.out:
         options.out.write_text("\n".join(lines) + "\n")

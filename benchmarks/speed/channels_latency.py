@@ -2,19 +2,18 @@
 
     python -m benchmarks.speed.channels_latency ZOO --out benchmarks/results/channels-latency.md
 
-ZOO holds .onnx files and a manifest.json with `file` and `run_shapes`. Original and cut models are timed in turn, run by run,
+benchmarks/zoo/runner.py says what ZOO holds. Original and cut models are timed in turn, run by run,
 on one thread, so that a slow moment of the machine meets all of them.
 """
 
-import argparse
-import json
 import time
-from pathlib import Path
 from statistics import median
 
 import onnxruntime
 
-from onnxsparse import Model, Pipeline, layers, load
+from benchmarks.tables import table
+from benchmarks.zoo.runner import Entry, arguments, entries
+from onnxsparse import Model, Pipeline, layers
 from onnxsparse.passes.prune_channels import PruneChannels
 from onnxsparse.runtime.inputs import seeded_samples
 
@@ -37,8 +36,9 @@ def cut(model: Model, round_to: int) -> Model:
     return smaller
 
 
-def row(zoo: Path, name: str, shapes: dict[str, list[int]]) -> str:
-    model = load(zoo / name).bind([f"{n}={'x'.join(map(str, s))}" for n, s in shapes.items() if s])
+def cells(entry: Entry) -> list[str]:
+    """Name, latency of the original in ms, and shares of MACs and of time for each rounding."""
+    model = entry.load()
     models = [model, *(cut(model, round_to) for round_to in ROUNDINGS)]
     feeds = seeded_samples(model, 1).feeds[0]
     running = [session(m) for m in models]
@@ -50,26 +50,22 @@ def row(zoo: Path, name: str, shapes: dict[str, list[int]]) -> str:
             found.append(1000 * (time.perf_counter() - start))
     macs = [layers(m, count=False).totals.macs or 0 for m in models]
     first = median(times[0][2:])
-    cells = [f"{m / macs[0]:.2f} / {median(t[2:]) / first:.2f}" for m, t in zip(macs[1:], times[1:], strict=True)]
-    return f"| {name} | {first:.1f} | {' | '.join(cells)} |"
+    shares = [f"{m / macs[0]:.2f} / {median(t[2:]) / first:.2f}" for m, t in zip(macs[1:], times[1:], strict=True)]
+    return [entry.name, f"{first:.1f}", *shares]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("zoo", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    entries = {entry["file"]: entry["run_shapes"] for entry in json.loads((given.zoo / "manifest.json").read_text())}
-    roundings = " | ".join(f"rounded to {r}: MACs / time" for r in ROUNDINGS)
+    given = arguments(__doc__)
+    by_name = {entry.name: entry for entry in entries(given.zoo, given.only)}
+    chosen = [by_name[f"{name}.onnx"] for name in MODELS if f"{name}.onnx" in by_name]
+    columns = ["model", "original ms", *(f"rounded to {r}: MACs / time" for r in ROUNDINGS)]
     lines = [
         "# Half of the channels, in time",
         "",
         f"Made by `benchmarks/speed/channels_latency.py`: onnxruntime, one thread, median of {RUNS} runs in turn; MACs and time",
         "as shares of the original's. With --cut-norms.",
         "",
-        f"| model | original ms | {roundings} |",
-        f"|{'---|' * (2 + len(ROUNDINGS))}",
-        *(row(given.zoo, f"{name}.onnx", entries[f"{name}.onnx"]) for name in MODELS),
+        *table(columns, map(cells, chosen)),
     ]
     given.out.write_text("\n".join(lines) + "\n")
     print(given.out.read_text())

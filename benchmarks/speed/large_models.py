@@ -19,6 +19,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from benchmarks.tables import heading, table_row
+
 SIDE = 4096
 """Rows and columns of a weight: 64 MB of float32."""
 
@@ -79,13 +81,12 @@ def compare_with_plain(folder: Path, *, external: bool) -> list[str]:
     rows = []
     kind = "1 GB external" if external else "1 GB inline"
     plain = measure(PLAIN, source, target, EXTERNAL if external else "{}")
-    rows.append(f"| {kind} | onnx.load + onnx.save | {plain.seconds:.1f} | 1.00 | {plain.peak_mb - interpreter:.0f} |")
+    rows.append(table_row((kind, "onnx.load + onnx.save", f"{plain.seconds:.1f}", "1.00", f"{plain.peak_mb - interpreter:.0f}")))
     for name, options in (("prune", ["--sparsity-op", "0.7", "--no-compare"]), ("annotate", [])):
         clear(folder)
         cost = measure(COMMAND, name, source, target, *options)
-        rows.append(
-            f"| {kind} | {name} | {cost.seconds:.1f} | {cost.seconds / plain.seconds:.2f} | {cost.peak_mb - interpreter:.0f} |"
-        )
+        ratio, peak_mb = cost.seconds / plain.seconds, cost.peak_mb - interpreter
+        rows.append(table_row((kind, name, f"{cost.seconds:.1f}", f"{ratio:.2f}", f"{peak_mb:.0f}")))
     clear(folder)
     return rows
 
@@ -106,7 +107,7 @@ def four_gigabytes(folder: Path) -> list[str]:
         ("inspect", [done]),
     ):
         cost = measure(COMMAND, name, *arguments)
-        rows.append(f"| 4 GB external | {name} | {cost.seconds:.1f} | | {cost.peak_mb - interpreter:.0f} |")
+        rows.append(table_row(("4 GB external", name, f"{cost.seconds:.1f}", None, f"{cost.peak_mb - interpreter:.0f}")))
     return rows
 
 
@@ -120,8 +121,7 @@ def main() -> None:
         f"Made by `benchmarks/speed/large_models.py` with onnx {onnx.__version__}. Peak: ru_maxrss, mapped pages counted, less a",
         "bare interpreter's. CPU: user and system seconds of the whole process, imports included; ratio: to plain load and save.",
         "",
-        "| model | what | CPU s | ratio | peak MB |",
-        "|---|---|---|---|---|",
+        *heading(("model", "what", "CPU s", "ratio", "peak MB")),
     ]
     for step in (lambda f: compare_with_plain(f, external=False), lambda f: compare_with_plain(f, external=True), four_gigabytes):
         with tempfile.TemporaryDirectory() as folder:

@@ -2,18 +2,16 @@
 
     python -m benchmarks.speed.roofline_error ZOO --out benchmarks/results/roofline-error.md
 
-ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes`. Every second model, by name, is fitted to; the
+benchmarks/zoo/runner.py says what ZOO holds. Every second model, by name, is fitted to; the
 others are predicted. Then the other way round.
 """
 
-import argparse
-import json
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from onnxsparse import load
+from benchmarks.tables import table
+from benchmarks.zoo.runner import Entry, arguments, entries
 from onnxsparse.cost.backends.base import Precision
 from onnxsparse.cost.backends.hardware import Hardware, Number, RooflineHardware, RooflineNumbers
 from onnxsparse.cost.backends.layer_model import FileBackend, make_backend
@@ -42,19 +40,17 @@ def cpu() -> FileBackend:
     return make_backend(hardware, FLOAT)
 
 
-def measure(zoo: Path, entry: dict[str, object]) -> Measured | str:
+def measure(entry: Entry) -> Measured | str:
     """A model and its time; or why there is none."""
-    shapes = entry["run_shapes"]
-    assert isinstance(shapes, dict)
     try:
-        model = load(zoo / str(entry["file"])).bind([f"{name}={'x'.join(map(str, s))}" for name, s in shapes.items() if s])
+        model = entry.load()
         found = workload(model)
         if not found.layers.totals.macs or any(item.macs is None or item.output_elements is None for item in found.items):
             return "unknown sizes or ops"
         taken = OnnxruntimeCpu().measure(model, found)
     except OnnxSparseError as error:
         return str(error)
-    return Measured(str(entry["file"]), found, sum(taken.latency_ms.values()) + taken.other_ms)
+    return Measured(entry.name, found, sum(taken.latency_ms.values()) + taken.other_ms)
 
 
 def errors(found: Fit, rows: list[Measured]) -> list[float]:
@@ -62,41 +58,32 @@ def errors(found: Fit, rows: list[Measured]) -> list[float]:
     return [ms / row.latency_ms - 1 for ms, row in zip(predicted, rows, strict=True)]
 
 
-def describe(name: str, found: list[float]) -> str:
+def cells(name: str, found: list[float]) -> tuple[object, ...]:
     absolute = sorted(abs(e) for e in found)
-    return (
-        f"| {name} | {len(found)} | {median(absolute):.0%} | {absolute[int(0.9 * (len(absolute) - 1))]:.0%} | "
-        f"{np.mean([e < 0 for e in found]):.0%} |"
-    )
+    ninetieth = absolute[int(0.9 * (len(absolute) - 1))]
+    return name, len(found), f"{median(absolute):.0%}", f"{ninetieth:.0%}", f"{np.mean([e < 0 for e in found]):.0%}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("zoo", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    entries = sorted(json.loads((given.zoo / "manifest.json").read_text()), key=lambda entry: str(entry["file"]))
-    measured = [measure(given.zoo, entry) for entry in entries]
-    rows = [row for row in measured if isinstance(row, Measured)]
+    given = arguments(__doc__)
+    tried = entries(given.zoo, given.only)
+    rows = [row for row in map(measure, tried) if isinstance(row, Measured)]
     halves = (rows[::2], rows[1::2])
+    results, numbers = [], []
+    for i, (fitted_to, held_out) in enumerate((halves, halves[::-1]), start=1):
+        found = fit(cpu(), fitted_to, ("peak_gmac_per_s", "bandwidth_gb_per_s", "overhead_us"))
+        results.append(cells(f"fit {i}, its own half", errors(found, fitted_to)))
+        results.append(cells(f"fit {i}, the other half", errors(found, held_out)))
+        numbers.append(f"Fit {i}: " + ", ".join(f"{name} {value:.3g}" for name, value in found.values.items()) + ".")
     lines = [
         "# A roofline against onnxruntime",
         "",
-        f"Made by `benchmarks/speed/roofline_error.py`: {len(rows)} of {len(entries)} models, whose sizes are known and that",
+        f"Made by `benchmarks/speed/roofline_error.py`: {len(rows)} of {len(tried)} models, whose sizes are known and that",
         "run; float, onnxruntime's CPU provider and its profiler. Peak, bandwidth and overhead are fitted to one half, by",
         "relative error, and the other half is predicted.",
         "",
-        "| rows | models | median error | 90th percentile | too fast |",
-        "|---|---|---|---|---|",
+        *table(("rows", "models", "median error", "90th percentile", "too fast"), results),
     ]
-    numbers = []
-    for i, (fitted_to, held_out) in enumerate((halves, halves[::-1]), start=1):
-        found = fit(cpu(), fitted_to, ("peak_gmac_per_s", "bandwidth_gb_per_s", "overhead_us"))
-        lines += [
-            describe(f"fit {i}, its own half", errors(found, fitted_to)),
-            describe(f"fit {i}, the other half", errors(found, held_out)),
-        ]
-        numbers.append(f"Fit {i}: " + ", ".join(f"{name} {value:.3g}" for name, value in found.values.items()) + ".")
     given.out.write_text("\n".join([*lines, "", *numbers]) + "\n")
     print(given.out.read_text())
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
+from benchmarks.tables import table
 from onnxsparse import Model, layers, load
 from onnxsparse.analysis.stored_weights import StoredWeight
 from onnxsparse.pruning.items import Elements
@@ -75,6 +76,10 @@ def help_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def cells(name: str, seconds: float, base: float | None) -> tuple[object, ...]:
+    return name, f"{seconds:.3f}", None if base is None else f"{seconds / base:.2f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("resnet50", type=Path)
@@ -101,10 +106,11 @@ def main() -> None:
         "",
         "Made by `benchmarks/speed/steps.py`; CPU seconds, the best of five.",
         "",
-        "| what | CPU s | ratio |",
-        "|---|---|---|",
+        *table(
+            ("what", "CPU s", "ratio"),
+            ((name, f"{s:.3f}", None if base is None else f"{s / base:.2f}") for name, s, base in rows),
+        ),
     ]
-    lines += [f"| {name} | {seconds:.3f} | {'' if base is None else f'{seconds / base:.2f}'} |" for name, seconds, base in rows]
     print("\n".join(lines))
     options.out.write_text("\n".join(lines) + "\n")
 

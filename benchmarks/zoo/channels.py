@@ -2,17 +2,15 @@
 
     python -m benchmarks.zoo.channels ZOO --out benchmarks/results/zoo-channels.md
 
-ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs). Every graph is cut
-twice, by default and with cut_norms; the cut file is checked, run, proven, and, where its inputs leave sizes open, run at two
-other sizes.
+Every graph is cut twice, by default and with cut_norms; the cut file is checked, run, proven, and, where its inputs leave sizes
+open, run at two other sizes.
+benchmarks/zoo/runner.py says what ZOO holds.
 """
 
-import argparse
-import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,6 +18,8 @@ from statistics import median
 import numpy as np
 import onnx
 
+from benchmarks.tables import table, table_row
+from benchmarks.zoo.runner import Entry, arguments, at_other_sizes, entries
 from onnxsparse import Model, layers, load
 from onnxsparse.channels.cut import apply_cut
 from onnxsparse.channels.groups import Solution, solve
@@ -29,8 +29,6 @@ from onnxsparse.channels.selection import Choice, choose_channels
 from onnxsparse.errors import OnnxSparseError
 from onnxsparse.folding import computes_on_constants, fold_all_constants
 from onnxsparse.ops.labels import Labels
-from onnxsparse.runtime.inputs import seeded_samples
-from onnxsparse.runtime.session import runner
 
 PRUNED = 0.75
 """A graph that keeps no more than this share of its MACs counts as pruned."""
@@ -52,18 +50,12 @@ class Row:
     faults: tuple[str, ...]
 
 
-def binding(shapes: dict[str, list[int]]) -> list[str]:
-    return [f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items() if shape]
-
-
-def cut_half(
-    source: Path, target: Path, shapes: list[str], cut_norms: bool
-) -> tuple[Model, Model, Solution, Labels, float, float]:
+def cut_half(entry: Entry, target: Path, cut_norms: bool) -> tuple[Model, Model, Solution, Labels, float, float]:
     """The model as it was cut from, the cut one (written to `target`), how, and seconds of CPU: discovery, and all but the
     proof.
     """
     start = time.process_time()
-    model = load(source).bind(shapes)
+    model = entry.load()
     if computes_on_constants(model):
         fold_all_constants(model)
     original = model.copy()
@@ -76,14 +68,14 @@ def cut_half(
     return original, model, solution, chosen, discovery_s, time.process_time() - start
 
 
-def examine(source: Path, shapes: list[str], cut_norms: bool, folder: Path) -> Row:
+def examine(entry: Entry, cut_norms: bool, folder: Path) -> Row:
     target = folder / "cut.onnx"
-    original, model, solution, chosen, discovery_s, whole_s = cut_half(source, target, shapes, cut_norms)
+    original, model, solution, chosen, discovery_s, whole_s = cut_half(entry, target, cut_norms)
     faults = []
     proof = None
     try:
         onnx.checker.check_model(str(target), full_check=True)
-        proof = prove(original, solution, chosen, load(target).bind(shapes))
+        proof = prove(original, solution, chosen, load(target).bind(entry.sizes))
         faults += [] if proof.holds else ["not equal"]
     except (OnnxSparseError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         faults.append(str(error).splitlines()[0])
@@ -92,60 +84,25 @@ def examine(source: Path, shapes: list[str], cut_norms: bool, folder: Path) -> R
     frozen = list(solution.frozen())
     reasons = Counter(f.reason.split(" (")[0] for f in frozen for _ in range(f.channels))
     return Row(
-        source.name,
+        entry.path.name,
         after / before if before else 1.0,
         len(solution.groups),
         proof,
         sum(f.channels for f in frozen) / max(made, 1),
         tuple(reason for reason, _ in reasons.most_common(2)) or tuple(set(solution.found.stopped.values())),
-        at_other_sizes(source, target, shapes),
+        at_other_sizes(entry, target, ((2, 2), (3, 3))),
         discovery_s,
         whole_s,
         tuple(faults),
     )
 
 
-def at_other_sizes(source: Path, target: Path, shapes: list[str]) -> str:
-    """How many of two other sizes of the open dimensions the cut model runs at, of those that the original runs at."""
-    free = [value for value in load(source).proto.graph.input if any(d.dim_param for d in value.type.tensor_type.shape.dim)]
-    if not free:
-        return ""
-    return runs_at(source, target, [[scaled(text, source, factor) for text in shapes] for factor in (2, 3)])
-
-
-def runs_at(source: Path, target: Path, sizes: Iterable[list[str]]) -> str:
-    """At how many sizes a model that was made of another runs, of those at which that one does."""
-    works = total = 0
-    for bound in sizes:
-        try:
-            feeds = seeded_samples(load(source).bind(bound), 1).feeds[0]
-            wanted = runner(load(source)).run(feeds)
-        except OnnxSparseError:
-            continue
-        total += 1
-        try:
-            found = runner(load(target)).run(feeds)
-            works += all(found[name].shape == value.shape for name, value in wanted.items())
-        except OnnxSparseError:
-            continue
-    return f"{works} of {total}"
-
-
-def scaled(text: str, source: Path, factor: int) -> str:
-    """An input's shape with its open dimensions multiplied."""
-    name, _, shape = text.partition("=")
-    value = next(v for v in load(source).proto.graph.input if v.name == name)
-    dims = value.type.tensor_type.shape.dim
-    sizes = [int(s) * (factor if d.dim_param else 1) for s, d in zip(shape.split("x"), dims, strict=True)]
-    return f"{name}={'x'.join(map(str, sizes))}"
-
-
-def describe(row: Row) -> str:
+def cells(row: Row) -> tuple[object, ...]:
     proof = row.proof
-    errors = ("", "", "") if proof is None else (f"{proof.output_error:.0e}", node_error(proof), sensitivity(proof))
-    cells = (
+    errors = (None, None, None) if proof is None else (f"{proof.output_error:.0e}", node_error(proof), sensitivity(proof))
+    return (
         row.model,
-        str(row.groups),
+        row.groups,
         f"{row.kept:.3f}",
         "; ".join(row.faults) or "holds",
         *errors,
@@ -155,7 +112,6 @@ def describe(row: Row) -> str:
         f"{1000 * row.discovery_s:.0f}",
         f"{row.whole_s:.2f}",
     )
-    return f"| {' | '.join(cells)} |"
 
 
 def node_error(proof: Proof) -> str:
@@ -182,28 +138,23 @@ def summary(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+COLUMNS = (
+    *("model", "groups", "MACs kept", "proof", "outputs", "worst node", "sensitive", "other sizes", "frozen", "why"),
+    *("discovery ms", "CPU s"),
+)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("zoo", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="")
-    given = parser.parse_args()
-    entries = sorted(json.loads((given.zoo / "manifest.json").read_text()), key=lambda entry: str(entry["file"]))
-    entries = [entry for entry in entries if given.only in entry["file"]]
+    given = arguments(__doc__)
     np.seterr(all="ignore")  # onnx's reference implementation warns of infinities in masks
     lines = ["# Half of the channels, every graph", "", "Made by `benchmarks/zoo/channels.py`: ratio 0.5, --round-to 1.", ""]
     with tempfile.TemporaryDirectory() as folder:
         for title, cut_norms in (("By default", False), ("With --cut-norms", True)):
             rows = []
-            for entry in entries:
-                rows.append(examine(given.zoo / entry["file"], binding(entry["run_shapes"]), cut_norms, Path(folder)))
-                print(describe(rows[-1]), flush=True)
-            header = (
-                "model, groups, MACs kept, proof, outputs, worst node, sensitive, other sizes, frozen, why, discovery ms, CPU s"
-            )
-            names = header.split(", ")
-            lines += [f"## {title}", "", *summary(rows), f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-            lines += [*map(describe, rows), ""]
+            for entry in entries(given.zoo, given.only):
+                rows.append(examine(entry, cut_norms, Path(folder)))
+                print(table_row(cells(rows[-1])), flush=True)
+            lines += [f"## {title}", "", *summary(rows), *table(COLUMNS, map(cells, rows)), ""]
     given.out.write_text("\n".join(lines))
 
 

@@ -2,19 +2,18 @@
 
     python -m benchmarks.zoo.fold ZOO --out benchmarks/results/zoo-fold.md
 
-ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs).
+benchmarks/zoo/runner.py says what ZOO holds.
 """
 
-import argparse
-import json
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 
-from onnxsparse import FixShapes, Fold, Model, OnnxSparseError, Pipeline, compare, load
+from benchmarks.tables import table
+from benchmarks.zoo.runner import Entry, arguments, entries
+from onnxsparse import FixShapes, Fold, Model, OnnxSparseError, Pipeline, compare
 
 CLOSE_DB = 100
 """Folding batch normalisation changes roundings; outputs this close are the same to float32's accuracy."""
@@ -36,8 +35,8 @@ def lowest(first: Model, second: Model) -> float | None:
     return None if None in values else min(v for v in values if v is not None)
 
 
-def run(source: Path, shapes: dict[str, list[int]]) -> Row:
-    model = load(source).bind([f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items() if shape])
+def run(entry: Entry) -> Row:
+    model = entry.load()
     original = model.copy()
     start = time.process_time()
     notes = Pipeline([Fold()]).run(model).steps[0].notes
@@ -47,7 +46,7 @@ def run(source: Path, shapes: dict[str, list[int]]) -> Row:
     again = model.copy()
     Fold().run(again)
     stable = "" if again.to_bytes() == model.to_bytes() else "not stable; "
-    return Row(source.name, f"{before} → {after}", worst, stable + ", ".join(notes), fix(original), seconds)
+    return Row(entry.path.name, f"{before} → {after}", worst, stable + ", ".join(notes), fix(original), seconds)
 
 
 def fix(original: Model) -> str:
@@ -62,14 +61,16 @@ def fix(original: Model) -> str:
     return "same" if worst == math.inf else "does not compare" if worst is None else f"{worst:.0f} dB"
 
 
+def cells(row: Row) -> tuple[object, ...]:
+    lowest_db = "does not compare" if row.lowest_sqnr_db is None else f"{row.lowest_sqnr_db:.0f}"
+    return row.model, row.nodes, lowest_db, row.done, row.fixed
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoo", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = arguments(__doc__)
     rows = []
-    for entry in json.loads((options.zoo / "manifest.json").read_text()):
-        rows.append(run(options.zoo / entry["file"], entry["run_shapes"]))
+    for entry in entries(options.zoo, options.only):
+        rows.append(run(entry))
         print(rows[-1], flush=True)
     same = sum(row.lowest_sqnr_db is not None and row.lowest_sqnr_db >= CLOSE_DB for row in rows)
     seconds = sorted(row.seconds for row in rows)
@@ -81,12 +82,8 @@ def main() -> None:
         f"inputs at least {CLOSE_DB} dB, `inf` is bit for bit), in {median:.2f} s CPU (median), {seconds[-1]:.2f} s at most.",
         f"fix-shapes leaves those of {fixed} the same, bit for bit; for the others it says how close they are, or why not.",
         "",
-        "| model | nodes | lowest SQNR dB | folded | fix-shapes |",
-        "|---|---|---|---|---|",
+        *table(("model", "nodes", "lowest SQNR dB", "folded", "fix-shapes"), map(cells, rows)),
     ]
-    for row in rows:
-        shown = "does not compare" if row.lowest_sqnr_db is None else f"{row.lowest_sqnr_db:.0f}"
-        lines.append(f"| {row.model} | {row.nodes} | {shown} | {row.done} | {row.fixed} |")
     options.out.write_text("\n".join(lines) + "\n")
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.zoo.int8 run ZOO --into zoo-int8.jsonl
     python -m benchmarks.zoo.int8 table zoo-int8.jsonl --out benchmarks/results/zoo-int8.md
 
-from the project's root. ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that
-runs). Every graph is a process of its own, one at a time, and adds a line to the file; of several lines for a graph the last one
-counts. `--only TEXT` takes the graphs with that in their names.
+from the project's root. benchmarks/zoo/runner.py says what ZOO holds. Every graph is a process of its own, one at a time,
+and adds a line to the file; of several lines for a graph the last one counts.
+`--only TEXT` takes the graphs with that in their names.
 """
 
 import argparse
@@ -20,24 +20,25 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.zoo.channels import binding
+from benchmarks.tables import table, table_row
 from benchmarks.zoo.int8_graph import LOW_DB, OTHERS, SAMPLES, TARGETS, Result, Row, examine
+from benchmarks.zoo.runner import Entry, entries
 
 LIMIT_S = 900
 """For one graph."""
 
 
-def in_own_process(zoo: Path, entry: dict[str, object]) -> str:
+def in_own_process(zoo: Path, entry: Entry) -> str:
     """The row of one graph as JSON."""
-    command = [sys.executable, "-m", "benchmarks.zoo.int8", "one", str(zoo), "--only", str(entry["file"])]
+    command = [sys.executable, "-m", "benchmarks.zoo.int8", "one", str(zoo), "--only", entry.name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
-        return json.dumps(asdict(Row(str(entry["file"]), 0, {}, faults=(f"took more than {LIMIT_S} s",))))
+        return json.dumps(asdict(Row(entry.name, 0, {}, faults=(f"took more than {LIMIT_S} s",))))
     if done.returncode == 0:
         return done.stdout.strip().splitlines()[-1]
     last = (done.stderr.strip().splitlines() or [""])[-1]
-    return json.dumps(asdict(Row(str(entry["file"]), 0, {}, faults=(f"process ended with {done.returncode}: {last}",))))
+    return json.dumps(asdict(Row(entry.name, 0, {}, faults=(f"process ended with {done.returncode}: {last}",))))
 
 
 def rows_of(lines: Sequence[str]) -> list[Row]:
@@ -49,12 +50,12 @@ def rows_of(lines: Sequence[str]) -> list[Row]:
     return [found[name] for name in sorted(found)]
 
 
-def describe(row: Row) -> str:
+def cells(row: Row) -> tuple[str, ...]:
     results = [row.results.get(target, Result()) for target in TARGETS]
     reasons = dict.fromkeys(reason for found in results for reason in found.reasons)
     mark = "look: " if row.lowest_db < LOW_DB else ""
     faults = row.all_faults
-    cells = (
+    return (
         row.model,
         *(f"{found.layers} of {row.linear}" for found in results),
         *(str(found.other_ops) for found in results),
@@ -67,7 +68,6 @@ def describe(row: Row) -> str:
         f"{sum(found.seconds for found in results):.1f}",
         mark + "; ".join([*faults, *reasons]),
     )
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def decibels(found: Result) -> str:
@@ -106,10 +106,9 @@ def render(rows: Sequence[Row]) -> str:
         f"- SQNR, median: {', '.join(medians)}",
         f"- {len(low)} below {LOW_DB:.0f} dB: {', '.join(row.model for row in low) or 'none'}",
         "",
-        f"| {' | '.join(columns)} |",
-        f"|{'---|' * len(columns)}",
+        *table(columns, map(cells, rows)),
     ]
-    return "\n".join([*lines, *map(describe, rows)]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -127,18 +126,17 @@ def main() -> None:
     if given.command == "table":
         given.out.write_text(render(rows_of(given.rows.read_text().splitlines())))
         return
-    entries = sorted(json.loads((given.zoo / "manifest.json").read_text()), key=lambda entry: str(entry["file"]))
-    for entry in (entry for entry in entries if given.only in entry["file"]):
+    for entry in entries(given.zoo, given.only):
         if given.command == "one":
             np.seterr(all="ignore")  # onnx's reference implementation warns of infinities in masks
             with tempfile.TemporaryDirectory() as folder:
-                row = examine(given.zoo / entry["file"], binding(entry["run_shapes"]), Path(folder))
+                row = examine(entry, Path(folder))
             print(json.dumps(asdict(row)))
         else:
             line = in_own_process(given.zoo, entry)
             with given.into.open("a") as file:
                 file.write(line + "\n")
-            print(describe(rows_of([line])[0]), flush=True)
+            print(table_row(cells(rows_of([line])[0])), flush=True)
 
 
 if __name__ == "__main__":

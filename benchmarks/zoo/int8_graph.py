@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks.zoo.channels import runs_at
+from benchmarks.zoo.runner import Entry, at_other_sizes
 from onnxsparse import Prune, compare, layers, load
 from onnxsparse.analysis.flattening import flatten
 from onnxsparse.folding import fold
@@ -72,20 +72,20 @@ class Row:
         return min((found.sqnr_db for found in self.results.values() if found.sqnr_db is not None), default=math.inf)
 
 
-def examine(source: Path, shapes: list[str], folder: Path) -> Row:
-    results = {target: judge(source, shapes, target, folder / f"{target}.onnx") for target in TARGETS}
-    row = Row(source.name, len(layers(load(source).bind(shapes), count=False)), results)
+def examine(entry: Entry, folder: Path) -> Row:
+    results = {target: judge(entry, target, folder / f"{target}.onnx") for target in TARGETS}
+    row = Row(entry.path.name, len(layers(entry.load(), count=False)), results)
     if not row.is_quantized:
         return row
     try:
-        return replace(row, zeros=zeros_that_stay(source, shapes, folder / "pruned.onnx"))
+        return replace(row, zeros=zeros_that_stay(entry, folder / "pruned.onnx"))
     except Exception as error:  # whatever is raised is the finding
         return replace(row, faults=(f"pruned: {said(error)}",))
 
 
-def judge(source: Path, shapes: list[str], target: str, written: Path) -> Result:
+def judge(entry: Entry, target: str, written: Path) -> Result:
     """Quantize, save, check, run, compare; whatever goes wrong is written down."""
-    model = load(source).bind(shapes)
+    model = entry.load()
     original = model.copy()
     start = time.perf_counter()
     try:
@@ -93,23 +93,24 @@ def judge(source: Path, shapes: list[str], target: str, written: Path) -> Result
         model.save(written)
     except Exception as error:  # whatever is raised is the finding
         return Result(faults=(f"quantize: {said(error)}",), seconds=time.perf_counter() - start)
-    result = replace(counted(report), seconds=time.perf_counter() - start)
-    faults = checker_faults(source, written)
+    result = replace(counted(report, model), seconds=time.perf_counter() - start)
+    faults = checker_faults(entry.path, written)
     try:
-        result = compared(result, original, load(written).bind(shapes))
-        result = replace(result, other_sizes=at_other_sizes(source, written, shapes))
+        result = compared(result, original, load(written).bind(entry.sizes))
+        result = replace(result, other_sizes=at_other_sizes(entry, written, ((2, 1), (1, 2), (3, 2))))
         if result.layers and (result.sqnr_db is None or result.sqnr_db < LOW_DB or result.sqnr_db == math.inf):
-            result = replace(result, inner_db=inner_sqnr_db(original, load(written).bind(shapes)))
+            result = replace(result, inner_db=inner_sqnr_db(original, load(written).bind(entry.sizes)))
     except Exception as error:
         faults.append(f"run: {said(error)}")
     return replace(result, faults=(*result.faults, *faults))
 
 
-def counted(report: StepReport) -> Result:
-    """What the pass says that it did and did not do."""
+def counted(report: StepReport, model: Model) -> Result:
+    """What the pass did and did not do: its own words for layers and ops, the quantizers in the model for values."""
     told = "; ".join(report.notes)
-    done = re.search(r"(\d+) layers and (\d+) other ops in integers; (\d+) activations", told)
-    in_integers, others, values = (int(number) for number in done.groups()) if done else (0, 0, 0)
+    done = re.search(r"(\d+) layers and (\d+) other ops in integers", told)
+    in_integers, others = (int(number) for number in done.groups()) if done else (0, 0)
+    values = len({node.input[0] for node in model.proto.graph.node if node.op_type == "QuantizeLinear"}) if done else 0
     left = Counter(skip.reason.removeprefix("stays float: ") for skip in report.skipped)
     reasons = [f"{count} × {reason}" for reason, count in left.most_common(3)]
     nothing = re.search(r"nothing to (?:do|quantize): [^;]*", told)
@@ -156,26 +157,9 @@ def inner_sqnr_db(original: Model, model: Model) -> float | None:
     return next((f.sqnr_db for f in reversed(found) if f.vacuous is None and f.sqnr_db not in (None, math.inf)), None)
 
 
-def at_other_sizes(source: Path, written: Path, shapes: list[str]) -> str:
-    """At how many other batches, resolutions and both a graph with open dimensions runs, of those at which the original does."""
-    inputs = load(source).proto.graph.input
-    free = {v.name: [not d.HasField("dim_value") for d in v.type.tensor_type.shape.dim] for v in inputs}
-    if not any(any(dims) for dims in free.values()):
-        return ""
-    sizes = ([scaled(text, free, batch, rest) for text in shapes] for batch, rest in ((2, 1), (1, 2), (3, 2)))
-    return runs_at(source, written, (bound for bound in sizes if bound != shapes))
-
-
-def scaled(text: str, free: dict[str, list[bool]], batch: int, rest: int) -> str:
-    """An input's shape with its open dimensions multiplied: the first, and the others."""
-    name, _, shape = text.partition("=")
-    factors = [(batch if at == 0 else rest) if is_open else 1 for at, is_open in enumerate(free[name])]
-    return f"{name}={'x'.join(str(int(size) * factor) for size, factor in zip(shape.split('x'), factors, strict=True))}"
-
-
-def zeros_that_stay(source: Path, shapes: list[str], written: Path) -> str:
+def zeros_that_stay(entry: Entry, written: Path) -> str:
     """Prune to half, quantize, and count in the file which of the zeros are integer 0."""
-    model = load(source).bind(shapes)
+    model = entry.load()
     Prune(sparsity_op=0.5).run(model)
     before = {name: model.weights[name] == 0 for name in model.weights}
     report = Quantize(method="minmax").run(model, seeded_samples(model, 1, CALIBRATION_SEED).feeds)

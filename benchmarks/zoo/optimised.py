@@ -2,24 +2,24 @@
 
     python -m benchmarks.zoo.optimised ZOO --out benchmarks/results/zoo-optimised.md
 
-ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs). The levels are basic
-and extended. MACs that are gone are a fault, unless they stay where one of the two optimisers that take nodes out is left out:
-folding of constants, and merging of equal nodes. Every shape that is inferred is held against the one at run time.
+The levels are basic and extended. benchmarks/zoo/runner.py says what ZOO holds. MACs that are gone are a
+fault, unless they stay where one of the two optimisers that take nodes out is left out: folding of constants, and merging of
+equal nodes. Every shape that is inferred is held against the one at run time.
 """
 
-import argparse
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnxsparse import Model, OnnxSparseError, layers, load
+from benchmarks.tables import table
+from benchmarks.zoo.runner import Entry, arguments, entries
+from onnxsparse import Model, OnnxSparseError, layers
 from onnxsparse.analysis.layer import Layers
 from onnxsparse.analysis.layers import Survey
 from onnxsparse.runtime.inputs import seeded_samples
@@ -63,19 +63,14 @@ def optimise(source: Path, level: str, target: Path, without: Sequence[str] = ()
     ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without))
 
 
-def bound(path: Path, shapes: dict[str, list[int]]) -> Model:
-    """The model with its inputs at the sizes that run."""
-    return load(path).bind([f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items() if shape])
-
-
-def run(source: Path, shapes: dict[str, list[int]], level: str, folder: Path) -> Row:
-    target = folder / "optimised.onnx"
+def run(entry: Entry, level: str, folder: Path) -> Row:
+    source, target = entry.path, folder / "optimised.onnx"
     optimise(source, level, target)
-    model = bound(target, shapes)
+    model = replace(entry, path=target).load()
     fused = Counter(node.op_type for node in model.proto.graph.node if node.domain == FUSED_DOMAIN)
     shown = ", ".join(f"{count} × {op}" for op, count in sorted(fused.items()))
     try:
-        before, after = layers(bound(source, shapes), count=False), layers(model, count=False)
+        before, after = layers(entry.load(), count=False), layers(model, count=False)
         same, unknown, faults = check_shapes(model)
     except OnnxSparseError as error:
         return Row(source.name, level, shown, faults=(str(error),))
@@ -84,17 +79,17 @@ def run(source: Path, shapes: dict[str, list[int]], level: str, folder: Path) ->
     faults += [f"{op} is unknown" for op in after.unknown_ops if op not in before.unknown_ops]
     gone = ""
     if before.totals.macs != after.totals.macs:
-        gone = explain(source, shapes, level, folder, before, after)
+        gone = explain(entry, level, folder, before, after)
         faults += [] if gone else ["MACs differ, and no node was taken out"]
     return Row(source.name, level, shown, before.totals.macs, after.totals.macs, same, unknown, gone, tuple(faults))
 
 
-def explain(source: Path, shapes: dict[str, list[int]], level: str, folder: Path, before: Layers, after: Layers) -> str:
+def explain(entry: Entry, level: str, folder: Path, before: Layers, after: Layers) -> str:
     """The layers that are gone where leaving one optimiser out keeps their MACs; empty where none does."""
     for optimiser, what in TAKE_OUT.items():
         target = folder / f"{optimiser}.onnx"
-        optimise(source, level, target, [optimiser])
-        if layers(bound(target, shapes), count=False).totals.macs == before.totals.macs:
+        optimise(entry.path, level, target, [optimiser])
+        if layers(replace(entry, path=target).load(), count=False).totals.macs == before.totals.macs:
             left = {layer.node for layer in after}
             names = [layer.node for layer in before if layer.node not in left]
             return f"{len(before) - len(after)} {what}, of {', '.join(names)}"
@@ -121,17 +116,21 @@ def check_shapes(model: Model) -> tuple[int, int, list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoo", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = arguments(__doc__)
     rows = []
-    for entry in json.loads((options.zoo / "manifest.json").read_text()):
+    for entry in entries(options.zoo, options.only):
         for level in LEVELS:
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(run(options.zoo / entry["file"], entry["run_shapes"], level, Path(folder)))
+                rows.append(run(entry, level, Path(folder)))
             print(rows[-1], flush=True)
     options.out.write_text(render(rows))
+
+
+COLUMNS = ("model", "level", "fused ops", "MACs before", "after", "taken out", "shapes not known", "faults")
+
+
+def cells(row: Row) -> tuple[object, ...]:
+    return row.model, row.level, row.fused, row.before, row.after, row.gone, row.unknown or None, "; ".join(row.faults)
 
 
 def render(rows: list[Row]) -> str:
@@ -147,14 +146,8 @@ def render(rows: list[Row]) -> str:
         f"{sum(row.shapes for row in rows)} values are inferred as they are at run time;",
         f"those of {sum(row.unknown for row in rows)} are not known: they depend on values.",
         "",
-        "| model | level | fused ops | MACs before | after | taken out | shapes not known | faults |",
-        "|---|---|---|---|---|---|---|---|",
+        *table(COLUMNS, map(cells, rows)),
     ]
-    for row in rows:
-        macs = " | ".join("" if value is None else f"{value}" for value in (row.before, row.after))
-        lines.append(
-            f"| {row.model} | {row.level} | {row.fused} | {macs} | {row.gone} | {row.unknown or ''} | {'; '.join(row.faults)} |"
-        )
     return "\n".join(lines) + "\n"
 
 

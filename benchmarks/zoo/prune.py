@@ -2,10 +2,9 @@
 
     python -m benchmarks.zoo.prune ZOO --out benchmarks/results/zoo-prune.md
 
-ZOO holds .onnx files and a manifest.json with, per file, `file` and `run_shapes` (input → shape that runs).
+benchmarks/zoo/runner.py says what ZOO holds.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import onnx
 
+from benchmarks.tables import table
+from benchmarks.zoo.runner import Shapes, arguments, entries, sizes
 from onnxsparse.cli import app as cli
 
 TARGET = 0.5
@@ -47,23 +48,25 @@ def interface(path: Path) -> list[bytes]:
     return [value.SerializeToString(deterministic=True) for value in (*graph.input, *graph.output)]
 
 
-def run_chain(source: Path, shapes: dict[str, list[int]], folder: Path) -> Row:
-    sizes = [f"--input-shape={name}={'x'.join(map(str, shape))}" for name, shape in shapes.items() if shape]
+def run_chain(source: Path, shapes: Shapes, folder: Path) -> Row:
+    options = [f"--input-shape={size}" for size in sizes(shapes)]
     pruned, annotated, facts, figures = (folder / n for n in ("pruned.onnx", "annotated.onnx", "facts.json", "compare.json"))
     start = time.process_time()
-    code, printed = command("prune", str(source), str(pruned), "--sparsity-op", str(TARGET), "--partial", "--no-compare", *sizes)
+    code, printed = command(
+        "prune", str(source), str(pruned), "--sparsity-op", str(TARGET), "--partial", "--no-compare", *options
+    )
     seconds = time.process_time() - start
     if code:
         return Row(source.name, 0, None, "", seconds, ("prune failed",), printed.strip())
     faults = []
-    for arguments in (
-        ("annotate", str(pruned), str(annotated), *sizes),
-        ("compare", str(source), str(annotated), "--json", str(figures), *sizes),
-        ("inspect", str(annotated), "--json", str(facts), *sizes),
+    for given in (
+        ("annotate", str(pruned), str(annotated), *options),
+        ("compare", str(source), str(annotated), "--json", str(figures), *options),
+        ("inspect", str(annotated), "--json", str(facts), *options),
     ):
-        code, text = command(*arguments)
+        code, text = command(*given)
         if code:
-            faults.append(f"{arguments[0]}: {text.strip().splitlines()[-1]}")
+            faults.append(f"{given[0]}: {text.strip().splitlines()[-1]}")
     if faults:
         return Row(source.name, 0, None, "", seconds, tuple(faults), "")
     try:
@@ -94,16 +97,18 @@ def worst(figures: dict[str, list[dict[str, object]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("zoo", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = arguments(__doc__)
     rows = []
-    for entry in json.loads((options.zoo / "manifest.json").read_text()):
+    for entry in entries(options.zoo, options.only):
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(run_chain(options.zoo / entry["file"], entry["run_shapes"], Path(folder)))
+            rows.append(run_chain(entry.path, entry.run_shapes, Path(folder)))
         print(rows[-1], flush=True)
     options.out.write_text(render(rows))
+
+
+def cells(row: Row) -> tuple[object, ...]:
+    reached = None if row.reached is None else f"{row.reached:.6f}"
+    return row.model, row.layers, reached, row.sqnr_db, "; ".join(row.faults) or row.reason
 
 
 def render(rows: list[Row]) -> str:
@@ -120,12 +125,8 @@ def render(rows: list[Row]) -> str:
         "input does, has the same interface, and runs in onnxruntime. SQNR is of random inputs, the worst output; most of these",
         "graphs have random weights, so it says how much the outputs moved and nothing about accuracy.",
         "",
-        "| model | layers | sparsity_op | worst SQNR dB | faults or reason |",
-        "|---|---|---|---|---|",
+        *table(("model", "layers", "sparsity_op", "worst SQNR dB", "faults or reason"), map(cells, rows)),
     ]
-    for row in rows:
-        reached = "" if row.reached is None else f"{row.reached:.6f}"
-        lines.append(f"| {row.model} | {row.layers} | {reached} | {row.sqnr_db} | {'; '.join(row.faults) or row.reason} |")
     return "\n".join(lines) + "\n"
 
 
