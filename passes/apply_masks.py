@@ -51,7 +51,7 @@ class ApplyMasks:
                 raise ParamError(f"apply-masks: '{name}' is not a weight of a layer of {model.name}")
             use, node = uses[name]
             array = model.weights[name]
-            zeros = flat_zeros(model.weights, use.stored)
+            zeros = flat_zeros(use.stored, model.weights)
             model.weights[name] = np.where(mask, array, zeros if zeros.ndim == 0 else zeros.reshape(array.shape))
             after = count_zeros(use.stored, model.weights)
             if after != use.zeros:

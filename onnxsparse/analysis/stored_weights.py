@@ -145,7 +145,7 @@ def zero_value(stored: StoredWeight, weights: Weights) -> Array | int:
     return along_axis(points, stored, weights)
 
 
-def flat_zeros(weights: Weights, stored: StoredWeight) -> Array:
+def flat_zeros(stored: StoredWeight, weights: Weights) -> Array:
     """The stored value that represents zero: one element, or one for each element of the tensor, flattened.
 
     Raises ModelError for zero points whose number fits no axis.
@@ -176,10 +176,13 @@ def is_real(stored: StoredWeight, weights: Weights) -> bool:
 
 
 def real_values(stored: StoredWeight, weights: Weights) -> Array:
-    """The real values of a stored tensor, computed as DequantizeLinear does, in the type of its scale (float32 without one).
+    """The real values of a stored tensor in its own shape: its elements, or the floats that its integers represent.
 
-    Raises ModelError for scales or zero points whose number fits no axis.
+    The latter are computed as DequantizeLinear does, in the type of their scale (float32 without one). Raises ModelError for
+    scales or zero points whose number fits no axis.
     """
+    if is_real(stored, weights):
+        return weights[stored.name]
     array, step = weights[stored.name], np.asarray(step_size(stored, weights), None if stored.scale else np.float32)
     zero = np.asarray(zero_value(stored, weights))
     if array.dtype.itemsize > 2:

@@ -12,7 +12,7 @@ from onnxsparse.channels.statistics import ChannelMeans
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops.coupling import Role
-from onnxsparse.pruning.items import real_values
+from onnxsparse.pruning.items import float32_values
 
 Scores = NDArray[np.float64]
 """One score per label; a channel's score is at its class."""
@@ -59,7 +59,7 @@ def weight_importance(model: Model, solution: Solution, measure: str) -> Scores:
             weight = stored.get(use.tensor, StoredWeight(use.tensor, None))
             if weight.packing is not None or (weight.name not in stored and not is_real(weight, model.weights)):
                 continue
-            values = real_values(model.weights, weight)
+            values = float32_values(weight, model.weights)
             slices = norm(values, tuple(i for i in range(values.ndim) if i != axis))
             model.weights.release(use.tensor)
             mean = slices.mean()

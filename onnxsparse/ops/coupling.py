@@ -179,11 +179,6 @@ def couple_same(c: Coupling) -> None:
         c.emit(c.axes(0) if same else (None,) * len(shape or ()), at)
 
 
-def couple_prelu(c: Coupling) -> None:
-    """PRelu: the slope broadcasts to the input, aligned at the right end."""
-    c.emit(c.broadcast([0, 1]))
-
-
 def normalized_axis(c: Coupling, default: int, rank: int) -> int:
     """The attribute `axis` counted from the front; 0 for a scalar. Raises UnknownFact if there is no such axis."""
     return c.op.axis(default, rank) if rank else 0

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.analysis import stored_weights as constants
-from onnxsparse.analysis.stored_weights import StoredWeight, flat_parts, flat_zeros, is_real, zero_value
+from onnxsparse.analysis.stored_weights import StoredWeight, flat_parts, flat_zeros, is_real, real_values, zero_value
 from onnxsparse.errors import ModelError
 from onnxsparse.ir.weights import Array, Weights
 from onnxsparse.pruning.select import FIRST_NOT_FINITE, Bits, Choice, Counts, Histogram, histogram
@@ -32,12 +31,12 @@ class Elements:
 
     def chunks(self) -> Iterator[tuple[int, Bits, Counts | None]]:
         """Parts of the tensor that fit the cache, as `select.Items` says; every item has one element, so no counts."""
-        for start, part in real_parts(self.weights, self.stored):
+        for start, part in real_parts(self.stored, self.weights):
             yield start, magnitude_bits(part), None
 
     def zeroed(self, choice: Choice) -> Iterator[Array]:
         """The tensor's stored elements in flat parts, with the chosen ones set to the stored value of zero (the zero point)."""
-        zeros = flat_zeros(self.weights, self.stored)
+        zeros = flat_zeros(self.stored, self.weights)
         flat = self.weights[self.stored.name].reshape(-1)
         seen = 0
         for start, bits, _ in self.chunks():
@@ -48,7 +47,7 @@ class Elements:
             yield part
 
 
-def real_parts(weights: Weights, stored: StoredWeight) -> Iterator[tuple[int, Array]]:
+def real_parts(stored: StoredWeight, weights: Weights) -> Iterator[tuple[int, Array]]:
     """(index of the first element, real values) of flat parts of a tensor that fit the cache; a quantized tensor is one part.
 
     A part is valid until the next one is requested.
@@ -56,13 +55,18 @@ def real_parts(weights: Weights, stored: StoredWeight) -> Iterator[tuple[int, Ar
     if is_real(stored, weights):
         yield from flat_parts(weights, stored.name)
     else:
-        yield 0, real_values(weights, stored).reshape(-1)
+        yield 0, float32_values(stored, weights).reshape(-1)
 
 
-def real_values(weights: Weights, stored: StoredWeight) -> NDArray[np.float32]:
-    """A tensor's values as float32 in its own shape; those of a quantized tensor are dequantized."""
-    found = weights[stored.name] if is_real(stored, weights) else constants.real_values(stored, weights)
-    return found.astype(np.float32, copy=False)
+def float32_values(stored: StoredWeight, weights: Weights) -> NDArray[np.float32]:
+    """A tensor's real values as float32 in its own shape; those of a quantized tensor are dequantized."""
+    return real_values(stored, weights).astype(np.float32, copy=False)
+
+
+def full_zeros(stored: StoredWeight, weights: Weights) -> Array:
+    """What stands for zero in a stored tensor, in its type and shape."""
+    array = weights[stored.name]
+    return np.broadcast_to(np.asarray(zero_value(stored, weights)).astype(array.dtype), array.shape)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class Blocks:
 
     def chunks(self) -> Iterator[tuple[int, Bits, Counts | None]]:
         """All blocks as one part, ordered by kernel position, block row and block column, with their nonzero elements."""
-        matrix = np.abs(self._matrix(real_values(self.weights, self.stored)))
+        matrix = np.abs(self._matrix(float32_values(self.stored, self.weights)))
         starts = (np.arange(0, matrix.shape[1], self.rows), np.arange(0, matrix.shape[2], self.columns))
         elements = self._sums(np.ones_like(matrix), starts)
         means = np.divide(self._sums(matrix, starts), elements)
@@ -100,8 +104,7 @@ class Blocks:
         mask = chosen.repeat(self.rows, axis=1)[:, :rows].repeat(self.columns, axis=2)[:, :, :columns]
         moved = self._moved_shape(array.shape)
         back = np.moveaxis(mask.reshape(moved), (-2, -1), (self.output_axis, self.input_axis))
-        zeros = np.broadcast_to(np.asarray(zero_value(self.stored, self.weights)).astype(array.dtype), array.shape)
-        yield np.where(back, zeros, array).reshape(-1)
+        yield np.where(back, full_zeros(self.stored, self.weights), array).reshape(-1)
 
     def _matrix(self, values: Array) -> Array:
         """The tensor reshaped to kernel positions × outputs × inputs."""
@@ -125,14 +128,13 @@ def keep_n_of_m(weights: Weights, stored: StoredWeight, axis: int, keep: int, gr
     the earlier is zeroed first.
     """
     array = weights[stored.name]
-    magnitudes = np.moveaxis(np.abs(real_values(weights, stored)), axis, -1)
+    magnitudes = np.moveaxis(np.abs(float32_values(stored, weights)), axis, -1)
     grouped = magnitudes.reshape(-1, group)
     order = np.argsort(grouped, axis=1, kind="stable")
     mask = np.zeros(grouped.shape, bool)
     np.put_along_axis(mask, order[:, : group - keep], True, axis=1)
     back = np.moveaxis(mask.reshape(magnitudes.shape), -1, axis)
-    zeros = np.broadcast_to(np.asarray(zero_value(stored, weights)).astype(array.dtype), array.shape)
-    return np.where(back, zeros, array)
+    return np.where(back, full_zeros(stored, weights), array)
 
 
 def finite_histogram(items: Elements | Blocks, node: str) -> Histogram:

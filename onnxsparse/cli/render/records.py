@@ -13,7 +13,6 @@ from onnxsparse.pipeline.base import Pass, StepReport
 from onnxsparse.pipeline.run import RunReport
 
 SCHEMA = 1
-PACKAGES = ("onnxsparse", "onnx", "onnxruntime", "numpy")
 
 
 def layers_json(layers: Layers, model: str) -> dict[str, object]:

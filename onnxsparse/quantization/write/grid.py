@@ -72,11 +72,6 @@ class Grid:
         clipped: Array = np.clip(found, self.low, self.high).astype(self.dtype)
         return clipped
 
-    def reals(self, values: Array, scale: float, zero_point: int) -> Floats:
-        """`values` quantized and dequantized, in float64."""
-        found: Floats = np.clip(np.rint(np.asarray(values, np.float64) / scale) + zero_point, self.low, self.high)
-        return (found - zero_point) * scale
-
     def span(self, scale: float, zero_point: int) -> tuple[float, float]:
         """The real values of the lowest and the highest integer."""
         return (self.low - zero_point) * scale, (self.high - zero_point) * scale
