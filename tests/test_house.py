@@ -251,19 +251,13 @@ def raises(function: ast.FunctionDef) -> bool:
     return any(isinstance(part, ast.Raise) and part.exc is not None for part in ast.walk(function))
 
 
-LONG_FILES: frozenset[str] = frozenset({"ops.movement", "channels.discovery"})
-DEEP_FUNCTIONS: frozenset[str] = frozenset({"channels.groups memberships", "quantization.strip.dequantize _region"})
-"""What is over a bar still. Nothing is added here; the bars are met when both are empty."""
-
-UNDOCUMENTED = 463
-UNSAID_RAISES = 84
-"""Counts that may only fall."""
+UNSAID_RAISES = 17
+"""A count that may only fall."""
 
 
 def test_no_file_is_over_350_lines() -> None:
     """Split a longer file where its second idea begins."""
-    long = {module for module, path in sources() if len(path.read_text().splitlines()) > 350}
-    assert long <= LONG_FILES
+    assert [module for module, path in sources() if len(path.read_text().splitlines()) > 350] == []
 
 
 def test_no_function_is_over_45_lines_without_its_docstring() -> None:
@@ -273,14 +267,14 @@ def test_no_function_is_over_45_lines_without_its_docstring() -> None:
 
 def test_blocks_stand_at_most_three_deep() -> None:
     """Return early, or give the inner block a name of its own."""
-    deep = {f"{module} {f.name}" for module, path in sources() for f in functions(path) if nesting(f) > 3}
-    assert deep <= DEEP_FUNCTIONS
+    assert [f"{module}:{f.lineno} {f.name}" for module, path in sources() for f in functions(path) if nesting(f) > 3] == []
 
 
 def test_public_functions_have_a_docstring() -> None:
-    """The bar is 90 %: write what is returned, shapes, units, and what None means. A new function has one."""
-    without = [where for where, function in public_functions() if ast.get_docstring(function) is None]
-    assert len(without) <= UNDOCUMENTED, without
+    """Nine of ten at least: write what is returned, shapes, units, and what None means."""
+    every = list(public_functions())
+    without = [where for where, function in every if ast.get_docstring(function) is None]
+    assert len(without) <= len(every) / 10, without
 
 
 def test_public_functions_say_what_they_raise() -> None:
