@@ -64,6 +64,7 @@ def find_backend(target: str | Path, precision: Precision = EIGHT_BIT) -> Backen
 
 
 def load_point(point: EntryPoint, precision: Precision) -> Backend:
+    """The backend of another package's entry point. Raises ParamError if it cannot be imported."""
     try:
         made = cast(Callable[[Precision], Backend], point.load())
     except (ImportError, AttributeError) as error:

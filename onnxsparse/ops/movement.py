@@ -149,7 +149,7 @@ def spread(c: Coupling, axes: Axes, channels: Labels | None) -> None:
 
 
 def padded_shape(op: OpView) -> Shape:
-    """Each axis with what is put before and after it."""
+    """Each axis with its padding on both sides. Raises UnknownFact for another number of pads than two per axis."""
     shape, pads = op.partial(0), op.integers(1)
     if len(pads) != 2 * len(shape):
         raise UnknownFact(f"it has {len(pads)} pads for {len(shape)} axes")
@@ -158,7 +158,10 @@ def padded_shape(op: OpView) -> Shape:
 
 
 def expanded_shape(op: OpView) -> Shape:
-    """A new axis before the one named; negative ones count back from the end of the result."""
+    """Shape with a new axis of size 1 before the given one; negative axes count back from the end of the result.
+
+    Raises UnknownFact for an axis that the result does not have.
+    """
     shape, axes = op.partial(0), op.integers(1)
     if len(axes) != 1 or not -len(shape) - 1 <= axes[0] <= len(shape):
         raise UnknownFact(f"its new axis {list(axes)} is none of a value of {len(shape)} axes")

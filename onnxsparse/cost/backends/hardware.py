@@ -28,6 +28,7 @@ class Number:
 
     @model_validator(mode="after")
     def in_order(self) -> "Number":
+        """Raises ValueError unless 0 ≤ low ≤ value ≤ high."""
         if not self.low <= self.value <= self.high:
             raise ValueError(f"low {self.low:g}, value {self.value:g} and high {self.high:g} are not in order")
         if self.low < 0:
@@ -42,7 +43,7 @@ def from_plain(given: object) -> object:
 
 
 def above_zero(number: Number) -> Number:
-    """What work is divided by."""
+    """A number that work is divided by. Raises ValueError if its low end is not above 0."""
     if number.low <= 0:
         raise ValueError("must be above 0, at the low end too")
     return number

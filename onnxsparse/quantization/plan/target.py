@@ -103,7 +103,10 @@ class Target:
         per_channel: bool | None = None,
         power_of_two: PowersOfTwo | None = None,
     ) -> "Target":
-        """The same target with what is given set; None leaves it as the file has it."""
+        """A copy of the target with the given settings; None keeps the file's.
+
+        Raises ParamError for a width that the target lacks, or powers of two with zero points.
+        """
         activations, weights = self.activations, self.weights
         if activation_bits is not None:
             activations = replace(activations, bits=activation_bits)
