@@ -129,7 +129,7 @@ def test_data_that_onnxruntime_refuses_is_refused(tree: str, tmp_path: Path, mon
 
 def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(model_at("w\0"))
-    with pytest.raises(ModelError, match="it is no file name"):
+    with pytest.raises(ModelError, match="it is not a file name"):
         load(tmp_path / "a.onnx").weights["w"]
 
 

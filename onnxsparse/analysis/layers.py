@@ -7,7 +7,7 @@ where uses = MACs of the nodes that use a weight tensor / its elements. Definiti
 sparsity in neural networks (EuroMLSys 2023), doi 10.1145/3578356.3592583.
 
 1. Inline calls of functions, and infer all shapes.
-2. For each node with a MAC formula, compute its MACs, and find the stored tensor behind each weight operand.
+2. For each node with a MAC formula, compute its MACs, and find the stored tensor that each weight operand is a view of.
 3. Bodies: of an If, count the branch with more MACs; of a Loop or Scan, multiply by the number of rounds, if it is constant.
 4. Count the zeros of each stored tensor once.
 """
@@ -117,7 +117,7 @@ class Survey:
         return next((call for call in self.calls if node.within.startswith(f"{call}/")), node.within)
 
     def _matrix_elements(self, graph: Graph, name: str) -> int:
-        """Elements of the stored tensor behind `name`, if its rank is 2 or more; else 0."""
+        """Elements of the stored tensor that `name` is a view of, if its rank is 2 or more; else 0."""
         stored = self.resolver.resolve(graph, name)
         axes = () if stored is None else self.model.weights.shape(stored.name)
         return math.prod(axes) if len(axes) > 1 else 0
@@ -222,7 +222,7 @@ class Survey:
         product = None if trips is None or times is None else trips * times
         found = [layer for body in bodies.values() for layer in self.graph_layers(body, product)]
         if trips is None and found:
-            self.notes.append(f"{name}: how often its body runs is not constant, so the MACs of its layers are unknown")
+            self.notes.append(f"{name}: the number of rounds of its body is not constant, so the MACs of its layers are unknown")
         return found
 
     def _larger_branch(self, name: str, branches: list[tuple[str, list[Layer]]]) -> list[Layer]:

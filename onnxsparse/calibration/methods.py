@@ -171,11 +171,10 @@ def mse_range(histogram: Histogram, levels: Levels) -> Range:
 
 
 def entropy_range(histogram: Histogram, levels: Levels) -> Range:
-    """The range, symmetric as far as the extremes allow, with the least Kullback-Leibler divergence of the quantized
-    distribution.
+    """The range with the least Kullback-Leibler divergence of the quantized distribution. It is symmetric, within the extremes.
 
-    1. Give the bin of zero the mean count of its neighbours: zero is exact on every grid, so the many zeros after a ReLU say
-       nothing about a range.
+    1. Limit the count of zero's bin to the mean of its neighbours: zero is exact on every grid, so the many zeros after a ReLU
+       say nothing about a range.
     2. Try ENTROPY_CANDIDATES ranges, from one bin for each level up to the extremes (`divergence_at`).
     3. Take the one with the least divergence; the extremes if none is finite.
     """

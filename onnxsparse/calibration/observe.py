@@ -24,7 +24,7 @@ REDUCTIONS = {"low": "ReduceMin", "high": "ReduceMax", "sum": "ReduceSum"}
 """Statistic → op. The sum detects NaN, which onnxruntime's ReduceMin and ReduceMax ignore."""
 
 SMALLEST_SPREAD = 1e-32
-"""Smallest difference of the extremes for which a histogram is made: the scale of narrower bins overflows float32."""
+"""Smallest difference of the extremes for which a histogram is made, so that bins / difference does not overflow float32."""
 
 
 @dataclass

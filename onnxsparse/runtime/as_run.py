@@ -39,7 +39,8 @@ def run_here(model: Model, custom_ops: Sequence[Path] = ()) -> Runner:
 def saturates(as_run: AsRun) -> bool:
     """Whether sums of 8-bit products saturate on the processor of `as_run`.
 
-    The test adds four products of 255 and 127: 129 540, where two of them already exceed 16 bits. Raises BackendError.
+    The test adds four products of 255 and 127. Their sum is 129 540, and two of them already exceed 16 bits with a sign. Raises
+    BackendError if the test model cannot run.
     """
     rows, columns = np.full((1, 4), 255, np.uint8), np.full((4, 2), 127, np.int8)
     graph = helper.make_graph(
