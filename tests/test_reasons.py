@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxsparse.analysis.layers import Survey, layers
+from onnxsparse.analysis.context import GraphContext
+from onnxsparse.analysis.layers import layers
 from onnxsparse.calibration.data import open_data
 from onnxsparse.calibration.images import ImageFormat
 from onnxsparse.calibration.observe import observe_ranges
@@ -113,9 +114,9 @@ def broken_rule(*_: object) -> Any:
 
 @pytest.mark.parametrize("field", ["macs", "couple"])
 def test_a_bug_in_a_rule_is_seen(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = Survey.spec
+    known = GraphContext.spec
 
-    def spec(self: Survey, given: onnx.NodeProto) -> OpSpec | None:
+    def spec(self: GraphContext, given: onnx.NodeProto) -> OpSpec | None:
         found = known(self, given)
         if found is None or given.op_type != "Conv":
             return found
@@ -123,7 +124,7 @@ def test_a_bug_in_a_rule_is_seen(field: str, monkeypatch: pytest.MonkeyPatch) ->
             return replace(found, macs=broken_rule)
         return replace(found, channels=replace(found.channels, couple=broken_rule))
 
-    monkeypatch.setattr(Survey, "spec", spec)
+    monkeypatch.setattr(GraphContext, "spec", spec)
     ask: Callable[[Model], object] = layers if field == "macs" else solve
     with pytest.raises(IndexError, match="a bug"):
         ask(Model.from_proto(chain(3, 8)))
