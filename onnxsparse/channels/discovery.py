@@ -1,4 +1,16 @@
-"""Labels carried through a graph: one walk that asks every op for its rule."""
+"""Discovery: one walk over the graph that labels every axis and asks every op's channel rule what it ties.
+
+1. The model's inputs are not followed.
+2. Nodes are visited in topological order, bodies with the node that holds them. A constant gets new labels at every use, except
+   as a weight: weights that share a tensor share labels.
+3. Values computed from sizes alone (shape arithmetic) are not followed; the cut corrects them where they are used.
+4. For any other node, its op's rule unites, contracts and freezes labels, and emits those of the outputs. If the op has no rule,
+   or the rule raises UnknownFact, all its inputs stay.
+5. For a node with bodies, the labels of a loop's carried values pass into the body and back; branches are tied at their outputs;
+   everything else that enters a body stays.
+6. A dequantized or transposed tensor takes the roles of its labels from the op that uses them.
+7. The model's outputs stay.
+"""
 
 from onnxsparse.analysis.context import main_context
 from onnxsparse.analysis.layers import Survey
@@ -13,15 +25,18 @@ from onnxsparse.ops.sizes import OpenSize
 
 
 def discover(model: Model, *, cut_norms: bool = False) -> Discovery:
-    """Label all graphs of `model` at the sizes it is bound to."""
-    model = model.copy()  # what is found stays true of this one when the caller's is cut
+    """The labels of all graphs of `model`, at the sizes it is bound to.
+
+    `cut_norms`: whether axes that a normalisation, mean or extreme reduces over may be cut.
+    """
+    model = model.copy()  # the result stays valid when the caller's model is cut
     found = Discovery(model, Survey(model), main_context(model))
     Walk(found, cut_norms).run()
     return found
 
 
 class Walk:
-    """One walk over the nodes, which are in topological order."""
+    """The state of one walk; the steps are in the module's docstring."""
 
     def __init__(self, found: Discovery, cut_norms: bool) -> None:
         self.found = found
@@ -36,6 +51,7 @@ class Walk:
         self.index = {id(place.node): i for i, place in enumerate(found.places)}
 
     def run(self) -> None:
+        """Walk the main graph and its bodies."""
         found = self.found
         for value in found.graph.proto.input:
             key = found.key(found.graph, value.name)
@@ -74,7 +90,7 @@ class Walk:
         self._keep(index, coupling)
 
     def _run_bodies(self, index: int, spec: OpSpec, coupling: Coupling) -> None:
-        """Branches make the same outputs. What a loop carries goes round; what is scanned, or told to a body, is not cut."""
+        """Label the bodies of a node and tie them to its inputs and outputs (step 5)."""
         assert spec.body is not None
         place, found = self.found.places[index], self.found
         carried = spec.body.carried(coupling.op) if spec.body.carried is not None else range(0)
@@ -89,7 +105,7 @@ class Walk:
                 found.axes[key] = given if own is not None and given is not None and len(own) == len(given) else own
             self._walk(body)
             made.append([found.axes.get(found.key(body, value.name)) for value in body.proto.output])
-        first = int(spec.body.carried is not None)  # a loop's first result is whether it goes on
+        first = int(spec.body.carried is not None)  # a loop body's first output is its condition
         for position in range(len(place.node.output)):
             ends = [axes[position + first] for axes in made]
             if not spec.body.branches:
@@ -98,16 +114,18 @@ class Walk:
             coupling.outputs.append(self._tie(coupling, ends))
 
     def _tie(self, coupling: Coupling, ends: list[Axes | None]) -> Axes | None:
-        """Values that are one and the same, or nothing that may be cut where their ranks differ."""
+        """Tie values that are equal, and return their labels. If their ranks differ, all stay, and None is returned."""
         known = [axes for axes in ends if axes is not None]
         if len(known) == len(ends) and len({len(axes) for axes in known}) == 1:
             return tuple(coupling.unite(*axes) for axes in zip(*known, strict=True))
         for labels in (labels for axes in known for labels in axes):
-            coupling.freeze(labels, "leaves a body in another shape")
+            coupling.freeze(labels, "leaves a body with another number of axes")
         return None
 
     def _is_arithmetic(self, index: int, spec: OpSpec | None) -> bool:
-        """Computed from sizes alone; what is filled to a computed size is not."""
+        """Whether the node computes values from sizes alone. A tensor of several axes filled to a computed size does not
+        count.
+        """
         if spec is None or spec.random or spec.body is not None:
             return False
         if spec.shape.value is not None:
@@ -122,7 +140,7 @@ class Walk:
         return not fills and all(self.values.get(key) is not None for key in keys)
 
     def _axes(self, index: int, at: int, spec: OpSpec | None) -> Axes | None:
-        """Of an activation as they were made; of a constant fresh ones, for every use but of weights."""
+        """Labels of an input: those of the activation; for a constant new ones, except for a weight that was seen before."""
         tensor = self.found.tensor(index, at)
         if tensor is None:
             return self.found.axes.get(self.found.input_key(index, at))
@@ -147,9 +165,9 @@ class Walk:
                 spec.channels.couple(coupling)
                 return
             except UnknownFact as error:
-                reason = f"{node.op_type} is not followed: {error}"
+                reason = f"no cut passes through {node.op_type}: {error}"
                 if isinstance(error, OpenSize):
-                    reason = f"what {node.op_type} does with it depends on sizes that are not known ({error})"
+                    reason = f"{node.op_type} depends on sizes that are not known ({error})"
                     self.found.open_sizes = True
         self.found.stopped[coupling.name] = reason
         coupling.outputs.clear()
@@ -184,7 +202,7 @@ class Walk:
                 found.uses.append(Use(index, at, tensor, axes, roles))
 
     def _pass_roles_on(self) -> None:
-        """A tensor that is dequantized or transposed before it is used has its role from there: it has the same labels."""
+        """Step 6: a use of a constant without a role takes that of the operand with the same labels."""
         roles = {id(operand.labels): operand.role for operand in self.found.operands}
         for use in self.found.uses:
             for axis, labels in enumerate(use.axes):

@@ -1,4 +1,4 @@
-"""Values that follow from constants and sizes, for rules that have to know them."""
+"""Values that follow from constants and sizes, for channel rules that need them (indices, target sizes, repeats)."""
 
 import numpy as np
 
@@ -8,24 +8,25 @@ from onnxsparse.ir.weights import Array
 from onnxsparse.ops import OpSpec, UnknownFact
 
 MAX_COMPUTED = 1 << 16
-"""Elements of a value that is computed to know what an op does with it."""
+"""Largest number of elements that is evaluated: far above any vector of sizes or indices; bounds the time of an evaluation."""
 
 
 class Values:
-    """The values of constants, and of what is computed from constants and sizes; by key."""
+    """Values by key, each evaluated once, when it is first asked for."""
 
     def __init__(self, found: Discovery) -> None:
         self.found = found
         self.known: dict[str, Array | None] = {**found.survey.shapes.values}
 
     def at(self, index: int, at: int) -> Array | None:
-        """Of a node's input."""
+        """The value of a node's input. None if it is missing or unknown."""
         node = self.found.places[index].node
         return self.get(self.found.input_key(index, at)) if at < len(node.input) and node.input[at] else None
 
     def get(self, key: str) -> Array | None:
+        """The value with this key. None if it is unknown, for example because it depends on activations."""
         if key not in self.known:
-            self.known[key] = None  # a graph with a cycle ends here
+            self.known[key] = None  # ends the recursion in an invalid graph with a cycle
             self.known[key] = self._find(key)
         return self.known[key]
 
@@ -42,7 +43,7 @@ class Values:
         try:
             return self._compute(index, spec, key)
         except UnknownFact:
-            return None  # no rule may rely on it then
+            return None  # a node that does not fit its op has no known value
 
     def _compute(self, index: int, spec: OpSpec, key: str) -> Array | None:
         node = self.found.places[index].node

@@ -17,36 +17,48 @@ from onnxsparse.ops.labels import Axes, Labels, LabelSpace
 
 @dataclass(frozen=True)
 class Use:
-    """A constant as one node reads it. `tensor`: its name in the weights."""
+    """A constant as one node reads it."""
 
     node: int
+    """Index of the node."""
     at: int
+    """Position of the input."""
     tensor: str
+    """The constant's name in the weights."""
     axes: Axes
+    """Labels of its axes."""
     roles: dict[int, Role]
+    """Axis → role, where it is not PER_CHANNEL."""
 
 
 @dataclass(frozen=True)
 class Operand:
-    """An axis of a constant operand, stored or computed (as behind a DequantizeLinear), and what it does for its node."""
+    """An axis of a constant operand, stored or computed (for example by a DequantizeLinear)."""
 
     node: int
+    """Index of the node that reads it."""
     labels: Labels
+    """Labels of the axis."""
     role: Role
+    """What the axis does for the node."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """One node of the model: in the main graph, or in the body of an If, Loop or Scan."""
+    """One node of the model, in the main graph or in the body of an If, Loop or Scan."""
 
     graph: Graph
+    """The graph that holds it."""
     node: onnx.NodeProto
+    """The node."""
     name: str
+    """The node's name, unique in the model."""
     bodies: tuple[Graph, ...] = ()
+    """Graphs in its attributes."""
 
 
 def all_places(graph: Graph) -> Iterator[Place]:
-    """Every node of a graph in order, what is in a node's bodies before the node."""
+    """Every node of a graph in order; the nodes of a node's bodies come before the node."""
     for index, node in enumerate(graph.proto.node):
         inner = tuple(graph.bodies(index).values())
         for body in inner:
@@ -56,24 +68,32 @@ def all_places(graph: Graph) -> Iterator[Place]:
 
 @dataclass
 class Discovery:
-    """What a walk found: labels of every activation's axes, of every constant where it is used, and what ties them.
+    """The labelled graph: labels of every activation's axes and of every constant where it is used, and what ties them.
 
-    Nodes are numbered as in `places`; values are called by their key, which is their name in the main graph, and begins with the
-    scope in a body. `contracted`: node → (input, axis) pairs that it sums over; `stopped`: nodes no cut passes through, and why;
-    `open_sizes`: whether that is because of sizes that are open, at one of them.
+    Nodes are numbered as in `places`. A value's key is its name in the main graph, and starts with the scope in a body.
     """
 
     model: Model
+    """The model, a copy of the caller's."""
     survey: Survey
+    """Its layers and shapes."""
     context: GraphContext
     space: LabelSpace = field(default_factory=LabelSpace)
+    """Labels, and what ties them."""
     axes: dict[str, Axes | None] = field(default_factory=dict)
+    """Key → labels of an activation's axes. None: the rank is unknown."""
     uses: list[Use] = field(default_factory=list)
+    """Constants with followed axes, one entry per input that reads one."""
     operands: list[Operand] = field(default_factory=list)
+    """Axes of constant operands with a role."""
     contracted: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """Node → (input, axis) pairs that it sums over."""
     stopped: dict[str, str] = field(default_factory=dict)
+    """Name of a node through which no cut passes → why."""
     origins: dict[str, tuple[Graph, str]] = field(default_factory=dict)
+    """Key → (graph, name) of the value."""
     open_sizes: bool = False
+    """Whether some node is in `stopped` because of a size that the caller can supply."""
 
     @property
     def graph(self) -> Graph:
@@ -82,15 +102,16 @@ class Discovery:
 
     @cached_property
     def places(self) -> list[Place]:
+        """Every node, those of bodies before the node that holds them."""
         return list(all_places(self.graph))
 
     @cached_property
     def makers(self) -> dict[str, int]:
-        """Value → the node that makes it."""
+        """Key → index of the node that produces the value."""
         return {self.key(p.graph, name): i for i, p in enumerate(self.places) for name in p.node.output if name}
 
     def key(self, graph: Graph, name: str) -> str:
-        """What a value is called that a graph knows by this name: its own, or one of a graph around it."""
+        """The key of the value that `graph` knows by this name, which may belong to a graph around it."""
         while graph.parent is not None and name not in graph.defined:
             graph = graph.parent
         found = f"{graph.scope}/{name}" if graph.scope else name
@@ -98,28 +119,34 @@ class Discovery:
         return found
 
     def input_key(self, index: int, at: int) -> str:
+        """Key of a node's input."""
         place = self.places[index]
         return self.key(place.graph, place.node.input[at])
 
     def output_key(self, index: int, at: int) -> str:
+        """Key of a node's output."""
         place = self.places[index]
         return self.key(place.graph, place.node.output[at])
 
     def tensor(self, index: int, at: int) -> str | None:
-        """The name in the weights of an input that is an initializer or Constant."""
+        """Name in the weights of an input that is an initializer or Constant. None for any other input."""
         place = self.places[index]
         return self.stored(place.graph, place.node.input[at])
 
     def stored(self, graph: Graph, name: str) -> str | None:
+        """Name in the weights of a constant. None for any other value."""
         return self.survey.resolver.constant(graph, name) if name else None
 
     def shape(self, key: str) -> tuple[int | None, ...] | None:
+        """Shape by key, None for each unknown size. None: the rank is unknown."""
         graph, name = self.origins[key]
         return self.survey.shapes.get(graph.scope, name)
 
     def view(self, index: int) -> OpView:
+        """The node with its shapes, before the cut."""
         place = self.places[index]
         return self.survey.view(place.graph, place.node)
 
     def spec(self, index: int) -> OpSpec | None:
+        """What is known of the node's op. None for an unknown op."""
         return self.survey.spec(self.places[index].node)

@@ -71,6 +71,7 @@ def conv_transpose_axes(op: OpView) -> WeightAxes:
 
 
 def group_count(op: OpView) -> int:
+    """The attribute `group`. Raises UnknownFact for an attribute of another type."""
     return op.number("group", 1)
 
 

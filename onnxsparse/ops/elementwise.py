@@ -108,7 +108,7 @@ def functions(names: Iterable[str], domain: str = "") -> Iterator[OpSpec]:
 
 
 def clip_floor(op: OpView) -> float:
-    """The attribute `min` or, since version 11, input 1; −∞ without either, and where it is computed."""
+    """The lower bound: attribute `min` or, since version 11, input 1. −∞ if there is none, or it is computed."""
     if "min" in op.attributes:
         return op.real("min", 0.0)
     bound = op.values.get(op.node.input[1]) if op.has_input(1) else None

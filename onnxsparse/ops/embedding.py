@@ -1,10 +1,10 @@
-"""Embeddings: tokens looked up in tables, and positions rotated into queries and keys. No multiply-accumulate is in either.
+"""Embeddings: tokens looked up in tables, and positions rotated into queries and keys. They have no multiply-accumulates.
 
-Only linear ops have MACs. A rotary embedding multiplies each pair of elements by a cosine and a sine, and adds: elementwise work.
-An embedding layer looks rows up, adds them and normalises the sum; its tables are weights only where a MatMul reads them too.
-A device spends the time to read and write the activations on either.
+A rotary embedding multiplies each pair of elements by a cosine and a sine and adds them: elementwise work. An embedding layer
+looks rows up, adds them and normalises the sum; a table counts as a weight only if a MatMul reads it too. A device spends the
+time to read and write the activations.
 
-Neither has a channel rule, so no cut passes: a rotation ties the two elements of a pair, and the heads are in attributes.
+Neither has a channel rule, so no cut passes: a rotation ties the two elements of a pair, and the numbers of heads are attributes.
 
 Source: the ONNX operator page of RotaryEmbedding; onnxruntime's ContribOperators for those of com.microsoft.
 """
@@ -17,7 +17,7 @@ from onnxsparse.ops.view import OpView, same_shape
 MICROSOFT = "com.microsoft"
 
 READ_AND_WRITTEN = CostRules(work=Work.WINDOW)
-"""Each element of the output follows from several of the inputs."""
+"""Each output element depends on several input elements."""
 
 
 def embedded(op: OpView) -> Shape:

@@ -1,4 +1,7 @@
-"""Ops that move, cut, pad, repeat or resample data and multiply nothing by a weight."""
+"""Ops that move, repeat, resample or reshape data and compute nothing else.
+
+Source: the ONNX operator pages; onnxruntime's ContribOperators for those of com.microsoft.
+"""
 
 import numpy as np
 
@@ -31,16 +34,19 @@ MICROSOFT = "com.microsoft"
 
 
 def is_inference_dropout(op: OpView) -> bool:
-    """No mask asked for, and no training_mode input (since version 12), which could be true."""
+    """Whether a Dropout passes its input on: its mask is unused and it has no training_mode input (since version 12), which
+    could be true.
+    """
     return not any(op.node.output[1:]) and not op.has_input(2)
 
 
 def transpose_axes(op: OpView, rank: int) -> tuple[int, ...]:
+    """As `permutation`, for a View. Raises UnknownFact."""
     return permutation(op, rank)
 
 
 def permutation(op: OpView, rank: int) -> tuple[int, ...]:
-    """Where each axis comes from. Raises UnknownFact for what is no permutation of them."""
+    """For each output axis the input axis it comes from. Raises UnknownFact if `perm` is not a permutation of the axes."""
     perm = op.numbers("perm", tuple(reversed(range(rank))))
     if sorted(perm) != list(range(rank)):
         raise UnknownFact(f"its perm {list(perm)} is no permutation of {rank} axes")
@@ -48,16 +54,17 @@ def permutation(op: OpView, rank: int) -> tuple[int, ...]:
 
 
 def lost_axes(op: OpView, rank: int) -> None:
-    """Elements stay, axes do not."""
+    """None: elements stay in order, but axes are not preserved."""
 
 
 def couple_transpose(c: Coupling) -> None:
+    """Axes in the order of `perm`."""
     axes = c.axes(0)
     c.emit([axes[i] for i in permutation(c.op, len(axes))])
 
 
 def couple_expand(c: Coupling) -> None:
-    """Axes of size 1 are repeated; what they become may be cut like any other."""
+    """Axes of size 1 are repeated; the repeated axis gets new labels and may be cut."""
     before, after = c.op.input(0), c.op.output()
     found: list[Labels | None] = []
     for back in range(len(after), 0, -1):
@@ -67,15 +74,16 @@ def couple_expand(c: Coupling) -> None:
 
 
 def couple_tile(c: Coupling) -> None:
+    """Labels are repeated with their axis; an axis of size 1 gets new labels, and is cut by repeating it less."""
     repeats = [after // max(before, 1) for before, after in paired(c.op.input(0), c.op.output())]
     found: list[Labels | None] = []
     for labels, (size, times) in paired(c.axes(0), list(paired(c.op.input(0), repeats))):
-        # an axis of size 1 that is repeated is cut by repeating it less
         found.append(np.tile(labels, times) if labels is not None else c.space.fresh(times) if size == 1 < times else None)
     c.emit(found)
 
 
 def refit_tile(r: Refit) -> None:
+    """Write the repeats that the cut sizes need."""
     before = [o // max(i, 1) for i, o in zip(r.old.input(0), r.old.output(), strict=True)]
     after = [o // max(i, 1) for i, o in zip(r.new.input(0), r.new.output(), strict=True)]
     if before != after:
@@ -83,7 +91,7 @@ def refit_tile(r: Refit) -> None:
 
 
 def couple_resize(c: Coupling) -> None:
-    """Axes that keep their size are channels; along the others there is interpolation."""
+    """An axis that keeps its size passes; one that is resized stays, because positions are interpolated along it."""
     found: list[Labels | None] = []
     for labels, (before, after) in paired(c.axes(0), list(paired(c.op.input(0), c.op.output()))):
         if before != after:
@@ -93,7 +101,7 @@ def couple_resize(c: Coupling) -> None:
 
 
 def refit_resize(r: Refit) -> None:
-    """Sizes, where they are given; scales of 1 stay."""
+    """Write the cut sizes, if the op has sizes; scales of 1 need no correction."""
     if r.old.has_input(3) and "axes" not in r.old.attributes:
         refit_sizes(3)(r)
     elif r.old.has_input(3):
@@ -105,16 +113,16 @@ def refit_resize(r: Refit) -> None:
 
 
 def couple_grid_sample(c: Coupling) -> None:
-    """Channel by channel: each position is read where the grid says."""
+    """Channel by channel; positions, and the images of the batch, are sampled by the grid."""
     axes = c.axes(0)
     for labels in (axes[0], *axes[2:]):
         c.freeze(labels, "is sampled")
-    c.freeze_all(1, "says where to sample")
+    c.freeze_all(1, "holds the sampling positions")
     c.emit((None, axes[1], *(None for _ in axes[2:])))
 
 
 def couple_triangle(c: Coupling) -> None:
-    """What stays of the last two axes depends on where it is."""
+    """The last two axes stay: which elements are kept depends on their positions."""
     axes = c.axes(0)
     for labels in axes[-2:]:
         c.freeze(labels, "is cut to a triangle")
@@ -122,7 +130,9 @@ def couple_triangle(c: Coupling) -> None:
 
 
 def couple_depth_to_space(c: Coupling) -> None:
-    """Channels are b × b × C (DCR) or C × b × b (CRD): all blocks of a channel go together."""
+    """Channels are b × b × C (DCR) or C × b × b (CRD); the b · b blocks of an output channel are cut together. Raises
+    UnknownFact if b² does not divide the channels.
+    """
     axes, block = c.axes(0), c.op.count("blocksize")
     labels = axes[1]
     found = None
@@ -137,12 +147,13 @@ def couple_depth_to_space(c: Coupling) -> None:
 
 
 def couple_space_to_depth(c: Coupling) -> None:
-    """The other way round: b × b × C."""
+    """The inverse: output channels are b × b × C."""
     axes, block = c.axes(0), c.op.count("blocksize")
     spread(c, axes, None if axes[1] is None else np.tile(axes[1], block * block))
 
 
 def spread(c: Coupling, axes: Axes, channels: Labels | None) -> None:
+    """Positions stay, because they move into channels or out of them; the output's channels are `channels`."""
     for labels in axes[2:]:
         c.freeze(labels, f"{c.op.node.op_type} moves it")
     c.emit((axes[0], channels, None, None))
@@ -170,12 +181,12 @@ def expanded_shape(op: OpView) -> Shape:
 
 
 def packed_shape(op: OpView) -> Shape:
-    """As many rows as the values of the other input say."""
+    """Rows × width; the number of rows depends on values and is None. Raises UnknownFact."""
     return None, op.partial(0, 3)[2]
 
 
 def cropped_shape(op: OpView) -> Shape:
-    """Boxes × channels × the crop's height and width."""
+    """Boxes × channels × height and width of the crop, from input 3. Raises UnknownFact."""
     return (op.partial(1, 2)[0], op.partial(0, 4)[1], *op.integers(3))
 
 
@@ -198,7 +209,7 @@ SPECS = (
         shape=ShapeRules(moves=True),
         cost=CostRules(work=Work.MOVE),
     ),
-    # what these make may be far larger than what they are made from
+    # not folded: their results can be far larger than their inputs
     OpSpec(
         op_type="Expand",
         channels=ChannelRules(couple=couple_expand, refit=refit_sizes(1)),

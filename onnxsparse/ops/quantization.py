@@ -11,16 +11,17 @@ from onnxsparse.ops.view import OpView
 
 
 def scale_axis(op: OpView) -> int:
+    """The attribute `axis`, by default 1. Raises UnknownFact for an attribute of another type."""
     return op.number("axis", 1)
 
 
 def scale_block(op: OpView) -> int:
-    """Since version 21; 0 for a scale per tensor or per index."""
+    """Elements per scale, since version 21; 0 for one scale per tensor or per index."""
     return op.number("block_size", 0)
 
 
 def linear(*, to_integers: bool) -> Scaling:
-    """Scale and zero point as QuantizeLinear and DequantizeLinear have them."""
+    """Scale and zero point of QuantizeLinear and DequantizeLinear."""
     return Scaling(to_integers=to_integers, scale=1, zero_point=2, axis=scale_axis, block=scale_block)
 
 

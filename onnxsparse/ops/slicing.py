@@ -261,6 +261,7 @@ def couple_scatter_elements(c: Coupling) -> None:
 
 
 def gather_axis(op: OpView) -> int:
+    """The attribute `axis`, by default 0. Raises UnknownFact for an attribute of another type."""
     return op.number("axis", 0)
 
 

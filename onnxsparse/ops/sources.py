@@ -1,4 +1,7 @@
-"""Ops that make data from sizes, parameters or chance: constants, ranges, random numbers, the sizes of a value."""
+"""Ops that produce data from sizes, parameters or chance: constants, ranges, random numbers, the sizes of a value.
+
+Source: the ONNX operator pages of these ops.
+"""
 
 from collections.abc import Sequence
 
@@ -22,34 +25,37 @@ Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformL
 
 
 def shape_value(op: OpView) -> NDArray[np.int64]:
-    """The input's sizes, from `start` to `end`."""
+    """The sizes of input 0 from axis `start` to axis `end`. Raises UnknownFact."""
     return np.array(
         op.input(0)[slice(op.number("start", 0), op.attributes["end"].i if "end" in op.attributes else None)], np.int64
     )
 
 
 def size_value(op: OpView) -> NDArray[np.int64]:
+    """Number of elements of input 0. Raises UnknownFact."""
     return np.array(product(op.input(0)), np.int64)
 
 
 def couple_filled(c: Coupling) -> None:
-    """Any axis of it may be cut, as what it meets asks."""
+    """Every axis gets new labels: a constant fill may be cut along any axis."""
     c.emit([c.space.fresh(size) for size in c.op.output()])
 
 
 def filled_integers(op: OpView, inputs: Sequence[NDArray[np.generic]]) -> int | None:
-    """As many as the input says, where sizes can be computed from them; generated weights are floats."""
+    """Number of integers that the size input asks for. None for floats, which are generated weights, not sizes."""
     if "value" not in op.attributes or op.attributes["value"].t.data_type not in (TensorProto.INT32, TensorProto.INT64):
         return None
     return product(tuple(int(size) for size in inputs[0].reshape(-1)))
 
 
 def couple_nothing(c: Coupling) -> None:
-    """What it makes has no channels: sizes, indices, random numbers."""
+    """The output has no channels: it holds sizes, indices or random numbers."""
 
 
 def refit_shape(r: Refit) -> None:
-    """Shape arithmetic goes on with the sizes from before; who uses them in the end is told the new ones."""
+    """Restore the sizes before the cut, so that shape arithmetic downstream is unchanged; ops that use its result are
+    corrected themselves.
+    """
     window = slice(r.old.number("start", 0), r.old.attributes["end"].i if "end" in r.old.attributes else None)
     before, after = r.old.input(0)[window], r.new.input(0)[window]
     if before != after:
@@ -57,7 +63,7 @@ def refit_shape(r: Refit) -> None:
 
 
 SPECS = (
-    # what these make may be far larger than what they are made from
+    # not folded: their results can be far larger than their inputs
     *(
         OpSpec(
             op_type=name,

@@ -1,37 +1,43 @@
-"""How ops are written at an opset, for those who add nodes to a graph or change types in it."""
+"""Which form of an op an opset has, for code that adds nodes or changes element types.
+
+Source: the ONNX operators' changelog.
+"""
 
 from dataclasses import dataclass
 
 QUANTIZE_OPSET = 10
-"""The first that has QuantizeLinear and DequantizeLinear."""
+"""First opset with QuantizeLinear and DequantizeLinear."""
 
 PER_CHANNEL_OPSET = 13
-"""The first whose DequantizeLinear takes a scale for each index of an axis."""
+"""First opset whose DequantizeLinear takes one scale per index of an axis."""
 
 SIXTEEN_BIT_OPSET = 21
-"""The first whose QuantizeLinear makes 16-bit integers; before, that of onnxruntime's own domain does."""
+"""First opset whose QuantizeLinear produces 16-bit integers; before it, only that of com.microsoft does."""
 
 CLIP_INPUTS_OPSET = 11
-"""The first whose Clip takes its bounds as inputs; before, they are attributes."""
+"""First opset whose Clip takes its bounds as inputs; before it, they are attributes."""
 
 AXES_INPUT_OPSETS = {"ReduceSum": 13, "ReduceMax": 18, "ReduceMean": 18, "ReduceMin": 18}
-"""The first whose op takes its axes as an input; before, they are an attribute."""
+"""Op → first opset in which its axes are an input; before it, they are an attribute."""
 
 TYPE_ATTRIBUTES = frozenset(("to", "dtype", "output_dtype", "output_datatype"))
-"""Attributes that say which element type a node makes."""
+"""Attributes that hold the element type of a node's output."""
 
 
 @dataclass(frozen=True)
 class Clipping:
-    """A node that limits its first input. `inputs`: the bounds that follow it, in order; `attributes`: the others."""
+    """A node that limits its first input."""
 
     op_type: str
+    """Relu or Clip."""
     inputs: dict[str, float]
+    """Bounds to give as inputs 1, 2, in order."""
     attributes: dict[str, float]
+    """Bounds to give as attributes."""
 
 
 def clip_from_zero(end: float | None, opset: int) -> Clipping:
-    """Limits values to 0 and `end` (None: no end) at an opset of the standard domain."""
+    """The node that limits values to 0 … `end` (None: no upper bound) at an opset of the standard domain."""
     if end is None:
         return Clipping("Relu", {}, {})
     bounds = {"min": 0.0, "max": end}
