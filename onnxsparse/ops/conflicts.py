@@ -25,7 +25,7 @@ def broadcasting(*ats: int) -> Rule:
     """
 
     def rule(op: OpView) -> str | None:
-        """The first pair of sizes that differ and are not 1."""
+        """Names the first two sizes that differ, neither of them 1."""
         if "broadcast" in op.attributes:
             return None
         places = ats or tuple(at for at in range(len(op.node.input)) if op.has_input(at))
@@ -47,7 +47,7 @@ def multiplying(a: int = 0, b: int = 1) -> Rule:
     """
 
     def rule(op: OpView) -> str | None:
-        """A's columns against B's rows, then the batch axes."""
+        """Compares A's columns with B's rows, then the batch axes."""
         left, right = (arranged(op, at, letter) for at, letter in ((a, "A"), (b, "B")))
         columns, rows = left[-1], right[max(len(right) - 2, 0) - len(right)]
         if unequal(columns, rows):
@@ -64,7 +64,7 @@ def gemm(a: int = 0, b: int = 1, bias: int = 2) -> Rule:
     """M × K by K × N, either transposed; the bias must broadcast to M × N."""
 
     def rule(op: OpView) -> str | None:
-        """The operands first, then the bias."""
+        """Compares the operands, then the bias with the result."""
         found = multiplying(a, b)(op)
         if found is not None or not op.has_input(bias):
             return found
@@ -94,7 +94,7 @@ def convolving(weight: int = 1, bias: int = 2, *, transposed: bool = False, last
     """
 
     def rule(op: OpView) -> str | None:
-        """Ranks, channels, the bias's size, then kernel against padded input."""
+        """Compares ranks, channels, the size of the bias, and the kernel with the padded input."""
         x, w = op.partial(0), op.partial(weight)
         if len(x) != len(w):
             return f"cannot convolve {format_shape(x)} with a kernel of {format_shape(w)}: {len(x)} axes meet {len(w)}"
@@ -156,7 +156,7 @@ def normalising(*ats: int) -> Rule:
     """The parameters at inputs `ats` must broadcast to input 0."""
 
     def rule(op: OpView) -> str | None:
-        """The first parameter that does not."""
+        """Names the first parameter that does not broadcast."""
         x = op.partial(0)
         for at in (at for at in ats if op.has_input(at)):
             found = spreading(op.partial(at), x, "scale or shift by")
@@ -213,7 +213,7 @@ def groups(name: str) -> Rule:
     """The attribute `name`, a number of groups, must divide the channels (axis 1)."""
 
     def rule(op: OpView) -> str | None:
-        """Channels against groups."""
+        """Compares the channels with the number of groups."""
         channels, count = op.partial(0)[1:2], op.required(name)
         wrong = channels and channels[0] is not None and count > 0 and channels[0] % count
         return f"cannot divide {channels[0]} channels by {count} groups" if wrong else None
@@ -225,7 +225,7 @@ def columns(name: str) -> Rule:
     """The last axis of input 0 must have the size in attribute `name`."""
 
     def rule(op: OpView) -> str | None:
-        """Last axis against attribute."""
+        """Compares the last axis with the attribute."""
         shape, wanted = op.partial(0), op.required(name)
         wrong = bool(shape) and unequal(shape[-1], wanted)
         return (

@@ -1,9 +1,11 @@
-"""Coupling: what a channel rule (`ChannelRules.couple`) reads and declares. Labels of the inputs' axes in, labels of the outputs'
-axes out.
+"""What a channel rule (`ChannelRules.couple`) reads and declares: labels of the inputs' axes in, labels of the outputs' axes out.
 
-A rule unites the labels of channels that its op makes live or die together. It contracts axes that the op multiplies and sums:
-there a removed channel is a zero term, so nothing else changes. It freezes axes that cannot be cut. It raises UnknownFact if it
-lacks a fact; then no cut passes through the node. Every index of an axis has a label; see `labels`.
+- A rule unites the labels of channels that its op makes live or die together.
+- It contracts axes that the op multiplies and sums: there a removed channel is a zero term, so nothing else changes.
+- It freezes axes that cannot be cut.
+- It raises UnknownFact if it lacks a fact; then no cut passes through the node.
+
+Every index of an axis has a label; see `labels`.
 """
 
 from collections.abc import Callable, Sequence

@@ -37,7 +37,7 @@ class Listed(tuple[T, ...]):
         if isinstance(at, slice):
             return Listed(super().__getitem__(at))
         if not -len(self) <= at.__index__() < len(self):
-            raise UnknownFact(f"a value of its has {len(self)} axes, which are too few for the op")
+            raise UnknownFact(f"one of its values has {len(self)} axes, too few for the op")
         return super().__getitem__(at)
 
 
@@ -88,5 +88,5 @@ def broadcast(*shapes: Size) -> Size:
 def divided(size: int, by: int) -> int:
     """size / by. Raises UnknownFact if `by` does not divide `size`."""
     if by < 1 or size % by:
-        raise UnknownFact(f"{size} channels do not make {by} equal parts")
+        raise UnknownFact(f"{by} does not divide {size} channels")
     return size // by
