@@ -2,7 +2,8 @@
 
 1. Find the tensors that may be pruned (`pruning.candidates`).
 2. Rank their elements or blocks by importance over operations (`_rank`).
-3. Layers with a --layer-sparsity reach it; the others gain what the target still needs (`_plan_global`), or each its own target.
+3. Choose the items to zero. Layers named by --layer-sparsity reach a sparsity of their own. The other layers make up the rest of
+   the target with one common threshold (`_plan_global`) or, with --scope layer, reach the target one by one.
 4. Zero the chosen elements. N:M patterns need no ranking: every group keeps its N largest (`_prune_groups`).
 """
 

@@ -107,7 +107,7 @@ class TestReport:
     def test_text_begins_with_what_is_missing(self, run: Run, hidden: Path) -> None:
         assert run("report", hidden, "--fps", 30, "--curve") == 0
         assert (
-            "incomplete: the cost of 2 of 3 layers is unknown (1 × unknown op, 1 × the shape of 'b' is not known)"
+            "incomplete: the cost of 2 of 3 layers is unknown (1 × unknown op, 1 × the shape of 'b' is unknown)"
             in run.out.splitlines()[1]
         )
         row = next(line for line in run.out.splitlines() if "≤" in line and "≥" in line and "fps" not in line)
@@ -125,13 +125,13 @@ class TestReport:
         assert {curve["complete"] for curve in found["curve"]} == {False}
         assert [(u["node"], u["reason"]) for u in found["unknown"]] == [
             ("b", "unknown op"),
-            ("c", "the shape of 'b' is not known"),
+            ("c", "the shape of 'b' is unknown"),
         ]
         rows = list(csv.DictReader(paths["csv"].read_text().splitlines()))
         assert [(r["latency_ms"] != "", r["reason"]) for r in rows] == [
             (True, ""),
             (False, "unknown op"),
-            (False, "the shape of 'b' is not known"),
+            (False, "the shape of 'b' is unknown"),
         ]
         assert {r["complete"] for r in csv.DictReader((tmp_path / "c.csv").read_text().splitlines())} == {"False"}
         markdown = paths["markdown"].read_text()
@@ -238,7 +238,7 @@ class TestAnnotations:
         assert totals["complete"] is False
         summaries = [p.value for n in done.graph.node for p in n.metadata_props if p.key == "summary"]
         assert summaries[0].endswith("ms · 100 % of what is known · overhead")
-        assert summaries[1:] == ["cost unknown: unknown op", "cost unknown: the shape of 'b' is not known"]
+        assert summaries[1:] == ["cost unknown: unknown op", "cost unknown: the shape of 'b' is unknown"]
         assert run("strip", tmp_path / "o.onnx", tmp_path / "s.onnx") == 0
         assert not [p for n in onnx.load(tmp_path / "s.onnx").graph.node for p in n.metadata_props]
 

@@ -1,4 +1,11 @@
-"""A model as a device runs it: layers with what is fused into them, in order, and the activations between them."""
+"""The workload of a model: layers as a device runs them, with fused nodes, and the activations between them.
+
+1. Leave out nodes that compute only sizes and constants: a compiler evaluates them.
+2. Let views (Reshape, Identity, …) and existing quantizers be other names of their input (`aliases`).
+3. Go through the nodes in order. Fuse an elementwise node into the group that produces its inputs, and a node that moves data
+   into the group if it is the only reader (`_fuses`). Every other node starts a group of its own.
+4. Turn each group into a work item with MACs, weights, and the activations that cross its boundary (`_item`).
+"""
 
 import math
 from collections import Counter
@@ -18,22 +25,27 @@ from onnxsparse.ops import OpSpec, Quant, Work
 
 @dataclass(frozen=True)
 class Workload:
-    """Work items in order, and the activations' sizes (None: unknown). `free`: items that count as 0, at the caller's word."""
+    """The work items of a model, in order."""
 
     items: tuple[WorkItem, ...]
     layers: Layers
     model_inputs: tuple[str, ...]
     model_outputs: tuple[str, ...]
     volumes: dict[str, Volume | None]
+    """Activation → its size; None if unknown."""
     free: frozenset[str] = frozenset()
+    """Items that --assume-free counts as 0, by the name of their node."""
 
     @property
     def costed(self) -> tuple[WorkItem, ...]:
-        """The items that count."""
+        """The items that are not assumed free."""
         return tuple(item for item in self.items if item.node not in self.free)
 
     def peak(self, float_bits: int = 8) -> tuple[int | None, tuple[str, ...]]:
-        """Bytes held at the worst moment (inputs, outputs and live intermediates), and the intermediates at that moment."""
+        """Peak of the bytes held (inputs, outputs and live intermediates), and the intermediates live at the peak.
+
+        None and no names if a size is unknown.
+        """
         ends = {*self.model_inputs, *self.model_outputs}
         live = list(self._live(ends))
         sizes = [self._bytes({*ends, *names}, float_bits) for names in live]
@@ -44,12 +56,12 @@ class Workload:
         return (self._bytes(ends, float_bits), ()) if worst is None else (known[worst], tuple(live[worst]))
 
     def timeline(self, float_bits: int = 8) -> list[int | None]:
-        """Bytes held while each item runs: inputs, outputs and live intermediates; None where a size is unknown."""
+        """Bytes of inputs, outputs and live intermediates held while each item runs; None where a size is unknown."""
         ends = {*self.model_inputs, *self.model_outputs}
         return [self._bytes({*ends, *live}, float_bits) for live in self._live(ends)]
 
     def widths(self) -> dict[str, Counter[int | None]]:
-        """How many activations and weights there are of each width in bits (None: floats)."""
+        """Number of `activations` and `weights` of each width in bits (None: floats)."""
         weights = {name: volume for item in self.items for name, volume in zip(item.tensors, item.coefficients, strict=True)}
         activations = (volume for volume in self.volumes.values() if volume is not None)
         return {
@@ -63,12 +75,12 @@ class Workload:
 
     @cached_property
     def _unsized_free(self) -> frozenset[str]:
-        """What nodes that are assumed free produce, where its size is unknown: it counts as 0."""
+        """Outputs of unknown size of nodes that are assumed free; they count as 0 bytes."""
         produced = (name for item in self.items if item.node in self.free for name in item.outputs)
         return frozenset(name for name in produced if self.volumes.get(name) is None)
 
     def _live(self, ends: set[str]) -> Iterator[list[str]]:
-        """The intermediates alive while each item runs: made by it or before, and used by it or after."""
+        """The intermediates alive while each item runs: produced by it or earlier items, and used by it or later ones."""
         last = {name: i for i, item in enumerate(self.items) for name in item.inputs}
         alive: dict[str, None] = {}
         for i, item in enumerate(self.items):
@@ -87,14 +99,14 @@ def workload(model: Model, assume_free: Sequence[str] = ()) -> Workload:
 
 @dataclass
 class Group:
-    """A node and what is fused into it."""
+    """Indices of a node and the nodes fused into it, and the names of the values they produce."""
 
     nodes: list[int]
     made: set[str] = field(default_factory=set)
 
 
 class Scheduler:
-    """Groups the nodes of the main graph into work items."""
+    """Runs the steps at the head of this file. Values are called by one name each, found by `_source`."""
 
     def __init__(self, model: Model, assume_free: Sequence[str]) -> None:
         self.assume_free = assume_free
@@ -104,7 +116,7 @@ class Scheduler:
         self.by_node: dict[str, list[Layer]] = {}
         main = set(self.graph.names)
         for layer in self.layers:
-            # a layer inside a body or function belongs to the node around it
+            # a layer inside of a body or function belongs to the node of the main graph that contains it
             self.by_node.setdefault(layer.node if layer.node in main else layer.within, []).append(layer)
         # a compiler computes these, not the device
         self.sizes_only = self.survey.context.follow_constants(defaults=True, sizes=True)
@@ -113,6 +125,7 @@ class Scheduler:
         self.widths: dict[str, tuple[int | None, ...]] = {}
 
     def run(self) -> Workload:
+        """The workload. Raises ParamError for a pattern of `assume_free` that matches no node."""
         groups = self._groups()
         self.made = {name for group in groups for name in group.made}
         self.widths = self._widths(groups)
@@ -125,14 +138,14 @@ class Scheduler:
         return Workload(items, self.layers, fed, outputs, {name: self._volume(name) for name in names}, self.layers.free)
 
     def _free(self, groups: list[Group]) -> None:
-        """Find the nodes that are assumed free: items, or layers and unknown ops within them."""
+        """Record the nodes that are assumed free: items, or layers and unknown ops inside of them."""
         heads = [(self.graph.names[group.nodes[0]], self.graph.proto.node[group.nodes[0]].op_type) for group in groups]
         nodes = [*(NamedNode(*head) for head in heads), *self.layers, *self.layers.unknown]
         found = choose(nodes, self.assume_free, "--assume-free", self.survey.model.name)
         self.layers = replace(self.layers, free=frozenset(found))
 
     def _quantized_outputs(self) -> dict[str, str]:
-        """Values that leave the model behind a quantizer → what they are called there, which is their name as floats."""
+        """Value before the quantizer of a model's output → the output's name, by which the value is called."""
         graph, found = self.graph.proto, dict[str, str]()
         outputs = {value.name for value in graph.output}
         for output in graph.output:
@@ -172,7 +185,10 @@ class Scheduler:
         return groups
 
     def _fuses(self, group: Group, spec: OpSpec | None, inputs: list[str]) -> bool:
-        """Element by element; or moved on its way out, where nobody wants it as it was. What a host makes stays apart."""
+        """Whether a node is fused into a group: elementwise nodes, and nodes that move a value without another reader.
+
+        Nothing is fused into a group that a host runs.
+        """
         if spec is None or spec.macs is not None or self._on_host(group):
             return False
         alone = len(inputs) == 1 and len(self._readers(inputs[0])) == 1
@@ -183,12 +199,12 @@ class Scheduler:
         return any(spec is not None and spec.cost.work is Work.HOST for spec in specs)
 
     def _readers(self, value: str) -> set[int]:
-        """The nodes that read a value under any of its names, but for those that only view it."""
+        """The nodes that read a value under any of its names, except views."""
         found = {at for name in self._names_of(value) for at in self.graph.consumers.get(name, [])}
         return {at for at in found if not self._is_free(at)}
 
     def _activations(self, node: onnx.NodeProto) -> list[str]:
-        """The inputs that a device reads, views of the same bytes under one name."""
+        """The activations that a node reads; views of the same bytes count once."""
         return list(dict.fromkeys(self._source(i) for i in node.input if i and i not in self.sizes_only))
 
     def _source(self, name: str) -> str:
@@ -229,7 +245,7 @@ class Scheduler:
         )
 
     def _macs(self, name: str, spec: OpSpec | None, found: list[Layer]) -> int | None:
-        """0 for a known op without layers, None for an unknown one or where those of a node within are unknown."""
+        """MACs of an item: 0 for a known op without layers; None for an unknown op, or if MACs inside of it are unknown."""
         gaps: list[Layer | UnknownNode] = [node for node in self.layers.unknown if node.within == name]
         gaps += [layer for layer in found if layer.macs is None]
         if spec is None or not all(self.layers.is_free(node) for node in gaps):
@@ -237,17 +253,17 @@ class Scheduler:
         return sum(layer.macs or 0 for layer in found)
 
     def _why_unknown(self, values: Iterable[str], found: list[Layer]) -> str | None:
-        """What is not known of an item that reads and writes `values` and holds the layers `found`."""
+        """Why sizes or MACs of an item are unknown; None if they are known. `values`: its activations; `found`: its layers."""
         shapes = {name: self.survey.shapes.get("", name) for name in values}
         lost = [name for name, shape in shapes.items() if shape is None]
         if lost:
-            return f"the shape of '{lost[0]}' is not known"
+            return f"the shape of '{lost[0]}' is unknown"
         if any(None in (shape or ()) for shape in shapes.values()):
             return "open sizes"
         return next((layer.unknown for layer in found if layer.unknown is not None), None)
 
     def _is_in_place(self, node: onnx.NodeProto, spec: OpSpec | None, inputs: list[str]) -> bool:
-        """Whether what an item reads was made where its output is to be: nothing moves."""
+        """Whether an op works in place: it joins contiguous blocks (Concat), and its inputs are produced for it alone."""
         if spec is None or spec.cost.in_place is None or not set(inputs) <= self.made:
             return False
         return all(len(self._readers(i)) == 1 for i in inputs) and bool(
@@ -255,7 +271,7 @@ class Scheduler:
         )
 
     def _leaves(self, value: str, group: Group) -> bool:
-        """Whether somebody outside the group, or the caller, reads a value; one that nobody reads is not written."""
+        """Whether a value is an output of the model or read outside of the group; other values are not written."""
         ends = {self._source(v.name) for v in self.graph.proto.output}
         return value in ends or any(at not in group.nodes for at in self._readers(value))
 
@@ -267,7 +283,7 @@ class Scheduler:
         return spec is not None and spec.cost.work is Work.FREE and spec.macs is None
 
     def _widths(self, groups: list[Group]) -> dict[str, tuple[int | None, ...]]:
-        """The widths at which each value is read by an item that did not produce it, or by the caller."""
+        """Value → the widths at which other items or the caller read it."""
         found: dict[str, dict[int | None, None]] = {}
         for group in groups:
             read = (i for at in group.nodes for i in self.graph.proto.node[at].input if i and i not in self.sizes_only)
@@ -279,7 +295,7 @@ class Scheduler:
         return {name: tuple(sorted(widths, key=lambda w: w or 0)) for name, widths in found.items()}
 
     def _volumes(self, names: Iterable[str]) -> tuple[Volume, ...] | None:
-        """The tensors, each once; None where a size is unknown."""
+        """The sizes of the tensors, each once; None if one is unknown."""
         found = [self._volume(name) for name in dict.fromkeys(names)]
         known = tuple(volume for volume in found if volume is not None)
         return known if len(known) == len(found) else None
@@ -302,6 +318,6 @@ class Scheduler:
 
 
 def coefficients(found: list[Layer]) -> tuple[Volume, ...]:
-    """The weight tensors, each once."""
+    """The sizes of the layers' weight tensors, each once."""
     tensors = {use.tensor: Volume(use.elements, (use.bits,)) for layer in found for use in layer.weights}
     return tuple(tensors.values())

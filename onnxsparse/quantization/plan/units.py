@@ -1,4 +1,11 @@
-"""Nodes that compute in integers, each with what is part of it: an activation, arithmetic on its own result, a bias."""
+"""Units of quantization: a node that the target computes in integers, with the nodes fused into it.
+
+1. A unit starts at a layer, an activation function, arithmetic, or a Concat that is among the target's `integer_ops` and has no
+   `obstacle` (unknown type, computed weight, division by activations, …).
+2. It absorbs the following nodes that the target fuses (`absorbs`), as long as they read only values of the unit and constants
+   (`_absorbed`). Of all prefixes with a single result, it takes the longest; that result is its `exit`.
+3. No quantizer is placed inside of a unit: only its inputs, weights, bias and exit have scales.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +21,10 @@ from onnxsparse.ops import OpSpec, OpView, Quant, UnknownFact
 from onnxsparse.quantization.plan.target import Target
 
 LONGEST_UNIT = 12
-"""Nodes looked at behind one, for what could be part of it."""
+"""Most nodes that a unit absorbs or tries to absorb, which bounds the search."""
 
 MASKED = 1e4
-"""Numbers from here on, in constants that are added, stand for infinity: exporters write -1e4, -1e9 or the lowest float."""
+"""Magnitude from which an added constant stands for infinity: exporters write masks as -1e4, -1e9 or the lowest float."""
 
 DEFAULTS = "its weights are inputs, which callers may override; fold --constant-defaults makes them constants"
 """Why a node that reads initializers with a default stays float."""
@@ -27,7 +34,10 @@ ELEMENTWISE = (Quant.ACTIVATION, Quant.ARITHMETIC)
 
 @dataclass(frozen=True)
 class UnitWeight:
-    """A stored weight that a unit multiplies by. `axis`: of the stored tensor, counts outputs; None where it cannot be told."""
+    """A stored weight that a unit multiplies by.
+
+    `at`: the input of the unit's first node. `axis`: output channels in the stored tensor; None if unknown, or for one output.
+    """
 
     at: int
     stored: StoredWeight
@@ -36,24 +46,30 @@ class UnitWeight:
 
 @dataclass(frozen=True)
 class Unit:
-    """A node and what is part of it, as indices of the main graph's nodes.
-
-    `exit`: the value that leaves. `activations`, `constants`: the first node's inputs that come from outside. `bias_at`: the
-    input that is a stored bias.
-    """
+    """A node with the nodes fused into it. Nodes are indices in the main graph, inputs are positions of the first node."""
 
     root: int
+    """The first node."""
     nodes: tuple[int, ...]
+    """All nodes, the first one included."""
     exit: str
+    """The only value that nodes outside of the unit read."""
     activations: tuple[int, ...]
+    """Inputs that are activations."""
     weights: tuple[UnitWeight, ...] = ()
     constants: tuple[int, ...] = ()
+    """Inputs of arithmetic that are constants."""
     bias_at: int | None = None
+    """The input that is a stored bias; None without one."""
     computes: bool = False
+    """Whether the unit is a layer, that is, multiplies and accumulates."""
 
 
 class Anatomy:
-    """A model's main graph, as it is cut into units."""
+    """A model's main graph, divided into units for a target.
+
+    `constant`: values that follow from constants. `already`: values that are quantized already → the dequantized value.
+    """
 
     def __init__(self, context: GraphContext, target: Target) -> None:
         self.context = context
@@ -65,21 +81,23 @@ class Anatomy:
         self.already = self._quantized_values()
 
     def quant(self, index: int) -> Quant:
+        """The role of a node in quantization; FLOAT for an unknown op."""
         spec = self.specs[index]
         return Quant.FLOAT if spec is None else spec.quant.role
 
     def is_float(self, name: str) -> bool:
+        """Whether a value is known to be float32."""
         return self.types.get(name) == onnx.TensorProto.FLOAT
 
     def activation_inputs(self, index: int) -> list[str]:
-        """What a node reads that follows from the model's inputs and is a float."""
+        """The float32 values that a node reads and that depend on the model's inputs."""
         return [i for i in self.nodes[index].input if i and i not in self.constant and self.is_float(i)]
 
     def readers(self, name: str) -> list[int]:
         return self.context.readers(name)
 
     def _quantized_values(self) -> dict[str, str]:
-        """Value → the same value behind the quantizer that it has already; a dequantized value stands for itself."""
+        """Value with an existing quantizer → the result of its DequantizeLinear; that result → itself."""
         found: dict[str, str] = {}
         for index, node in enumerate(self.nodes):
             spec = self.specs[index]
@@ -93,7 +111,7 @@ class Anatomy:
         return found
 
     def units(self, kept: set[int]) -> Iterator[Unit]:
-        """What the target computes in integers, but for the nodes in `kept`; no node is part of two."""
+        """All units, in graph order, without the nodes in `kept`; no node is part of two units."""
         owned: set[int] = set(kept)
         for index, node in enumerate(self.nodes):
             quant = self.quant(index)
@@ -105,11 +123,11 @@ class Anatomy:
                 yield unit
 
     def is_integer(self, node: onnx.NodeProto) -> bool:
-        """Whether the target has integers for its op."""
+        """Whether the target computes this op in integers."""
         return node.domain in STANDARD_DOMAINS and node.op_type in self.target.integer_ops
 
     def _unit(self, index: int, owned: set[int]) -> Unit | None:
-        """None for a node that has an `obstacle`."""
+        """The unit that starts at a node; None if the node has an `obstacle`."""
         if self.obstacle(index) is not None:
             return None
         node, quant = self.nodes[index], self.quant(index)
@@ -135,14 +153,14 @@ class Anatomy:
         if not activations:
             return "it computes on constants alone"
         if len(results) != 1:
-            return f"it makes {len(results)} values"
+            return f"it has {len(results)} outputs"
         for name in (results[0], node.input[activations[0]]):
             if self.types.get(name) is None:
-                return f"the type of '{name}' is not known"
+                return f"the type of '{name}' is unknown"
             if not self.is_float(name):
-                return f"'{name}' is of another type than float32"
+                return f"the type of '{name}' is not float32"
         if self._divisor(index) in activations:
-            return "it divides by computed values, of which small ones would become zero"
+            return "it divides by computed values, and small ones would become zero in integers"
         return self._odd_operand(index) if self.quant(index) is Quant.COMPUTE else None
 
     def _odd_operand(self, index: int) -> str | None:
@@ -153,7 +171,7 @@ class Anatomy:
             if name and at not in taken and self.resolver.resolve(self.graph, name) is None:
                 return "its weight is computed in the graph, not stored"
             if name and at not in taken:
-                return f"its operand '{name}' is constant, where the op takes no weight"
+                return f"its operand '{name}' is a constant, which the op does not take as a weight"
         return None
 
     def activations(self, index: int) -> tuple[int, ...]:
@@ -161,7 +179,7 @@ class Anatomy:
         return tuple(at for at, name in enumerate(self.nodes[index].input) if name and name not in self.constant)
 
     def reads_defaults(self, index: int) -> bool:
-        """Whether a node reads an initializer that callers may override: integers in its place would take the input away."""
+        """Whether a node reads an initializer that callers may override, and which integers therefore must not replace."""
         return not self.graph.overridable.isdisjoint(self.nodes[index].input)
 
     def _divisor(self, index: int) -> int | None:
@@ -187,31 +205,34 @@ class Anatomy:
             axes = slot.axes(op)
         except UnknownFact:
             return None
-        one_axis = axes.output == axes.input  # a vector, which makes one output
+        one_axis = axes.output == axes.input  # a vector, which produces a single output
         return None if one_axis else stored.axes[axes.output]
 
     def _weight_view(self, index: int, at: int, axes: tuple[int, ...], stored: str) -> OpView:
-        """A node of which no more is known than the shape of a weight."""
+        """A view of a node in which only the shape of the weight at input `at` is known."""
         shape = self.model.weights.shape(stored)
         seen = tuple(shape[axis] for axis in axes)
         node = self.nodes[index]
         return OpView(node, tuple(seen if i == at else None for i in range(len(node.input))), (None,))
 
     def outputs_of(self, weight: UnitWeight) -> int:
-        """How many outputs a weight makes."""
+        """Number of output channels of a weight."""
         return 1 if weight.axis is None else self.model.weights.shape(weight.stored.name)[weight.axis]
 
     def bias_name(self, unit: Unit) -> str | None:
-        """The stored bias of a unit, by its name in the weights."""
+        """The name of a unit's stored bias in the weights; None without one."""
         return None if unit.bias_at is None else self.resolver.constant(self.graph, self.nodes[unit.root].input[unit.bias_at])
 
     def is_homogeneous(self, index: int) -> bool:
-        """Whether a factor on each channel of a node's only input comes out on its output."""
+        """Whether a positive factor per channel of a node's only activation passes to its output: f(x / s) = f(x) / s."""
         spec = self.specs[index]
         return spec is not None and spec.quant.homogeneous and len(self.activation_inputs(index)) == 1
 
     def input_axis(self, unit: Unit) -> int | None:
-        """The axis of a unit's weight that counts its input channels: each of its own in a depthwise convolution."""
+        """The axis of the input channels in a unit's stored weight; None if it is unknown, or differs between groups.
+
+        In a depthwise convolution, input and output channels share one axis.
+        """
         weight, spec = unit.weights[0], self.specs[unit.root]
         if spec is None or weight.stored.axes is None:
             return None
@@ -225,7 +246,7 @@ class Anatomy:
             return None
 
     def _bias(self, index: int, weights: tuple[UnitWeight, ...]) -> int | None:
-        """The input that is a bias: a stored vector, added as it is, with a number for every output of the weight."""
+        """The input that is a bias: a stored vector, added unscaled, with one number per output of the weight; None without."""
         spec, node = self.specs[index], self.nodes[index]
         if spec is None or spec.fold.absorb is None or not spec.fold.absorb.when(OpView(node, (), ())):
             return None
@@ -238,7 +259,7 @@ class Anatomy:
         return at if len(shape) == 1 and all(shape[0] % self.outputs_of(w) == 0 for w in weights) else None
 
     def _absorbed(self, root: int, owned: set[int]) -> tuple[tuple[int, ...], str]:
-        """The nodes behind one that are part of it, and the value that leaves them: the most that make a single one."""
+        """The nodes of the unit that starts at `root`, and its exit; nodes in `owned` are part of other units."""
         inside, made = [root], {self.nodes[root].output[0]}
         best: tuple[tuple[int, ...], str] = ((root,), self.nodes[root].output[0])
         for _ in range(LONGEST_UNIT):
@@ -253,7 +274,7 @@ class Anatomy:
         return best
 
     def _next(self, inside: list[int], made: set[str], owned: set[int]) -> int | None:
-        """A node that reads nothing but what is made inside and constants."""
+        """The next node to absorb: it reads only values made inside and constants; None if there is none."""
         around = sorted({user for name in made for user in self.readers(name)} - set(inside) - owned)
         for index in around:
             node = self.nodes[index]
@@ -263,7 +284,7 @@ class Anatomy:
         return None
 
     def _masks(self, index: int) -> bool:
-        """Whether a node adds a mask in front of a Softmax: what it makes has no room for anything else on one scale."""
+        """Whether a node adds a mask before a Softmax; no scale holds both the mask's infinities and other values."""
         if self.quant(index) is not Quant.ARITHMETIC:
             return False
         names = (self.resolver.constant(self.graph, name) for name in self.nodes[index].input if name in self.constant)
@@ -274,10 +295,11 @@ class Anatomy:
 
 
 def is_float_weight(model: Model, stored: StoredWeight) -> bool:
-    """Whether a weight is stored as floats, without a scale already."""
+    """Whether a weight is stored as float32 and not quantized, neither in storage nor by nodes that read it."""
     quantized = stored.scale is not None or stored.quantized_later
     return not quantized and model.weights.proto(stored.name).data_type == onnx.TensorProto.FLOAT
 
 
 def is_finite(model: Model, name: str) -> bool:
+    """Whether all elements of a stored tensor are finite."""
     return bool(np.isfinite(model.weights[name]).all())

@@ -1,11 +1,14 @@
-"""A quantized model as a float one again: its scales are thrown away, so that others can be chosen.
+"""Removal of scales: turns a quantized model back into a float one, so that other scales can be chosen.
 
-What a QuantizeLinear reads is read instead of what its DequantizeLinear made; stored integers become the floats that their scales
-say. A float weight that is quantized in the graph (QAT) is read as it is stored, before any rounding. Ops on integers are written
-out first.
-
-Integers clip, and quantizers (onnxruntime's) take a Relu or a Clip away because of that. Where the integers of a value that can
-be negative start at zero a Relu is put back, and a Clip where they end at six; any other end is a range like any other.
+1. Replace ops on integers (QLinearConv, …) by float ops between DequantizeLinear and QuantizeLinear (`analysis.unfolding`).
+2. For every QuantizeLinear, collect the region of its integers: the nodes that move them (Reshape, MaxPool, …) and the
+   DequantizeLinear nodes at its end (`_region`). If all have the same scale and nothing else reads the integers, let the region
+   move the float values instead (`_strip_pair`). A weight that is quantized in the graph (QAT) keeps its stored floats.
+3. For every remaining DequantizeLinear of stored integers, store the floats that they stand for (`_strip_stored`).
+4. Integers clip, and onnxruntime's quantizer removes a Relu or Clip that the integers imply. If the integers of a value that can
+   be negative start at zero, insert a Relu; if they also end at six, a Clip. Any other end is taken for a calibrated range
+   (`_clipped`).
+5. Scales that cannot be removed stay, each with the reason. Bodies and functions are not changed (`_elsewhere`).
 """
 
 import math
@@ -31,7 +34,7 @@ from onnxsparse.quantization.strip.read_scale import Scale, Stays, read_scale
 from onnxsparse.records import Skip
 
 RELU6_END = 6.0
-"""The one end of a Clip that networks have often; calibrated ranges end elsewhere."""
+"""The only upper bound of a Clip that is common in networks (ReLU6); calibrated ranges rarely end exactly there."""
 
 NEWEST = 1 << 30
 """Opset of functions, which import their own: an op is a quantizer in all versions."""
@@ -39,14 +42,14 @@ NEWEST = 1 << 30
 
 @dataclass(frozen=True)
 class Stripped:
-    """`quantizers`: activations and stored tensors that lost their scales. `skipped`: nodes that keep theirs, and why."""
+    """`quantizers`: number of activations and stored tensors without a scale now. `skipped`: nodes that keep theirs, and why."""
 
     quantizers: int = 0
     skipped: tuple[Skip, ...] = ()
 
 
 def strip_scales(model: Model) -> Stripped:
-    """Turn the main graph of a quantized model into floats; its bodies and functions stay as they are."""
+    """Remove the scales from a model's main graph, in place; bodies and functions stay as they are."""
     unfolded = unfold(model)
     stripper = Stripper(main_context(model))  # the graph has changed
     stripper.removal.wanted = unfolded.floats
@@ -56,14 +59,14 @@ def strip_scales(model: Model) -> Stripped:
 
 @dataclass
 class Region:
-    """Integers of one scale: the nodes that move them, and those that make floats of them."""
+    """The readers of integers of one scale: the nodes that move them, and those that dequantize them, as indices."""
 
     movers: list[int] = field(default_factory=list)
     dequantizers: list[int] = field(default_factory=list)
 
 
 class Stripper:
-    """Decides what goes, on the graph as it is; `removal` writes it at the end."""
+    """Decides what to remove, on the unchanged graph; `removal` writes all changes at the end."""
 
     def __init__(self, context: GraphContext) -> None:
         self.model, self.graph = context.model, context.graph
@@ -73,6 +76,7 @@ class Stripper:
         self.skipped: list[Skip] = []
 
     def run(self) -> int:
+        """Steps 2 to 5 of the head of this file; returns the number of scales removed."""
         count = 0
         for index, spec in enumerate(self.specs):
             if spec is not None and spec.quantizes:
@@ -93,7 +97,7 @@ class Stripper:
             return False
 
     def _strip_pair(self, index: int) -> bool:
-        """A quantizer, with what moves its integers and makes floats of them."""
+        """Remove a QuantizeLinear with its region; True if that succeeded. Raises Stays if it has to stay."""
         node = self.nodes[index]
         source, integers = node.input[0], node.output[0]
         scale = self._scale(index, integers)
@@ -103,7 +107,7 @@ class Stripper:
         made = {self.types.get(self.nodes[at].output[0]) for at in region.dequantizers}
         kind = made.pop()
         if kind is None or made or self.types.get(source, kind) != kind:
-            raise Stays("its floats are of another type in front of it than behind")
+            raise Stays("it quantizes another float type than its DequantizeLinear returns")
         self.removal.remove(index, self._clipped(index, scale, kind))
         self._free(region, scale, kind)
         if scale.starts_at_zero:
@@ -111,7 +115,10 @@ class Stripper:
         return True
 
     def _strip_stored(self, index: int) -> bool:
-        """Stored integers, in their place if they have no other use."""
+        """Replace stored integers by floats, in place if they have no other use; False if `_strip_pair` handled them.
+
+        Raises Stays if they have to stay.
+        """
         node = self.nodes[index]
         name = self._stored_source(node.input[0])
         if name is None:
@@ -119,7 +126,7 @@ class Stripper:
         stored = self.resolver.resolve(self.graph, node.output[0])
         kind = self.types.get(node.output[0])
         if stored is None or stored.scale is None or kind is None:
-            raise Stays("it makes floats of integers that are computed")
+            raise Stays("it dequantizes integers that are computed")
         scale = self._scale(index, node.input[0])
         floats = partial(real_values, stored, self.model.weights)
         try:
@@ -127,7 +134,7 @@ class Stripper:
         except Stays:
             if name != node.input[0]:
                 raise
-            # others read the integers: the floats stand beside them, under the name that they have already
+            # other nodes read the integers: the floats become a new tensor under the name of the DequantizeLinear's result
             self.removal.remove(index, None)
             self.removal.additions.made[node.output[0]] = floats
             return True
@@ -138,14 +145,17 @@ class Stripper:
         return True
 
     def _stored_source(self, name: str) -> str | None:
-        """The constant behind `name`, through what moves it; None where the quantizer that makes it was looked at before."""
+        """The constant upstream of `name`, through nodes that move it; None if a QuantizeLinear lies between.
+
+        Raises Stays for integers that are computed.
+        """
         while True:
             if self.resolver.constant(self.graph, name) is not None:
                 return name
             index = self.graph.producers.get(name)
             spec = None if index is None else self.specs[index]
             if index is None or spec is None or not (spec.quantizes or spec.quant.role is Quant.FOLLOW):
-                raise Stays("it makes floats of integers that are computed")
+                raise Stays("it dequantizes integers that are computed")
             if spec.quantizes:
                 return None
             name = self.nodes[index].input[0]
@@ -161,7 +171,7 @@ class Stripper:
         return read_scale(self.resolver, self.graph, node, spec.quant.scaling, kind)
 
     def _region(self, integers: str, scale: Scale) -> Region:
-        """All that reads integers. Raises Stays if anything needs them as such."""
+        """The region of `integers`. Raises Stays if something else reads them, or reads them with another scale."""
         found, pending = Region(), [integers]
         while pending:
             value = pending.pop()
@@ -187,7 +197,7 @@ class Stripper:
         return self._moved(reader, value)
 
     def _moves(self, index: int, scale: Scale) -> bool:
-        """Whether a node does with floats what it does with integers of one scale."""
+        """Whether a node moves integers of one scale such that it would move the floats in the same way."""
         spec, node = self.specs[index], self.nodes[index]
         if spec is None or spec.quant.role is not Quant.FOLLOW or not scale.is_single:
             return False
@@ -197,12 +207,12 @@ class Stripper:
         return set(typed) <= {spec.quant.fill_at} and all(stored)
 
     def _moved(self, index: int, value: str) -> list[str]:
-        """The outputs that are integers as `value` is: neither indices nor masks."""
+        """The outputs that hold the moved integers, not indices or masks."""
         first, *others = self.nodes[index].output
         return [first, *(o for o in others if o and self.types.get(o) == self.types.get(value))]
 
     def _free(self, region: Region, scale: Scale, kind: int) -> None:
-        """Let a region's nodes read and make floats of type `kind`."""
+        """Let a region move floats of type `kind`, and remove its DequantizeLinear nodes."""
         for index in region.movers:
             self._fill(index, scale, kind)
             self.removal.retyped |= dict.fromkeys(self._moved(index, self.nodes[index].input[0]), kind)
@@ -210,7 +220,7 @@ class Stripper:
             self.removal.remove(index, self.nodes[index].input[0])
 
     def _fill(self, index: int, scale: Scale, kind: int) -> None:
-        """What a Pad adds is an integer too."""
+        """Convert the integer with which a node fills (Pad) to the float of type `kind` that it stands for."""
         spec, node = self.specs[index], self.nodes[index]
         if spec is None or spec.quant.fill_at is None:
             return
@@ -226,7 +236,7 @@ class Stripper:
         return self.removal.additions.constant(wanted, np.array(value, helper.tensor_dtype_to_np_dtype(kind)))
 
     def _clipped(self, index: int, scale: Scale, kind: int) -> str:
-        """What a quantizer reads, behind the Relu or Clip that its integers were."""
+        """The value that a QuantizeLinear reads, after a Relu or Clip if its integers imply one."""
         source = self.nodes[index].input[0]
         constant = self.resolver.constant(self.graph, source) is not None
         if constant or not scale.starts_at_zero or not self.signs.may_be_negative(source):
@@ -237,7 +247,7 @@ class Stripper:
         return self._insert(index, clip.op_type, [source, *bounds], **clip.attributes)
 
     def _insert(self, index: int, op_type: str, inputs: list[str], **attributes: Any) -> str:
-        """A new node where one was taken out; returns what it makes."""
+        """Insert a node in place of a removed one; returns the name of its output."""
         fresh = self.removal.additions.fresh
         name, result = fresh(f"{inputs[0]}_{op_type}"), fresh(f"{inputs[0]}_clipped")
         node = helper.make_node(op_type, inputs, [result], name=name, **attributes)
@@ -245,7 +255,7 @@ class Stripper:
         return result
 
     def _elsewhere(self) -> Iterator[Skip]:
-        """Bodies and functions that hold quantizers."""
+        """A reason for every node with quantizers in its bodies, and every function with quantizers."""
         for index, name in enumerate(self.graph.names):
             if any(self._holds_quantizers(list(body.proto.node)) for body in self.graph.bodies(index).values()):
                 yield Skip(name, "quantizers in its bodies keep their scales")

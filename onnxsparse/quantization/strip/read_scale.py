@@ -1,4 +1,4 @@
-"""What integers mean: the scale and zero point of a quantizer, read from its constants."""
+"""The scale and zero point of a QuantizeLinear or DequantizeLinear, read from its constants."""
 
 from dataclasses import dataclass
 
@@ -12,43 +12,50 @@ from onnxsparse.ir.weights import Array
 from onnxsparse.ops import OpView, Scaling
 
 INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
-"""Those of activations that clip where a Relu does."""
+"""Types of quantized activations; their lowest integer clips like a Relu if it stands for zero."""
 
 
 class Stays(Exception):  # noqa: N818 - not an error: the node is left as it is
-    """Why integers keep their scale."""
+    """Raised with the reason why integers keep their scale."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Of a tensor, or several along `axis`, in blocks of `block` (0: none). `type`: of the integers. `names`: its constants."""
+    """Scale and zero point of integers: one of each, or one per index or block along an axis."""
 
     values: Array
     zero_point: Array
     type: int
+    """Element type of the integers, as in TensorProto."""
     axis: int
+    """The axis along which there are several scales."""
     block: int
+    """Elements along the axis that share a scale; 0 for one scale per index."""
     names: tuple[str, ...]
+    """Names of the scale and, if present, the zero point in the graph."""
 
     def equals(self, other: "Scale") -> bool:
+        """Whether two scales give the same reals for the same integers, bit for bit; the types may differ."""
         same = self.values.tobytes() == other.values.tobytes() and np.array_equal(self.zero_point, other.zero_point)
         return same and (self.is_single or (self.axis, self.block) == (other.axis, other.block))
 
     @property
     def is_single(self) -> bool:
+        """Whether there is one scale for the whole tensor."""
         return self.values.size == 1
 
     @property
     def starts_at_zero(self) -> bool:
-        """Whether the lowest integer stands for zero, so that what is negative is clipped."""
+        """Whether the lowest integer stands for 0, so that negative values are clipped."""
         return self.is_single and self.type in INTEGERS and self.zero_point.reshape(-1)[0] == self._limits.min
 
     @property
     def end(self) -> float:
-        """What the highest integer stands for."""
+        """The real value of the highest integer; only for a single scale."""
         return self.real(self._limits.max)
 
     def real(self, integer: int) -> float:
+        """The real value of an integer; only for a single scale."""
         return float(self.values.reshape(-1)[0]) * (integer - int(self.zero_point.reshape(-1)[0]))
 
     @property
@@ -66,5 +73,5 @@ def read_scale(resolver: Resolver, graph: Graph, node: onnx.NodeProto, scaling: 
     values = [resolver.weights[name] for name in found if name is not None]
     zero_point: Array = values[1] if len(values) > 1 else np.zeros((), np.int8)
     if not zero_point.any():
-        zero_point = np.zeros((), np.int8)  # one zero for all is what none at all means
+        zero_point = np.zeros((), np.int8)  # zeros of any type and shape mean the same as a missing zero point
     return Scale(values[0], zero_point, integers, scaling.axis(op), scaling.block(op), names)
