@@ -245,7 +245,7 @@ class Prune:
         cut = [r.candidate for r, c in zip(rankings, plan.choices, strict=True) if c.gain and r.candidate.protected]
         if not plan.cut_protected or not cut or self.protect == "none":
             return []
-        why = "every layer goes to the target" if self.scope == "layer" else "the target cannot be reached without them"
+        why = "every layer is pruned to the target" if self.scope == "layer" else "the target cannot be reached without them"
         return [
             f"protected layers were pruned as well, since {why}: "
             + ", ".join(dict.fromkeys(f"{c.nodes[0]} ({c.protected})" for c in cut))

@@ -318,7 +318,7 @@ class TestTargets:
             ('["Conv"]', "[]", "integer_ops: Tuple should have at least 1 item after validation, not 0"),
             ("format = 1", "format = 2", "format: Input should be 1"),
             ("symmetric = true", "signed = false", "activations: unsigned integers need a zero point: give symmetric = false"),
-            ('["Conv"]', '["Conv", "Cnov"]', "integer_ops.1: 'Cnov' is no op of ONNX"),
+            ('["Conv"]', '["Conv", "Cnov"]', "integer_ops.1: 'Cnov' is not an op of ONNX"),
             ("format = 1", "format = ", "mine.toml is not TOML: "),
         ],
     )

@@ -1,1 +1,1 @@
-"""Predicted cost on a device."""
+"""Predicted or measured cost of a model on a device."""

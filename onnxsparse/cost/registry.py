@@ -1,4 +1,4 @@
-"""Targets by name: those that come with the package, files, what measures instead of predicting, and third parties'."""
+"""Cost backends by target: shipped targets, TOML files, backends that measure, and those of other packages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,31 +17,37 @@ from onnxsparse.ir.option_roles import Role
 from onnxsparse.targets.files import target_paths
 
 GROUP = "onnxsparse.backends"
-"""Entry points of third parties: target name → `module:function`, called with a Precision, returning a backend of either kind."""
+"""Entry-point group of other packages: target name → `module:function`, which takes a Precision and returns a Backend."""
 
 MEASURING = {"onnxruntime-cpu": "onnxsparse.cost.profiler:OnnxruntimeCpu"}
+"""Built-in backends that measure: target name → `module:class`, imported on use."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Milliseconds per inference of each work item (by node) that could be told apart, and of everything else."""
+    """Measured milliseconds per inference: of each work item that could be identified, by node, and of everything else."""
 
     latency_ms: dict[str, float]
     other_ms: float
 
 
 class MeasuringBackend(Protocol):
-    """Runs a model and says how long its parts took."""
+    """Runs a model and measures its work items."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The target's name."""
+
     @property
-    def description(self) -> str: ...
+    def description(self) -> str:
+        """The target in a few words; may be empty."""
+
     @property
-    def fidelity(self) -> tuple[str, ...]: ...
+    def fidelity(self) -> tuple[str, ...]:
+        """Sentences on how far the numbers can be trusted; every report starts with them."""
 
     def measure(self, model: Model, load: Workload) -> Measurement:
-        """Raises BackendError where the model does not run."""
+        """The time of every work item of `load`. Raises BackendError if the model cannot run."""
 
 
 Backend = CostBackend | MeasuringBackend
@@ -49,11 +55,15 @@ Backend = CostBackend | MeasuringBackend
 
 @cache
 def third_parties() -> dict[str, EntryPoint]:
+    """The entry points of other packages, by target name."""
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def find_backend(target: str | Path, precision: Precision = EIGHT_BIT) -> Backend:
-    """The backend for a target's name or file. Raises ParamError for one that is neither."""
+    """The backend of a target's name or file, for a precision.
+
+    Raises ParamError for an unknown target, a file that is not valid, or another package's backend that cannot be imported.
+    """
     name = str(target)
     if name in MEASURING:
         module, _, attribute = MEASURING[name].partition(":")
@@ -64,7 +74,7 @@ def find_backend(target: str | Path, precision: Precision = EIGHT_BIT) -> Backen
 
 
 def load_point(point: EntryPoint, precision: Precision) -> Backend:
-    """The backend of another package's entry point. Raises ParamError if it cannot be imported."""
+    """Import a backend and make it for a precision. Raises ParamError if the import fails."""
     try:
         made = cast(Callable[[Precision], Backend], point.load())
     except (ImportError, AttributeError) as error:

@@ -1,1 +1,1 @@
-"""Passes in a row, from a recipe or from Python."""
+"""Pipelines of passes, from a recipe or from Python."""

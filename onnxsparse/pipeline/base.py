@@ -30,7 +30,7 @@ WeightBits = Annotated[Literal[7, 8, 16], BeforeValidator(from_text)]
 """Width of a weight in bits; 7 bits are stored in 8 and use half of their range."""
 
 OLD_NAME = Parameter(show=False)
-"""Of an option that has a new name: it goes on working, and no help shows it."""
+"""Marks the former name of a renamed option: it still works, but the help does not show it."""
 
 
 def described(text: str) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Which weights to zero: candidates and why others are not, importance, and selection up to a target."""
+"""Pruning of weights: candidates, importance, and selection up to a target."""

@@ -1,1 +1,1 @@
-"""From floats to integers: targets, where scales go, which they are, and how good the result is."""
+"""Quantization: targets, placement and choice of scales, Q/DQ insertion, and diagnosis."""

@@ -1,1 +1,1 @@
-"""What people and machines read: facts, step reports and comparisons rendered."""
+"""Output of commands: facts, step reports and comparisons as tables and JSON."""

@@ -1,1 +1,1 @@
-"""Cost backends: what a model's layers cost on a target. They see work items, never onnx."""
+"""Cost backends: the cost of a layer on a target. Their input is work items; they never import onnx."""

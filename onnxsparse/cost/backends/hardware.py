@@ -1,4 +1,4 @@
-"""Targets as files: every number with its range, its status and its source, read into typed objects."""
+"""The `[cost]` section of a target file: every number with its range, status and source, as typed objects."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,17 +18,21 @@ COMMANDS = "report, annotate, view, prune-channels and calibrate-backend"
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Number:
-    """One parameter of a target. `low` and `high` bound what it may be; `status` says how it is known."""
+    """One parameter of a target, in the unit of its name."""
 
     value: float
     low: float
+    """The smallest value that is plausible."""
     high: float
+    """The largest value that is plausible."""
     status: Literal["calibrated", "assumed", "datasheet"]
+    """How the value is known."""
     source: str
+    """Where the value comes from, in words."""
 
     @model_validator(mode="after")
     def in_order(self) -> "Number":
-        """Raises ValueError unless 0 ≤ low ≤ value ≤ high."""
+        """The number itself. Raises ValueError unless 0 ≤ low ≤ value ≤ high."""
         if not self.low <= self.value <= self.high:
             raise ValueError(f"low {self.low:g}, value {self.value:g} and high {self.high:g} are not in order")
         if self.low < 0:
@@ -37,13 +41,13 @@ class Number:
 
 
 def from_plain(given: object) -> object:
-    """A bare number stands for one without a range."""
+    """A bare number as the keys of a Number without a range; anything else unchanged."""
     plain = isinstance(given, int | float) and not isinstance(given, bool)
     return {"value": given, "low": given, "high": given, "status": "datasheet", "source": "given as it is"} if plain else given
 
 
 def above_zero(number: Number) -> Number:
-    """A number that work is divided by. Raises ValueError if its low end is not above 0."""
+    """The number itself, by which work can be divided. Raises ValueError if its range includes 0."""
     if number.low <= 0:
         raise ValueError("must be above 0, at the low end too")
     return number
@@ -54,6 +58,7 @@ Rate = Annotated[Figure, AfterValidator(above_zero)]
 
 
 def exactly(value: float) -> Number:
+    """A default without a range."""
     return Number(value=value, low=value, high=value, status="assumed", source="not given")
 
 
@@ -66,17 +71,17 @@ class Numbers:
     bandwidth_gb_per_s: Rate
     """Bytes to and from DRAM per second."""
     overhead_us: Figure
-    """Per layer, added to the larger of compute and I/O."""
+    """Time per layer, added to the larger of compute and I/O."""
     output_group_channels: Figure
-    """Output channels made in one pass over an input that does not fit on chip; 0: the input is read once."""
+    """Output channels computed in one pass over an input that does not fit on chip; 0: the input is read once."""
     on_chip_mb: Figure
     """An input up to this size is read once."""
     skip_limit: Figure
-    """How many zero weights for one other are skipped at no cost; 0: any number."""
+    """Largest factor by which skipping zeros shortens the compute time; 0: no limit."""
     bytes_per_nonzero: Figure
-    """Of an encoded coefficient that is not zero."""
+    """Encoded size of a nonzero coefficient, for coefficients of 8 bits."""
     bits_per_weight: Figure
-    """Of the encoding, for every coefficient, zero or not."""
+    """Encoded size of the zero pattern, per coefficient, zero or not."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -92,32 +97,34 @@ class RooflineNumbers:
     channel_alignment: Figure = exactly(1)
     """Output channels are computed in groups of this many, the last one filled up."""
     skip_limit: Figure = exactly(1)
-    """How many zero weights for one other are skipped at no cost; 1: none is, 0: any number."""
+    """Largest factor by which skipping zeros shortens the compute time; 1: none is skipped, 0: no limit."""
     overhead_us: Figure = exactly(0)
-    """Per layer, added to the larger of compute and I/O."""
+    """Time per layer, added to the larger of compute and I/O."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Hardware:
-    """A target. `fidelity` is what every report says first; `variants` are other files that explain the same measurements.
-
-    `supported_ops` empty: all that the toolkit knows. `fps_budget`: what the user's product must reach.
-    """
+    """A target's cost section."""
 
     format: Literal[1]
     kind: Literal["layer-model", "roofline"] = "layer-model"
+    """The formula that the numbers are for."""
     name: str
     description: str = ""
     fidelity: tuple[str, ...] = ()
+    """Sentences with which every report begins: how far the numbers can be trusted."""
     numbers: Numbers
     variants: tuple[str, ...] = ()
+    """Names of other targets that explain the same measurements."""
     supported_ops: tuple[str, ...] = ()
+    """Op types that the target runs; empty: all that the toolkit knows."""
     fps_budget: Annotated[float, Field(gt=0)] | None = None
+    """Frames per second that the user's product needs; None if not given."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RooflineHardware(Hardware):
-    """A target of which no more is known than its peaks."""
+    """A target of which only peak rate and bandwidth are known."""
 
     fidelity: tuple[str, ...] = ("a roofline is a bound: no layer is faster, most are slower",)
     numbers: RooflineNumbers  # type: ignore[assignment]  # a file's kind says which numbers it has
@@ -149,7 +156,7 @@ def first_fault(error: ValidationError, section: TargetSection) -> str:
 
 
 def alignment_of(target: str | Path, otherwise: int) -> int:
-    """In how many output channels at a time a target computes, where its file says so."""
+    """Number of output channels that a target computes at a time; `otherwise` if its file does not say."""
     numbers = load_hardware(target).numbers
     return round(numbers.channel_alignment.value) if isinstance(numbers, RooflineNumbers) else otherwise
 

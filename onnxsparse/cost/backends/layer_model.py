@@ -1,9 +1,13 @@
-"""What one layer costs on a target: the larger of compute and I/O, and an overhead. docs/backends.md derives it.
+"""The cost of one layer on a target: the larger of compute and I/O time, plus an overhead. docs/backends.md derives it.
 
-t         = max(t_compute, t_io) + t_overhead
-t_compute = MACs · max(density, 1 / skip limit) / rate
-t_io      = (coefficient bytes + input bytes · passes + output bytes) / bandwidth
-passes    = ceil(output channels / groups / group size) for an input that does not fit on chip, else 1
+    t         = max(t_compute, t_io) + t_overhead
+    t_compute = MACs · max(density, 1 / skip limit) / rate
+    t_io      = (coefficient bytes + input bytes · passes + output bytes) / bandwidth
+    passes    = ceil(output channels / groups / group size) for an input that does not fit on chip, else 1
+
+1. Compute time: the multiply-accumulates that the target cannot skip (`skipping`), over its rate.
+2. I/O time: coefficients as stored (encoded, or dense if smaller), inputs once per pass, and outputs, over the bandwidth.
+3. Compute and I/O overlap, so the larger one counts; the overhead is added. The largest part names the bound (`find_bound`).
 """
 
 import math
@@ -33,9 +37,11 @@ class LayerModel:
     coefficient_bits: int
 
     def roof(self) -> tuple[float, float]:
+        """The rate in GMAC/s and the bandwidth in GB/s."""
         return self.numbers.rate_gmac_per_s.value, self.numbers.bandwidth_gb_per_s.value
 
     def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
+        """The cost by the formula at the head of this file."""
         numbers = self.numbers
         used, limited = skipping(work, numbers.skip_limit.value)
         compute_ms = macs * used / (numbers.rate_gmac_per_s.value * 1e6)
@@ -58,7 +64,7 @@ class LayerModel:
         return math.ceil(min(work.weights * bits / 8, encoded))
 
     def passes(self, work: WorkItem, input_bytes: int) -> int:
-        """How often the input is read."""
+        """How often the input is read: once, or once per group of output channels if it does not fit on chip."""
         group = self.numbers.output_group_channels.value
         fits = input_bytes <= self.numbers.on_chip_mb.value * MB
         return 1 if fits or not group or not work.output_channels else math.ceil(work.output_channels / group)
@@ -76,9 +82,11 @@ class Roofline:
     coefficient_bits: int
 
     def roof(self) -> tuple[float, float]:
+        """The peak in GMAC/s and the bandwidth in GB/s."""
         return self.numbers.peak_gmac_per_s.value, self.numbers.bandwidth_gb_per_s.value
 
     def layer_cost(self, work: WorkItem, macs: int, input_bytes: int, output_bytes: int) -> LayerCost:
+        """The cost by the formula of this class; `passes` is 0 for an input that stays on chip."""
         numbers = self.numbers
         used, limited = skipping(work, numbers.skip_limit.value)
         alignment = max(1, round(numbers.channel_alignment.value))
@@ -107,14 +115,17 @@ class FileBackend:
 
     @property
     def name(self) -> str:
+        """The target's name."""
         return self.hardware.name
 
     @property
     def description(self) -> str:
+        """The target in a few words; may be empty."""
         return self.hardware.description
 
     @property
     def fidelity(self) -> tuple[str, ...]:
+        """Sentences on how far the numbers can be trusted."""
         return self.hardware.fidelity
 
     def variants(self) -> "list[FileBackend]":
@@ -134,7 +145,7 @@ class FileBackend:
         return self.formula.roof()
 
     def cost(self, work: WorkItem) -> LayerCost | None:
-        """The cost of a layer; None where its operations or sizes are unknown, or the target cannot run it."""
+        """The cost of a layer; None if its MACs or sizes are unknown, or the target cannot run it."""
         if work.macs is None or work.reads is None or work.writes is None or work.on_host:
             return None
         supported = self.hardware.supported_ops
@@ -152,13 +163,17 @@ def make_backend(hardware: Hardware, precision: Precision = EIGHT_BIT) -> FileBa
 
 
 def skipping(work: WorkItem, limit: float) -> tuple[float, bool]:
-    """The share of the multiply-accumulates that takes time, and whether the limit keeps it from being less."""
+    """The share of the multiply-accumulates that takes time, 0 to 1, and whether the skip limit raises it above the density.
+
+    `limit`: the largest factor by which skipping zeros shortens the compute time; 0 for no limit.
+    """
     density = work.nonzeros / work.weights if work.weights else 1.0
     used = max(density, 1 / limit) if limit and work.weights else density
     return used, used > density
 
 
 def find_bound(compute_ms: float, io_ms: float, overhead_ms: float, *, limited: bool) -> Bound:
+    """What dominates the time; `limited`: the skip limit determines the compute time."""
     if overhead_ms > max(compute_ms, io_ms):
         return Bound.OVERHEAD
     if io_ms > compute_ms:

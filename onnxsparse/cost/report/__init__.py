@@ -1,1 +1,1 @@
-"""The deployment report for machines, spreadsheets, wikis and browsers."""
+"""The deployment report as JSON, CSV, Markdown, HTML and SVG."""

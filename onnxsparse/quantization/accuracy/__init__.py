@@ -1,1 +1,1 @@
-"""What makes an integer model more accurate."""
+"""Methods that improve the accuracy of a quantized model."""

@@ -1,1 +1,1 @@
-"""What quantization did to a model, tensor by tensor."""
+"""Errors of a quantized model, tensor by tensor."""

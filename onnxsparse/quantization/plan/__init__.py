@@ -1,1 +1,1 @@
-"""Where a model becomes integers, and on which scales."""
+"""The plan of a quantized model: what computes in integers, and with which scales."""

@@ -20,20 +20,21 @@ COMMANDS = "quantize and compare"
 
 
 def known_op(name: str) -> str:
-    """Raises PydanticCustomError for what ONNX does not define, which would be left float without a word."""
+    """`name` itself. Raises PydanticCustomError for an op that ONNX does not define, which would silently stay float."""
     if not onnx.defs.has(name):
-        raise PydanticCustomError("op", "'{name}' is no op of ONNX", {"name": name})
+        raise PydanticCustomError("op", "'{name}' is not an op of ONNX", {"name": name})
     return name
 
 
 OpType = Annotated[str, AfterValidator(known_op)]
 
 PowersOfTwo = Literal["none", "activations", "weights", "all"]
+"""The tensors whose scales are powers of two."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Activations:
-    """The grid of activations: one scale for a tensor."""
+    """The integers of activations; an activation has one scale."""
 
     bits: Literal[8, 16] = 8
     signed: bool = True
@@ -48,50 +49,51 @@ class Activations:
 
     @property
     def grid(self) -> Grid:
+        """The grid of an activation."""
         return Grid(self.bits, self.signed, self.symmetric, power_of_two=self.power_of_two)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Coefficients:
-    """The grid of weights: symmetric, as many integers below zero as above."""
+    """The integers of weights: symmetric, with as many integers below zero as above."""
 
     bits: Literal[7, 8, 16] = 8
-    """7: integers of 8 bits that use half of their range."""
+    """Width in bits; 7 bits are stored in 8 and use half of their range."""
     per_channel: bool = True
-    """A scale for every output channel."""
+    """One scale per output channel instead of one per tensor."""
     power_of_two: bool = False
+    """Scales are 2^−exponent."""
 
     @property
     def grid(self) -> Grid:
+        """The grid of a weight."""
         return Grid(self.bits, signed=True, symmetric=True, narrow=True, power_of_two=self.power_of_two)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Target:
-    """A device that computes in integers. Op types are the standard domain's.
-
-    `wide`: what a layer becomes that eight bits are too few for.
-    """
+    """A target's quantization section. Op types are those of the standard domain."""
 
     format: Literal[1]
     kind: Literal["quantization"] = "quantization"
     name: str
     description: str = ""
     public: tuple[str, ...] = ()
-    """What is known of it, with the source."""
+    """What is publicly known about the target, with the source."""
     inferred: tuple[str, ...] = ()
-    """What is not, and was chosen."""
+    """What is not known and was assumed."""
     integer_ops: Annotated[tuple[OpType, ...], Field(min_length=1)]
-    """Ops that read and make integers; ops that only move elements always do."""
+    """Ops that read and produce integers; ops that only move elements always do."""
     absorbs: tuple[OpType, ...] = ()
-    """Ops that are part of the one that makes their input: no quantizer stands between."""
+    """Ops that are fused into the producer of their input, without a quantizer between."""
     one_scale: tuple[OpType, ...] = ()
-    """Ops whose inputs and output have one scale."""
+    """Ops whose inputs and output share one scale."""
     bits: Annotated[tuple[Literal[7, 8, 16], ...], Field(min_length=1)] = (8, 16)
-    """Of the integers it computes with."""
+    """Widths in bits of the integers with which the target computes."""
     wide: Literal["int16", "float"] = "float"
+    """The format of layers for which 8 bits are too few."""
     runs_here: bool = False
-    """Whether onnxruntime on a processor like this one is what runs the model, so that it can be tried."""
+    """Whether the target is onnxruntime on this kind of processor, so that the model can be measured as it runs."""
     activations: Activations = Activations()
     weights: Coefficients = Coefficients()
 
@@ -103,9 +105,9 @@ class Target:
         per_channel: bool | None = None,
         power_of_two: PowersOfTwo | None = None,
     ) -> "Target":
-        """A copy of the target with the given settings; None keeps the file's.
+        """The target with the given values changed; None keeps the file's.
 
-        Raises ParamError for a width that the target lacks, or powers of two with zero points.
+        Raises ParamError for a width that the target does not compute with, or powers of two for activations with zero points.
         """
         activations, weights = self.activations, self.weights
         if activation_bits is not None:
@@ -121,7 +123,7 @@ class Target:
             raise ParamError(f"quantize: {self.name} computes with integers of {' or '.join(map(str, self.bits))} bits")
         if activations.power_of_two and not activations.symmetric:
             raise ParamError(
-                f"quantize: {self.name} has activations with zero points, which scales that are powers of two go without"
+                f"quantize: {self.name} has activations with zero points, and scales that are powers of two allow none"
             )
         return replace(self, activations=activations, weights=weights)
 

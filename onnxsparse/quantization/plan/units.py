@@ -94,6 +94,7 @@ class Anatomy:
         return [i for i in self.nodes[index].input if i and i not in self.constant and self.is_float(i)]
 
     def readers(self, name: str) -> list[int]:
+        """The nodes that read a value, as indices; bodies are not included."""
         return self.context.readers(name)
 
     def _quantized_values(self) -> dict[str, str]:

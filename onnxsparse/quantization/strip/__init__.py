@@ -1,1 +1,1 @@
-"""Quantized models turned back into float ones."""
+"""Removal of scales: quantized models back to float ones."""

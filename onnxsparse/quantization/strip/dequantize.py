@@ -182,7 +182,10 @@ class Stripper:
         return found
 
     def _add_reader(self, region: Region, reader: int, value: str, scale: Scale) -> list[str]:
-        """Put a node that reads integers into their region; returns the integers that it makes of them. Raises Stays."""
+        """Add a reader of integers to their region; returns the integers that it moves on.
+
+        Raises Stays if the node needs the values as integers.
+        """
         spec, node, name = self.specs[reader], self.nodes[reader], self.graph.names[reader]
         if spec is None or node.input[0] != value or list(node.input).count(value) > 1:
             raise Stays(f"{name} reads its integers")

@@ -1,1 +1,1 @@
-"""Weights, biases and quantizers written into a model."""
+"""Writing a plan into a model: integer weights and biases, and Q/DQ nodes."""
