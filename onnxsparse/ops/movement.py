@@ -160,7 +160,9 @@ def spread(c: Coupling, axes: Axes, channels: Labels | None) -> None:
 
 
 def padded_shape(op: OpView) -> Shape:
-    """Each axis with its padding on both sides. Raises UnknownFact for another number of pads than two per axis."""
+    """Each size plus the elements added before and after it, from input 1. Raises UnknownFact if there are not two pads per
+    axis.
+    """
     shape, pads = op.partial(0), op.integers(1)
     if len(pads) != 2 * len(shape):
         raise UnknownFact(f"it has {len(pads)} pads for {len(shape)} axes")
@@ -169,9 +171,8 @@ def padded_shape(op: OpView) -> Shape:
 
 
 def expanded_shape(op: OpView) -> Shape:
-    """Shape with a new axis of size 1 before the given one; negative axes count back from the end of the result.
-
-    Raises UnknownFact for an axis that the result does not have.
+    """A new axis of size 1 at the position in input 1; negative ones count from the end of the result. Raises UnknownFact for
+    a position outside.
     """
     shape, axes = op.partial(0), op.integers(1)
     if len(axes) != 1 or not -len(shape) - 1 <= axes[0] <= len(shape):
