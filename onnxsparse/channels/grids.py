@@ -24,7 +24,7 @@ class Resolution:
     """Classes after every grid is decided."""
 
     classes: Classes
-    """The classes."""
+    """The settled classes, with the ties and freezes of every decision."""
     lost: tuple[tuple[Grid, int], ...]
     """(grid, factor) pairs that could have been cut and were given up for another factor."""
     chosen: int
@@ -38,7 +38,7 @@ class Decision:
     """Which factor of a grid is cut."""
 
     grid: Grid
-    """The grid."""
+    """The axis and its factors."""
     cut: int | None
     """The factor that is cut. None: none can be."""
     alive: tuple[int, ...]

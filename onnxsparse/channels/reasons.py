@@ -23,7 +23,7 @@ class Reasons:
     later: tuple[Freeze, ...]
     """Freezes of the resolution, in order."""
     classes: Classes
-    """Classes after the resolution."""
+    """The resolution's classes."""
     choices: Sequence[Labels]
     """Each group's classes that can be cut."""
 

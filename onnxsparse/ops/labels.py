@@ -46,7 +46,7 @@ class Freeze:
     """Labels that must stay, and why."""
 
     labels: Labels
-    """The labels."""
+    """At least one index of the axis; the others may be cut."""
     reason: str
     """A clause about the axis, for users."""
     node: str
