@@ -14,7 +14,7 @@ from onnxsparse.cost.estimate import deploy
 from onnxsparse.cost.report.html import html
 from onnxsparse.cost.sparsity_sweep import curves
 from tests.commands import Run
-from tests.graphs import BOOL, chain, model, node, proto, value
+from tests.graphs import BOOL, INT64, chain, model, node, proto, single, value
 
 ACME = {"acme": 1}
 KNOWN_MACS = 8 * 3 * 9 * 36
@@ -265,3 +265,34 @@ def test_a_complete_report_has_no_marks(run: Run, source: Path) -> None:
     assert not {"≥", "≤"} & set(run.out)
     assert "incomplete" not in run.out
     assert deploy(Model.from_proto(chain(3, 8, 4))).complete
+
+
+IDS = ("2x5", INT64)
+
+
+@pytest.mark.parametrize(
+    "built",
+    [
+        single(
+            "RotaryEmbedding",
+            "x i c s",
+            {"x": "2x5x32", "i": IDS},
+            {"c": "20x4", "s": "20x4"},
+            domain="com.microsoft",
+            num_heads=4,
+        ),
+        single(
+            "EmbedLayerNormalization",
+            "i a w p t g b",
+            {"i": IDS, "a": IDS},
+            {"w": "90x8", "p": "20x8", "t": "2x8", "g": "8", "b": "8"},
+            domain="com.microsoft",
+            outputs="y m",
+        ),
+    ],
+    ids=["rotary", "embed"],
+)
+def test_embeddings_are_known_and_have_no_macs(built: Model) -> None:
+    """Tables that are looked up are no weights, and what is multiplied element by element is no MAC."""
+    found = layers(built)
+    assert (list(found), found.unknown, found.totals.macs) == ([], (), 0)

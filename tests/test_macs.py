@@ -274,30 +274,6 @@ def test_an_unknown_op_has_no_macs_and_is_listed() -> None:
     assert found.totals.macs == 4 * 8 * 8
 
 
-IDS = ("2x5", INT64)
-
-
-@pytest.mark.parametrize(
-    "built",
-    [
-        single("RotaryEmbedding", "x i c s", {"x": "2x5x32", "i": IDS}, {"c": "20x4", "s": "20x4"}, domain=MS, num_heads=4),
-        single(
-            "EmbedLayerNormalization",
-            "i a w p t g b",
-            {"i": IDS, "a": IDS},
-            {"w": "90x8", "p": "20x8", "t": "2x8", "g": "8", "b": "8"},
-            domain=MS,
-            outputs="y m",
-        ),
-    ],
-    ids=["rotary", "embed"],
-)
-def test_embeddings_are_known_and_have_no_macs(built: Model) -> None:
-    """Tables that are looked up are no weights, and what is multiplied element by element is no MAC."""
-    found = layers(built)
-    assert (list(found), found.unknown, found.totals.macs) == ([], (), 0)
-
-
 def test_a_recorded_shape_helps_behind_an_unknown_op() -> None:
     nodes = [node("Mystery", "x", "h", domain="acme"), node("MatMul", "h w", "y")]
     info = [helper.make_tensor_value_info("h", FLOAT, [4, 8])]
