@@ -304,7 +304,7 @@ class TestTargets:
         assert cv22.changed(weight_bits=16, per_channel=False).weights.grid == Grid(16, narrow=True)
 
     def test_powers_of_two_have_no_zero_points(self) -> None:
-        with pytest.raises(ParamError, match="onnxruntime-x86 has activations with zero points, which scales that are powers"):
+        with pytest.raises(ParamError, match="onnxruntime-x86 has activations with zero points, and scales that are powers"):
             load_target("onnxruntime-x86").changed(power_of_two="all")
         assert load_target("onnxruntime-x86").changed(power_of_two="weights").weights.power_of_two
 

@@ -74,7 +74,7 @@ def plan_by_layer(rankings: Sequence[Ranking], targets: Sequence[float], max_spa
 
 
 def reachable(rankings: Sequence[Ranking], base: int, total: int, max_sparsity: float) -> float:
-    """The highest share of `total` that can be zero: `base`, which is or will be zero, and all that the tensors may lose."""
+    """The highest reachable target, as a share of `total`: `base`, which is zero in any case, plus what the tensors may lose."""
     gain = sum(ranked.limit * ranked.weight for ranked in (r.ranked(max_sparsity) for r in rankings))
     return (base + gain) / total
 

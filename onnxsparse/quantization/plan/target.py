@@ -1,4 +1,4 @@
-"""What a target computes in integers, read from a file into typed objects."""
+"""The `[quantization]` section of a target file: what a target computes in integers, as typed objects."""
 
 from dataclasses import replace
 from typing import Annotated, Literal
