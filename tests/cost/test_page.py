@@ -10,7 +10,7 @@ from playwright.sync_api import Page, sync_playwright
 from onnxsparse.cost.estimate import Deployment
 from onnxsparse.cost.report.html import html
 from onnxsparse.cost.sparsity_sweep import curves
-from tests.test_netron import CHROMIUM, FLAGS, needs_browser
+from tests.cli.test_netron import CHROMIUM, FLAGS, needs_browser
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from onnxsparse.cost.backends.work import WorkItem
 from onnxsparse.cost.estimate import deploy
 from onnxsparse.cost.profiler import kernel_times
 from tests.commands import Run
+from tests.cost.test_backends import item
 from tests.graphs import model, node
-from tests.test_backends import item
 
 TEN_LINES = """
 format = 1

@@ -7,9 +7,9 @@ import onnx
 import pytest
 
 from onnxsparse import Model, Prune
+from tests.analysis.test_completeness import ACME, custom_nms, hidden_sizes
 from tests.commands import Run
 from tests.graphs import node, proto, weight
-from tests.test_completeness import ACME, custom_nms, hidden_sizes
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from onnxsparse.analysis.layer import NODE_KEYS
 from onnxsparse.annotations import FINGERPRINT, LAYERS, TOTALS, is_stale
 from onnxsparse.cost.estimate import deploy
 from tests.graphs import chain, model, node
-from tests.test_macs import if_model
+from tests.ops.test_macs import if_model
 
 
 def annotated(built: Model, **options: object) -> Model:

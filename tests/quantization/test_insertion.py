@@ -16,7 +16,7 @@ from onnxsparse.quantization.plan.target import Target
 from onnxsparse.quantization.write.qdq import write_integers
 from onnxsparse.runtime.session import runner
 from tests.graphs import BOOL, FLOAT, INT64, Array, chain, model, node, op_types, value, weight
-from tests.test_placement import CV22, X86, graph
+from tests.quantization.test_placement import CV22, X86, graph
 
 REACH = Range(-8, 8)
 

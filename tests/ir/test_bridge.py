@@ -16,7 +16,7 @@ from onnxsparse.analysis.checker import first_fault
 from onnxsparse.errors import BackendError
 from onnxsparse.runtime.session import runner
 from tests.graphs import BOOL, FLOAT, chain, model, node, proto
-from tests.test_macs import if_model, loop_model
+from tests.ops.test_macs import if_model, loop_model
 
 # onnx divides by zero on purpose where it generates its cases
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")

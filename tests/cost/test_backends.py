@@ -224,7 +224,7 @@ def test_a_branch_with_layers_is_one_item() -> None:
 
 class TestHardwareFiles:
     def text(self, old: str = "", new: str = "") -> str:
-        shipped = Path(__file__).parent.parent / "onnxsparse" / "targets" / "cv22.toml"
+        shipped = Path(__file__).parent.parent.parent / "onnxsparse" / "targets" / "cv22.toml"
         return shipped.read_text().replace(old, new) if old else shipped.read_text()
 
     def test_a_file_of_ones_own(self, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from onnxsparse.pipeline.base import StepReport
 from onnxsparse.runtime.session import Feeds, runner
 from tests.commands import Run, files
 from tests.graphs import Array, chain, model, node, weight
-from tests.test_placement import graph
+from tests.quantization.test_placement import graph
 
 SHAPE = "1x3x8x8"
 

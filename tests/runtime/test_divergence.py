@@ -19,7 +19,7 @@ from onnxsparse.runtime.session import Runner
 from tests.commands import Run
 from tests.graphs import FLOAT, FLOAT16, chain, model, node, value
 
-SAMPLE_MODELS = Path(__file__).parent.parent / "sample_models"
+SAMPLE_MODELS = Path(__file__).parent.parent.parent / "sample_models"
 
 
 def four_layers() -> Model:
@@ -326,7 +326,7 @@ class TestTheCommand:
     def test_json_has_what_is_documented(self, run: Run, source: Path, changed: Path, tmp_path: Path) -> None:
         assert run("compare", source, changed, "--bisect", "--json", tmp_path / "found.json") == 0
         found = json.loads((tmp_path / "found.json").read_text())
-        documented = (Path(__file__).parent.parent / "docs" / "json.md").read_text()
+        documented = (Path(__file__).parent.parent.parent / "docs" / "json.md").read_text()
         section = documented.split("## `compare --bisect --json`")[1].split("\n## ")[0]
         assert not [key for key in (*found, *found["first"][0]) if f"`{key}`" not in section]
         assert found["first"][0]["tensor"] == "conv1"
