@@ -1,6 +1,7 @@
 """Raising a node to opset 13: attributes that became inputs, and defaults and meanings that changed.
 
-Source: the ONNX operators' changelog, from version 8 on. `tests/test_opset.py` checks the table against onnx's schemas.
+Source: the ONNX operators' changelog, from version 8 on. `tests/analysis/test_opset_rules.py` checks the table against onnx's
+schemas.
 """
 
 from collections.abc import Callable, Sequence
