@@ -253,7 +253,8 @@ def raises(function: ast.FunctionDef) -> bool:
 
 def test_no_file_is_over_350_lines() -> None:
     """Split a longer file where its second idea begins."""
-    assert [module for module, path in sources() if len(path.read_text().splitlines()) > 350] == []
+    beside = [path for name in ("tests", "benchmarks") for path in (ROOT / name).rglob("*.py")]
+    assert [str(path) for path in (*MODULES.values(), *beside) if len(path.read_text().splitlines()) > 350] == []
 
 
 def test_no_function_is_over_45_lines_without_its_docstring() -> None:

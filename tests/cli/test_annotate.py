@@ -11,8 +11,8 @@ from onnxsparse import Annotate, Model, Prune, Strip, layers
 from onnxsparse.analysis.layer import NODE_KEYS
 from onnxsparse.annotations import FINGERPRINT, LAYERS, TOTALS, is_stale
 from onnxsparse.cost.estimate import deploy
+from tests.bodies import if_model
 from tests.graphs import chain, model, node
-from tests.ops.test_macs import if_model
 
 
 def annotated(built: Model, **options: object) -> Model:

@@ -15,8 +15,8 @@ from onnxsparse import Model, layers
 from onnxsparse.analysis.checker import first_fault
 from onnxsparse.errors import BackendError
 from onnxsparse.runtime.session import runner
+from tests.bodies import if_model, loop_model
 from tests.graphs import BOOL, FLOAT, chain, model, node, proto
-from tests.ops.test_macs import if_model, loop_model
 
 # onnx divides by zero on purpose where it generates its cases
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
