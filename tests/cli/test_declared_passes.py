@@ -35,7 +35,7 @@ class Toy:
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {**BUILT_IN, "toy": Entry("tests.test_commands:Toy", "A pass of another package.")}
+    found = {**BUILT_IN, "toy": Entry("tests.cli.test_declared_passes:Toy", "A pass of another package.")}
     for module in ("onnxsparse.pipeline.registry", "onnxsparse.cli.commands", "onnxsparse.cli.app"):
         monkeypatch.setattr(f"{module}.passes", lambda: found)
 

@@ -11,7 +11,7 @@ from onnx import helper
 from onnxsparse import layers
 from onnxsparse.ir.model import Model
 from tests.bodies import if_model, loop_model
-from tests.graphs import FLOAT, INT64, UINT8, conv, model, node, proto, single, weight
+from tests.graphs import FLOAT, UINT8, conv, model, node, proto, single, weight
 
 MS = "com.microsoft"
 
