@@ -185,7 +185,7 @@ def test_a_name_like_a_path_into_a_body_is_not_taken_for_it() -> None:
     assert found == ["if", "if.else_branch/conv", "if.then_branch/conv", "#1 y"]
 
 
-def test_nodes_behind_a_call_have_the_same_name_in_every_pass() -> None:
+def test_nodes_after_a_call_have_the_same_name_in_every_pass() -> None:
     """A function of three nodes that is written out moves what follows, and so what a node without a name is called."""
     built = Model.from_proto(stripped(called()))
     inspected = [layer.within for layer in layers(built)]

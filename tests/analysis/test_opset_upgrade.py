@@ -32,7 +32,7 @@ def test_a_dropout_keeps_its_ratio() -> None:
     assert done.weights["y_ratio"] == np.float32(0.25)
 
 
-def test_a_mask_of_floats_that_nobody_reads_goes() -> None:
+def test_an_unused_mask_of_floats_is_removed() -> None:
     built = model([node("Dropout", "x", "y mask")], X, opset=9, ir_version=6, value_info=[value("mask", "2x3x4x4")])
     assert list(raised(built).proto.graph.node[0].output) == ["y"]
 
@@ -135,7 +135,7 @@ def test_names_metadata_and_unknown_domains_stay() -> None:
         assert (kept[name].doc_string, kept[name].metadata_props[0].value) == (f"doc of {name}", name)
 
 
-def test_new_names_are_taken_by_nobody() -> None:
+def test_new_names_are_unused_names() -> None:
     built = single("Squeeze", "x", {"x": "1x3"}, {"y_axes": "2"}, opset=11, axes=[0])
     done = raised(built)
     assert list(done.proto.graph.node[0].input) == ["x", "y_axes_1"]

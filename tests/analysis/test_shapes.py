@@ -270,7 +270,7 @@ def test_attention_counts_the_keys_of_the_past(build: Callable[[], Model], expec
     assert layers(build()).totals.macs == expected
 
 
-def test_keys_in_a_buffer_that_nobody_says_the_filling_of_are_unknown() -> None:
+def test_keys_in_a_buffer_of_unknown_filling_are_unknown() -> None:
     inputs = {"q": "2x1x32", "k": "2x1x16", "p": "2x2x12x8", "n": ("2", INT32), "t": ("1", INT32)}
     built = ms("GroupQueryAttention", "q k k p p n t", inputs, num_heads=4, kv_num_heads=2)
     found = layers(built)

@@ -146,7 +146,7 @@ class TestMethods:
         found = entropy(histogram_of(np.linspace(-3, 3, 100_000)), levels)
         assert (found.low, found.high) == pytest.approx((-3, 3), rel=0.01)
 
-    def test_entropy_is_not_moved_by_the_zeros_behind_a_relu(self) -> None:
+    def test_entropy_is_not_moved_by_the_zeros_after_a_relu(self) -> None:
         given = np.abs(normal())
         with_zeros = np.concatenate([given, np.zeros(10 * given.size)])
         assert entropy(histogram_of(with_zeros), Levels()).high == pytest.approx(

@@ -249,7 +249,7 @@ def test_an_unknown_op_has_no_macs_and_is_listed() -> None:
     assert found.totals.macs == 4 * 8 * 8
 
 
-def test_a_recorded_shape_helps_behind_an_unknown_op() -> None:
+def test_a_recorded_shape_helps_after_an_unknown_op() -> None:
     nodes = [node("Mystery", "x", "h", domain="acme"), node("MatMul", "h w", "y")]
     info = [helper.make_tensor_value_info("h", FLOAT, [4, 8])]
     with_shape = model(nodes, {"x": "4x8"}, ["y"], {"w": "8x8"}, domains={"acme": 1}, value_info=info)

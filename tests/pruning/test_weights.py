@@ -79,7 +79,7 @@ class TestWhereWeightsAre:
         assert [value.name for value in pruned.proto.graph.input] == ["x", "w"]
         assert np.count_nonzero(pruned.weights["w"]) == 32
 
-    def test_behind_identity_cast_and_transpose(self) -> None:
+    def test_read_through_identity_cast_and_transpose(self) -> None:
         nodes = [
             node("Identity", "w", "i"),
             node("Cast", "i", "c", to=TensorProto.FLOAT),
@@ -90,7 +90,7 @@ class TestWhereWeightsAre:
         assert pruned.weights["w"].dtype == np.float16
         assert np.count_nonzero(pruned.weights["w"]) == 24
 
-    def test_behind_dequantize_linear_zero_is_the_zero_point(self) -> None:
+    def test_zero_of_a_dequantized_weight_is_the_zero_point(self) -> None:
         quantized = np.arange(-32, 32, dtype=np.int8).reshape(8, 8)
         points = np.arange(8, dtype=np.int8)
         nodes = [node("DequantizeLinear", "q s z", "w", axis=0), node("MatMul", "x w", "y")]

@@ -194,7 +194,7 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
         Quantize(data=tmp_path / "c.npy", mean="0.5").run(deep())
 
 
-def test_sixteen_bits_leave_room_for_what_is_added_behind_a_product() -> None:
+def test_sixteen_bits_leave_room_for_what_is_added_after_a_product() -> None:
     """onnxruntime makes a 32-bit bias of it, whose scale is the product's; at both ends of 16 bits it would overflow."""
     built = model(
         [node("MatMul", "x w", "m"), node("Add", "m b", "y")],

@@ -149,7 +149,7 @@ class TestWhereWeightsAre:
         assert_close(built, done, i=np.array([1, 3]), x=random(built.proto.graph.input[1]))
 
     @pytest.mark.parametrize(("move", "shape", "axis"), [("Transpose", "6x4", 0), ("Identity", "4x6", 1)])
-    def test_behind_what_moves_them(self, move: str, shape: str, axis: int) -> None:
+    def test_read_through_ops_that_move_them(self, move: str, shape: str, axis: int) -> None:
         built = model([node(move, "w", "t"), node("MatMul", "x t", "y")], {"x": "2x4"}, ["y"], {"w": light(shape)})
         done = quantized(built)
         assert graph(done) == [f"t = {move}(w')", "y = MatMul(x', t)"]
@@ -178,7 +178,7 @@ class TestWhereWeightsAre:
         assert interface(done) == interface(built)
         assert_close(built, done)
 
-    def test_what_nobody_reads_any_more_is_no_input_either(self) -> None:
+    def test_a_tensor_that_became_unused_is_no_input_either(self) -> None:
         nodes = [node("Conv", "x w b", "c"), node("Relu", "c", "r"), node("Conv", "r w b", "y")]
         built = model(nodes, {"x": "1x4x4x4"}, ["y"], {"w": light("4x4x1x1"), "b": light("4", 1)}, opset=12, ir_version=3)
         built.proto.graph.input.extend((value("w", "4x4x1x1"), value("b", "4")))
@@ -253,7 +253,7 @@ class TestQuantizedBefore:
         assert len([n for n in done.proto.graph.node if n.op_type == "QuantizeLinear"]) == 3
         assert_close(two_layers(), done)
 
-    def test_floats_that_have_a_quantizer_are_read_behind_it(self) -> None:
+    def test_floats_that_have_a_quantizer_are_read_through_it(self) -> None:
         nodes = [
             node("QuantizeLinear", "x s z", "q"),
             node("DequantizeLinear", "q s z", "d"),

@@ -93,7 +93,7 @@ class TestActivations:
         done = quantized(convolved(*SILU, node("Conv", "y v", "z"), outputs="z", v="4x4x1x1"), X86)
         assert graph(done) == ["c = Conv(x', w')", "s = Sigmoid(c')", "y = Mul(c', s')", "z = Conv(y', v')"]
 
-    def test_behind_the_last_layer_all_is_float(self) -> None:
+    def test_everything_after_the_last_layer_is_float(self) -> None:
         assert graph(quantized(convolved(*SILU), X86)) == ["c = Conv(x', w')", "s = Sigmoid(c')", "y = Mul(c', s)"]
 
     def test_a_value_that_is_read_elsewhere_as_well_ends_the_unit(self) -> None:
@@ -258,7 +258,7 @@ class TestStaysFloat:
         built = model(nodes, {"x": ("2x4", onnx.TensorProto.FLOAT16), "i": ("2x4", INT64)}, ["y", "z"], halves)
         assert skipped(built) == dict.fromkeys("yz", "it computes in a type other than float32")
 
-    def test_ops_that_nobody_knows(self) -> None:
+    def test_unknown_ops_stay_float(self) -> None:
         nodes = [node("Conv", "x w", "c"), node("Special", "c", "s", domain="our.own"), node("Conv", "s w", "y")]
         known = [helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, [1, 4, 4, 4])]
         built = model(nodes, {"x": "1x4x4x4"}, ["y"], {"w": "4x4x1x1"}, domains={"our.own": 1}, value_info=known)

@@ -166,7 +166,7 @@ def test_a_model_that_cannot_run_is_said() -> None:
         compare(built, built)
 
 
-def test_an_old_model_may_list_what_nobody_reads() -> None:
+def test_an_old_model_may_list_unused_inputs() -> None:
     """An initializer that is among the inputs as well, as IR 3 has them, must not become an input that has to be fed."""
     unread = {"x": "2x4", "w": "4x3", "unread": "4x400"}
     built = model([node("MatMul", "x w", "y")], unread, weights={"w": "4x3", "unread": "4x400"}, ir_version=3)
