@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.robustness.fuzz import MODELS, attempt, mutate
+from benchmarks.robustness.fuzz import MODELS, attempt, branches, mutate
 from onnxsparse.cli import app as cli
 from tests.commands import files
 from tests.graphs import chain, node, proto, value
@@ -94,6 +94,26 @@ def wrong_type() -> onnx.ModelProto:
     return built
 
 
+def no_such_type() -> onnx.ModelProto:
+    built = chain(3, 64)
+    built.graph.initializer[0].data_type = 42
+    return built
+
+
+def scale_along_text() -> onnx.ModelProto:
+    nodes = [node("DequantizeLinear", "q s", "w", axis=b"0"), node("MatMul", "x w", "y")]
+    built = proto([node("Identity", "x", "y")], {"x": "2x8"}, ["y"], {"q": np.ones((8, 8), np.int8), "s": "8"})
+    del built.graph.node[:]
+    built.graph.node.extend(nodes)
+    return built
+
+
+def version_beyond_32_bits() -> onnx.ModelProto:
+    built = branches()  # bodies are inferred node by node
+    built.ir_version, built.opset_import[0].version = 2**32 - 1, 1
+    return built
+
+
 HOSTILE = [
     cycle,
     cycle_in_weights,
@@ -109,6 +129,9 @@ HOSTILE = [
     no_such_opset_domain,
     endless_function,
     wrong_type,
+    no_such_type,
+    scale_along_text,
+    version_beyond_32_bits,
 ]
 NAMES = [getattr(make, "__name__", "") + str(i) for i, make in enumerate(HOSTILE)]
 

@@ -29,7 +29,10 @@ MAX_VALUE_ELEMENTS = 4096
 """Largest value that is computed, in elements. Shape arithmetic works on small values."""
 
 HIGHEST_VERSION = 2**31 - 1
-"""The highest opset version that onnx's functions accept. A damaged file may record a higher one."""
+"""The highest version, of an opset or of the IR, that onnx's functions accept. A damaged file may record a higher one."""
+
+DOES_NOT_FIT = (InferenceError, SchemaError, ValidationError, RuntimeError, ValueError)
+"""The errors with which onnx's inference refuses a node: its inputs do not fit the op, or onnx lacks it."""
 
 Key = tuple[str, str]
 """(scope, name)."""
@@ -47,13 +50,10 @@ class Propagation:
     """
 
     def __init__(self, proto: onnx.ModelProto, shapes: Known, types: dict[Key, int]) -> None:
-        """`shapes`: findings of inference; `types`: value → element type (of a sequence: that of its elements).
-
-        Both are added to.
-        """
-        self.opsets = {o.domain: min(o.version, HIGHEST_VERSION) for o in proto.opset_import}
+        """`shapes`, `types` (of a sequence: of its elements): findings of inference, to which more are added."""
+        self.opsets = {o.domain: max(-HIGHEST_VERSION, min(o.version, HIGHEST_VERSION)) for o in proto.opset_import}
         self.imports = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
-        self.ir_version = proto.ir_version
+        self.ir_version = max(-HIGHEST_VERSION, min(proto.ir_version, HIGHEST_VERSION))
         self.shapes = shapes
         self.types = types
         self.parts: dict[Key, Parts] = {}
@@ -232,8 +232,8 @@ class Propagation:
         """Apply onnx's inference for the op, or for the standard op that it is declared to be like."""
         try:
             outputs = self.inferred(scope, node, spec)
-        except (InferenceError, SchemaError, ValidationError, RuntimeError, ValueError):
-            return  # the inputs do not fit the op, or onnx lacks it: the outputs stay unknown
+        except DOES_NOT_FIT:
+            return  # the outputs stay unknown
         for name, found in outputs.items():
             if found.tensor_type.elem_type and (spec is None or spec.shape.typed_by == (0,)):
                 self.types.setdefault((scope, name), found.tensor_type.elem_type)

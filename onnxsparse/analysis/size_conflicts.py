@@ -14,22 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx
-from onnx.checker import ValidationError
-from onnx.defs import SchemaError
-from onnx.shape_inference import InferenceError
 
-from onnxsparse.analysis.shape_propagation import Propagation, is_static
+from onnxsparse.analysis.shape_propagation import DOES_NOT_FIT, Propagation, is_static
 from onnxsparse.ir.binding import format_shape
 from onnxsparse.ir.graph import Graph, captured
 from onnxsparse.ops import OpSpec, UnknownFact
 
 MAX_SHOWN = 8
 """Longest vector of integers that a message shows in full."""
-
-DOES_NOT_FIT = (InferenceError, SchemaError, ValidationError, RuntimeError, ValueError)
-
-
-"""The errors with which onnx's inference refuses a node."""
 
 
 @dataclass(frozen=True)

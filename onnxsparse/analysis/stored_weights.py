@@ -11,7 +11,7 @@ from onnxsparse.errors import ModelError
 from onnxsparse.ir.functions import origin
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.weights import Array, Weights
-from onnxsparse.ops import OpView, Packing, Scaling, find
+from onnxsparse.ops import OpView, Packing, Scaling, UnknownFact, find
 
 MAX_CHAIN = 32
 """Longest chain of views (Identity, Cast, Transpose, …) between a weight and its op that is followed."""
@@ -78,12 +78,18 @@ class Resolver:
         return self.weights.find(*(origin(tensor) or (graph.scope, name)))
 
     def resolve(self, graph: Graph, name: str) -> StoredWeight | None:
-        """The stored tensor that `name` is a view of; None if it is an input or computed."""
+        """The stored tensor that `name` is a view of.
+
+        None if it is an input or computed, or if a node on the way does not fit its op.
+        """
         chain: list[tuple[Graph, OpView]] = []
         for _ in range(MAX_CHAIN):
             key = self.constant(graph, name)
             if key is not None:
-                return self._through(key, chain)
+                try:
+                    return self._through(key, chain)
+                except UnknownFact:
+                    return None
             made = graph.producer(name)
             if made is None:
                 return None
