@@ -118,7 +118,8 @@ class Quantize:
     wide_layers: Annotated[int, Field(ge=0)] = 0
     """Number of layers and other ops, those with most noise of their own, to give 16 bits or floats, as the target file says."""
     min_sqnr: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-    """SQNR in dB that the worst output has to reach on some of the data, in place of --wide-layers: as many layers as needed."""
+    """SQNR in dB that every output and its worst slice have to reach on some of the data, in place of --wide-layers: as many
+    layers as needed."""
     diagnose: bool = False
     """Show SQNR, range use and clipping of the worst activations and slices of outputs."""
     diagnosis_json: OutputFile | None = None
@@ -198,7 +199,7 @@ class Quantize:
         return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr)
 
     def _quality(self, original: Model, data: CalibrationData | None, quantized: Model) -> float | None:
-        """SQNR of the worst output in dB, on COMPARED_SAMPLES samples; None if no output can be compared."""
+        """SQNR of the worst output or slice in dB, on COMPARED_SAMPLES samples; None if no output can be compared."""
         assert data is not None
         step = max(1, data.count() // COMPARED_SAMPLES)
         return compare(original, quantized, Samples(tuple(islice(data.every(step), COMPARED_SAMPLES)))).worst_sqnr_db

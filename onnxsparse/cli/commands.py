@@ -118,8 +118,8 @@ def compare(
     bisect
         Compare inner tensors by name; show the first ones below --min-sqnr (default: 30 dB) and where most is lost.
     min_sqnr
-        SQNR in dB that every output, which also has to depend on the input, must reach (else exit code 1); with --bisect, every
-        tensor.
+        SQNR in dB that every output and its worst slice must reach, and the output has to depend on the input (else exit code
+        1); with --bisect, every tensor.
     seed
         Seed of the random inputs.
 
@@ -140,6 +140,7 @@ def compare(
     a, b = sizes.load(first), sizes.load(second)
     title = f"{b.name} against {a.name}"
     samples = None if running.data is None else load_samples(running.data, a)
+    worst = None
     if bisect:
         least = MIN_SQNR_DB if min_sqnr is None else min_sqnr
         with live("running both models in onnxruntime"):
@@ -154,9 +155,11 @@ def compare(
             result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed, as_run=running.as_run())
         json_out.show(result.to_json(), lambda out: text.print_comparison(out, result, title))
         passes, failure = min_sqnr is None or result.passes(min_sqnr), "not every output reaches"
+        worst = result.worst_slice
     if min_sqnr is None or passes:
         return 0
-    print(f"onnxsparse: compare: {failure} {min_sqnr:g} dB", file=sys.stderr)
+    told = f": {worst.label} has {worst.sqnr_db:.2f} dB" if worst is not None and worst.sqnr_db < min_sqnr else ""
+    print(f"onnxsparse: compare: {failure} {min_sqnr:g} dB{told}", file=sys.stderr)
     return 1
 
 

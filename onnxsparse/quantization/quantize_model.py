@@ -22,7 +22,8 @@ MEASURED_SAMPLES = 32
 class Improvements:
     """Measures for accuracy beyond the choice of ranges.
 
-    `wide_layers`: number of units with more than 8 bits. `min_sqnr_db`: instead, as few as reach this SQNR of the worst output.
+    `wide_layers`: number of units with more than 8 bits. `min_sqnr_db`: instead, as few as reach this SQNR of the worst output
+    or slice.
     """
 
     equalize: bool = False
@@ -168,4 +169,4 @@ def verdict(wanted_db: float, reached_db: float | None) -> str:
     told = "an unknown SQNR" if reached_db is None else f"{reached_db:.1f} dB"
     missed = reached_db is None or reached_db < wanted_db
     outcome = "was not reached with all layers wide" if missed else "was requested"
-    return f"an SQNR of {wanted_db:g} dB {outcome}: the worst output has {told}"
+    return f"an SQNR of {wanted_db:g} dB {outcome}: the worst output or slice has {told}"

@@ -5,11 +5,12 @@
    independent of the input agrees whatever the second model does: the comparison is vacuous.
 3. For ops that select elements (NonMaxSuppression, TopK), compare the tensors that decide too: a small difference there
    may change an output completely.
-4. On request, repeat 1 for models with integers as this processor runs them (`as_run`).
+4. Compare the slices of outputs, of which a broken one may be small (`runtime.slices`).
+5. On request, repeat 1 for models with integers as this processor runs them (`as_run`).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops import find
 from onnxsparse.runtime.as_run import AsRun, Runs, explanation, saturates
+from onnxsparse.runtime.classes import Choices, batch_size
 from onnxsparse.runtime.distance import Distance, finite
 from onnxsparse.runtime.inputs import Samples, seeded_samples
 from onnxsparse.runtime.session import Feeds, Runner, holds_integers, processor_notes, runner
+from onnxsparse.runtime.slices import Slices, WorstSlice, judged
 
 SEEDED_SAMPLES = 2
 """Random samples if the caller gives none: the fewest that show whether an output depends on the input."""
@@ -41,8 +44,8 @@ class OutputComparison:
     """One tensor of two models. Figures are None if the tensors are not comparable.
 
     `max_difference`, `mean_difference`: absolute. `sqnr_db`: signal to quantization noise; infinite for equal tensors.
-    `cosine`: cosine similarity, None if one tensor is zero. `top1`: share of rows (last axis) whose largest element is at the
-    same index, None if a row has one element. `vacuous`: why an agreement means nothing, None if it does. `feeds`: the selecting
+    `cosine`: cosine similarity, None if one tensor is zero. `top1`: share of samples whose largest element is at the same index,
+    None for outputs that are no classifier's. `vacuous`: why an agreement means nothing, None if it does. `feeds`: the selecting
     node that this inner tensor decides, None for an output.
     """
 
@@ -57,7 +60,16 @@ class OutputComparison:
     broken: bool = False
     """Whether the second model alone produces NaN or infinite values, or its shape differs."""
     as_run_sqnr_db: float | None = None
-    """SQNR of the models as a processor runs them. None if that was not tried, has no integers, or is not comparable."""
+    """SQNR of the whole output as a processor runs the models. None if not tried, without integers, or not comparable."""
+    worst_slice: WorstSlice | None = None
+    """The slice with the lowest SQNR that carries signal. None if there is none, all are equal, or it is not comparable."""
+
+    @property
+    def lowest_db(self) -> float | None:
+        """The SQNR in dB of the whole or of its worst slice, whichever is lower; None if not comparable."""
+        if self.sqnr_db is None or self.worst_slice is None:
+            return self.sqnr_db
+        return min(self.sqnr_db, self.worst_slice.sqnr_db)
 
     @property
     def runs_otherwise(self) -> bool:
@@ -77,16 +89,22 @@ class Comparison:
 
     @property
     def worst_sqnr_db(self) -> float | None:
-        """The lowest SQNR in dB over the outputs that are not vacuous.
+        """The lowest SQNR in dB over the outputs that are not vacuous and their worst slices.
 
         None if there is none, or one is broken or not comparable.
         """
-        found = [None if o.broken else o.sqnr_db for o in self.outputs if o.vacuous is None or o.broken]
+        found = [None if o.broken else o.lowest_db for o in self.outputs if o.vacuous is None or o.broken]
         return min((v for v in found if v is not None), default=None) if None not in found else None
 
     def passes(self, min_sqnr_db: float) -> bool:
-        """Whether every output is comparable, not vacuous, and has at least this SQNR in dB."""
-        return all(o.vacuous is None and o.sqnr_db is not None and o.sqnr_db >= min_sqnr_db for o in self.outputs)
+        """Whether every output is comparable, not vacuous, and has at least this SQNR in dB, as has its worst slice."""
+        return all(o.vacuous is None and o.lowest_db is not None and o.lowest_db >= min_sqnr_db for o in self.outputs)
+
+    @property
+    def worst_slice(self) -> WorstSlice | None:
+        """The worst slice of all outputs that are not vacuous; None if there is none."""
+        found = [o.worst_slice for o in self.outputs if o.worst_slice is not None and o.vacuous is None]
+        return min(found, key=lambda part: part.sqnr_db, default=None)
 
     def to_json(self) -> dict[str, object]:
         """The comparison as JSON; an infinite SQNR is null, with `identical` true."""
@@ -102,6 +120,7 @@ class Comparison:
                 "top1": o.top1,
                 "vacuous": o.vacuous,
                 "feeds": o.feeds,
+                "worst_slice": None if o.worst_slice is None else o.worst_slice.to_json(),
             }
             for o in self.outputs
         ]
@@ -136,13 +155,27 @@ def compare(
         measure(runners, feeds, meters)
     if not differ(samples.feeds):
         probe(runners[0], first, meters, seed)
-    outputs = tuple(meter.result() for meter in meters.values())
+    outputs = with_slices([meter.result() for meter in meters.values()], meters)
     notes = [*samples.notes, *(f"output '{name}' is only in {first.name}" for name in lost)]
     notes += [*processor_notes(first), *processor_notes(second)]
     if as_run is not None and (holds_integers(first) or holds_integers(second)):
         outputs, said = tried((first, second), samples, outputs, as_run, custom_ops)
         notes += said
     return Comparison(outputs, len(samples.feeds), tuple(notes))
+
+
+def with_slices(outputs: Sequence[OutputComparison], meters: "Mapping[str, Meter]") -> tuple[OutputComparison, ...]:
+    """The outputs with their worst slices, and with `top1` where an output is a classifier's; inner tensors have neither."""
+    ours = {o.name: meters[o.name] for o in outputs if o.feeds is None}
+    slices = judged({name: meter.slices for name, meter in ours.items()})
+    found = []
+    for output in outputs:
+        others = [meter.choices.shape for name, meter in ours.items() if name != output.name]
+        comparable = output.sqnr_db is not None and output.name in ours
+        worst = slices[output.name].worst if comparable and output.name in slices else None
+        top1 = ours[output.name].choices.share(others) if comparable else None
+        found.append(replace(output, worst_slice=worst, top1=top1))
+    return tuple(found)
 
 
 def tried(
@@ -183,7 +216,7 @@ def measure(runners: tuple[Runner, ...], feeds: Feeds, meters: "dict[str, Meter]
     """Run both models on one sample, and add the outputs to the meters."""
     a, b = (r.run(feeds) for r in runners)
     for name, meter in meters.items():
-        meter.add(a[name], b[name])
+        meter.add(a[name], b[name], batch_size(feeds))
 
 
 def differ(feeds: Sequence[Feeds]) -> bool:
@@ -211,26 +244,28 @@ def deciding_tensors(model: Model) -> Iterator[tuple[str, str]]:
 class Meter:
     """One output over all samples: the distance of the models, and the changes between samples.
 
-    `rows`, `agreeing`: rows of the last axis, and those whose largest element is at the same index in both. `first`: the first
-    sample. `moved`: largest change from the first sample, relative to its largest value. `constant`: all values equal so far.
+    `slices`, `choices`: of an output; an inner tensor has none. `first`: the first sample. `moved`: largest change from the first
+    sample, relative to its largest value. `constant`: all values equal so far.
     """
 
     name: str
     feeds: str | None
     distance: Distance = field(default_factory=Distance)
-    rows: int = 0
-    agreeing: int = 0
+    slices: Slices = field(default_factory=Slices)
+    choices: Choices = field(default_factory=Choices)
     first: NDArray[np.float64] | None = None
     constant: bool = True
     moved: float = field(default=0.0)
 
-    def add(self, a: Array, b: Array) -> None:
-        """Add one sample of both models."""
+    def add(self, a: Array, b: Array, batch: int | None) -> None:
+        """Add one sample of both models, whose inputs have `batch` rows; None: the inputs do not tell."""
         self.see(a)
-        if self.distance.add(a, b) and a.ndim and a.shape[-1] > 1:
-            agreeing = a.argmax(-1) == b.argmax(-1)
-            self.rows += agreeing.size
-            self.agreeing += int(agreeing.sum())
+        comparable = self.distance.add(a, b)
+        if self.feeds is not None or not a.ndim:
+            return
+        self.slices.add(a, b)
+        if comparable:
+            self.choices.add(a, b, batch)
 
     def see(self, a: Array) -> None:
         """Note how the first model's output changes from the first sample."""
@@ -250,7 +285,7 @@ class Meter:
             self.moved = max(self.moved, float(np.abs(value - self.first).max()) / scale)
 
     def result(self) -> OutputComparison:
-        """The figures over all samples."""
+        """The figures over all samples, without those that depend on the model's other outputs (`with_slices`)."""
         found = self.distance
         if found.mismatch is not None or not found.elements:
             why = found.mismatch or self._vacuous()
@@ -261,7 +296,7 @@ class Meter:
             found.sum_difference / found.elements,
             found.sqnr_db,
             found.cosine,
-            self.agreeing / self.rows if self.rows else None,
+            None,
             self._vacuous(),
             self.feeds,
             found.broken,

@@ -42,9 +42,9 @@ def test_equal_models_are_equal() -> None:
 
 
 def test_top1_counts_rows(tmp_path: Path) -> None:
-    flip = model([node("Mul", "x s", "y")], {"x": "2x2"}, ["y"], {"s": np.array([1, 9], np.float32)})
-    same = model([node("Mul", "x s", "y")], {"x": "2x2"}, ["y"], {"s": np.array([1, 1], np.float32)})
-    x = np.array([[[3, 1], [1, 3]], [[2, 1], [1, 8]]], np.float32)
+    flip = model([node("Mul", "x s", "y")], {"x": "2x3"}, ["y"], {"s": np.array([1, 9, 1], np.float32)})
+    same = model([node("Mul", "x s", "y")], {"x": "2x3"}, ["y"], {"s": np.array([1, 1, 1], np.float32)})
+    x = np.array([[[3, 1, 0], [1, 3, 0]], [[2, 1, 0], [1, 8, 0]]], np.float32)
     result = compare(same, flip, load_samples(write(tmp_path, x=x), same))
     assert result.outputs[0].top1 == 0.5
 

@@ -225,27 +225,37 @@ def print_skipped(out: Console, skipped: Sequence[Skip]) -> None:
 
 
 def print_comparison(out: Console, comparison: Comparison, title: str) -> None:
-    """Print one row per output, and which rows say nothing about the change."""
-    rows = table(title, "output", "max diff", "mean diff", "SQNR dB", "cosine", "top-1 same")
-    vacuous: list[str] = []
+    """Print one row per output, the worst slices by name, and which rows say nothing about the change.
+
+    Columns for slices and for a classifier's choices are left out if no output has them.
+    """
+    sliced = any(o.worst_slice is not None for o in comparison.outputs)
+    classified = any(o.top1 is not None for o in comparison.outputs)
+    extra = [name for name, shown in (("worst slice dB", sliced), ("top-1 same", classified)) if shown]
+    rows = table(title, "output", "max diff", "mean diff", "SQNR dB", *extra[:sliced], "cosine", *extra[sliced:])
+    said: list[str] = []
     for output in comparison.outputs:
         label = output.name + (f" (feeds {output.feeds})" if output.feeds else "")
-        rows.add_row(Text(label), *output_cells(output))
+        rows.add_row(Text(label), *output_cells(output, sliced=sliced, classified=classified))
         if output.vacuous is not None:
-            vacuous.append(f"{output.name} says nothing about the change: {output.vacuous}")
+            said.append(f"{output.name} says nothing about the change: {output.vacuous}")
+        elif output.worst_slice is not None:
+            said.append(f"worst slice that carries signal: {output.worst_slice.label}, {output.worst_slice.sqnr_db:.2f} dB")
     out.print(rows)
-    for text in (*vacuous, *comparison.notes):
+    for text in (*said, *comparison.notes):
         note(out, text)
 
 
-def output_cells(output: OutputComparison) -> tuple[str, ...]:
-    """Cells of an output's row; empty where a figure does not apply."""
+def output_cells(output: OutputComparison, *, sliced: bool, classified: bool) -> tuple[str, ...]:
+    """Cells of an output's row; empty where a figure does not apply. `sliced`, `classified`: whether the table has the column."""
+    worst = None if output.worst_slice is None else output.worst_slice.sqnr_db
     return (
         number(output.max_difference, ".3g"),
         number(output.mean_difference, ".3g"),
         "equal" if output.sqnr_db == math.inf else number(output.sqnr_db, ".2f"),
+        *([number(worst, ".2f")] if sliced else []),
         number(output.cosine, ".5f"),
-        share(output.top1),
+        *([share(output.top1)] if classified else []),
     )
 
 

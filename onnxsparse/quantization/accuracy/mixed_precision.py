@@ -15,7 +15,7 @@ from onnxsparse.quantization.plan.scales import Choices
 from onnxsparse.quantization.write.qdq import write_integers
 
 Quality = Callable[[Model], float | None]
-"""A function that returns the SQNR in dB of a quantized model's worst output; None if no output can be compared."""
+"""A function that returns the SQNR in dB of a quantized model's worst output or slice; None if no output can be compared."""
 
 
 def ranked(placement: Placement, choices: Choices, data: CalibrationData, budget_bytes: int) -> list[int]:
