@@ -1,6 +1,6 @@
 """Diagnosis of a quantized model: SQNR of every tensor and every slice of the outputs, worst first.
 
-A slice is one index along an output's shortest axis: a class or coordinate can be broken while the SQNR of the whole is good.
+A slice is a channel, class or box attribute (`runtime.slices`), which can be broken while the SQNR of the whole is good.
 
 1. Measure the noise that each unit adds by itself (`unit_noise`).
 2. Run the float and the quantized model, in groups of tensors that fit the memory budget, and accumulate per tensor: error,
@@ -27,15 +27,13 @@ from onnxsparse.records import TextTable
 from onnxsparse.runtime.distance import Distance, finite, sqnr_db
 from onnxsparse.runtime.probe import element_counts, groups_within, prefix
 from onnxsparse.runtime.session import Execution, runner
+from onnxsparse.runtime.slices import Slices, judged, slice_label
 
 SAMPLES = 16
 """Samples of the calibration data that are used; a few suffice for an SQNR."""
 
 SHOWN = 12
 """Rows of the printed tables; the JSON has all."""
-
-MOST_SLICES = 512
-"""A longer axis is not sliced: its indices are usually positions, not classes or coordinates."""
 
 
 @dataclass
@@ -100,19 +98,23 @@ class TensorDiagnosis:
 
 @dataclass
 class SliceDiagnosis:
-    """One index along the shortest axis of an output, the batch axis excluded; axis and index None: the whole output."""
+    """One slice of an output, as `runtime.slices` chooses them; axis and index None: the whole output.
+
+    `carries_signal`: whether it is judged; a slice that does not carry signal may be lost without harm.
+    """
 
     output: str
     axis: int | None
     index: int | None
-    distance: Distance = field(default_factory=Distance)
+    distance: Distance
+    carries_signal: bool = True
 
     @property
     def label(self) -> str:
         """The output's name with the slice in numpy's notation: `scores[:, 3]`."""
-        if self.axis is None:
+        if self.axis is None or self.index is None:
             return self.output
-        return f"{self.output}[{', '.join([':'] * self.axis + [str(self.index)])}]"
+        return slice_label(self.output, self.axis, self.index)
 
     def to_json(self) -> dict[str, object]:
         """An entry of `slices` in the diagnosis; `rms` is the root mean square of the float values."""
@@ -125,6 +127,7 @@ class SliceDiagnosis:
             "identical": self.distance.level_db == math.inf,
             "problem": problem(self.distance),
             "rms": root,
+            "carries_signal": self.carries_signal,
         }
 
 
@@ -160,10 +163,10 @@ class Diagnosis:
             )
             for t in self.tensors[:SHOWN]
         )
-        slices = tuple((s.label, level(s.distance)) for s in self.slices[:SHOWN])
+        slices = tuple((s.label, level(s.distance), "yes" if s.carries_signal else "no") for s in self.slices[:SHOWN])
         return (
             TextTable("worst tensors", ("tensor", "SQNR dB", "own SQNR dB", "range use", "clipped", "bits"), tensors),
-            TextTable("worst outputs and slices of them", ("output", "SQNR dB"), slices),
+            TextTable("worst outputs and slices of them", ("output", "SQNR dB", "carries signal"), slices),
         )
 
 
@@ -235,24 +238,19 @@ def compare_group(found: QuantizedModel, tensors: Sequence[TensorDiagnosis], dat
 
 
 def compare_outputs(found: QuantizedModel, data: CalibrationData) -> list[SliceDiagnosis]:
-    """Every float output as a whole, and per index of `slice_axis`."""
+    """Every float output as a whole, and its slices."""
     first, second = (runner(model) for model in (found.placement.anatomy.model, found.written.model))
-    slices: dict[tuple[str, int | None], SliceDiagnosis] = {}
+    wholes: dict[str, Distance] = {}
+    parts: dict[str, Slices] = {}
     for feeds in data:
         before, after = first.run(feeds), second.run(feeds)
         for name, value in before.items():
             if value.dtype.kind != "f":
                 continue
-            slices.setdefault((name, None), SliceDiagnosis(name, None, None)).distance.add(value, after[name])
-            axis = slice_axis(value.shape)
-            for index in range(value.shape[axis]) if axis is not None else ():
-                part = slices.setdefault((name, index), SliceDiagnosis(name, axis, index))
-                part.distance.add(value.take([index], axis), after[name].take([index], axis))
-    return list(slices.values())
-
-
-def slice_axis(shape: Sequence[int]) -> int | None:
-    """The shortest axis with more than one index, the batch (axis 0) excluded; None if fewer than two have, or it is too long."""
-    axes = [axis for axis in range(1, len(shape)) if shape[axis] > 1]
-    found = min(axes, key=lambda axis: shape[axis], default=None) if len(axes) > 1 else None
-    return found if found is not None and shape[found] <= MOST_SLICES else None
+            wholes.setdefault(name, Distance()).add(value, after[name])
+            parts.setdefault(name, Slices()).add(value, after[name])
+    slices = [SliceDiagnosis(name, None, None, distance) for name, distance in wholes.items()]
+    for name, part in judged(parts).items():
+        for index, carries in enumerate(part.carries):
+            slices.append(SliceDiagnosis(name, part.axis, index, part.sums.distance(index), bool(carries)))
+    return slices
