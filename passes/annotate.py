@@ -3,6 +3,7 @@
 from dataclasses import field, replace
 from typing import Annotated, ClassVar
 
+import onnx
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Annotate:
     """Nodes to count as 0: glob, re:EXPRESSION, op:NAME, module prefix, or @FILE of those."""
     strict: bool = False
     """Refuse a model if any MACs, or with --target any cost, are unknown."""
-    ir_version: Annotated[int | None, Field(ge=3, le=100)] = None
+    ir_version: Annotated[int | None, Field(ge=3, le=onnx.IR_VERSION)] = None
     """IR version to set; node metadata is standard from 10 on, and onnxruntime accepts it from 3 on."""
 
     def check(self) -> None:

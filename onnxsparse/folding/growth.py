@@ -121,7 +121,7 @@ def node_bytes(folding: Folding, node: Any) -> int:
     return header.ByteSize() + stored_bytes(folding, node.attrs["value"])
 
 
-def is_shared(constant: Any, users: Iterable[Any]) -> bool:
-    """Whether a constant has users other than these."""
+def is_shared(folding: Folding, constant: Any, users: Iterable[Any]) -> bool:
+    """Whether a constant has users other than these, or is an output of a graph."""
     own = {id(user) for user in users}
-    return any(id(user) not in own for user in constant.outputs)
+    return id(constant) in folding.exposed or any(id(user) not in own for user in constant.outputs)

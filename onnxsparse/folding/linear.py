@@ -53,13 +53,13 @@ def added_bytes(folding: Folding, maker: Any, found: ScaleShift, parameter: str)
     assert spec.fold.absorb is not None
     weight, bias = maker.inputs[spec.fold.absorb.weight_at], optional_input(maker, spec.fold.absorb.bias_at)
     shift = found.shift.astype(weight.dtype)
-    added = copy_bytes(weight, maker) if is_shared(weight, [maker]) else 0
+    added = copy_bytes(weight, maker) if is_shared(folding, weight, [maker]) else 0
     if bias is None:
         name = f"{parameter}/folded"
         return added + (constant_bytes(name, shift) if shift.any() else 0)
-    if tuple(bias.shape) == shift.shape and not is_shared(bias, [maker]):
+    if tuple(bias.shape) == shift.shape and not is_shared(folding, bias, [maker]):
         return added
-    freed = 0 if is_shared(bias, [maker]) else stored_bytes(folding, bias)
+    freed = 0 if is_shared(folding, bias, [maker]) else stored_bytes(folding, bias)
     return added + copy_bytes(bias, maker) + max(0, shift.nbytes - stored_bytes(folding, bias)) - freed
 
 
@@ -75,7 +75,7 @@ def copy_name(constant: Any, node: Any) -> str:
 
 def freed_bytes(folding: Folding, node: Any) -> int:
     """Bytes that the file loses with a node: its own, and those of constants without another user."""
-    own = {id(t): t for t in node.inputs if isinstance(t, gs.Constant) and not is_shared(t, [node])}
+    own = {id(t): t for t in node.inputs if isinstance(t, gs.Constant) and not is_shared(folding, t, [node])}
     return node_bytes(folding, node) + sum(stored_bytes(folding, t) for t in own.values())
 
 
@@ -139,8 +139,9 @@ def absorb(folding: Folding, node: Any, found: ScaleShift, parameter: Any) -> No
 
 
 def replaced(folding: Folding, constant: Any, values: Array, node: Any) -> Any:
-    """The constant with new values: itself if `node` is its only user, else a copy with a new name."""
-    if len(constant.outputs) == 1 and constant.values.shape == values.shape:
+    """The constant with new values: itself if nothing but one input of `node` uses it, else a copy with a new name."""
+    alone = len(constant.outputs) == 1 and not is_shared(folding, constant, [node])
+    if alone and constant.values.shape == values.shape:
         constant.values = values
         return constant
     fresh = gs.Constant(unused_name(folding, copy_name(constant, node)), values)

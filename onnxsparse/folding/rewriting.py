@@ -30,14 +30,20 @@ class Folding:
     """Number of folds left out because the file would grow."""
     stored: dict[int, tuple[Any, int]] = field(default_factory=dict)
     """Identity of a constant → the constant, and its bytes in the file before the fold."""
+    exposed: set[int] = field(default_factory=set)
+    """Identities of the constants that are outputs of the graph or of a body: their values stay as they are."""
     notes: dict[str, int] = field(default_factory=dict)
     """Description of a fold → how often it was made."""
     names: dict[str, str] = field(default_factory=dict)
     """Name of a new tensor → the tensor it was derived from."""
 
     def look(self, graph: Any) -> None:
-        """Record the bytes of all constants, before any is read: reading loads it, after which its stored form is unknown."""
+        """Record which constants are outputs, and the bytes of all constants before any is read.
+
+        Reading loads a constant, after which its stored form is unknown.
+        """
         for body in bodies(graph):
+            self.exposed |= {id(output) for output in body.outputs}
             tensors = [t for node in body.nodes for t in (*node.inputs, *node.attrs.values())]
             for constant in tensors:
                 if isinstance(constant, gs.Constant) and isinstance(constant._values, StoredValues):

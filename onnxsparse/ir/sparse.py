@@ -217,4 +217,7 @@ def written_bytes(tensor: TensorProto, weights: Weights) -> int:
         return sum(
             math.prod(part.dims) * element_dtype(tensor.name, part.data_type).itemsize for part in (before.values, before.indices)
         )
+    if tensor.data_location != TensorProto.EXTERNAL and not tensor.HasField("raw_data"):
+        # typed fields encode small integers in fewer bytes than their type has
+        return int(tensor.ByteSize() - TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type).ByteSize())
     return math.prod(tensor.dims) * element_dtype(tensor.name, tensor.data_type).itemsize

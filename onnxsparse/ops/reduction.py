@@ -220,6 +220,13 @@ def statistics(op: OpView) -> Shape:
     return (*op.partial(0)[:-1], 1)
 
 
+def axis_statistics(op: OpView) -> Shape:
+    """One element per group that is normalised: sizes of 1 from `axis` on. Raises UnknownFact."""
+    shape = op.partial(0)
+    axis = op.axis(-1, len(shape))
+    return (*shape[:axis], *[1] * (len(shape) - axis))
+
+
 def last_pool_shape(op: OpView) -> Shape:
     """As MaxPool's, channels last. Raises UnknownFact."""
     x = op.partial(0)
@@ -242,7 +249,7 @@ SPECS = (
         OpSpec(
             op_type=name,
             channels=ChannelRules(couple=couple_layer_norm, masked=mask_layer_norm),
-            shape=ShapeRules(infer=same_shape, conflict=normalising(1, 2)),
+            shape=ShapeRules(infer=same_shape, more=(axis_statistics, axis_statistics), conflict=normalising(1, 2)),
         )
         for name in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
     ),

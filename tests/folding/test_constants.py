@@ -7,7 +7,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from onnxsparse import ApplyMasks, Fold, Model, Prune, layers
 from onnxsparse.folding import fold
@@ -209,3 +209,28 @@ class TestDefaults:
         done, _ = folded(self.built(), constant_defaults=True)
         assert op_types(done) == ["Conv"]
         assert [v.name for v in done.proto.graph.input] == ["x"]
+
+
+@pytest.mark.parametrize(("exposed", "shape"), [("w", "4x3x3x3"), ("b", "4")])
+def test_a_constant_that_is_an_output_keeps_its_values(exposed: str, shape: str) -> None:
+    """Scaling the convolution in place would scale the output too."""
+    nodes = [node("Conv", "x w b", "a"), node("Mul", "a k", "y")]
+    built = model(nodes, {"x": "1x3x5x5"}, ["y", exposed], {"w": "4x3x3x3", "b": "4", "k": np.float32(2)})
+    built.proto.graph.output[1].CopyFrom(value(exposed, shape))
+    assert_same(built, folded(built)[0])
+    grown = built.copy()
+    fold(grown, may_grow=True)
+    assert op_types(grown) == ["Conv"]
+    assert_same(built, grown)
+
+
+def test_integers_in_few_bytes_are_not_folded_into_many() -> None:
+    """Ones in `int64_data` take a byte each in the file, an array of int64 takes eight."""
+    built = proto([node("Add", "i j", "k"), node("Gather", "x k", "y")], {"x": "9x2"}, ["y"])
+    built.graph.initializer.append(helper.make_tensor("i", TensorProto.INT64, [4000], [1] * 4000))
+    built.graph.initializer.append(helper.make_tensor("j", TensorProto.INT64, [1], [2]))
+    built.graph.output[0].CopyFrom(value("y", "4000x2"))
+    before = Model.from_proto(built)
+    done, _ = folded(before)
+    assert len(done.to_bytes()) <= len(before.to_bytes())
+    assert op_types(done) == ["Add", "Gather"]

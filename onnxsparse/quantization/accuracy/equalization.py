@@ -104,7 +104,7 @@ def is_plain(anatomy: Anatomy, unit: Unit) -> bool:
     weight, bias, inputs = unit.weights[0], anatomy.bias_name(unit), anatomy.nodes[unit.root].input
     has_bias = spec.fold.absorb.bias_at < len(inputs) and bool(inputs[spec.fold.absorb.bias_at])
     own = [weight.stored.name, *([] if bias is None else [bias])]
-    alone = all(anatomy.readers(name) == [unit.root] for name in own)
+    alone = all(anatomy.readers(name) == [unit.root] and name not in anatomy.outputs for name in own)
     return alone and has_bias == (bias is not None) and weight.axis is not None
 
 
