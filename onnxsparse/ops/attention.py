@@ -59,6 +59,9 @@ def attention_conflict(op: OpView) -> str | None:
     if not len(query) == len(key) == len(value) or len(query) not in (3, 4):
         raise UnknownFact("its inputs have numbers of axes that the op does not take")
     heads = (1, 1) if len(query) == 4 else (op.count("q_num_heads"), op.count("kv_num_heads"))
+    for shape, count in ((query, heads[0]), (key, heads[1]), (value, heads[1])):
+        if shape[-1] % count:
+            return f"cannot divide the last axis of {format_shape(shape)} into {count} heads"
     pairs = ((query[-1] // heads[0], key[-1] // heads[1], key), (key[-2], value[-2], value))
     wrong = next(((a, b, other) for a, b, other in pairs if a != b), None)
     return (
@@ -66,6 +69,13 @@ def attention_conflict(op: OpView) -> str | None:
         if wrong is None
         else f"cannot attend from {format_shape(query)} to {format_shape(wrong[2])}: {wrong[0]} meets {wrong[1]}"
     )
+
+
+def heads_conflict(op: OpView) -> str | None:
+    """MultiHeadAttention: `num_heads` must divide the last axis of a query of 3 axes. Raises UnknownFact."""
+    query, heads = op.partial(0), op.count("num_heads")
+    uneven = len(query) == 3 and query[-1] is not None and query[-1] % heads
+    return f"cannot divide the last axis of {format_shape(query)} into {heads} heads" if uneven else None
 
 
 def projection_macs(op: OpView) -> int:
@@ -304,7 +314,7 @@ SPECS = (
         domain=MICROSOFT,
         macs=lambda op: multi_head(op).macs,
         channels=ChannelRules(couple=couple_multi_head, refit=refit_multi_head),
-        shape=ShapeRules(infer=multi_head_shape, more=LATER_PAIR, needs_values=(8,)),
+        shape=ShapeRules(infer=multi_head_shape, more=LATER_PAIR, needs_values=(8,), conflict=heads_conflict),
     ),
     OpSpec(
         op_type="DecoderMaskedMultiHeadAttention",

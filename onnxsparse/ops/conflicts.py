@@ -101,6 +101,8 @@ def convolving(weight: int = 1, bias: int = 2, *, transposed: bool = False, last
         if len(x) < 3:
             return f"cannot convolve {format_shape(x)} with a kernel of {format_shape(w)}: there are no positions"
         groups = op.number("group", 1)
+        if w[0] is not None and groups > 0 and w[0] % groups:
+            return f"cannot divide the {w[0]} channels of a kernel of {format_shape(w)} into {groups} groups"
         channels, sizes = (x[-1], x[1:-1]) if last or op.number("channels_last", 0) else (x[1], x[2:])
         wanted = w[0] if transposed else None if w[1] is None else w[1] * groups
         if unequal(channels, wanted):
@@ -168,11 +170,12 @@ def normalising(*ats: int) -> Rule:
 
 
 def skipping(op: OpView) -> str | None:
-    """SkipLayerNormalization: both inputs and the scale must have the same last axis."""
+    """SkipLayerNormalization: the scale must have the last axis of the input, the skip its last two axes."""
     x, skip, scale = op.partial(0), op.partial(1), op.partial(2, 1)
     for other in (skip, scale):
-        if x and other and unequal(x[-1], other[-1]):
-            return f"cannot normalise {format_shape(x)} with {format_shape(other)}: {x[-1]} meets {other[-1]}"
+        for size, met in zip(x[:-3:-1], other[:-3:-1], strict=False):
+            if unequal(size, met):
+                return f"cannot normalise {format_shape(x)} with {format_shape(other)}: {size} meets {met}"
     return None
 
 
@@ -189,7 +192,19 @@ def per_channel(op: OpView) -> str | None:
 def recurring(op: OpView) -> str | None:
     """X (steps × batch × input) and W (directions × gates·hidden × input) must have the same input size."""
     x, w = op.partial(0, 3), op.partial(1, 3)
-    return f"cannot multiply {format_shape(x)} by {format_shape(w)}: {x[2]} meets {w[2]}" if unequal(x[2], w[2]) else None
+    if unequal(x[2], w[2]):
+        return f"cannot multiply {format_shape(x)} by {format_shape(w)}: {x[2]} meets {w[2]}"
+    return starting(op)
+
+
+def starting(op: OpView) -> str | None:
+    """The initial states (inputs 5 and 6: directions × batch × hidden) must have the batch of X. `layout` 1 is not checked."""
+    x = op.partial(0, 3)
+    for at in (at for at in (5, 6) if op.has_input(at) and not op.number("layout", 0)):
+        state = op.partial(at, 3)
+        if unequal(state[1], x[1]):
+            return f"cannot process {format_shape(x)} from an initial state of {format_shape(state)}: {x[1]} meets {state[1]}"
+    return None
 
 
 def gathering(op: OpView) -> str | None:
@@ -207,6 +222,13 @@ def blocks(op: OpView) -> str | None:
     channels, block = op.partial(0, 4)[1], op.required("blocksize")
     wrong = channels is not None and block > 0 and channels % (block * block)
     return f"cannot divide {channels} channels by {block}x{block}" if wrong else None
+
+
+def squares(op: OpView) -> str | None:
+    """SpaceToDepth: blocksize must divide height and width (axes 2 and 3)."""
+    sizes, block = op.partial(0, 4)[2:], op.required("blocksize")
+    wrong = next((size for size in sizes if size is not None and block > 0 and size % block), None)
+    return None if wrong is None else f"cannot divide {wrong} positions into blocks of {block}"
 
 
 def groups(name: str) -> Rule:

@@ -6,7 +6,7 @@ Source: the ONNX operator pages; onnxruntime's ContribOperators for those of com
 import numpy as np
 
 from onnxsparse.ir.binding import Shape
-from onnxsparse.ops.conflicts import blocks, reshaping
+from onnxsparse.ops.conflicts import blocks, reshaping, squares
 from onnxsparse.ops.coupling import Coupling, couple_same
 from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, View, Work
 from onnxsparse.ops.labels import Axes, Labels
@@ -207,7 +207,7 @@ SPECS = (
         op_type="SpaceToDepth",
         channels=ChannelRules(couple=couple_space_to_depth),
         quant=QuantRules(role=Quant.FOLLOW),
-        shape=ShapeRules(moves=True),
+        shape=ShapeRules(moves=True, conflict=squares),
         cost=CostRules(work=Work.MOVE),
     ),
     # not folded: their results can be far larger than their inputs

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from onnxsparse.ir.binding import Shape
-from onnxsparse.ops.conflicts import recurring
+from onnxsparse.ops.conflicts import recurring, starting
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.facets import ChannelRules, QuantRules, ShapeRules
 from onnxsparse.ops.refit import Refit
@@ -120,6 +120,6 @@ SPECS = (
         weights=(quantized_slot(1, scale=8, zero_point=9), quantized_slot(2, scale=10, zero_point=11)),
         channels=ChannelRules(couple=couple_dynamic_lstm),
         quant=QuantRules(dynamic=True),
-        shape=ShapeRules(infer=dynamic_outputs, more=(dynamic_state, dynamic_state)),
+        shape=ShapeRules(infer=dynamic_outputs, more=(dynamic_state, dynamic_state), conflict=starting),
     ),
 )
