@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from onnxsparse.ir.binding import format_shape
-from onnxsparse.ops.conflicts import multiplying
+from onnxsparse.ops.conflicts import multiplying, unequal
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.facets import ChannelRules, QuantRules, ShapeRules
 from onnxsparse.ops.forms import FloatForm, Operand
@@ -72,10 +72,21 @@ def attention_conflict(op: OpView) -> str | None:
 
 
 def heads_conflict(op: OpView) -> str | None:
-    """MultiHeadAttention: `num_heads` must divide the last axis of a query of 3 axes. Raises UnknownFact."""
+    """MultiHeadAttention: `num_heads` must divide the last axis of a query of 3 axes; keys and values of 3 axes must have its
+    batch and one length. Raises UnknownFact.
+    """
     query, heads = op.partial(0), op.count("num_heads")
-    uneven = len(query) == 3 and query[-1] is not None and query[-1] % heads
-    return f"cannot divide the last axis of {format_shape(query)} into {heads} heads" if uneven else None
+    if len(query) != 3 or not (op.has_input(1) and op.has_input(2)):
+        return None
+    if query[-1] is not None and query[-1] % heads:
+        return f"cannot divide the last axis of {format_shape(query)} into {heads} heads"
+    key, value = op.partial(1), op.partial(2)
+    if not len(key) == len(value) == 3:
+        return None
+    pairs = ((query[0], key[0]), (key[0], value[0]), (key[1], value[1]))
+    wrong = next(((a, b) for a, b in pairs if unequal(a, b)), None)
+    shapes = f"{format_shape(query)} to {format_shape(key)} and {format_shape(value)}"
+    return None if wrong is None else f"cannot attend from {shapes}: {wrong[0]} meets {wrong[1]}"
 
 
 def projection_macs(op: OpView) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from onnxsparse.ir.binding import Shape
-from onnxsparse.ops.conflicts import broadcasting
+from onnxsparse.ops.conflicts import broadcasting, normalising
 from onnxsparse.ops.coupling import Couple, Coupling, couple_broadcast, couple_over_axis, couple_over_rest, couple_same
 from onnxsparse.ops.facets import Affine, ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, Sign, View, Work
 from onnxsparse.ops.folding import ARITHMETIC as SCALES_AND_SHIFTS
@@ -89,6 +89,15 @@ def softmax(op_type: str) -> tuple[OpSpec, OpSpec]:
     )
 
 
+def sloping(op: OpView) -> str | None:
+    """PRelu: the slope must broadcast. One of a single axis is not checked: before opset 7 it was one element per channel."""
+    return broadcasting(0, 1)(op) if len(op.partial(1)) > 1 else None
+
+
+PARAMETERS = {"BiasGelu": normalising(1), "FastGelu": normalising(1), "PRelu": sloping}
+"""Ops whose further input must have a certain size."""
+
+
 def functions(names: Iterable[str], domain: str = "") -> Iterator[OpSpec]:
     """Specs of unary functions, and of functions whose further inputs are parameters that broadcast."""
     for name in names:
@@ -102,7 +111,7 @@ def functions(names: Iterable[str], domain: str = "") -> Iterator[OpSpec]:
                 sign=Sign.ANY if domain else SIGNS.get(name, Sign.ANY),
                 floor=clip_floor if name == "Clip" and not domain else None,
             ),
-            shape=ShapeRules(infer=same_shape if domain else None),
+            shape=ShapeRules(infer=same_shape if domain else None, conflict=PARAMETERS.get(name)),
             cost=CostRules(work=Work.ELEMENTWISE),
         )
 
