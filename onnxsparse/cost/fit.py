@@ -35,7 +35,6 @@ SAME_EFFECT = 0.99
 NO_EFFECT = 1e-3
 """A number that changes no row by at least this share over its whole range is not determined by the rows."""
 
-
 MIN_ROWS_TO_LEAVE_OUT = 3
 """Rows needed for leave-one-out errors."""
 

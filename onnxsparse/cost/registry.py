@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Protocol, cast
 
-from onnxsparse.cost.backends.base import EIGHT_BIT, CostBackend, Precision
+from onnxsparse.cost.backends.base import EIGHT_BIT, CostBackend, Described, Precision
 from onnxsparse.cost.backends.hardware import load_hardware, names
 from onnxsparse.cost.backends.layer_model import make_backend
 from onnxsparse.cost.workload import Workload
@@ -31,20 +31,8 @@ class Measurement:
     other_ms: float
 
 
-class MeasuringBackend(Protocol):
+class MeasuringBackend(Described, Protocol):
     """Runs a model and measures its work items."""
-
-    @property
-    def name(self) -> str:
-        """The target's name."""
-
-    @property
-    def description(self) -> str:
-        """The target in a few words; may be empty."""
-
-    @property
-    def fidelity(self) -> tuple[str, ...]:
-        """Sentences on how far the numbers can be trusted; every report starts with them."""
 
     def measure(self, model: Model, load: Workload) -> Measurement:
         """The time of every work item of `load`. Raises BackendError if the model cannot run."""
@@ -66,8 +54,7 @@ def find_backend(target: str | Path, precision: Precision = EIGHT_BIT) -> Backen
     """
     name = str(target)
     if name in MEASURING:
-        module, _, attribute = MEASURING[name].partition(":")
-        return load_point(EntryPoint(name, f"{module}:{attribute}", GROUP), precision)
+        return load_point(EntryPoint(name, MEASURING[name], GROUP), precision)
     if name in third_parties() and name not in names():
         return load_point(third_parties()[name], precision)
     return make_backend(load_hardware(target, also=(*MEASURING, *third_parties())), precision)

@@ -1,11 +1,12 @@
 """Uncertainty of a prediction: the effect of each uncertain number, and the measurement that would narrow it most."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.cost.backends.base import CostBackend
 from onnxsparse.cost.backends.layer_model import FileBackend
 from onnxsparse.cost.backends.work import WorkItem
 from onnxsparse.cost.workload import Workload
@@ -48,7 +49,7 @@ def spans(backend: FileBackend, load: Workload) -> Iterator[Span]:
     yield from sorted(found, key=lambda span: -span.width_ms)
 
 
-def layer_times(backend: FileBackend, items: tuple[WorkItem, ...]) -> list[float]:
+def layer_times(backend: CostBackend, items: Iterable[WorkItem]) -> list[float]:
     """Milliseconds per item; 0 if unknown, so that the sum is a lower bound."""
     costs = (backend.cost(item) for item in items)
     return [0.0 if cost is None else cost.latency_ms for cost in costs]

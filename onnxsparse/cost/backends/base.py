@@ -64,8 +64,8 @@ class LayerCost:
     """Output channels that are computed only to fill the target's alignment."""
 
 
-class CostBackend(Protocol):
-    """Predicts the cost of layers. It is given work items, never a model."""
+class Described(Protocol):
+    """What every backend says of its target."""
 
     @property
     def name(self) -> str:
@@ -78,6 +78,10 @@ class CostBackend(Protocol):
     @property
     def fidelity(self) -> tuple[str, ...]:
         """Sentences on how far the numbers can be trusted; every report starts with them."""
+
+
+class CostBackend(Described, Protocol):
+    """Predicts the cost of layers. It is given work items, never a model."""
 
     @property
     def precision(self) -> Precision:
