@@ -95,11 +95,6 @@ class Deployment:
         return tuple(row for row in self.rows if row.cost is None)
 
     @property
-    def free(self) -> tuple[Row, ...]:
-        """Layers that --assume-free counts as 0."""
-        return tuple(row for row in self.rows if row.item.node in self.load.free)
-
-    @property
     def costs_complete(self) -> bool:
         """Whether every layer has a cost; if not, sums over layers are lower bounds."""
         return not self.unknown
@@ -107,8 +102,7 @@ class Deployment:
     @property
     def bytes_complete(self) -> bool:
         """Whether the traffic of every layer is known; a measured layer has a time even if it is not."""
-        sized = (row.item.reads is not None and row.item.writes is not None for row in self.rows if row not in self.free)
-        return self.costs_complete and all(sized)
+        return self.costs_complete and all(item.reads is not None and item.writes is not None for item in self.load.costed)
 
     @property
     def complete(self) -> bool:
@@ -175,7 +169,7 @@ def deploy_on(model: Model, backend: Backend, precision: Precision = EIGHT_BIT, 
         return measured(model, backend, load, tail, precision)
     assert is_predicting(backend)
     unknown = frozenset(node.node for node in load.layers.unknown)
-    rows = tuple(free_row(item) if item.node in load.free else predicted_row(backend, item, unknown) for item in load.items)
+    rows = tuple(free_row(item) if load.is_free(item) else predicted_row(backend, item, unknown) for item in load.items)
     if not isinstance(backend, FileBackend):
         return Deployment(backend, precision, load, rows, {backend.name: total(row.cost for row in rows)}, tail=tail)
     costs = {b.name: [b.cost(item) for item in load.costed] for b in backend.variants()}
@@ -206,7 +200,7 @@ def measured(model: Model, backend: MeasuringBackend, load: Workload, tail: Tail
     """The deployment of a model whose layers are measured; a layer without a kernel of its own has 0 ms."""
     found = backend.measure(model, load)
     rows = tuple(
-        free_row(item) if item.node in load.free else measured_row(item, found.latency_ms.get(item.node, 0.0), precision)
+        free_row(item) if load.is_free(item) else measured_row(item, found.latency_ms.get(item.node, 0.0), precision)
         for item in load.items
     )
     whole = total(row.cost for row in rows) + found.other_ms

@@ -17,6 +17,7 @@ from onnxsparse.cost.backends.base import CostBackend
 from onnxsparse.cost.backends.layer_model import FileBackend
 from onnxsparse.cost.backends.work import WorkItem
 from onnxsparse.cost.registry import Backend
+from onnxsparse.cost.sensitivity import layer_times
 from onnxsparse.cost.workload import Workload
 from onnxsparse.errors import ParamError
 
@@ -69,7 +70,7 @@ def curves(load: Workload, backend: Backend) -> tuple[Curve, ...]:
 
 def costed(load: Workload, items: list[WorkItem]) -> list[WorkItem]:
     """The items that --assume-free does not count as 0."""
-    return [item for item in items if item.node not in load.free]
+    return [item for item in items if not load.is_free(item)]
 
 
 def latencies(items: list[WorkItem], targets: Sequence[CostBackend]) -> list[list[float]]:
@@ -78,8 +79,7 @@ def latencies(items: list[WorkItem], targets: Sequence[CostBackend]) -> list[lis
     for sparsity in SPARSITIES:
         pruned = [replace(item, nonzeros=round(item.weights * (1 - sparsity))) for item in items]
         for target, latencies_ms in zip(targets, found, strict=True):
-            costs = (target.cost(item) for item in pruned)
-            latencies_ms.append(sum(cost.latency_ms for cost in costs if cost is not None))
+            latencies_ms.append(sum(layer_times(target, pruned)))
     return found
 
 

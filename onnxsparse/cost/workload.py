@@ -34,12 +34,16 @@ class Workload:
     volumes: dict[str, Volume | None]
     """Activation → its size; None if unknown."""
     free: frozenset[str] = frozenset()
-    """Items that --assume-free counts as 0, by the name of their node."""
+    """Nodes that --assume-free counts as 0: those of items, and layers and unknown ops inside of them."""
+
+    def is_free(self, item: WorkItem) -> bool:
+        """Whether --assume-free counts an item as 0."""
+        return item.node in self.free
 
     @property
     def costed(self) -> tuple[WorkItem, ...]:
         """The items that are not assumed free."""
-        return tuple(item for item in self.items if item.node not in self.free)
+        return tuple(item for item in self.items if not self.is_free(item))
 
     def peak(self, float_bits: int = 8) -> tuple[int | None, tuple[str, ...]]:
         """Peak of the bytes held (inputs, outputs and live intermediates), and the intermediates live at the peak.
@@ -76,7 +80,7 @@ class Workload:
     @cached_property
     def _unsized_free(self) -> frozenset[str]:
         """Outputs of unknown size of nodes that are assumed free; they count as 0 bytes."""
-        produced = (name for item in self.items if item.node in self.free for name in item.outputs)
+        produced = (name for item in self.items if self.is_free(item) for name in item.outputs)
         return frozenset(name for name in produced if self.volumes.get(name) is None)
 
     def _live(self, ends: set[str]) -> Iterator[list[str]]:
@@ -169,7 +173,7 @@ class Scheduler:
             if all(o in self.sizes_only for o in node.output if o):
                 continue
             inputs = self._activations(node)
-            if spec is not None and spec.cost.work is Work.FREE and spec.macs is None:
+            if self._is_free(index):
                 self.aliases |= {o: inputs[0] for o in node.output[:1] if inputs and o != inputs[0]}
                 continue
             owners = {id(owner[name]): owner[name] for name in inputs if name in owner}

@@ -22,7 +22,7 @@ def figures(found: Deployment, curves: tuple[Curve, ...]) -> dict[str, Spec]:
     rows = [
         {"layer": i, **row_json(row)}
         for i, row in enumerate(found.rows, start=1)
-        if row.cost is not None and row not in found.free
+        if row.cost is not None and not found.load.is_free(row.item)
     ]
     drawn = {
         "latency": latency(rows),

@@ -20,7 +20,6 @@ SCHEMA = 1
 LIMIT = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*([-+0-9.eE]+)\s*")
 COMPARE: dict[str, Callable[[float, float], bool]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
-
 TOTALS = (
     *("latency_ms", "latency_ms_low", "latency_ms_high", "fps", "macs", "nonzero_macs", "sparsity", "sparsity_op"),
     *("mem_p_mb", "mem_a_mb", "dram_mb"),
@@ -35,7 +34,7 @@ def totals(found: Deployment) -> dict[str, float | int | None]:
     cost.
     """
     sums = found.load.layers.totals
-    nothing = bool(found.unknown) and all(row in found.free for row in found.rows if row.cost is not None)
+    nothing = bool(found.unknown) and all(found.load.is_free(row.item) for row in found.rows if row.cost is not None)
     return {
         "latency_ms": None if nothing else found.latency_ms,
         "latency_ms_low": None if nothing else min(found.variants.values()),
