@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.robustness.fuzz import MODELS, attempt, branches, mutate
+from benchmarks.robustness.fuzz import MODELS, alarm, attempt, branches, mutate
 from onnxsparse.cli import app as cli
+from onnxsparse.errors import ModelError
 from tests.commands import files
 from tests.graphs import chain, node, proto, value
 
@@ -153,6 +154,19 @@ def test_a_hostile_model_ends_in_a_line_or_a_result(
         assert err.startswith("onnxsparse: ")
         assert files(tmp_path) == ["in.onnx"]
     assert source.read_bytes() == before
+
+
+def test_a_hang_is_seen_where_code_takes_every_exception_for_a_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(_: Path) -> None:
+        try:
+            alarm()
+        except Exception as error:
+            raise ModelError(str(error)) from None
+
+    monkeypatch.setattr("benchmarks.robustness.fuzz.load", slow)
+    assert attempt(tmp_path / "in.onnx", tmp_path / "out.onnx") == "HANG"
 
 
 def test_mutations_end_in_a_line_or_a_result(tmp_path: Path) -> None:
