@@ -1,6 +1,15 @@
-"""Markdown tables, as every benchmark writes its results."""
+"""How benchmarks write their results: Markdown tables, and rows as JSON."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Row = TypeVar("Row", bound="DataclassInstance")
 
 
 def table_row(cells: Iterable[object]) -> str:
@@ -16,3 +25,12 @@ def heading(columns: Sequence[str]) -> list[str]:
 def table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> list[str]:
     """The lines of a table."""
     return [*heading(columns), *map(table_row, rows)]
+
+
+def saved(rows: Iterable[Row], out: Path) -> Iterator[Row]:
+    """The rows, each once it is written to a JSON file with those before it, so that a run cut short leaves what it had."""
+    found = []
+    for row in rows:
+        found.append(asdict(row))
+        out.write_text(json.dumps(found, indent=1) + "\n")
+        yield row

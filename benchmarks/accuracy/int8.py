@@ -15,15 +15,14 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.peers.int8_methods import METHODS, Method, Tools, add_tools, given_tools, one_line, quantize, select
 from benchmarks.peers.int8_runtime import session
-from benchmarks.tables import heading, table_row
+from benchmarks.tables import heading, saved, table_row
 
 MODEL, CALIBRATION, TEST = "resnet20_cifar10.onnx", "cifar10_calib512.npz", "cifar10_test2000.npz"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -176,11 +175,8 @@ def main() -> None:
     if options.command == "table":
         options.out.write_text(table(options.results))
         return
-    found: list[dict[str, Any]] = []
-    for row in rows(options.eval, given_tools(options), select(options.only), options.draws):
+    for row in saved(rows(options.eval, given_tools(options), select(options.only), options.draws), options.out):
         print(row.label, row.model, row.draw, row.fault or f"{top1(row.right):.2f} %", flush=True)
-        found.append(asdict(row))
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

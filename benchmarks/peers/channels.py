@@ -20,13 +20,13 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import channels_child
 from benchmarks.peers.channels_child import RATIO, short
-from benchmarks.tables import table
+from benchmarks.tables import saved, table
 from benchmarks.zoo.runner import Entry, entries
 
 ONNXSIM_LIMIT_S = 120
@@ -148,13 +148,12 @@ def render(paths: list[Path]) -> str:
 
 
 def collect(rows: Iterator[Row], out: Path) -> None:
-    """Write after every model, so that a run cut short leaves what it had."""
-    found: list[Row] = []
-    for row in rows:
-        found.append(row)
+    """Write and print every row, then how many have a fault."""
+    endings: Counter[str] = Counter()
+    for row in saved(rows, out):
         print(row, flush=True)
-        out.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
-    print(Counter("fault" if row.fault else "ok" for row in found))
+        endings["fault" if row.fault else "ok"] += 1
+    print(endings)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.peers.int8_methods import METHODS, Method, Tools, add_tools, given_tools, one_line, quantize, select
 from benchmarks.peers.int8_runtime import fused, latencies_ms, outputs, samples, sqnr_db
-from benchmarks.tables import heading, table_row
+from benchmarks.tables import heading, saved, table_row
 
 DRAWS = 5
 SAME = ("minmax", "percentile", "entropy")
@@ -84,15 +84,6 @@ def rows(judge: Judge, data: Path, tools: Tools, methods: Sequence[Method], draw
     for draw in range(draws):
         for method in methods:
             yield judge.row(method, draw, tools, data / f"calib{draw}.npz")
-
-
-def collect(found: Iterator[Row], out: Path) -> None:
-    """Write after every row, so that a run cut short leaves what it had."""
-    kept: list[Row] = []
-    for row in found:
-        kept.append(row)
-        print(row, flush=True)
-        out.write_text(json.dumps([asdict(each) for each in kept], indent=1) + "\n")
 
 
 # What came out
@@ -184,7 +175,8 @@ def main() -> None:
     if options.command == "run":
         judge = Judge.of(options.model, options.data)
         methods = select(options.only)
-        collect(rows(judge, options.data, given_tools(options), methods, options.draws), options.out)
+        for row in saved(rows(judge, options.data, given_tools(options), methods, options.draws), options.out):
+            print(row, flush=True)
     else:
         options.out.write_text(table(options.results))
 

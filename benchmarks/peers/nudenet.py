@@ -16,7 +16,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.peers.efficientnet_lite0 import PICTURES, pictures
 from benchmarks.peers.int8_methods import METHODS, Cost, add_tools, given_tools, one_line, quantize, select
 from benchmarks.peers.int8_runtime import outputs, samples, session, sqnr_db
-from benchmarks.tables import heading, table_row
+from benchmarks.tables import heading, saved, table_row
 
 SIZE = 320
 CLASSES = {"FACE_FEMALE": 1, "FEET_EXPOSED": 7, "BELLY_COVERED": 8, "FEET_COVERED": 9, "ARMPITS_EXPOSED": 11, "FACE_MALE": 12}
@@ -227,11 +227,8 @@ def main() -> None:
     if options.command == "data":
         write_data(options.model, options.out)
     elif options.command == "run":
-        found: list[dict[str, object]] = []
-        for row in rows(options):
+        for row in saved(rows(options), options.out):
             print(row, flush=True)
-            found.append(asdict(row))
-            options.out.write_text(json.dumps(found, indent=1) + "\n")
     else:
         options.out.write_text(table(options.results))
 

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from benchmarks.tables import table, table_row
-from benchmarks.zoo.runner import Entry, arguments, at_other_sizes, entries
+from benchmarks.zoo.runner import CHECKER_ERRORS, Entry, arguments, at_other_sizes, entries
 from onnxsparse import Model, layers, load
 from onnxsparse.channels.cut import apply_cut
 from onnxsparse.channels.groups import Solution, solve
@@ -77,7 +77,7 @@ def examine(entry: Entry, cut_norms: bool, folder: Path) -> Row:
         onnx.checker.check_model(str(target), full_check=True)
         proof = prove(original, solution, chosen, load(target).bind(entry.sizes))
         faults += [] if proof.holds else ["not equal"]
-    except (OnnxSparseError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (OnnxSparseError, *CHECKER_ERRORS) as error:
         faults.append(str(error).splitlines()[0])
     before, after = (layers(m, count=False).totals.macs or 0 for m in (original, model))
     made = sum(operand.labels.size for operand in solution.found.operands if operand.role.value == "produces")

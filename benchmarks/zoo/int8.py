@@ -34,7 +34,7 @@ def in_own_process(zoo: Path, entry: Entry) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
-        return json.dumps(asdict(Row(entry.name, 0, {}, faults=(f"took more than {LIMIT_S} s",))))
+        return json.dumps(asdict(Row(entry.name, 0, {}, faults=(f"process took more than {LIMIT_S} s",))))
     if done.returncode == 0:
         return done.stdout.strip().splitlines()[-1]
     last = (done.stderr.strip().splitlines() or [""])[-1]
@@ -119,9 +119,9 @@ def main() -> None:
         command.add_argument("zoo", type=Path)
         command.add_argument("--only", default="")
         command.add_argument("--into", type=Path, default=Path("zoo-int8.jsonl"))
-    table = commands.add_parser("table")
-    table.add_argument("rows", type=Path)
-    table.add_argument("--out", type=Path, required=True)
+    shown = commands.add_parser("table")
+    shown.add_argument("rows", type=Path)
+    shown.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     if given.command == "table":
         given.out.write_text(render(rows_of(given.rows.read_text().splitlines())))

@@ -7,9 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
-
-from benchmarks.zoo.runner import Entry, at_other_sizes
+from benchmarks.zoo.runner import Entry, at_other_sizes, checker_faults, said
 from onnxsparse import Prune, compare, layers, load
 from onnxsparse.analysis.flattening import flatten
 from onnxsparse.folding import fold
@@ -74,7 +72,7 @@ class Row:
 
 def examine(entry: Entry, folder: Path) -> Row:
     results = {target: judge(entry, target, folder / f"{target}.onnx") for target in TARGETS}
-    row = Row(entry.path.name, len(layers(entry.load(), count=False)), results)
+    row = Row(entry.name, len(layers(entry.load(), count=False)), results)
     if not row.is_quantized:
         return row
     try:
@@ -117,19 +115,6 @@ def counted(report: StepReport, model: Model) -> Result:
     return Result(in_integers, others, values, reasons=tuple([nothing[0], *reasons] if nothing else reasons))
 
 
-def checker_faults(source: Path, written: Path) -> list[str]:
-    """What onnx's checker has against a file, unless it has something against the original as well."""
-    try:
-        onnx.checker.check_model(str(written), full_check=True)
-    except Exception as error:
-        try:
-            onnx.checker.check_model(str(source), full_check=True)
-        except Exception:
-            return []
-        return [f"checker: {said(error)}"]
-    return []
-
-
 def compared(result: Result, original: Model, model: Model) -> Result:
     """The worst of the outputs that say something, on other inputs than those it was calibrated on."""
     outputs = compare(original, model, seeded_samples(original, OTHERS, OTHER_SEED)).outputs
@@ -142,7 +127,7 @@ def compared(result: Result, original: Model, model: Model) -> Result:
 
 
 def inner_sqnr_db(original: Model, model: Model) -> float | None:
-    """Of the last linear layer whose result depends on the input: behind it may be a Sigmoid that is zero everywhere."""
+    """Of the last linear layer whose result depends on the input: after it may be a Sigmoid that is zero everywhere."""
     first = original.copy()
     flatten(first)
     fold(first, may_grow=True)
@@ -172,7 +157,3 @@ def zeros_that_stay(entry: Entry, written: Path) -> str:
             zeros += int(before[change.tensor].sum())
             kept += int((found[name][before[change.tensor]] == 0).sum())
     return "all" if kept == zeros else f"{kept} of {zeros}"
-
-
-def said(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx
 
 from benchmarks.tables import table
-from benchmarks.zoo.runner import Shapes, arguments, entries, sizes
+from benchmarks.zoo.runner import Shapes, arguments, checker_faults, entries, sizes
 from onnxsparse.cli import app as cli
 
 TARGET = 0.5
@@ -69,12 +69,7 @@ def run_chain(source: Path, shapes: Shapes, folder: Path) -> Row:
             faults.append(f"{given[0]}: {text.strip().splitlines()[-1]}")
     if faults:
         return Row(source.name, 0, None, "", seconds, tuple(faults), "")
-    try:
-        onnx.checker.check_model(str(annotated), full_check=True)
-    except Exception as error:
-        with contextlib.suppress(onnx.checker.ValidationError):
-            onnx.checker.check_model(str(source), full_check=True)
-            faults.append(f"checker: {str(error).splitlines()[0]}")
+    faults += checker_faults(source, annotated)
     if interface(source) != interface(annotated):
         faults.append("interface changed")
     inspected = json.loads(facts.read_text())

@@ -9,11 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from onnxsparse import Model, OnnxSparseError, load
 from onnxsparse.runtime.inputs import seeded_samples
 from onnxsparse.runtime.session import runner
 
 Shapes = Mapping[str, list[int]]
+
+CHECKER_ERRORS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
+"""What onnx's checker raises for a model with a fault."""
 
 
 @dataclass(frozen=True)
@@ -90,3 +95,21 @@ def runs_at(source: Path, target: Path, bindings: Iterable[list[str]]) -> str:
         except OnnxSparseError:
             continue
     return f"{works} of {total}"
+
+
+def checker_faults(source: Path, written: Path) -> list[str]:
+    """What onnx's checker has against a file, unless it has something against the original as well."""
+    try:
+        onnx.checker.check_model(str(written), full_check=True)
+    except CHECKER_ERRORS as error:
+        try:
+            onnx.checker.check_model(str(source), full_check=True)
+        except CHECKER_ERRORS:
+            return []
+        return [f"checker: {said(error)}"]
+    return []
+
+
+def said(error: Exception) -> str:
+    """The type of an exception, and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

@@ -1,15 +1,17 @@
 """The list of benchmarks, the one reader of a zoo's manifest, and the one table writer."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import pytest
 
 from benchmarks import __main__ as listing
-from benchmarks.tables import table
+from benchmarks.tables import saved, table
+from benchmarks.zoo import int8
 from benchmarks.zoo.int8_graph import counted
-from benchmarks.zoo.runner import at_other_sizes, entries, sizes
+from benchmarks.zoo.runner import Entry, at_other_sizes, entries, sizes
 from onnxsparse import Model, layers
 from onnxsparse.passes.quantize import Quantize
 from tests.graphs import chain, node, proto, weight
@@ -42,6 +44,23 @@ def test_other_sizes_multiply_open_dimensions_alone(zoo: Path) -> None:
 
 def test_a_table_has_empty_cells_for_what_is_unknown_and_no_bar_in_a_cell() -> None:
     assert table(("a", "b"), [(1, None), ("x|y", 0.5)]) == ["| a | b |", "|---|---|", "| 1 |  |", "| x/y | 0.5 |"]
+
+
+@dataclass
+class Numbered:
+    number: int
+
+
+def test_rows_are_in_the_file_before_the_next_one_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    found = [(row.number, json.loads(out.read_text())) for row in saved(map(Numbered, (7, 8)), out)]
+    assert found == [(7, [{"number": 7}]), (8, [{"number": 7}, {"number": 8}])]
+
+
+def test_a_graph_that_takes_too_long_does_not_count_as_one_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "LIMIT_S", 0.01)
+    line = int8.in_own_process(tmp_path, Entry(tmp_path / "slow.onnx", "slow.onnx", {}))
+    assert "fault" in int8.cells(int8.rows_of([line])[0])
 
 
 def test_layers_in_integers_are_counted_in_what_quantize_says() -> None:
