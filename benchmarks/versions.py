@@ -132,7 +132,7 @@ def main() -> None:
         for arguments in commands():
             old, new = (run(program.absolute(), arguments, Path(folder)) for program in (options.old, options.new))
             parts = [name for name in ("code", "output") if getattr(old, name) != getattr(new, name)]
-            parts += [name for name in {*old.files, *new.files} if old.files.get(name, ()) != new.files.get(name, ())]
+            parts += [name for name in sorted({*old.files, *new.files}) if old.files.get(name, ()) != new.files.get(name, ())]
             different += bool(parts)
             print(f"{'DIFFERS in ' + ', '.join(parts) if parts else 'equal'}  ({old.code})  {shlex.join(arguments)}", flush=True)
     print(f"{different} commands differ")

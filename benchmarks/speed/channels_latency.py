@@ -21,7 +21,7 @@ MODELS = """
 tv_resnet50.ts tv_mobilenet_v2.ts timm_repvgg_a0.ts smp_unet_r18.ts timm_deit_tiny_patch16_224.ts pypi_nudenet__320n
 """.split()
 ROUNDINGS = (1, 8, 16)
-RUNS = 15
+WARM_UP_RUNS, RUNS = 2, 15
 
 
 def session(model: Model) -> onnxruntime.InferenceSession:
@@ -43,14 +43,14 @@ def cells(entry: Entry) -> list[str]:
     feeds = seeded_samples(model, 1).feeds[0]
     running = [session(m) for m in models]
     times: list[list[float]] = [[] for _ in models]
-    for _ in range(RUNS):
+    for _ in range(WARM_UP_RUNS + RUNS):
         for found, one in zip(times, running, strict=True):
             start = time.perf_counter()
             one.run(None, feeds)
             found.append(1000 * (time.perf_counter() - start))
     macs = [layers(m, count=False).totals.macs or 0 for m in models]
-    first = median(times[0][2:])
-    shares = [f"{m / macs[0]:.2f} / {median(t[2:]) / first:.2f}" for m, t in zip(macs[1:], times[1:], strict=True)]
+    first, *others = (median(found[WARM_UP_RUNS:]) for found in times)
+    shares = [f"{m / macs[0]:.2f} / {ms / first:.2f}" for m, ms in zip(macs[1:], others, strict=True)]
     return [entry.name, f"{first:.1f}", *shares]
 
 

@@ -106,10 +106,7 @@ def main() -> None:
         "",
         "Made by `benchmarks/speed/steps.py`; CPU seconds, the best of five.",
         "",
-        *table(
-            ("what", "CPU s", "ratio"),
-            ((name, f"{s:.3f}", None if base is None else f"{s / base:.2f}") for name, s, base in rows),
-        ),
+        *table(("what", "CPU s", "ratio"), (cells(*row) for row in rows)),
     ]
     print("\n".join(lines))
     options.out.write_text("\n".join(lines) + "\n")
