@@ -5,13 +5,8 @@ from typing import Literal
 Mark = Literal["≥", "≤", "of what is known"]
 """How an incomplete total relates to the true one: a lower bound, an upper bound, or a ratio over the known part alone."""
 
-
 AT_LEAST: Mark = "≥"
-
-
 AT_MOST: Mark = "≤"
-
-
 OF_KNOWN: Mark = "of what is known"
 
 

@@ -6,7 +6,6 @@ from typing import IO
 
 ArtifactWriter = Callable[[IO[bytes]], object]
 """Writes the content of one file into a binary file that is open for writing."""
-"""Writes the content of one file into a binary file that is open for writing."""
 
 
 def text_writer(text: str) -> ArtifactWriter:

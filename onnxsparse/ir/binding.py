@@ -15,7 +15,6 @@ Dim = int | None
 Shape = tuple[Dim, ...]
 
 BATCH_NAMES = re.compile(r"^(n|b|bs|batch(_?size)?|.*batch.*)$", re.IGNORECASE)
-
 """Names of symbolic dimensions that are assumed to be the batch, and so to be 1, if no size is given."""
 
 IMAGE_SIZE_KEYS = ("imgsz",)

@@ -206,7 +206,6 @@ class Model:
 
     def _describe(self, index: int) -> tuple[int, int]:
         """The TensorProto field of lifted payload `index`, and its length in bytes."""
-        """The TensorProto field of lifted payload `index`, and its length in bytes."""
         payload = self.weights.lifted(index)
         return payload.field, payload.length
 

@@ -164,7 +164,6 @@ class Weights:
 
     def _point(self, tensor: TensorProto, payload: Payload, data_type: int) -> None:
         """Let a tensor refer to `payload`, in place of the data that it had."""
-        """Let a tensor refer to `payload`, in place of the data that it had."""
         self._payloads.append(payload)
         clear_data(tensor)
         set_external(tensor, LIFTED_LOCATION, offset=len(self._payloads) - 1)
