@@ -273,6 +273,31 @@ def test_a_renamed_value_keeps_its_record() -> None:
     assert first_fault(opened) is None
 
 
+def large(value: float) -> TensorProto:
+    """A tensor that is too large to stay in the skeleton."""
+    return numpy_helper.from_array(np.full((32, 32), value, np.float32), "w")
+
+
+def test_constants_of_functions_with_one_name_are_read() -> None:
+    built = proto([node("F", "x", "h", domain="a"), node("F", "h", "y", domain="b")], {"x": "1x32"}, domains={"a": 1, "b": 1})
+    for domain, value in (("a", 1.0), ("b", 2.0)):
+        nodes = [node("Constant", "", "w", value=large(value)), node("MatMul", "x w", "y")]
+        built.functions.append(helper.make_function(domain, "F", ["x"], ["y"], nodes, [helper.make_opsetid("", 17)]))
+    with Model.from_proto(built).edit() as graph:
+        read = {f.domain: float(f.nodes[0].attrs["value"].values[0, 0]) for f in graph.functions}
+    assert read == {"a": 1.0, "b": 2.0}
+
+
+def test_a_large_tensor_in_any_attribute_is_read_and_replaced() -> None:
+    opened = Model.from_proto(with_attribute(helper.make_attribute("t", large(3.0))))
+    with opened.edit() as graph:
+        held = graph.nodes[0].attrs["t"]
+        assert held.values[0, 0] == 3.0
+        held.values = held.values + 1
+    after = onnx.ModelProto.FromString(opened.to_bytes()).graph.node[0].attribute[0].t
+    assert np.array_equal(numpy_helper.to_array(after), np.full((32, 32), 4.0, np.float32))
+
+
 def test_attributes_change_one_by_one() -> None:
     opened = Model.from_proto(chain(3, 8, 4))
     opened.proto.graph.node[0].doc_string = "stem"

@@ -146,9 +146,9 @@ class Exporter:
         """
         if isinstance(constant._values, StoredValues):
             return False
-        origin = self.origins.tensors[id(constant)]
-        assert origin.proto is not None
-        original = StoredValues(self.weights, origin.proto, origin.key).load()
+        stored = self.origins.tensors[id(constant)].values
+        assert stored is not None
+        original = stored.load()
         values = np.asarray(constant._values)
         alike = values.dtype == original.dtype and values.shape == original.shape
         return not (alike and values.tobytes() == original.tobytes())

@@ -22,33 +22,30 @@ SIMPLE_FIELDS = {
 
 
 class StoredValues(LazyValues):  # type: ignore[misc]  # graphsurgeon has no types
-    """Values that stay in the model's weights until they are read. `key`: the name there, None for a tensor without a name."""
+    """Values that stay in the model's weights until they are read. `name`: for messages."""
 
-    def __init__(self, weights: Weights, tensor: onnx.TensorProto, key: str | None) -> None:
+    def __init__(self, weights: Weights, tensor: onnx.TensorProto, name: str) -> None:
         self.tensor = tensor
         self.shape = list(tensor.dims)
-        self.dtype = object if tensor.data_type == onnx.TensorProto.STRING else element_dtype(tensor.name, tensor.data_type)
-        self._weights, self._key = weights, key
+        self.dtype = object if tensor.data_type == onnx.TensorProto.STRING else element_dtype(name, tensor.data_type)
+        self._weights, self._name = weights, name
 
     def load(self) -> Array:
-        """The values as an array that may be changed."""
-        if self._key is None:
-            return onnx.numpy_helper.to_array(self.tensor)
-        return np.array(self._weights[self._key])
+        """The values as an array that may be changed. Raises ModelError for data that is damaged or missing."""
+        return np.array(self._weights.read(self._name, self.tensor))
 
 
 @dataclass(frozen=True)
 class TensorOrigin:
     """The origin of a constant or variable.
 
-    `name`: as imported. `proto`: of a constant, None for a variable. `key`: name in the model's weights, None if it has none.
-    `described`: dtype and shape as imported, to detect changes.
+    `name`: as imported. `values`: of a constant, None for a variable. `described`: dtype and shape of a variable as imported, to
+    detect changes.
     """
 
     tensor: Any
     name: str
-    proto: onnx.TensorProto | None
-    key: str | None = None
+    values: StoredValues | None = None
     described: tuple[Any, Any] = (None, None)
 
 
