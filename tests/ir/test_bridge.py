@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -232,6 +233,22 @@ class TestConstants:
             graph.tensors()["conv0.weight"].values = np.zeros((64, 3, 3, 3), np.float32)
         assert not opened.weights["conv0.weight"].any()
         assert layers(opened).totals.zero_weights == 64 * 27
+
+    def test_new_values_of_bodies_with_one_name_stay_apart(self) -> None:
+        branches: dict[str, Any] = {}
+        for key in ("then_branch", "else_branch"):
+            output = helper.make_tensor_value_info(key, FLOAT, [4, 8])
+            held = numpy_helper.from_array(np.ones((8, 8), np.float32), "w")
+            branches[key] = helper.make_graph([node("MatMul", "x w", key)], key, [], [output], [held])
+        opened = model([node("If", "c", "y", **branches)], {"x": ("4x8", FLOAT), "c": ("", BOOL)})
+        with opened.edit() as graph:
+            for key, scale in (("then_branch", 2), ("else_branch", 3)):
+                held = graph.nodes[0].attrs[key].nodes[0].inputs[1]
+                held.values = held.values * scale
+        for condition, expected in ((True, 16), (False, 24)):
+            found = runs(opened, {"x": np.ones((4, 8), np.float32), "c": np.array(condition)})
+            assert found is not None
+            assert (found["y"] == expected).all()
 
     def test_new_constants_become_initializers(self) -> None:
         opened = Model.from_proto(chain(3, 8, 4))

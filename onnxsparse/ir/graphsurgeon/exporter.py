@@ -12,7 +12,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxsparse.ir.graphsurgeon.origins import BodyOrigin, NodeOrigin, Origins, StoredValues, TensorOrigin, held_back
 from onnxsparse.ir.protos import STANDARD_DOMAINS, replace_all
-from onnxsparse.ir.weights import Array, Weights
+from onnxsparse.ir.weights import Weights
 
 FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 """Below this IR version, every initializer has to be listed as an input too."""
@@ -21,7 +21,7 @@ FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
 class Exporter:
     """Writes the graphsurgeon objects of a model back into its proto.
 
-    `claimed`: ids of new constants that a graph has already taken. `assigned`: (name, values) to write into the weights.
+    `claimed`: ids of new constants that a graph has already taken.
     """
 
     def __init__(self, proto: onnx.ModelProto, weights: Weights, origins: Origins) -> None:
@@ -29,7 +29,6 @@ class Exporter:
         self.weights = weights
         self.origins = origins
         self.claimed: set[int] = set()
-        self.assigned: list[tuple[str, Array]] = []
 
     def write(self, graph: Any) -> None:
         """Write `graph` into the model.
@@ -46,8 +45,6 @@ class Exporter:
         for domain in sorted(used - imported):
             proto.opset_import.add(domain=domain, version=1 if domain else newest_opset(proto.ir_version))
         self.weights.refresh()
-        for name, values in self.assigned:
-            self.weights[name] = values
 
     def graph(self, graph: Any) -> onnx.GraphProto:
         """The proto of a graph; of a new one, graphsurgeon's own export."""
@@ -101,18 +98,18 @@ class Exporter:
         return self.filled(onnx.TensorProto(), constant)
 
     def filled(self, proto: onnx.TensorProto, constant: Any) -> onnx.TensorProto:
-        """The header of a constant with new values. The values go into the weights once the graph is in place.
+        """The tensor of a constant with new values; large ones are held by the weights.
 
         Doc string and metadata of `proto` are kept. Values that numpy cannot represent are stored in the proto itself.
         """
         values = np.asarray(constant.values)
         if constant.export_dtype != constant.dtype or values.dtype == object:
-            proto.CopyFrom(OnnxExporter.export_tensor_proto(constant))
-            return proto
-        made = onnx.TensorProto(name=constant.name, dims=values.shape, data_type=helper.np_dtype_to_tensor_dtype(values.dtype))
+            made: onnx.TensorProto = OnnxExporter.export_tensor_proto(constant)
+        else:
+            made = onnx.TensorProto(name=constant.name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype))
+            self.weights.fill(made, values)
         made.doc_string = proto.doc_string
         made.metadata_props.extend(proto.metadata_props)
-        self.assigned.append((constant.name, values))
         return made
 
     def kept_initializers(self, origin: BodyOrigin, graph: Any) -> list[onnx.TensorProto]:
