@@ -202,10 +202,10 @@ def parse_image_size(text: str) -> tuple[int, int] | None:
     """(height, width) from the text `[height, width]` or `size`; None for any other text."""
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that literal_eval raises
         return None  # another exporter uses the key for something else
     pair = (value, value) if isinstance(value, int) else value
-    if isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(v, int) and v > 0 for v in pair):
+    if isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(v, int) and is_size(str(v)) for v in pair):
         return pair[0], pair[1]
     return None
 

@@ -54,7 +54,9 @@ def test_the_caller_overrules_the_models_own_size() -> None:
     assert bound(found, "1,3,64,64").shapes == {"images": (1, 3, 64, 64)}
 
 
-@pytest.mark.parametrize("text", ["", "a lot", "[1, 2, 3]", "[0, 640]"])
+@pytest.mark.parametrize(
+    "text", ["", "a lot", "[1, 2, 3]", "[0, 640]", "True", "{[]: 1}", "-" * 10**5 + "1", f"[{1 << 63}, 640]"]
+)
 def test_an_image_size_that_is_none_is_left(text: str) -> None:
     found = built(images="1x3xHxW")
     found.proto.metadata_props.add(key="imgsz", value=text)
