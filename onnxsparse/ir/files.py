@@ -6,15 +6,13 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from onnxsparse.errors import ModelError, ParamError
-
-Writer = Callable[[IO[bytes]], object]
-"""Writes the content of one file into a binary file that is open for writing."""
+from onnxsparse.records import ArtifactWriter
 
 STDOUT = Path("-")
 """The name that stands for standard output."""
@@ -40,7 +38,7 @@ class Staging:
         """The files that will be replaced, with links resolved."""
         return [target for _, target in self._staged]
 
-    def write(self, target: Path, writer: Writer) -> None:
+    def write(self, target: Path, writer: ArtifactWriter) -> None:
         """Write a temporary beside `target` and sync it. For `-`, keep the content to print it at the end.
 
         Raises ParamError if `target` cannot be a file, ModelError if the system refuses to write.
