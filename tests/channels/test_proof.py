@@ -13,6 +13,7 @@ from onnxsparse.channels.groups import solve
 from onnxsparse.channels.importance import weight_importance
 from onnxsparse.channels.proof import prove
 from onnxsparse.channels.selection import Choice, choose_channels
+from onnxsparse.channels.widening import is_in_float32, widened
 from tests.channels.cutting import halve, ints, shapes, sound
 from tests.commands import Run, files
 from tests.graphs import FLOAT, chain, model, node, weight
@@ -41,6 +42,15 @@ def test_floats_of_other_sizes_are_proven_in_float32(dtype: type) -> None:
     assert shapes(smaller, "w", "s", "v") == {"w": (8, 6), "s": (6,), "v": (6, 4)}
     assert smaller.weights["w"].dtype == dtype
     sound(smaller, proof)
+
+
+def test_a_large_half_precision_tensor_in_any_attribute_is_widened() -> None:
+    table = onnx.numpy_helper.from_array(np.full((32, 32), 0.5, np.float16))
+    built = model([node("Mystery", "x", "y", domain="acme", table=table)], {"x": "4"}, domains={"acme": 1})
+    held = widened(built).proto.graph.node[0].attribute[0].t
+    assert held.data_type == FLOAT
+    assert not is_in_float32(built)
+    assert is_in_float32(widened(built))
 
 
 class TestTheProof:
