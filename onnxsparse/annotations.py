@@ -7,7 +7,7 @@ therefore short and without a prefix; the model's metadata says that they are fr
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -27,7 +27,7 @@ from onnxsparse.analysis.layer import (
 )
 from onnxsparse.cost.estimate import Deployment
 from onnxsparse.format import OF_KNOWN, format_count, format_share, marked
-from onnxsparse.ir.functions import find_calls
+from onnxsparse.ir.functions import every_node, find_calls
 from onnxsparse.ir.graph import Graph, all_nodes
 from onnxsparse.ir.metadata import NAMES, PREFIX, compact, remove
 
@@ -40,10 +40,8 @@ LAYERS = f"{PREFIX}layers"
 DISPLACED = f"{PREFIX}displaced"
 """Metadata of other tools under the same node keys. `write` moves it here; `strip` puts it back."""
 
-
 ATTACHMENT_SIGNATURE = "netron:attachment"
 """The value by which Netron recognises an attachment."""
-
 
 CostEntries = dict[str, list[tuple[str, str]]]
 """Node name → (key, value) pairs in the order in which they are written."""
@@ -206,13 +204,6 @@ def strip(proto: onnx.ModelProto) -> int:
                 node.metadata_props.add(key=key, value=value)
     remove(proto, [e.key for e in proto.metadata_props if e.key.startswith(PREFIX) and e.key != NAMES])
     return count
-
-
-def every_node(proto: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
-    """All nodes of the model, bodies and functions included."""
-    yield from (node for _, node in all_nodes(Graph(proto.graph)))
-    for function in proto.functions:
-        yield from (node for _, node in all_nodes(Graph(onnx.GraphProto(node=function.node))))
 
 
 def attachment(proto: onnx.ModelProto, layers: Layers, costs: CostEntries | None = None) -> tuple[str, int]:

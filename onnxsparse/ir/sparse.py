@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, SparseTensorProto, TensorProto, numpy_helper
 
 from onnxsparse.errors import ModelError
+from onnxsparse.ir.functions import every_node
 from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array, Weights, bodies, element_dtype
 
@@ -72,8 +73,7 @@ def every_graph(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
 
 def sparse_constants(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, AttributeProto]]:
     """(node, attribute) of every Constant with a numeric `sparse_value`."""
-    nodes = [node for graph in every_graph(proto) for node in graph.node]
-    for node in (*nodes, *(node for function in proto.functions for node in function.node)):
+    for node in every_node(proto):
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.HasField("sparse_tensor") and is_numeric(attribute.sparse_tensor):
                 yield node, attribute
@@ -133,8 +133,7 @@ def restore(proto: onnx.ModelProto, weights: Weights) -> None:
             gone = {found.values.name for found in sparse}
             replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in gone])
             graph.sparse_initializer.extend(sparse)
-    nodes = [node for graph in every_graph(proto) for node in graph.node]
-    for node in (*nodes, *(node for function in proto.functions for node in function.node)):
+    for node in every_node(proto):
         for attribute in node.attribute:
             found = sparse_form(attribute.t, weights) if attribute.HasField("t") and is_marked(attribute.t) else None
             if found is not None:
@@ -146,10 +145,8 @@ def restore(proto: onnx.ModelProto, weights: Weights) -> None:
 
 def unmark(proto: onnx.ModelProto) -> None:
     """Remove the marks: tensors that were sparse in the file are dense from now on."""
-    attributes = [a for graph in every_graph(proto) for node in graph.node for a in node.attribute]
-    attributes += [a for function in proto.functions for node in function.node for a in node.attribute]
     initializers = [tensor for graph in every_graph(proto) for tensor in graph.initializer]
-    for tensor in (*initializers, *(a.t for a in attributes if a.HasField("t"))):
+    for tensor in (*initializers, *(a.t for node in every_node(proto) for a in node.attribute if a.HasField("t"))):
         if is_marked(tensor):
             replace_all(tensor.metadata_props, [entry for entry in tensor.metadata_props if entry.key != MARK])
 
