@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from onnxsparse.analysis.recorded_shapes import collect, element_types, weightless
 from onnxsparse.analysis.shape_inference import Shapes, run_inference
 from onnxsparse.analysis.stored_weights import Resolver
-from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.graph import FIRST_IR_WITH_DEFAULTS, Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Names
 from onnxsparse.ir.protos import replace_all
@@ -156,7 +156,7 @@ class RaisedGraph:
         name, graph = self.raiser.fresh(wanted), self.graph
         self.made[name] = value
         tensor = numpy_helper.from_array(value, name)
-        listed = self.raiser.proto.ir_version < 4
+        listed = self.raiser.proto.ir_version < FIRST_IR_WITH_DEFAULTS
         if self.values is None or (graph.scope and listed):
             constants.append(helper.make_node("Constant", [], [name], name=self.raiser.fresh(f"{name}_Constant"), value=tensor))
             return name

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from onnxsparse.channels.groups import Removed, Solution
 from onnxsparse.channels.known_values import Values
 from onnxsparse.channels.labelled_graph import all_places
-from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.graph import FIRST_IR_WITH_DEFAULTS, Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array
@@ -68,7 +68,7 @@ class Reference:
         for name, value in self.made.items():
             kind = helper.np_dtype_to_tensor_dtype(value.dtype)
             graph.initializer.append(TensorProto(name=name, dims=value.shape, data_type=kind, raw_data=b""))
-            if self.model.proto.ir_version < 4:
+            if self.model.proto.ir_version < FIRST_IR_WITH_DEFAULTS:
                 graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
         self.model.weights.refresh()
         for name, value in self.made.items():

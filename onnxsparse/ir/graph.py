@@ -10,7 +10,10 @@ import onnx
 from onnxsparse.ir.weights import bodies, body_scope
 
 FIRST_IR_WITH_DEFAULTS = 4
-"""From this IR version on, an initializer with the name of an input is the default of that input, not a constant."""
+"""From this IR version on, an initializer with the name of an input is the default of that input, not a constant.
+
+Below it, every initializer has to be listed as an input.
+"""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import onnx
 from onnx import TensorProto, helper
 
+from onnxsparse.ir.graph import FIRST_IR_WITH_DEFAULTS
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array, bodies
 
@@ -51,7 +52,7 @@ class Additions(Names):
         weights.refresh()
         for name, made in self.made.items():
             weights[name] = made() if callable(made) else made
-            if self.model.proto.ir_version < 4:
+            if self.model.proto.ir_version < FIRST_IR_WITH_DEFAULTS:
                 kind = weights.proto(name).data_type
                 graph.input.append(helper.make_tensor_value_info(name, kind, weights.shape(name)))
 

@@ -10,12 +10,10 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from onnxsparse.ir.graph import FIRST_IR_WITH_DEFAULTS
 from onnxsparse.ir.graphsurgeon.origins import BodyOrigin, NodeOrigin, Origins, StoredValues, TensorOrigin, held_back
 from onnxsparse.ir.protos import STANDARD_DOMAINS, replace_all
 from onnxsparse.ir.weights import Weights
-
-FIRST_IR_WITH_PLAIN_INITIALIZERS = 4
-"""Below this IR version, every initializer has to be listed as an input too."""
 
 
 class Exporter:
@@ -167,7 +165,7 @@ class Exporter:
 
     def listed_initializers(self, graph: onnx.GraphProto, present: set[str]) -> list[onnx.ValueInfoProto]:
         """Input descriptions for the initializers that are not in `present`. Empty from IR version 4 on, which needs none."""
-        if self.proto.ir_version >= FIRST_IR_WITH_PLAIN_INITIALIZERS:
+        if self.proto.ir_version >= FIRST_IR_WITH_DEFAULTS:
             return []
         missing = [t for t in graph.initializer if t.name not in present]
         return [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in missing]
