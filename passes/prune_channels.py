@@ -36,6 +36,7 @@ from onnxsparse.folding import computes_on_constants, fold_all_constants
 from onnxsparse.format import format_count
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, reading
+from onnxsparse.ops.coupling import Role
 from onnxsparse.ops.labels import Labels
 from onnxsparse.pipeline.base import OLD_NAME, OPTIONS, StepReport, described, named_target
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
@@ -170,7 +171,7 @@ class PruneChannels:
         """The groups with a producing layer in `chosen` (None: all) and none in `excluded`."""
         found = []
         for group in solution.groups:
-            makers = {m.node for m in group.members if m.role.value == "produces"} | {group.name}
+            makers = {m.node for m in group.members if m.role is Role.PRODUCES} | {group.name}
             if (chosen is None or makers & chosen) and not makers & excluded:
                 found.append(group)
         return found

@@ -1,6 +1,6 @@
 """The deployment report as a step of a pipeline."""
 
-from dataclasses import field, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -70,11 +70,10 @@ class Report:
     @property
     def files(self) -> ReportFiles:
         """The files to write, by format."""
-        paths = {name: getattr(self, name) for name in ("json", "csv", "markdown", "html", "svg", "curve_csv")}
-        return ReportFiles(**paths)
+        return ReportFiles(**{form.name: getattr(self, form.name) for form in fields(ReportFiles)})
 
     def find_backend(self) -> Backend:
-        """The target's backend. Raises ParamError for no target, or for several."""
+        """The target's backend. Raises ParamError for two targets, or for an unknown one."""
         named = named_target(self.name, DEFAULT_TARGET, target=self.target, backend=self.backend, hardware=self.hardware)
         return find_backend(named or DEFAULT_TARGET, self.precision)
 

@@ -29,6 +29,7 @@ from onnxsparse.errors import BackendError
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops import OpSpec, OpView, UnknownFact
+from onnxsparse.ops.coupling import Role
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.view import product
 from onnxsparse.runtime.inputs import seeded_samples
@@ -337,7 +338,7 @@ def rescaled(model: Model, solution: Solution) -> Model:
             continue
         values = np.asarray(model.weights[tensor], np.float32)
         roles = next(use.roles for use in solution.found.uses if use.tensor == tensor and use.roles)
-        output = next((axis for axis, role in roles.items() if role.value == "produces"), 0)
+        output = next((axis for axis, role in roles.items() if role is Role.PRODUCES), 0)
         fan_in = values.size / values.shape[output]
         spread = float(values.std())
         base = values if spread > 0 else rng.standard_normal(values.shape, np.float32)

@@ -21,6 +21,7 @@ from onnxsparse.cli.render.records import layers_json, passes_json
 from onnxsparse.cost.registry import backend_names, find_backend
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.option_roles import Role
+from onnxsparse.passes.report import DEFAULT_TARGET
 from onnxsparse.pipeline.base import OLD_NAME, Pass, described, named_target
 from onnxsparse.pipeline.recipe import load_recipe
 from onnxsparse.pipeline.registry import find_pass, passes
@@ -31,8 +32,6 @@ from onnxsparse.runtime.bisect import bisect as bisect_models
 from onnxsparse.runtime.compare import compare as compare_models
 from onnxsparse.runtime.inputs import load_samples
 from onnxsparse.targets.files import target_paths
-
-DEFAULT_TARGET = "cv22"
 
 
 @Parameter(name="*")

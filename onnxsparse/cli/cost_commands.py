@@ -165,10 +165,11 @@ def calibrate_backend(
     check_outputs((), Fitting(out=out, measurements=measurements, target=start_from))
     start = make_backend(load_hardware(start_from), Precision(activation_bits, coefficient_bits))
     given = list(read_measurements(measurements))
-    check_free(start, free or default_free(start), len(given))
+    free = free or default_free(start)
+    check_free(start, free, len(given))
     check_clashes([path for _, path, _ in given], [out])
     rows = [Measured(label, workload(sizes.load(path)), ms) for label, path, ms in given]
-    fitted = fit(start, rows, free or default_free(start))
+    fitted = fit(start, rows, free)
     beside = other_sections(start_from, "cost")
     write_texts([(out, calibrated_toml(fitted, measurements.name, name or out.stem, beside))])
     shown = text.console(stderr=out == STDOUT)

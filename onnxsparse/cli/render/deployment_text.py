@@ -114,11 +114,11 @@ def print_rows(out: Console, found: Deployment, *, top: int | None, sort: str) -
     ordered = list(found.rows) if sort == "graph" else sorted(found.rows, key=lambda r: -(r.cost.latency_ms if r.cost else 0))
     rows = table("", "layer", "op", "ms", "compute", "I/O", "bound", "density", "coef kB", "passes", "advice")
     rows.columns[1].justify = rows.columns[5].justify = rows.columns[9].justify = "left"
-    shown = ordered if top is None else ordered[:top]
+    shown = ordered[:top]
     for row in shown:
         rows.add_row(Text(row.item.node), row.item.op_type, *cells(row))
     if len(shown) < len(ordered):
-        rows.add_row(f"… {len(ordered) - len(shown)} more", *[""] * 9)
+        rows.add_row(f"… {len(ordered) - len(shown)} more")
     out.print(rows)
 
 

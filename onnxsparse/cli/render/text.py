@@ -72,7 +72,7 @@ def print_layers(out: Console, layers: Layers, model: str, *, top: int | None, s
     `sort`: a key of SORT_KEYS.
     """
     ordered = sorted(layers, key=SORT_KEYS[sort])
-    shown = ordered if top is None else ordered[:top]
+    shown = ordered[:top]
     contribution = "of sparsity_op" if layers.totals.macs_complete else "of sparsity_op (known)"
     rows = table(f"{model}: {len(layers)} layers", "layer", "op", "weights", "zeros", "MACs", "nonzero", "sparsity", contribution)
     rows.columns[1].justify = "left"
@@ -82,7 +82,7 @@ def print_layers(out: Console, layers: Layers, model: str, *, top: int | None, s
         numbers = (weights, zeros, count(layer.macs), count(layer.nonzero_macs), share(layer.sparsity), share(layer.weight_share))
         rows.add_row(Text(layer.node), layer.op_type, *numbers)
     if len(shown) < len(ordered):
-        rows.add_row(f"… {len(ordered) - len(shown)} more", *[""] * 7)
+        rows.add_row(f"… {len(ordered) - len(shown)} more")
     out.print(rows)
     print_totals(out, layers.totals)
     print_assumed(out, layers.binding)
@@ -195,7 +195,7 @@ def print_changes(out: Console, name: str, changes: Sequence[Change]) -> None:
         layer = change.nodes[0] + (f" and {len(change.nodes) - 1} more" if len(change.nodes) > 1 else "")
         rows.add_row(Text(layer), *map(format_count, (change.elements, change.zeros_before, change.zeros_after)), after)
     if len(changes) > MAX_ROWS:
-        rows.add_row(f"… {len(changes) - MAX_ROWS} more", *[""] * 4)
+        rows.add_row(f"… {len(changes) - MAX_ROWS} more")
     out.print(rows)
 
 
@@ -218,10 +218,8 @@ def print_passes(out: Console, classes: Sequence[type[Pass]]) -> None:
 
 def print_skipped(out: Console, skipped: Sequence[Skip]) -> None:
     """Print one line per reason, with the nodes that a pass left unchanged."""
-    reasons = Counter(skip.reason for skip in skipped)
-    nodes = dict(grouped((skip.reason, skip.node) for skip in skipped))
-    for reason, number in reasons.items():
-        note(out, f"left alone, {number} {'layer' if number == 1 else 'layers'}: {reason} ({name_some(nodes[reason])})")
+    for reason, nodes in grouped((skip.reason, skip.node) for skip in skipped):
+        note(out, f"left alone, {len(nodes)} {'layer' if len(nodes) == 1 else 'layers'}: {reason} ({name_some(nodes)})")
 
 
 def print_comparison(out: Console, comparison: Comparison, title: str) -> None:
