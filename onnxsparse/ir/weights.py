@@ -157,7 +157,7 @@ class Weights:
         """
         tensor = self.proto(name)
         size = self[name].nbytes
-        if size < BULK_BYTES or self._held_bytes + size <= SPILL_BYTES:
+        if tensor.data_type in PACKED_TYPES or size < BULK_BYTES or self._held_bytes + size <= SPILL_BYTES:
             self[name] = np.concatenate([part.reshape(-1) for part in parts]).reshape(self.shape(name))
             return
         self._point(tensor, spilled(parts), tensor.data_type)

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -118,9 +119,19 @@ def test_large_assigned_weights_leave_memory(tmp_path: Path, monkeypatch: pytest
     wanted = {name: weight("x".join(map(str, model.weights.shape(name))), 7) for name in model.weights}
     for name, array in wanted.items():
         model.weights[name] = array
-    assert not model.weights["conv1.weight"].flags.owndata
+    payload = model.weights.payload(model.weights.proto("conv1.weight"))
+    assert payload is not None
+    assert payload.data is None
     model.save(tmp_path / "out.onnx")
     assert all(np.array_equal(load(tmp_path / "out.onnx").weights[name], array) for name, array in wanted.items())
+
+
+def test_elements_narrower_than_a_byte_are_assigned_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_module, "SPILL_BYTES", 0)
+    model = Model.from_proto(proto([node("Identity", "w", "y")], {}, ["y"], {"w": np.zeros((64, 64), ml_dtypes.int4)}, opset=21))
+    wanted = (np.arange(64 * 64) % 7).astype(ml_dtypes.int4)
+    model.weights.assign_parts("w", [wanted[:1000], wanted[1000:]])
+    assert np.array_equal(model.weights["w"], wanted.reshape(64, 64))
 
 
 def test_the_original_is_untouched_by_changes_to_a_copy(tmp_path: Path) -> None:
