@@ -20,7 +20,6 @@ from onnxsparse.ops.sizes import Listed, UnknownFact, counted, paired
 from onnxsparse.ops.view import OpView
 
 Value = NDArray[np.generic]
-Size = tuple[int, ...]
 
 
 class Role(Enum):

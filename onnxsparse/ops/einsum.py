@@ -47,8 +47,6 @@ def einsum_labels(op: OpView) -> tuple[list[list[str]], list[str], dict[str, int
         for label, size in paired(labels, shape):
             sizes[label] = max(size, sizes.get(label, 1))  # sizes of 1 broadcast
         terms.append(labels)
-    if not terms:
-        raise UnknownFact("its equation has no terms")
     dots_labels = sorted((label for label in sizes if label[0] == "…"), reverse=True)
     if arrow:
         head, dots, tail = right.partition("...")

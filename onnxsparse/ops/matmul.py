@@ -73,7 +73,7 @@ def left_axes(op: OpView) -> WeightAxes:
     return WeightAxes(output=max(rank - 2, 0), input=rank - 1)
 
 
-def gemm_right_axes(op: OpView, at: int = 1) -> WeightAxes:
+def gemm_right_axes(op: OpView) -> WeightAxes:
     """B of Gemm: K × N or, transposed, N × K."""
     return WeightAxes(output=0, input=1) if op.number("transB", 0) else WeightAxes(output=1, input=0)
 

@@ -40,11 +40,6 @@ def is_inference_dropout(op: OpView) -> bool:
     return not any(op.node.output[1:]) and not op.has_input(2)
 
 
-def transpose_axes(op: OpView, rank: int) -> tuple[int, ...]:
-    """As `permutation`, for a View. Raises UnknownFact."""
-    return permutation(op, rank)
-
-
 def permutation(op: OpView, rank: int) -> tuple[int, ...]:
     """For each output axis the input axis it comes from. Raises UnknownFact if `perm` is not a permutation of the axes."""
     perm = op.numbers("perm", tuple(reversed(range(rank))))
@@ -289,7 +284,7 @@ SPECS = (
         op_type="Transpose",
         channels=ChannelRules(couple=couple_transpose),
         quant=QuantRules(role=Quant.FOLLOW),
-        shape=ShapeRules(moves=True, view=View(axes=transpose_axes)),
+        shape=ShapeRules(moves=True, view=View(axes=permutation)),
         cost=CostRules(work=Work.MOVE),
     ),
     OpSpec(

@@ -34,9 +34,6 @@ POOLING = {
 }
 """Op → its role between integers: an average has a new scale, a maximum is one of the elements."""
 
-SCALED_WITH_ITS_INPUT = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
-"""f(a · x) = a · f(x) for positive a."""
-
 REDUCTIONS = """
 ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
 ReduceSumSquare
@@ -257,7 +254,7 @@ SPECS = (
         OpSpec(
             op_type=name,
             channels=ChannelRules(couple=couple_pool),
-            quant=QuantRules(role=quant, homogeneous=name in SCALED_WITH_ITS_INPUT, sign=Sign.KEPT),
+            quant=QuantRules(role=quant, homogeneous=True, sign=Sign.KEPT),
         )
         for name, quant in POOLING.items()
     ),

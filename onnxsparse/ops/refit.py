@@ -9,7 +9,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxsparse.ops.sizes import Size
 from onnxsparse.ops.view import OpView
 
 Value = NDArray[np.generic]
@@ -45,7 +44,7 @@ class Refit:
     """Gives an input another constant value."""
     patch: Callable[[int, Mapping[int, int]], None]
     """Gives an integer vector input other elements, by position; it may be computed at run time."""
-    rescale: "Rescale"
+    rescale: Rescale
     """Multiplies a vector of sizes, which may be computed at run time, by new / old."""
     restore_output: Callable[[Sequence[int], Sequence[int]], None]
     """Multiplies the node's output, a vector of sizes, by old / new, so that users downstream see the sizes before the cut."""
@@ -87,8 +86,3 @@ def positions(kept: Indices, wanted: Value) -> Value:
     """The position of each of `wanted` within the sorted indices `kept`."""
     found: Value = np.searchsorted(kept, wanted).astype(wanted.dtype)
     return found
-
-
-def total(size: Size) -> int:
-    """Number of elements of a value of these sizes."""
-    return int(np.prod(size, dtype=np.int64))

@@ -1,7 +1,7 @@
 """Shape formulas for ops that onnx's inference does not know. None is an unknown size."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.sizes import Size, UnknownFact
@@ -80,11 +80,6 @@ def windows(op: OpView, sizes: Shape, kernel: Shape) -> Shape:
         spare = size + pads[i] + pads[i + rank] - dilations[i] * (window - 1) - 1
         found.append(1 + (-(-spare // strides[i]) if op.number("ceil_mode", 0) else spare // strides[i]))
     return tuple(found)
-
-
-def like_input(at: int) -> Callable[[OpView], Shape]:
-    """A rule: the output has the shape of input `at`."""
-    return lambda op: op.partial(at)
 
 
 def reduced(op: OpView, axes: Size) -> Shape:

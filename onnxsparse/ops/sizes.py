@@ -8,8 +8,6 @@ the functions here and through OpView. They raise UnknownFact; its message is a 
 from collections.abc import Iterator, Sequence
 from typing import SupportsIndex, TypeVar, overload
 
-import numpy as np
-
 Size = tuple[int, ...]
 
 T = TypeVar("T", covariant=True)
@@ -75,14 +73,6 @@ def paired(a: Sequence[A], b: Sequence[B]) -> Iterator[tuple[A, B]]:
     if len(a) != len(b):
         raise UnknownFact(f"two values that belong together have {len(a)} and {len(b)} items")
     return zip(a, b, strict=True)
-
-
-def broadcast(*shapes: Size) -> Size:
-    """The shape that numpy broadcasts `shapes` to. Raises UnknownFact if they do not broadcast."""
-    try:
-        return Listed(np.broadcast_shapes(*shapes))
-    except ValueError:
-        raise UnknownFact(f"its inputs of shapes {' and '.join(map(str, map(tuple, shapes)))} do not broadcast") from None
 
 
 def divided(size: int, by: int) -> int:
