@@ -26,6 +26,7 @@ from onnxsparse.ops.heads import (
     projected_sizes,
     projecting,
     projecting_shape,
+    returned,
 )
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit
@@ -248,8 +249,7 @@ def refit_heads(r: Refit, names: tuple[str, ...], query: tuple[int, int], start:
 
 def keep_scale(r: Refit, before: int, after: int) -> None:
     """Write out the scale of the scores if the head size changed: its default is 1 / sqrt(head size)."""
-    given = r.old.attributes["scale"].f if "scale" in r.old.attributes else 0.0
-    if before != after and not given:
+    if before != after and not r.old.real("scale", 0.0):
         r.set("scale", 1 / math.sqrt(before))
 
 
@@ -285,8 +285,6 @@ MICROSOFT = "com.microsoft"
 
 PROJECTION = (WeightSlot(at=1, axes=projection_axes, macs=projection_macs),)
 
-LATER_PAIR = (lambda op: multi_head(op).kept_keys, lambda op: multi_head(op).kept_values, lambda op: multi_head(op).scores)
-
 SPECS = (
     OpSpec(
         op_type="Attention",
@@ -315,7 +313,7 @@ SPECS = (
         domain=MICROSOFT,
         macs=partial(projecting_attention_macs, past=8, length=0),
         weights=(WeightSlot(at=1, axes=projection_axes, macs=projection_macs, scale=4, zero_point=7),),
-        quant=QuantRules(form=FloatForm(op_type="Attention", domain="com.microsoft", operands=qattention_operands, result=None)),
+        quant=QuantRules(form=FloatForm(op_type="Attention", domain=MICROSOFT, operands=qattention_operands, result=None)),
         shape=ShapeRules(
             infer=projecting_shape, more=(pair_of(partial(projecting, past=8, length=0)),), typed_by=(3,), conflict=multiplying()
         ),
@@ -325,7 +323,7 @@ SPECS = (
         domain=MICROSOFT,
         macs=lambda op: multi_head(op).macs,
         channels=ChannelRules(couple=couple_multi_head, refit=refit_multi_head),
-        shape=ShapeRules(infer=multi_head_shape, more=LATER_PAIR, needs_values=(8,), conflict=heads_conflict),
+        shape=ShapeRules(infer=multi_head_shape, more=returned(multi_head), needs_values=(8,), conflict=heads_conflict),
     ),
     OpSpec(
         op_type="DecoderMaskedMultiHeadAttention",
@@ -333,7 +331,7 @@ SPECS = (
         macs=lambda op: decoder(op).macs,
         shape=ShapeRules(
             infer=lambda op: decoder(op).output,
-            more=(lambda op: decoder(op).kept_keys, lambda op: decoder(op).kept_values, lambda op: decoder(op).scores),
+            more=returned(decoder),
             needs_values=(7,),
         ),
     ),
@@ -343,7 +341,7 @@ SPECS = (
         macs=lambda op: grouped(op).macs,
         shape=ShapeRules(
             infer=grouped_shape,
-            more=(lambda op: grouped(op).kept_keys, lambda op: grouped(op).kept_values, lambda op: grouped(op).scores),
+            more=returned(grouped),
             needs_values=(6,),
         ),
     ),

@@ -27,8 +27,7 @@ def normalisation(op: OpView, inputs: Inputs, rank: int, channels: int) -> Scale
     gamma, beta, mean, variance = inputs[1:5]
     if gamma is None or beta is None or mean is None or variance is None:
         return None
-    epsilon = op.attributes["epsilon"].f if "epsilon" in op.attributes else 1e-5
-    scale = gamma / np.sqrt(variance + epsilon)
+    scale = gamma / np.sqrt(variance + op.real("epsilon", 1e-5))
     return ScaleShift(scale, beta - mean * scale)
 
 
@@ -114,4 +113,4 @@ def scale_gemm(op: OpView, weight: Values, scale: Values) -> Values:
 
 def plain_gemm(op: OpView) -> bool:
     """Whether alpha and beta are 1; other values would scale the folded bias differently from the product."""
-    return all(op.attributes[name].f == 1 for name in ("alpha", "beta") if name in op.attributes)
+    return op.real("alpha", 1.0) == op.real("beta", 1.0) == 1

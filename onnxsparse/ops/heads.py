@@ -192,3 +192,8 @@ def projecting_shape(op: OpView) -> Shape:
 def pair_of(products: Callable[[OpView], Products]) -> Callable[[OpView], Shape]:
     """A rule for the shape of returned keys and values in one tensor: 2 × the shape of the keys."""
     return lambda op: (2, *products(op).kept_keys)
+
+
+def returned(products: Callable[[OpView], Products]) -> tuple[Callable[[OpView], Shape], ...]:
+    """Rules for the shapes of the outputs after the first: returned keys, returned values, Q·Kᵀ."""
+    return (lambda op: products(op).kept_keys, lambda op: products(op).kept_values, lambda op: products(op).scores)

@@ -6,7 +6,7 @@ UnknownFact if they lack a fact.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,14 +181,13 @@ def mask_instance_norm(m: Masking) -> None:
 def mask_group_norm(m: Masking) -> None:
     """As `mask_layer_norm`, over the channels and positions of each group."""
     batch, channels, *rest = m.op.input(0)
-    groups = m.op.required("num_groups")
+    groups = m.op.count("num_groups")
     kept = m.keep(0, 1)
     if kept is None:
         return
-    mask = kept
     shape = (batch, groups, channels // groups, *rest)
     grouped = m.add("Reshape", [m.x, m.constant(np.array(shape, np.int64))])
-    mask = mask.reshape(1, groups, channels // groups, *(1 for _ in rest))
+    mask = kept.reshape(1, groups, channels // groups, *(1 for _ in rest))
     axes = list(range(2, len(shape)))
     normalised = standardise(regrouped(m, shape), grouped, axes, mask, centred=True)
     flat = m.add("Reshape", [normalised, m.constant(np.array(m.op.input(0), np.int64))])
@@ -197,9 +196,7 @@ def mask_group_norm(m: Masking) -> None:
 
 def regrouped(m: Masking, shape: Sequence[int]) -> Masking:
     """The same node with its input seen in another shape."""
-    return Masking(
-        OpView(m.op.node, (tuple(shape), *m.op.inputs[1:]), m.op.outputs), m.keep, m.value, m.add, m.constant, m.again, m.finish
-    )
+    return replace(m, op=replace(m.op, inputs=(tuple(shape), *m.op.inputs[1:])))
 
 
 def standardise(m: Masking, value: str, axes: Sequence[int], mask: Mask, *, centred: bool, default: float = 1e-5) -> str:
@@ -214,8 +211,7 @@ def standardise(m: Masking, value: str, axes: Sequence[int], mask: Mask, *, cent
 def deviation_of(m: Masking, centred: str, axes: Sequence[int], mask: Mask, default: float = 1e-5) -> str:
     """Name of sqrt(variance + ε) of values without a mean."""
     variance = m.mean(m.add("Mul", [centred, centred]), axes, mask)
-    epsilon = m.op.attributes["epsilon"].f if "epsilon" in m.op.attributes else default
-    return m.add("Sqrt", [m.add("Add", [variance, m.numbers(epsilon)])])
+    return m.add("Sqrt", [m.add("Add", [variance, m.numbers(m.op.real("epsilon", default))])])
 
 
 def scale_and_shift(m: Masking, value: str, *, along_channels: bool = False, repeat: int = 1) -> str:

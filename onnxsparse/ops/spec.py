@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
+from onnxsparse.ir.protos import STANDARD_DOMAINS
 from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules
 from onnxsparse.ops.view import OpView
 
@@ -138,7 +139,7 @@ class OpSpec:
 def spare_outputs(node: onnx.NodeProto, version: int) -> Iterator[int]:
     """Positions of the node's outputs after the first that may be left out. Empty for an op that onnx does not define."""
     try:
-        schema = onnx.defs.get_schema(node.op_type, version, "" if node.domain == "ai.onnx" else node.domain)
+        schema = onnx.defs.get_schema(node.op_type, version, "" if node.domain in STANDARD_DOMAINS else node.domain)
     except onnx.defs.SchemaError:
         return
     for at, output in list(enumerate(schema.outputs))[1 : len(node.output)]:
