@@ -10,7 +10,8 @@ from onnxsparse.analysis.element_types import typed_values
 from onnxsparse.analysis.stored_weights import Resolver
 from onnxsparse.ir.graph import Graph, captured, main_graph
 from onnxsparse.ir.model import Model
-from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, find
+from onnxsparse.ir.protos import opsets_of
+from onnxsparse.ops import OpSpec, find
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +40,7 @@ class GraphContext:
 
     def spec(self, node: onnx.NodeProto) -> OpSpec | None:
         """The op table's entry for a node, which need not be in this graph; None for an unknown op."""
-        domain = "" if node.domain in STANDARD_DOMAINS else node.domain
-        return find(domain, node.op_type, self.opsets.get(domain, 1))
+        return find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
 
     @cached_property
     def resolver(self) -> Resolver:
@@ -119,8 +119,7 @@ class GraphContext:
 def main_context(model: Model, proto: onnx.ModelProto | None = None) -> GraphContext:
     """The context of a model's main graph. `proto`: the model in another form, as with calls inlined; None: as it is."""
     proto = model.proto if proto is None else proto
-    opsets = {entry.domain: entry.version for entry in proto.opset_import}
-    return GraphContext(model, main_graph(proto), opsets | {"": model.opset()})
+    return GraphContext(model, main_graph(proto), opsets_of(proto))
 
 
 FLOATS = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE))

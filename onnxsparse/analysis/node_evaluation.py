@@ -9,6 +9,7 @@ import onnx
 from onnx.reference.op_run import OpFunction, OpRun
 from onnx.reference.ops._op_list import load_op
 
+from onnxsparse.ir.protos import STANDARD_DOMAINS
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops.sizes import UnknownFact
 
@@ -35,7 +36,7 @@ def evaluate_node(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: Mapp
 def find(domain: str, op_type: str, version: int) -> Any:
     """The reference class of an op. Raises UnknownFact if there is none, or if it is a function of other ops."""
     try:
-        found = load_op("" if domain == "ai.onnx" else domain, op_type, version)
+        found = load_op("" if domain in STANDARD_DOMAINS else domain, op_type, version)
     except Exception as error:  # as above
         raise UnknownFact(f"onnx has no reference implementation of {op_type}: {error}") from None
     if not issubclass(found, OpRun) or issubclass(found, OpFunction):

@@ -21,6 +21,7 @@ from onnx.shape_inference import InferenceError
 from onnxsparse.analysis.node_evaluation import evaluate_node
 from onnxsparse.ir.binding import Shape
 from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.protos import opsets_of
 from onnxsparse.ir.weights import Array, read_small
 from onnxsparse.ops import STANDARD_DOMAINS, Body, OpSpec, OpView, UnknownFact, find
 from onnxsparse.ops.parts import Parts, Sequences
@@ -51,7 +52,7 @@ class Propagation:
 
     def __init__(self, proto: onnx.ModelProto, shapes: Known, types: dict[Key, int]) -> None:
         """`shapes`, `types` (of a sequence: of its elements): findings of inference, to which more are added."""
-        self.opsets = {o.domain: max(-HIGHEST_VERSION, min(o.version, HIGHEST_VERSION)) for o in proto.opset_import}
+        self.opsets = {d: max(-HIGHEST_VERSION, min(version, HIGHEST_VERSION)) for d, version in opsets_of(proto).items()}
         self.imports = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
         self.ir_version = max(-HIGHEST_VERSION, min(proto.ir_version, HIGHEST_VERSION))
         self.shapes = shapes

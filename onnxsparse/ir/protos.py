@@ -31,3 +31,10 @@ def opset_of(proto: onnx.ModelProto, domain: str = "") -> int:
     """The imported version of an operator domain, 0 if it is not imported."""
     names = STANDARD_DOMAINS if domain in STANDARD_DOMAINS else (domain,)
     return max((entry.version for entry in proto.opset_import if entry.domain in names), default=0)
+
+
+def opsets_of(proto: onnx.ModelProto) -> dict[str, int]:
+    """Operator domain → imported version. The standard domain has both of its names, whichever the model imports."""
+    found = {entry.domain: entry.version for entry in proto.opset_import}
+    standard = opset_of(proto)
+    return found | dict.fromkeys(STANDARD_DOMAINS if standard else (), standard)

@@ -288,3 +288,15 @@ def test_values_that_formulas_read_follow_from_shapes() -> None:
     ]
     inputs = {"q": "2x1x32", "k": "2x1x16", "p": "2x2x12x8", "m": "2x9", "n": ("2", INT32)}
     assert layers(model(nodes, inputs, ["y"], {"one": np.array(1)}, domains={MS: 1})).totals.macs == 2 * 9 * (32 + 32)
+
+
+@pytest.mark.parametrize("imported", ["", "ai.onnx"])
+@pytest.mark.parametrize("used", ["", "ai.onnx"])
+def test_the_standard_domain_has_two_names(imported: str, used: str) -> None:
+    """onnxruntime runs all four. The axes of a ReduceSum are an input from opset 13 on only."""
+    nodes = [node("ReduceSum", "x axes", "m", keepdims=0), node("MatMul", "m w", "y")]
+    built = proto(nodes, {"x": "1x8x4x4"}, ["y"], {"w": "8x4", "axes": integers(2, 3)})
+    built.opset_import[0].domain = imported
+    for each in built.graph.node:
+        each.domain = used
+    assert layers(Model.from_proto(built)).totals.macs == 8 * 4
