@@ -25,8 +25,6 @@ class Resolution:
 
     classes: Classes
     """The settled classes, with the ties and freezes of every decision."""
-    lost: tuple[tuple[Grid, int], ...]
-    """(grid, factor) pairs that could have been cut and were given up for another factor."""
     chosen: int
     """Number of grids that were decided by a strategy."""
     freezes: tuple[Freeze, ...] = ()
@@ -67,7 +65,6 @@ def resolve(space: LabelSpace, settled: Classes, choose: Choose) -> Resolution:
     """Decide all grids by the steps above, without changing `settled`."""
     classes = settled.copy()
     pending = list(space.grids)
-    lost: list[tuple[Grid, int]] = []
     freezes: list[Freeze] = []
     chosen = 0
     while pending:
@@ -77,11 +74,10 @@ def resolve(space: LabelSpace, settled: Classes, choose: Choose) -> Resolution:
         if not decided:
             first = found[0]
             k = choose(first.grid, list(first.alive), classes)
-            lost += [(first.grid, other) for other in first.alive if other != k]
             decided, pending = [Decision(first.grid, k, first.alive)], pending[1:]
             chosen += 1
         freezes += apply(classes, decided)
-    return Resolution(classes, tuple(lost), chosen, tuple(freezes))
+    return Resolution(classes, chosen, tuple(freezes))
 
 
 def living(grid: Grid, classes: Classes) -> Iterator[int]:
