@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,8 +34,8 @@ class Choice:
 
 def choose_channels(groups: Sequence[Group], scores: Scores, choice: Choice) -> Labels:
     """Classes to cut: the least important ones."""
-    counts = shares_over_all(groups, scores, choice) if choice.over_all else [choice.ratio for _ in groups]
-    chosen = [least(group, scores, share, choice) for group, share in zip(groups, counts, strict=True)]
+    shares = shares_over_all(groups, scores, choice) if choice.over_all else [choice.ratio for _ in groups]
+    chosen = [least(group, scores, share, choice) for group, share in zip(groups, shares, strict=True)]
     return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
 
 
@@ -71,17 +71,12 @@ def choose_for_macs(solution: Solution, groups: Sequence[Group], scores: Scores,
     If none does, the choice at ratio 1.
     """
     low, high = 0.0, 1.0
-    best = choose_channels(groups, scores, with_ratio(choice, high))
+    best = choose_channels(groups, scores, replace(choice, ratio=high))
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        found = choose_channels(groups, scores, with_ratio(choice, middle))
+        found = choose_channels(groups, scores, replace(choice, ratio=middle))
         if solution.macs(solution.removal(found)) <= macs:
             best, high = found, middle
         else:
             low = middle
     return best
-
-
-def with_ratio(choice: Choice, ratio: float) -> Choice:
-    """The same choice with another ratio."""
-    return Choice(ratio, choice.over_all, choice.round_to, choice.floor, choice.cap)
