@@ -230,7 +230,8 @@ def node_errors(
     by_name = {tensor.name: tensor for tensor in cut.proto.graph.initializer}
     makers = {name: node for node in cut.proto.graph.node for name in node.output}
     sizes = [name for name, value in wanted.items() if value.dtype.kind in "iu"]
-    computed = [name for name in makers if name in {i for n in cut.proto.graph.node for i in n.input} and name not in wanted]
+    read = {name for node in cut.proto.graph.node for name in node.input}
+    computed = [name for name in makers if name in read and name not in wanted]
     integers = runner(cut, custom_ops=custom_ops, also=[*sizes, *computed], execution=Execution.NODE_BY_NODE).run(feeds)
     for index, place in enumerate(found.places):
         original, spec = place.node, found.spec(index)
