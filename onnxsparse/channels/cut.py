@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxsparse.analysis.recorded_shapes import set_shape
 from onnxsparse.channels.groups import Removed, Solution
 from onnxsparse.channels.known_values import Values
 from onnxsparse.channels.labelled_graph import all_places
@@ -239,14 +240,12 @@ class Cutter:
         """
         wanted: dict[str, dict[tuple[int, int], Version | None]] = {}
         found = self.solution.found
-        outputs: set[str] = set()
+        outputs = {found.stored(graph, value.name) for graph in found.graphs for value in graph.proto.output}
         for index, place in enumerate(found.places):
             for at in range(len(place.node.input)):
                 tensor = found.tensor(index, at)
                 if tensor is not None:
                     wanted.setdefault(tensor, {})[index, at] = self.versions.get((index, at))
-            for graph in (found.graph, *place.bodies):
-                outputs.update(filter(None, (found.stored(graph, value.name) for value in graph.proto.output)))
         copied, replaced = [], {}
         for tensor, users in wanted.items():
             versions = list(users.values())
@@ -280,7 +279,7 @@ class Cutter:
         graph = self.model.proto.graph
         for declared in (*graph.input, *graph.value_info):  # IR version 3 lists initializers there, some exporters here
             if declared.name == tensor:
-                set_dims(declared, value.shape)
+                set_shape(declared, value.shape)
 
     def _write_nodes(self) -> None:
         touched = {*self.before, *self.behind}
@@ -310,11 +309,3 @@ class Cutter:
             kept = self.solution.kept(labels, self.removed)
             if kept is not None:
                 dim.dim_value = kept.size
-
-
-def set_dims(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
-    """Record a shape."""
-    dims = value.type.tensor_type.shape
-    del dims.dim[:]
-    for size in shape:
-        dims.dim.add().dim_value = size

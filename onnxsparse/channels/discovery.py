@@ -45,7 +45,7 @@ class Walk:
         self.named: dict[str, Axes] = {}
         self.arithmetic: set[str] = set()
         self.contexts = {context.graph.scope: context for context in found.context.with_bodies()}
-        ends = ((graph, value.name) for p in found.places for graph in (found.graph, *p.bodies) for value in graph.proto.output)
+        ends = ((graph, value.name) for graph in found.graphs for value in graph.proto.output)
         inputs = ((place.graph, name) for place in found.places for name in place.node.input if name)
         self.read = {found.key(graph, name) for graph, name in (*inputs, *ends)}
         self.index = {id(place.node): i for i, place in enumerate(found.places)}

@@ -78,6 +78,7 @@ class Discovery:
     survey: Survey
     """Its layers and shapes."""
     context: GraphContext
+    """The main graph as it is; that of `survey` has calls of functions inlined."""
     space: LabelSpace = field(default_factory=LabelSpace)
     """Labels, and what ties them."""
     axes: dict[str, Axes | None] = field(default_factory=dict)
@@ -104,6 +105,11 @@ class Discovery:
     def places(self) -> list[Place]:
         """Every node, those of bodies before the node that holds them."""
         return list(all_places(self.graph))
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """The main graph and every body."""
+        return (self.graph, *(body for place in self.places for body in place.bodies))
 
     @cached_property
     def makers(self) -> dict[str, int]:

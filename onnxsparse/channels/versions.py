@@ -7,6 +7,7 @@ import numpy as np
 
 from onnxsparse.channels.groups import Kept
 from onnxsparse.ir.model import Model
+from onnxsparse.ir.sparse import is_same
 from onnxsparse.ir.weights import Array
 
 
@@ -69,4 +70,4 @@ def same(a: Version, b: Version) -> bool:
     """Whether two versions are equal, byte for byte. A Part equals only a Part of the same tensor and indices."""
     if isinstance(a, Part) or isinstance(b, Part):
         return a == b if isinstance(a, Part) and isinstance(b, Part) else False
-    return a is b or (a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
+    return a is b or is_same(a, b)
