@@ -128,7 +128,7 @@ def absorb(folding: Folding, node: Any, found: ScaleShift, parameter: Any) -> No
     shifted = (old * found.scale + found.shift).astype(weight.values.dtype)
     if bias is None:
         # named after the parameter, so that the new bias can be traced to the training framework's parameter
-        fresh = gs.Constant(unused_name(folding, f"{parameter.name}/folded"), shifted)
+        fresh = gs.Constant(folding.unused.fresh(f"{parameter.name}/folded"), shifted)
         folding.names[fresh.name] = parameter.name
     else:
         fresh = replaced(folding, bias, shifted, node)
@@ -144,12 +144,6 @@ def replaced(folding: Folding, constant: Any, values: Array, node: Any) -> Any:
     if alone and constant.values.shape == values.shape:
         constant.values = values
         return constant
-    fresh = gs.Constant(unused_name(folding, copy_name(constant, node)), values)
+    fresh = gs.Constant(folding.unused.fresh(copy_name(constant, node)), values)
     folding.names[fresh.name] = constant.name
     return fresh
-
-
-def unused_name(folding: Folding, name: str) -> str:
-    """A free tensor name: `name`, or `name` with a number."""
-    taken = {o for n in folding.model.proto.graph.node for o in n.output} | set(folding.model.weights) | set(folding.names)
-    return next(n for i in range(1000) if (n := f"{name}.{i}" if i else name) not in taken)

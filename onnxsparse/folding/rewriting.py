@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import onnx
@@ -11,6 +12,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxsparse.ir.graphsurgeon.origins import StoredValues
 from onnxsparse.ir.model import Model
+from onnxsparse.ir.new_tensors import Names
 from onnxsparse.ir.sparse import written_bytes
 from onnxsparse.ops import OpSpec, OpView, find
 
@@ -36,6 +38,11 @@ class Folding:
     """Description of a fold → how often it was made."""
     names: dict[str, str] = field(default_factory=dict)
     """Name of a new tensor → the tensor it was derived from."""
+
+    @cached_property
+    def unused(self) -> Names:
+        """Names of tensors that are unused in the model."""
+        return Names(self.model.proto)
 
     def look(self, graph: Any) -> None:
         """Record which constants are outputs, and the bytes of all constants before any is read.

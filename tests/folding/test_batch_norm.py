@@ -130,3 +130,12 @@ def test_a_bias_of_one_row_is_folded_and_one_of_several_is_not() -> None:
         done, _ = folded(built)
         assert ("Mul" in op_types(done)) == stays, bias
         assert_same(built, done)
+
+
+def test_a_new_bias_does_not_take_the_name_of_an_input() -> None:
+    nodes = [node("Conv", "x w", "h"), node("BatchNormalization", f"h {BN}", "n"), node("Add", "n bn.bias/folded", "y")]
+    built = model(nodes, {"x": "1x3x8x8", "bn.bias/folded": "1x6x6x6"}, ["y"], {"w": "6x3x3x3", **statistics(6)})
+    done, _ = folded(built)
+    assert op_types(done) == ["Conv", "Add"]
+    assert "bn.bias/folded" not in done.weights
+    assert_same(built, done)
