@@ -20,7 +20,7 @@ from onnx import helper
 from onnxsparse.analysis.context import FLOATS, main_context
 from onnxsparse.errors import BackendError
 from onnxsparse.folding.growth import Replacement, affordable, all_outputs
-from onnxsparse.folding.rewriting import Folding, is_constant_node, rewire
+from onnxsparse.folding.rewriting import Folding, is_constant_node, remove, rewire
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.runtime.session import runner
@@ -74,13 +74,12 @@ def fold_constants(folding: Folding, graph: Any) -> None:
         folding.left += len(wanted) - len(chosen)
     for found in chosen:
         rewire(found.tensor, constant_for(folding, found.tensor, known[id(found.tensor)]), list(found.users))
-    gone = set()
+    gone = []
     for node in reversed(made):
         if not any(o.outputs or id(o) in outputs for o in node.outputs):
             node.inputs.clear()
-            gone.add(id(node))
-    # graphsurgeon compares nodes field by field, so list.remove would be quadratic in large graphs
-    graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
+            gone.append(node)
+    remove(graph, gone)
 
 
 def replacements(node: Any, known: dict[int, Computed], inside: set[int]) -> Iterator[Replacement]:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxsparse.folding.growth import constant_bytes, is_shared, node_bytes, stored_bytes
-from onnxsparse.folding.rewriting import Folding, is_output
+from onnxsparse.folding.rewriting import Folding, is_output, remove
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops.facets import Affine, ScaleShift
 
@@ -39,10 +39,8 @@ def fold_affine(folding: Folding, graph: Any) -> None:
             continue
         absorb(folding, maker, found, parameter)
         result = node.outputs[0]
-        node.inputs.clear()
-        node.outputs.clear()
+        remove(graph, [node])
         maker.outputs = [result]
-        graph.nodes.remove(node)
         folding.count(f"{node.op} folded into {maker.op}")
 
 

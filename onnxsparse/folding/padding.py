@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from onnxsparse.folding.rewriting import Folding, bodies, is_constant_node, is_output
+from onnxsparse.folding.rewriting import Folding, bodies, is_constant_node, is_output, remove
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops.padding import Attributes, Zeros
 
@@ -27,7 +27,7 @@ def fold_pads(folding: Folding, graph: Any) -> None:
             reader.inputs[0] = node.inputs[0]
             reader.attrs.update(attributes)
         folding.count(f"{node.op} folded into {' and '.join(sorted({reader.op for reader, _ in taken}))}")
-        remove(graph, node)
+        remove_pad(graph, node)
 
 
 def zeros_around(folding: Folding, node: Any) -> Zeros | None:
@@ -66,13 +66,9 @@ def taken_in(folding: Folding, graph: Any, padded: Any, zeros: Zeros) -> list[tu
     return found
 
 
-def remove(graph: Any, node: Any) -> None:
+def remove_pad(graph: Any, node: Any) -> None:
     """Remove a node, and the Constant nodes that only it uses."""
     makers = [tensor.inputs[0] for tensor in node.inputs[1:] if tensor.inputs and is_constant_node(tensor.inputs[0])]
-    node.inputs.clear()
-    node.outputs.clear()
-    graph.nodes.remove(node)
-    for maker in makers:
-        alone = not maker.outputs[0].outputs and not is_output(graph, maker.outputs[0])
-        if alone and any(n is maker for n in graph.nodes):
-            graph.nodes.remove(maker)
+    remove(graph, [node])
+    unused = [maker for maker in makers if not maker.outputs[0].outputs and not is_output(graph, maker.outputs[0])]
+    remove(graph, [maker for maker in unused if any(n is maker for n in graph.nodes)])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from onnxsparse.folding.rewriting import Folding, is_output, rewire
+from onnxsparse.folding.rewriting import Folding, is_output, remove, rewire
 
 
 def remove_passing(folding: Folding, graph: Any) -> None:
@@ -17,9 +17,7 @@ def remove_passing(folding: Folding, graph: Any) -> None:
                 continue
         else:
             rewire(result, source, list(result.outputs))
-        node.inputs.clear()
-        node.outputs.clear()
-        graph.nodes.remove(node)
+        remove(graph, [node])
         folding.count(f"{node.op} removed")
 
 

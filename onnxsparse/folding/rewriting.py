@@ -1,6 +1,6 @@
 """Common to all folds: what is known of a node of an onnx-graphsurgeon graph, and exchanging tensors in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -99,6 +99,16 @@ def rewire(tensor: Any, other: Any, users: list[Any]) -> None:
     """Let `users` read `other` instead of `tensor`."""
     for user in users:
         user.inputs = [other if i is tensor else i for i in user.inputs]
+
+
+def remove(graph: Any, nodes: Sequence[Any]) -> None:
+    """Remove nodes of a graph whose outputs are unused."""
+    for node in nodes:
+        node.inputs.clear()
+        node.outputs.clear()
+    # graphsurgeon compares nodes field by field, so list.remove would be quadratic in large graphs
+    gone = {id(node) for node in nodes}
+    graph.nodes[:] = [node for node in graph.nodes if id(node) not in gone]
 
 
 def is_constant_node(node: Any) -> bool:
