@@ -58,7 +58,7 @@ def added_bytes(folding: Folding, maker: Any, found: ScaleShift, parameter: str)
     if tuple(bias.shape) == shift.shape and not is_shared(folding, bias, [maker]):
         return added
     freed = 0 if is_shared(folding, bias, [maker]) else stored_bytes(folding, bias)
-    return added + copy_bytes(bias, maker) + max(0, shift.nbytes - stored_bytes(folding, bias)) - freed
+    return added + constant_bytes(copy_name(bias, maker), shift) - freed
 
 
 def copy_bytes(constant: Any, node: Any) -> int:

@@ -139,3 +139,15 @@ def test_a_new_bias_does_not_take_the_name_of_an_input() -> None:
     assert op_types(done) == ["Conv", "Add"]
     assert "bn.bias/folded" not in done.weights
     assert_same(built, done)
+
+
+@pytest.mark.parametrize(("layer", "folds"), [("fc", True), ("a_layer_whose_name_the_copy_of_its_bias_gets", False)])
+def test_a_bias_of_one_number_is_written_out_only_where_the_file_does_not_grow(layer: str, folds: bool) -> None:
+    """The copy is a tensor of 10 numbers with the name of the layer. It is judged without the metadata, which records names."""
+    nodes = [node("Gemm", "x w b", "h", name=layer), node("Mul", "h s", "y")]
+    built = model(nodes, {"x": "2x5"}, ["y"], {"w": "5x10", "b": "1", "s": "10"})
+    done, _ = folded(built)
+    assert op_types(done) == (["Gemm"] if folds else ["Gemm", "Mul"])
+    assert_same(built, done)
+    done.proto.ClearField("metadata_props")
+    assert done.written_bytes <= built.written_bytes
