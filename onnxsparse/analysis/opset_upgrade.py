@@ -3,9 +3,6 @@
 onnx's version converter is not used: it loses functions, and the metadata of nodes and graphs.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
-
 import onnx
 from onnx import helper, numpy_helper
 
@@ -40,30 +37,10 @@ def raise_opset(model: Model) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Values:
-    """Facts about a model's values, computed at first use, from sizes that hold for every input."""
-
-    model: Model
-
-    @cached_property
-    def _inferred(self) -> onnx.GraphProto:
-        return run_inference(weightless(self.model.proto, self.model.weights))[0].graph
-
-    @cached_property
-    def shapes(self) -> Shapes:
-        """The shapes that hold for every input."""
-        return Shapes(collect(self._inferred))
-
-    @cached_property
-    def _kinds(self) -> dict[tuple[str, str], int]:
-        return dict(element_types(self._inferred))
-
-    def kind(self, scope: str, name: str) -> int | None:
-        """The element type of `name` as seen from `scope`; None if it is unknown."""
-        while scope and (scope, name) not in self._kinds:
-            scope = scope.rpartition("/")[0]
-        return self._kinds.get((scope, name)) or None
+def shapes_of_every_run(model: Model) -> Shapes:
+    """The shapes and element types that hold for every input."""
+    inferred = run_inference(weightless(model.proto, model.weights))[0].graph
+    return Shapes(collect(inferred), types=dict(element_types(inferred)))
 
 
 class Raiser:
@@ -71,14 +48,14 @@ class Raiser:
 
     def __init__(self, model: Model, proto: onnx.ModelProto) -> None:
         self.proto = proto
-        self.values = Values(model)
+        self.shapes = shapes_of_every_run(model)
         self.resolver = Resolver(model.weights, {})
         self.functions = {(f.domain, f.name) for f in proto.functions}
         self.fresh = Names(proto).fresh
 
     def run(self) -> None:
         """Upgrade the main graph, its bodies and all functions. Raises CannotRaise, which names the node."""
-        RaisedGraph(self, Graph(self.proto.graph), raised_import(self.proto), self.values).run()
+        RaisedGraph(self, Graph(self.proto.graph), raised_import(self.proto), self.shapes).run()
         for scope, function in function_scopes(self.proto):
             if all(o.domain not in STANDARD_DOMAINS or o.version >= RAISED_OPSET for o in function.opset_import):
                 continue
@@ -90,14 +67,14 @@ class Raiser:
 class RaisedGraph:
     """Upgrades one graph and the bodies in it. `version`: the opset that it was written in.
 
-    `values`: facts about the values; None in a function, whose inputs may be anything. `made`: constants added so far.
+    `shapes`: of its values; None in a function, whose inputs may be anything. `made`: constants added so far.
     """
 
-    def __init__(self, raiser: Raiser, graph: Graph, version: int, values: Values | None) -> None:
+    def __init__(self, raiser: Raiser, graph: Graph, version: int, shapes: Shapes | None) -> None:
         self.raiser = raiser
         self.graph = graph
         self.version = version
-        self.values = values
+        self.shapes = shapes
         self.made: dict[str, Array] = {}
         self.read = {*graph.consumers, *(output.name for output in graph.proto.output)}
 
@@ -106,7 +83,7 @@ class RaisedGraph:
         ordered: list[onnx.NodeProto] = []
         for index, node in enumerate(self.graph.proto.node):
             for body in self.graph.bodies(index).values():
-                RaisedGraph(self.raiser, body, self.version, self.values).run()
+                RaisedGraph(self.raiser, body, self.version, self.shapes).run()
             ordered += self._raised(index, node)
         if len(ordered) > len(self.graph.proto.node):
             replace_all(self.graph.proto.node, ordered)
@@ -133,13 +110,13 @@ class RaisedGraph:
         return [*constants, *asked.before, node, *asked.behind]
 
     def _shape(self, node: onnx.NodeProto) -> tuple[int | None, ...] | None:
-        return self.values.shapes.get(self.graph.scope, node.input[0]) if self.values is not None and node.input else None
+        return self.shapes.get(self.graph.scope, node.input[0]) if self.shapes is not None and node.input else None
 
     def _kind(self, node: onnx.NodeProto) -> int | None:
-        return self.values.kind(self.graph.scope, node.input[0]) if self.values is not None and node.input else None
+        return self.shapes.kind(self.graph.scope, node.input[0]) or None if self.shapes is not None and node.input else None
 
     def _constant(self, name: str) -> Array | None:
-        if name in self.made or self.values is None:
+        if name in self.made or self.shapes is None:
             return self.made.get(name)
         key = self.raiser.resolver.constant(self.graph, name)
         return None if key is None else self._weights[key]
@@ -157,7 +134,7 @@ class RaisedGraph:
         self.made[name] = value
         tensor = numpy_helper.from_array(value, name)
         listed = self.raiser.proto.ir_version < FIRST_IR_WITH_DEFAULTS
-        if self.values is None or (graph.scope and listed):
+        if self.shapes is None or (graph.scope and listed):
             constants.append(helper.make_node("Constant", [], [name], name=self.raiser.fresh(f"{name}_Constant"), value=tensor))
             return name
         graph.proto.initializer.append(tensor)
