@@ -62,7 +62,8 @@ def drop_spare_outputs(model: Model) -> int:
 def write_out_functions(model: Model) -> None:
     """Inline all calls in place, and remove the functions that are no longer called."""
     proto = inlined(model.proto)
-    proto.functions.extend(f for f in model.proto.functions if not is_called(model.proto, f))
+    called = {(node.domain, node.op_type, node.overload) for node in every_node(model.proto)}
+    proto.functions.extend(f for f in model.proto.functions if (f.domain, f.name, f.overload) not in called)
     renamed = share_constants(proto, model)
     for graph in every_graph(proto):
         attributes = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
@@ -72,12 +73,6 @@ def write_out_functions(model: Model) -> None:
     model.proto.CopyFrom(proto)
     model.weights.refresh()
     metadata.remember_names(model.proto, renamed)
-
-
-def is_called(proto: onnx.ModelProto, function: onnx.FunctionProto) -> bool:
-    """Whether a node of the model, or of another function, calls `function`."""
-    key = (function.domain, function.name, function.overload)
-    return any((node.domain, node.op_type, node.overload) == key for node in every_node(proto))
 
 
 def share_constants(proto: onnx.ModelProto, model: Model) -> dict[str, str]:
