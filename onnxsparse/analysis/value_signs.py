@@ -5,8 +5,8 @@ import onnx
 from onnxsparse.analysis.context import GraphContext
 from onnxsparse.ops import OpView, Quant, Sign
 
-THROUGH = (Quant.FOLLOW, Quant.JOIN, Quant.BOUNDARY)
-"""Roles of ops that only move values, or change between integers and floats."""
+THROUGH = (Quant.FOLLOW, Quant.BOUNDARY)
+"""Roles of ops that only move the values of their first input, or change them between integers and floats."""
 
 
 class Signs:
@@ -51,7 +51,7 @@ class Signs:
         node = self.nodes[index]
         if spec.quant.sign is Sign.NONNEGATIVE or (spec.quant.floor is not None and spec.quant.floor(self._view(node)) >= 0):
             return []
-        if spec.quant.role in THROUGH and spec.quant.role is not Quant.JOIN:
+        if spec.quant.role in THROUGH:
             return [node.input[0]]
         return [i for i in node.input if i] if spec.quant.sign is Sign.KEPT or spec.quant.role is Quant.JOIN else None
 
