@@ -7,6 +7,7 @@ A shape with open sizes is known in part: `Gather(Shape(x), 1)` is 3 for an x of
 3. A value that is equal both times does not depend on open sizes.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +64,9 @@ class FixedValues:
     def _find(self, graph: Graph, name: str) -> Twice | None:
         stored = None if graph.is_default(name) else self.resolver.constant(graph, name)
         if stored is not None:
-            values = self.resolver.weights[stored] if np.prod(self.resolver.weights.shape(stored)) <= MAX_VALUE_ELEMENTS else None
+            values = (
+                self.resolver.weights[stored] if math.prod(self.resolver.weights.shape(stored)) <= MAX_VALUE_ELEMENTS else None
+            )
             return None if values is None else Twice(values, values)
         made = graph.producer(name)
         if made is None:

@@ -1,6 +1,6 @@
 """Values that follow from constants and sizes, for channel rules that need them (indices, target sizes, repeats)."""
 
-import numpy as np
+import math
 
 from onnxsparse.analysis.node_evaluation import evaluate_node
 from onnxsparse.channels.labelled_graph import Discovery
@@ -50,7 +50,7 @@ class Values:
         if spec.shape.value is not None:
             return spec.shape.value(self.found.view(index))
         shape = self.found.shape(key)
-        if shape is None or None in shape or np.prod([d or 0 for d in shape]) > MAX_COMPUTED:
+        if shape is None or None in shape or math.prod(d or 0 for d in shape) > MAX_COMPUTED:
             return None
         feeds = {}
         for at, name in enumerate(node.input):
