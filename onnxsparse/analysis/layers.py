@@ -165,8 +165,8 @@ class Survey:
             axis = 0 if packing else slot_axis(op, slot)
             stored = replace(
                 stored,
-                scale=self._constant(graph, op, slot.scale),
-                zero_point=self._constant(graph, op, slot.zero_point),
+                scale=None if slot.scale is None else self.resolver.operand(graph, op, slot.scale),
+                zero_point=self.resolver.operand(graph, op, slot.zero_point),
                 quant_axis=axis,
                 packing=packing,
             )
@@ -198,9 +198,6 @@ class Survey:
                 return None
             name = node.input[0]
         return bits
-
-    def _constant(self, graph: Graph, op: OpView, at: int | None) -> str | None:
-        return self.resolver.constant(graph, op.node.input[at]) if at is not None and op.has_input(at) else None
 
     def _body_layers(self, context: GraphContext, index: int, spec: OpSpec, times: int | None) -> list[Layer]:
         before, name = len(self.unknown), context.graph.names[index]

@@ -11,7 +11,7 @@ from onnxsparse.errors import ModelError
 from onnxsparse.ir.functions import origin
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.weights import Array, Weights
-from onnxsparse.ops import OpView, Packing, Scaling, UnknownFact, find
+from onnxsparse.ops import OpSpec, OpView, Packing, Scaling, UnknownFact, find
 
 MAX_CHAIN = 32
 """Longest chain of views (Identity, Cast, Transpose, …) between a weight and its op that is followed."""
@@ -82,7 +82,7 @@ class Resolver:
 
         None if it is an input or computed, or if a node on the way does not fit its op.
         """
-        chain: list[tuple[Graph, OpView]] = []
+        chain: list[tuple[Graph, OpView, OpSpec]] = []
         for _ in range(MAX_CHAIN):
             key = self.constant(graph, name)
             if key is not None:
@@ -98,29 +98,27 @@ class Resolver:
             spec = find(node.domain, node.op_type, self.opsets.get(node.domain, 1))
             if spec is None or spec.shape.view is None or not node.input:
                 return None
-            chain.append((graph, OpView(node, (), ())))
+            chain.append((graph, OpView(node, (), ()), spec))
             name = node.input[0]
         return None
 
-    def _through(self, key: str, chain: list[tuple[Graph, OpView]]) -> StoredWeight:
+    def _through(self, key: str, chain: list[tuple[Graph, OpView, OpSpec]]) -> StoredWeight:
         """The tensor `key` seen through the views in `chain`. The op reads the first of them; the last reads the tensor."""
         rank = len(self.weights.shape(key))
         found = StoredWeight(key, tuple(range(rank)))
-        for graph, op in reversed(chain):
-            spec = find(op.node.domain, op.node.op_type, self.opsets.get(op.node.domain, 1))
-            assert spec is not None and spec.shape.view is not None
-            view = spec.shape.view
+        for graph, op, spec in reversed(chain):
+            assert spec.shape.view is not None
             found = replace(found, quantized_later=found.quantized_later or spec.quantizes)
             if spec.quant.scaling is not None and not found.quantized_later:
                 found = self._scaled(found, graph, op, spec.quant.scaling)
-            moved = view.axes(op, rank)
+            moved = spec.shape.view.axes(op, rank)
             axes = found.axes
             found = replace(found, axes=None if moved is None or axes is None else tuple(axes[a] for a in moved))
         return found
 
     def _scaled(self, found: StoredWeight, graph: Graph, op: OpView, scaling: Scaling) -> StoredWeight:
         """A tensor of integers with the scale and zero point that a DequantizeLinear gives it."""
-        scale, zero_point = (self._input(graph, op, at) for at in (scaling.scale, scaling.zero_point))
+        scale, zero_point = (self.operand(graph, op, at) for at in (scaling.scale, scaling.zero_point))
         if found.axes is None:
             # a Reshape lost the axes, but a single scale applies to all elements
             single = [name for name in (scale, zero_point) if name is not None and np.prod(self.weights.shape(name)) == 1]
@@ -134,7 +132,8 @@ class Resolver:
             quant_block=scaling.block(op),
         )
 
-    def _input(self, graph: Graph, op: OpView, at: int) -> str | None:
+    def operand(self, graph: Graph, op: OpView, at: int) -> str | None:
+        """The name in `weights` of input `at` of a node of `graph`. None if it is missing, an input or computed."""
         return self.constant(graph, op.node.input[at]) if op.has_input(at) else None
 
 

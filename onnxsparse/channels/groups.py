@@ -7,9 +7,10 @@
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ Kept = NDArray[np.intp]
 """Indices kept along an axis, ascending."""
 Removed = NDArray[np.bool_]
 """Label → whether its class is cut."""
+
+Item = TypeVar("Item")
 
 HALF = 0.5
 """Share of every group that is cut to compare resolutions."""
@@ -195,36 +198,25 @@ def make_groups(found: Discovery, classes: Classes) -> Iterator[Group]:
     alive = np.unique(classes.root)
     alive = alive[weighted[alive] & ~classes.frozen[alive]]
     marks, first, which = np.unique(signature[alive], return_index=True, return_inverse=True)
-    members, makers = memberships(found, classes, alive[first]), operands_of(found, classes, alive[first])
+    axes_of_uses = ((use, axis, labels) for use in found.uses for axis, labels in enumerate(use.axes))
+    members = by_class(classes, alive[first], (((use, axis), labels) for use, axis, labels in axes_of_uses if labels is not None))
+    makers = by_class(classes, alive[first], ((operand, operand.labels) for operand in found.operands))
     ordered = alive[np.argsort(which, kind="stable")]
     parts = np.split(ordered, np.cumsum(np.bincount(which, minlength=marks.size))[:-1]) if marks.size else []
     for own in sorted(parts, key=lambda part: int(part[0])):
         yield describe(found, classes, own, members[int(own[0])], makers[int(own[0])])
 
 
-def memberships(found: Discovery, classes: Classes, chosen: Labels) -> dict[int, list[tuple[Use, int]]]:
-    """Class → (use, axis) of the constants that it occurs on, for the classes `chosen`."""
-    members: dict[int, list[tuple[Use, int]]] = {int(c): [] for c in chosen}
+def by_class(classes: Classes, chosen: Labels, labelled: Iterable[tuple[Item, Labels]]) -> dict[int, list[Item]]:
+    """Class → the items that it occurs on, for the classes `chosen`. `labelled`: (item, labels of its axis)."""
+    found: dict[int, list[Item]] = {int(c): [] for c in chosen}
     wanted = np.zeros(classes.root.size, np.bool_)
     wanted[chosen] = True
-    axes = ((use, axis, labels) for use in found.uses for axis, labels in enumerate(use.axes) if labels is not None)
-    for use, axis, labels in axes:
+    for item, labels in labelled:
         roots = classes.root[labels]
         for root in np.unique(roots[wanted[roots]]).tolist():
-            members[root].append((use, axis))
-    return members
-
-
-def operands_of(found: Discovery, classes: Classes, chosen: Labels) -> dict[int, list[Operand]]:
-    """Class → the operands that it occurs on, for the classes `chosen`."""
-    operands: dict[int, list[Operand]] = {int(c): [] for c in chosen}
-    wanted = np.zeros(classes.root.size, np.bool_)
-    wanted[chosen] = True
-    for operand in found.operands:
-        roots = classes.root[operand.labels]
-        for root in np.unique(roots[wanted[roots]]).tolist():
-            operands[root].append(operand)
-    return operands
+            found[root].append(item)
+    return found
 
 
 def describe(found: Discovery, classes: Classes, own: Labels, places: list[tuple[Use, int]], operands: list[Operand]) -> Group:
