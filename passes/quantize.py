@@ -24,7 +24,7 @@ from onnxsparse.analysis.layer import Layer
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
 from onnxsparse.analysis.opset_upgrade import raise_opset
-from onnxsparse.calibration.data import ARRAY_SUFFIXES, CalibrationData, open_data
+from onnxsparse.calibration.data import CalibrationData, open_data
 from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFormat, Resize
 from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method
 from onnxsparse.calibration.ranges import ranges_json, read_ranges
@@ -46,7 +46,7 @@ from onnxsparse.quantization.quantize_model import Improvements, QuantizedModel,
 from onnxsparse.quantization.strip.dequantize import Stripped, strip_scales
 from onnxsparse.records import ArtifactWriter, text_writer
 from onnxsparse.runtime.compare import compare
-from onnxsparse.runtime.inputs import Samples
+from onnxsparse.runtime.inputs import ARRAY_SUFFIXES, Samples
 from onnxsparse.runtime.session import Feeds, processor_notes
 
 COMPARED_SAMPLES = 8

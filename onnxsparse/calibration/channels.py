@@ -12,7 +12,8 @@ from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.ir.model import Model
 from onnxsparse.ops.spelling import has_axes_as_attribute
 from onnxsparse.progress import tell
-from onnxsparse.runtime.session import Runner, runner
+from onnxsparse.runtime.probe import output_name
+from onnxsparse.runtime.session import runner
 
 Floats = NDArray[np.float64]
 
@@ -62,14 +63,14 @@ Made = Callable[[Channels, str], Floats]
 def reduced_runs(model: Model, values: Sequence[Channels], ops: Sequence[str], data: CalibrationData) -> Iterator[Made]:
     """For each sample, a function that gives the reductions `ops` of `values`. `model` is changed."""
     graph = model.proto.graph
-    names = {(value.name, op): f"onnxsparse/{at}/{op}" for at, value in enumerate(values) for op in ops}
+    names = {(value.name, op): output_name(at, op) for at, value in enumerate(values) for op in ops}
     del graph.output[:]
     for value in values:
         for op in ops:
             graph.node.append(reduction(model, op, value, names[value.name, op]))
             graph.output.append(onnx.ValueInfoProto(name=names[value.name, op]))
     model.weights.refresh()
-    running: Runner = runner(model)
+    running = runner(model)
     for number, feeds in enumerate(data, start=1):
         found = running.run(feeds)
         tell("channels of activations", number)

@@ -23,6 +23,7 @@ MAX_INPUT_BYTES = 1 << 47
 """The address space of a process on x86-64, in bytes."""
 
 ARRAY_SUFFIXES = (".npy", ".npz")
+"""Suffixes of files of arrays, in lower case."""
 
 ArrayFiles = Annotated[Path, samples_with(*ARRAY_SUFFIXES)]
 """An option for model inputs: an npy or npz file, or a folder of them."""
