@@ -15,12 +15,10 @@ from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFormat, image_fee
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.ir.binding import Shape, fed_inputs, format_shape
 from onnxsparse.ir.model import Model
+from onnxsparse.ir.option_roles import sample_files
 from onnxsparse.ir.weights import Array, element_dtype
-from onnxsparse.runtime.inputs import file_samples, fits
+from onnxsparse.runtime.inputs import ARRAY_SUFFIXES, file_samples, fits
 from onnxsparse.runtime.session import Feeds
-
-ARRAY_SUFFIXES = (".npy", ".npz")
-"""Suffixes of files of arrays, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,7 @@ def open_data(source: "Path | Iterable[Feeds]", model: Model, images: ImageForma
         if source.suffix.lower() in IMAGE_SUFFIXES:
             return CalibrationData(ImageFiles((source,), model, images), str(source))
         return array_data((source,), source, model, images)
-    listed = sorted(p for p in source.iterdir() if p.is_file())
-    arrays = tuple(p for p in listed if p.suffix.lower() in ARRAY_SUFFIXES)
-    pictures = tuple(p for p in listed if p.suffix.lower() in IMAGE_SUFFIXES)
+    arrays, pictures = (tuple(sample_files(source, suffixes)) for suffixes in (ARRAY_SUFFIXES, IMAGE_SUFFIXES))
     if bool(arrays) == bool(pictures):
         what = "both arrays and images; separate them" if arrays else "no .npy, .npz or image files"
         raise ModelError(f"--data {source}: the folder holds {what}")

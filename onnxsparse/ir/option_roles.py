@@ -95,7 +95,9 @@ def reading(check: Callable[[Any], object]) -> Role:
 
 def sample_files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files with these suffixes in the folder `path`, sorted; `path` itself if it is a file."""
-    return sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    return sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
 
 
 def samples_with(*suffixes: str) -> Role:

@@ -125,6 +125,7 @@ class TestData:
     def test_a_folder(self, tmp_path: Path) -> None:
         for i in range(3):
             np.save(tmp_path / f"{i}.npy", np.full((2, 4), i, np.float32))
+        (tmp_path / "folder.npy").mkdir()
         assert [f["x"][0, 0] for f in load_samples(tmp_path, linear()).feeds] == [0, 1, 2]
 
     @pytest.mark.parametrize(
