@@ -159,7 +159,7 @@ def compare(
     notes = [*samples.notes, *(f"output '{name}' is only in {first.name}" for name in lost)]
     notes += [*processor_notes(first), *processor_notes(second)]
     if as_run is not None and (holds_integers(first) or holds_integers(second)):
-        outputs, said = tried((first, second), samples, outputs, as_run, custom_ops)
+        outputs, said = tried((first, second), runners, samples, outputs, as_run, custom_ops)
         notes += said
     return Comparison(outputs, len(samples.feeds), tuple(notes))
 
@@ -180,6 +180,7 @@ def with_slices(outputs: Sequence[OutputComparison], meters: "Mapping[str, Meter
 
 def tried(
     models: tuple[Model, Model],
+    runners: tuple[Runner, ...],
     samples: Samples,
     outputs: tuple[OutputComparison, ...],
     as_run: AsRun,
@@ -187,11 +188,13 @@ def tried(
 ) -> tuple[tuple[OutputComparison, ...], list[str]]:
     """The outputs with `as_run_sqnr_db` filled in, and notes for those that differ from the file as written.
 
-    A model that does not run this way adds a note and no figures.
+    `runners`: the models as they are written, which serve a model without integers. A model that does not run as a processor
+    would adds a note and no figures.
     """
     try:
         acting: list[Runs] = [
-            as_run(model, custom_ops) if holds_integers(model) else runner(model, custom_ops=custom_ops) for model in models
+            as_run(model, custom_ops) if holds_integers(model) else written
+            for model, written in zip(models, runners, strict=True)
         ]
         distances = {output.name: Distance() for output in outputs if output.feeds is None}
         for feeds in samples.feeds:
@@ -255,7 +258,7 @@ class Meter:
     choices: Choices = field(default_factory=Choices)
     first: NDArray[np.float64] | None = None
     constant: bool = True
-    moved: float = field(default=0.0)
+    moved: float = 0.0
 
     def add(self, a: Array, b: Array, batch: int | None) -> None:
         """Add one sample of both models, whose inputs have `batch` rows; None: the inputs do not tell."""

@@ -176,6 +176,20 @@ class TestAsRun:
         assert found.outputs[0].as_run_sqnr_db == pytest.approx(found.outputs[0].sqnr_db, abs=0.1)
         assert not any("as it runs here" in text for text in found.notes)
 
+    def test_a_model_without_integers_has_one_session(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        built = positive("MatMul")
+        done = quantized(built, target="onnxruntime-x86")
+        started: list[str] = []
+        start = onnxsparse.runtime.session.start
+
+        def watched(given: Model, *rest: Any) -> Any:
+            started.append("integers" if any("Quantize" in n.op_type for n in given.proto.graph.node) else "floats")
+            return start(given, *rest)
+
+        monkeypatch.setattr(onnxsparse.runtime.session, "start", watched)
+        compare(built, done, Samples(tuple(inputs(built))), as_run=run_here)
+        assert sorted(started) == ["floats", "integers", "integers"]
+
     def test_a_difference_that_is_no_saturation_is_not_called_one(self) -> None:
         built = positive("MatMul")
         done = quantized(built, target="onnxruntime-x86")
