@@ -168,7 +168,8 @@ class Quantize:
             return StepReport(self.name, (), skipped, notes, before, before, rewrote=len(notes) > 1)
         data = self._data(work, samples)
         calibration = self._calibration(data)
-        found = Quantizing(calibration, self._improvements(), partial(self._quality, model.copy(), data)).run(placement)
+        quality = partial(self._quality, model.copy(), self._judged(data))
+        found = Quantizing(calibration, self._improvements(), quality).run(placement)
         diagnosis = self._diagnosis(found, data, calibration.budget_bytes)
         model.assign(found.written.model)
         return StepReport(
@@ -198,11 +199,16 @@ class Quantize:
     def _improvements(self) -> Improvements:
         return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr)
 
-    def _quality(self, original: Model, data: CalibrationData | None, quantized: Model) -> float | None:
-        """SQNR of the worst output or slice in dB, on COMPARED_SAMPLES samples; None if no output can be compared."""
-        assert data is not None
+    def _judged(self, data: CalibrationData | None) -> Samples:
+        """The samples on which --min-sqnr is judged: COMPARED_SAMPLES, evenly spaced; none if it is not given."""
+        if data is None or self.min_sqnr is None:
+            return Samples(())
         step = max(1, data.count() // COMPARED_SAMPLES)
-        return compare(original, quantized, Samples(tuple(islice(data.every(step), COMPARED_SAMPLES)))).worst_sqnr_db
+        return Samples(tuple(islice(data.every(step), COMPARED_SAMPLES)))
+
+    def _quality(self, original: Model, samples: Samples, quantized: Model) -> float | None:
+        """SQNR of the worst output or slice in dB; None if no output can be compared."""
+        return compare(original, quantized, samples).worst_sqnr_db
 
     @property
     def _diagnoses(self) -> bool:
