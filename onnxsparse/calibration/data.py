@@ -3,7 +3,7 @@
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -40,6 +40,8 @@ class CalibrationData:
 
     def every(self, step: int) -> "CalibrationData":
         """Every `step`-th sample, starting with the first."""
+        if isinstance(self.samples, ImageFiles):  # the images in between need not be decoded
+            return CalibrationData(replace(self.samples, files=self.samples.files[::step]), self.source)
         return CalibrationData(Thinned(self.samples, step), self.source)
 
 

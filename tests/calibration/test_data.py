@@ -220,6 +220,14 @@ class TestImages:
         found = read(tmp_path, taking("1x3x4x4"))
         assert [feed["x"].mean() for feed in found] == pytest.approx([1, 0.2])
 
+    def test_images_that_are_left_out_are_not_read(self, tmp_path: Path) -> None:
+        for at in range(5):
+            Image.new("L", (2, 2), at).save(tmp_path / f"{at}.png")
+        for at in (1, 3):
+            (tmp_path / f"{at}.png").write_text("no image")
+        found = open_data(tmp_path, taking("1x1x2x2", UINT8), PLAIN).every(2)
+        assert [feed["x"].max() for feed in found] == [0, 2, 4]
+
     def test_other_kinds_of_pixels(self, tmp_path: Path) -> None:
         Image.new("L", (3, 2), 102).save(tmp_path / "p.png")
         assert pixels(tmp_path / "p.png", taking("1x3x2x3")).ravel().tolist() == pytest.approx([0.4] * 18)
