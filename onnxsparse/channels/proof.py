@@ -33,7 +33,7 @@ from onnxsparse.ops.coupling import Role
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.view import product
 from onnxsparse.runtime.inputs import seeded_samples
-from onnxsparse.runtime.session import Execution, Feeds, fused_runner, runner
+from onnxsparse.runtime.session import Execution, Feeds, fused_runner, loads, runner
 
 MAX_OUTPUT_ERROR = 1e-5
 """Bound on max |a − b| / max |b| of the model's outputs: about 80 units in the last place of float32."""
@@ -127,15 +127,6 @@ def hold_together(model: Model, solution: Solution, chosen: Labels, cut: Model, 
         second.moved,
         rescaled=True,
     )
-
-
-def loads(model: Model, custom_ops: tuple[Path, ...]) -> bool:
-    """Whether onnxruntime loads the model as it is."""
-    try:
-        runner(model, custom_ops=custom_ops, execution=Execution.AS_RUN)
-    except BackendError:
-        return False
-    return True
 
 
 def attempt(model: Model, solution: Solution, chosen: Labels, cut: Model, custom_ops: tuple[Path, ...]) -> Proof:
@@ -256,7 +247,7 @@ def node_errors(
                 single[name] = value
         outputs = {o: compressed(solution, removed, o, wanted[o]) for o in node.output if o in wanted}
         try:
-            error = run_node(cut, node, single, constants, outputs, terms_of(spec, new))
+            error = run_node(cut, node, single, constants, outputs, terms_of(spec, new), custom_ops)
         except BackendError as reason:
             raise BackendError(f"the cut node {place.name} does not run alone: {reason}") from None
         yield NodeError(place.name, error)
@@ -294,7 +285,13 @@ def compressed(solution: Solution, removed: Removed, name: str, value: Array | N
 
 
 def run_node(
-    cut: Model, node: onnx.NodeProto, feeds: Feeds, constants: dict[str, Array], wanted: dict[str, Array | None], terms: int
+    cut: Model,
+    node: onnx.NodeProto,
+    feeds: Feeds,
+    constants: dict[str, Array],
+    wanted: dict[str, Array | None],
+    terms: int,
+    custom_ops: tuple[Path, ...],
 ) -> float:
     """The largest relative error of a node's outputs, each of which sums `terms` products. Raises BackendError."""
     inputs = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in feeds.items()]
@@ -302,13 +299,15 @@ def run_node(
     initial = [onnx.numpy_helper.from_array(np.asarray(v, order="C"), n) for n, v in constants.items()]
     graph = helper.make_graph([node], "one", inputs, outputs, initial)
     proto = helper.make_model(graph, opset_imports=list(cut.proto.opset_import), ir_version=max(cut.proto.ir_version, 4))
-    made = runner(Model.from_proto(proto, "a node"), execution=Execution.NODE_BY_NODE).run(feeds)
+    made = runner(Model.from_proto(proto, "a node"), custom_ops=custom_ops, execution=Execution.NODE_BY_NODE).run(feeds)
     worst = max((relative_error(made[name], value) for name, value in wanted.items() if value is not None), default=0.0)
     # leeway costs another run, and above 1e-3 no rounding explains an error
-    return worst / leeway(proto, feeds, wanted, terms) if MAX_NODE_ERROR < worst < 1e-3 else worst
+    return worst / leeway(proto, feeds, wanted, terms, custom_ops) if MAX_NODE_ERROR < worst < 1e-3 else worst
 
 
-def leeway(proto: onnx.ModelProto, feeds: Feeds, wanted: dict[str, Array | None], terms: int) -> float:
+def leeway(
+    proto: onnx.ModelProto, feeds: Feeds, wanted: dict[str, Array | None], terms: int, custom_ops: tuple[Path, ...]
+) -> float:
     """Factor by which a node's error may exceed MAX_NODE_ERROR, at least 1.
 
     1. If terms cancel, an error is compared with the size of the terms: what the node computes from magnitudes, over what it
@@ -322,7 +321,8 @@ def leeway(proto: onnx.ModelProto, feeds: Feeds, wanted: dict[str, Array | None]
         if values.dtype.kind == "f":
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.abs(values), tensor.name))
     magnitudes = {name: np.abs(value) if value.dtype.kind == "f" else value for name, value in feeds.items()}
-    made = runner(Model.from_proto(loud, "a node, of magnitudes,"), execution=Execution.NODE_BY_NODE).run(magnitudes)
+    loud_model = Model.from_proto(loud, "a node, of magnitudes,")
+    made = runner(loud_model, custom_ops=custom_ops, execution=Execution.NODE_BY_NODE).run(magnitudes)
     shares = [float(np.abs(made[n]).max()) / float(np.abs(v).max() or 1) for n, v in wanted.items() if v is not None and v.size]
     one_sign = max(shares, default=1.0) < 1 + 1e-6
     return max(1.0, terms * EPSILON / 2 / MAX_NODE_ERROR if one_sign else 1.0, *shares)

@@ -89,6 +89,15 @@ def runner(
     return start(model, options, custom_ops)
 
 
+def loads(model: Model, custom_ops: Sequence[Path] = ()) -> bool:
+    """Whether onnxruntime loads a model, with the optimisations that it has by default."""
+    try:
+        runner(model, custom_ops=custom_ops, execution=Execution.AS_RUN)
+    except BackendError:
+        return False
+    return True
+
+
 def fused_runner(model: Model, level: str, custom_ops: Sequence[Path] = ()) -> Runner:
     """`model` with floats optimised up to a level of onnxruntime's (ORT_ENABLE_BASIC, …) and exact integers.
 

@@ -14,6 +14,7 @@ from onnxsparse.channels.importance import weight_importance
 from onnxsparse.channels.proof import prove
 from onnxsparse.channels.selection import Choice, choose_channels
 from onnxsparse.channels.widening import is_in_float32, widened
+from onnxsparse.runtime import session
 from tests.channels.cutting import halve, ints, shapes, sound
 from tests.commands import Run, files
 from tests.graphs import FLOAT, chain, model, node, weight
@@ -51,6 +52,25 @@ def test_a_large_half_precision_tensor_in_any_attribute_is_widened() -> None:
     assert held.data_type == FLOAT
     assert not is_in_float32(built)
     assert is_in_float32(widened(built))
+
+
+def test_kernels_of_the_callers_own_serve_every_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that run alone need the library too."""
+    registered: list[str] = []
+    start = session.start
+
+    def watched(given: Model, options: Any, custom_ops: Any = ()) -> Any:
+        registered.extend(path.name for path in custom_ops or (Path("none"),))
+        return start(given, options)
+
+    monkeypatch.setattr(session, "start", watched)
+    built = Model.from_proto(chain(3, 8, 8, 4))
+    solution = solve(built)
+    chosen = choose_channels(solution.groups, weight_importance(built, solution, "l1"), Choice(0.5, round_to=1))
+    smaller = built.copy()
+    apply_cut(smaller, solution, solution.removal(chosen))
+    assert prove(built, solution, chosen, smaller, (Path("own.so"),)).nodes
+    assert set(registered) == {"own.so"}
 
 
 class TestTheProof:
