@@ -1,5 +1,6 @@
-"""Counts, shares and bounds as text."""
+"""Counts, shares, bounds and lists of names as text."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 Mark = Literal["≥", "≤", "of what is known"]
@@ -31,3 +32,9 @@ def format_count(value: int) -> str:
 def format_share(value: float) -> str:
     """A share from 0 to 1 as a percentage, as in `50.00 %`."""
     return f"{100 * value:.2f} %"
+
+
+def name_some(names: Sequence[str], shown: int = 3) -> str:
+    """The first `shown` names and the number of the others, as in `a, b, c and 2 more`."""
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

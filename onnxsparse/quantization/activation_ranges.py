@@ -13,6 +13,7 @@ from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.calibration.methods import METHODS, Levels, Method, Range, choose_ranges
 from onnxsparse.calibration.observe import observe
 from onnxsparse.errors import ModelError
+from onnxsparse.format import name_some
 from onnxsparse.quantization.plan.placement import Placement, place
 
 FEW_SAMPLES = 8
@@ -71,7 +72,7 @@ class Calibration:
         """`found` with the missing ranges, and without the units whose values have no finite range."""
         model, wanted = found.placement.anatomy.model, found.missing
         if self.data is None:
-            some = f"'{wanted[0]}'" + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else "")
+            some = name_some([f"'{name}'" for name in wanted], 1)
             raise ModelError(f"--ranges has none for activation {some} of {model.name}; give --data as well")
         seen = observe(model, wanted, self.data, bins=METHODS[self.method].bins, budget_bytes=self.budget_bytes)
         grid = found.placement.anatomy.target.activations.grid
@@ -89,10 +90,9 @@ class Calibration:
 
     def _unknown(self, placement: Placement) -> Iterator[str]:
         """A note on given ranges whose names match no value of the model."""
-        unknown = [name for name in self.given if name not in placement.anatomy.graph.defined]
+        unknown = [f"'{name}'" for name in self.given if name not in placement.anatomy.graph.defined]
         if unknown:
-            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            yield f"--ranges has '{unknown[0]}'{more}, which the model does not produce"
+            yield f"--ranges has {name_some(unknown, 1)}, which the model does not produce"
 
 
 def without(placement: Placement, unbounded: set[str]) -> Placement:

@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 
 from onnxsparse.errors import ParamError
+from onnxsparse.format import name_some
 from onnxsparse.ir.binding import fed_inputs
 from onnxsparse.ir.graph import Graph, captured
 from onnxsparse.ir.model import Model
@@ -265,12 +266,7 @@ def what_is_passed_over(graph: Graph, traces: Mapping[str, Trace]) -> Iterator[s
     """Notes on what the comparison leaves out: bodies, and NaN or infinite values that both models share."""
     holding = [graph.names[i] for i, node in enumerate(graph.proto.node) if any(bodies(a) for a in node.attribute)]
     if holding:
-        yield f"bodies are not entered: what differs inside shows at the outputs of {name_first(holding)}"
+        yield f"bodies are not entered: what differs inside shows at the outputs of {name_some(holding, 1)}"
     alike = [name for name, trace in traces.items() if trace.alike]
     if alike:
-        yield f"NaN and infinite values at the same places in both models do not count: {name_first(alike)}"
-
-
-def name_first(names: Sequence[str]) -> str:
-    """The first name, and how many more there are."""
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        yield f"NaN and infinite values at the same places in both models do not count: {name_some(alike, 1)}"

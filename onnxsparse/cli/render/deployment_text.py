@@ -6,7 +6,7 @@ from itertools import islice
 from rich.console import Console
 from rich.text import Text
 
-from onnxsparse.cli.render.text import grouped, name_some, note, print_assumed, table
+from onnxsparse.cli.render.text import grouped, note, print_assumed, table
 from onnxsparse.cost.backends.hardware import numbers_of
 from onnxsparse.cost.estimate import Deployment, Operation, Row
 from onnxsparse.cost.fit import Fit
@@ -21,7 +21,7 @@ from onnxsparse.cost.report.tables import (
     partial_models,
 )
 from onnxsparse.cost.sparsity_sweep import SPARSITIES, Curve
-from onnxsparse.format import AT_LEAST, OF_KNOWN, marked
+from onnxsparse.format import AT_LEAST, OF_KNOWN, marked, name_some
 
 CURVE_COLUMNS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 """Sparsities of a printed curve."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxsparse.analysis.layer import MACS, PARAMS, SPARSITY, SPARSITY_OP, Layer, Layers, Totals, marks_of
-from onnxsparse.format import format_count, format_share, marked
+from onnxsparse.format import format_count, format_share, marked, name_some
 from onnxsparse.ir.binding import Binding
 from onnxsparse.pipeline.base import OLD_NAME, Pass, StepReport
 from onnxsparse.pipeline.run import RunReport
@@ -23,9 +23,6 @@ WIDTH_WITHOUT_TERMINAL = 120
 
 MAX_ROWS = 12
 """Rows of a table, or notes of one kind, before `… N more`."""
-
-MAX_NODES_NAMED = 3
-"""Nodes that a note names before `and N more`."""
 
 SORT_KEYS: dict[str, Callable[[Layer], float]] = {
     "graph": lambda layer: 0.0,
@@ -135,12 +132,6 @@ def grouped(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     return list(found.items())
 
 
-def name_some(names: Sequence[str]) -> str:
-    """The first MAX_NODES_NAMED names and the number of the others."""
-    rest = len(names) - MAX_NODES_NAMED
-    return ", ".join(names[:MAX_NODES_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def print_run(out: Console, report: RunReport, binding: Binding) -> None:
     """Print what each pass did and how the outputs compare with the original's."""
     print_assumed(out, binding)
@@ -192,7 +183,7 @@ def print_changes(out: Console, name: str, changes: Sequence[Change]) -> None:
     largest = sorted(changes, key=lambda c: c.zeros_before - c.zeros_after)
     for change in largest[:MAX_ROWS]:
         after = format_share(change.zeros_after / change.elements)
-        layer = change.nodes[0] + (f" and {len(change.nodes) - 1} more" if len(change.nodes) > 1 else "")
+        layer = name_some(change.nodes, 1)
         rows.add_row(Text(layer), *map(format_count, (change.elements, change.zeros_before, change.zeros_after)), after)
     if len(changes) > MAX_ROWS:
         rows.add_row(f"… {len(changes) - MAX_ROWS} more")

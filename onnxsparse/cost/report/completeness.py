@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from onnxsparse.analysis.layer import PARAMS, Layers, marks_of
 from onnxsparse.cost.estimate import Deployment
 from onnxsparse.errors import ParamError
-from onnxsparse.format import AT_LEAST, AT_MOST, Mark
+from onnxsparse.format import AT_LEAST, AT_MOST, Mark, name_some
 
 COST_SUMS = ("latency_ms", "mem_p_mb", "dram_mb")
 """Totals that sum the costs of layers."""
@@ -54,7 +54,7 @@ def fact_gaps(layers: Layers) -> list[str]:
     told = []
     if layers.uncounted:
         count = "1 node" if len(layers.uncounted) == 1 else f"{len(layers.uncounted)} nodes"
-        told.append(f"the MACs of {count} are unknown ({name_some(layers.uncounted)})")
+        told.append(f"the MACs of {count} are unknown ({name_some(layers.uncounted, MAX_NAMED)})")
     if not layers.totals.weights_complete:
         told.append("unknown ops read tensors that may be weights")
     return told
@@ -84,9 +84,3 @@ def remedy(layers: Layers) -> str:
     sizes = layers.binding.unbound
     give = f"give open sizes with --input-shape ({'; '.join(sizes)}), or " if sizes else ""
     return f"{give}name nodes that cost nothing with --assume-free"
-
-
-def name_some(names: Sequence[str]) -> str:
-    """The first MAX_NAMED names and the number of the others."""
-    rest = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
