@@ -21,6 +21,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".p
 CHANNEL_COUNTS = (1, 3)
 """Channels of an input that takes images: grey, or red, green and blue."""
 
+LARGEST_OF_SHARES = 3.0
+"""Largest mean or std of pixels from 0 to 1; larger ones are meant for pixels from 0 to 255."""
+
 Resize = Literal["crop", "stretch", "pad"]
 
 Layout = Literal["nchw", "nhwc"]
@@ -49,7 +52,7 @@ class ImageFormat:
     def __post_init__(self) -> None:
         if any(s <= 0 for s in self.std):
             raise ParamError("quantize: --std must be larger than 0")
-        if any(abs(v) > CHANNEL_COUNTS[1] for v in (*self.mean, *self.std)):
+        if any(abs(v) > LARGEST_OF_SHARES for v in (*self.mean, *self.std)):
             raise ParamError("quantize: --mean and --std are for pixels from 0 to 1; divide those for 0 to 255 by 255")
 
 
