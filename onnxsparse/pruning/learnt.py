@@ -1,5 +1,7 @@
 """Constants that were never learnt, such as fixed filters: pruning would change the function they implement."""
 
+import math
+
 import numpy as np
 
 from onnxsparse.analysis.stored_weights import StoredWeight
@@ -18,7 +20,7 @@ def why_not_learnt(weights: Weights, stored: StoredWeight, depthwise: bool) -> s
     `depthwise`: the tensor has one filter per channel, so that a fixed one is repeated over the channels.
     """
     shape = weights.shape(stored.name)
-    if np.prod(shape, dtype=object) > MAX_ELEMENTS or len(shape) < 2:
+    if math.prod(shape) > MAX_ELEMENTS or len(shape) < 2:
         return None
     array = weights[stored.name]
     if array.dtype.kind != "f":
