@@ -1,5 +1,6 @@
 """Parts of every report: changes, skipped layers, tables, and writers of files."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO
@@ -15,6 +16,11 @@ def text_writer(text: str) -> ArtifactWriter:
         file.write(text.encode())
 
     return write
+
+
+def json_text(document: object) -> str:
+    """The text of a JSON file. Raises ValueError for NaN and infinite numbers, which JSON cannot hold."""
+    return f"{json.dumps(document, indent=1, allow_nan=False)}\n"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The commands about cost: the report, and the calibration of a target on measurements."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from onnxsparse.ir.files import STDOUT
 from onnxsparse.ir.option_roles import OutputFile, check_clashes, reading
 from onnxsparse.passes.report import DEFAULT_TARGET, Report
 from onnxsparse.pipeline.base import OLD_NAME, named_target
+from onnxsparse.records import json_text
 from onnxsparse.targets.files import other_sections
 
 
@@ -102,8 +102,7 @@ def report_one(name: str, found: Deployment, options: Report, shown: Shown) -> i
 
 def report_several(found: Sequence[tuple[str, Deployment]], options: Report, *, top: int | None) -> int:
     """Write and print the comparison of several (name, deployment) with the first; returns the largest exit code."""
-    as_json = f"{json.dumps(comparison_json(found), indent=1, allow_nan=False)}\n"
-    made = [(options.markdown, comparison_markdown(found)), (options.json, as_json)]
+    made = [(options.markdown, comparison_markdown(found)), (options.json, json_text(comparison_json(found)))]
     write_texts((path, content) for path, content in made if path is not None)
     if not options.files.to_stdout:
         print_comparison_of(text.console(), found, top=top)

@@ -8,7 +8,6 @@ A command that runs passes works in these steps (`run_passes`):
 4. Print what was done.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from onnxsparse.ir.model import Model, check_link, load
 from onnxsparse.ir.option_roles import OutputFile, Role, check_clashes, given_options, one_path, unnamed_paths
 from onnxsparse.pipeline.base import Pass
 from onnxsparse.pipeline.run import Comparing, Pipeline, check_passes, write
-from onnxsparse.records import text_writer
+from onnxsparse.records import json_text, text_writer
 from onnxsparse.runtime.inputs import ArrayFiles
 from onnxsparse.runtime.session import check_library
 
@@ -93,7 +92,7 @@ class Json:
     def show(self, document: object, print_table: Callable[[Console], None]) -> None:
         """Write `document` to the file, if one is given, and print the table, unless the JSON goes to standard output."""
         if self.json_file is not None:
-            write_texts([(self.json_file, f"{json.dumps(document, indent=1, allow_nan=False)}\n")])
+            write_texts([(self.json_file, json_text(document))])
         if self.json_file != STDOUT:
             print_table(text.console())
 
@@ -223,8 +222,7 @@ def run_passes(command: str, steps: Sequence[Pass], job: Job) -> None:
     files_of(job, steps, model, made).check(force=job.saving.force)
     records = []
     if job.saving.record is not None:
-        content = json.dumps(run_json(report, steps, model.name), indent=1, allow_nan=False)
-        records.append((job.saving.record, f"{content}\n"))
+        records.append((job.saving.record, json_text(run_json(report, steps, model.name))))
     target = None if dry else job.target
     write(model, target, report, records)
     written = [path for path in (*made, job.saving.record, target) if path is not None]

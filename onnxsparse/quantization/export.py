@@ -1,6 +1,5 @@
 """Samples, ranges and scales as plain files, so that a vendor's quantizer can make the same choices."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -11,7 +10,7 @@ from onnxsparse.errors import ParamError
 from onnxsparse.quantization.activation_ranges import Calibration
 from onnxsparse.quantization.quantize_model import QuantizedModel
 from onnxsparse.quantization.write.grid import Grid
-from onnxsparse.records import ArtifactWriter, text_writer
+from onnxsparse.records import ArtifactWriter, json_text, text_writer
 from onnxsparse.runtime.session import Feeds
 
 
@@ -90,4 +89,4 @@ def choices_json(found: QuantizedModel) -> str:
         ],
         "float": [{"node": skip.node, "reason": skip.reason} for skip in placement.skipped],
     }
-    return f"{json.dumps(content, indent=1, allow_nan=False)}\n"
+    return json_text(content)

@@ -1,6 +1,5 @@
 """The files of a report and their contents."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from onnxsparse.cost.report.tables import layers_csv, markdown
 from onnxsparse.cost.sparsity_sweep import Curve, curves, curves_csv
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.files import STDOUT
+from onnxsparse.records import json_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def contents(
     if files.need_curves and isinstance(found.backend, FileBackend):
         drawn = drawn or curves(found.load, found.backend)
     makers: list[tuple[Path | None, Callable[[], str]]] = [
-        (files.json, lambda: f"{json.dumps(deployment_json(found, model, drawn, operation), indent=1, allow_nan=False)}\n"),
+        (files.json, lambda: json_text(deployment_json(found, model, drawn, operation))),
         (files.csv, lambda: layers_csv(found)),
         (files.markdown, lambda: markdown(found, model)),
         (files.html, lambda: html(found, model, drawn, operation)),

@@ -8,7 +8,6 @@ A slice is a channel, class or box attribute (`runtime.slices`), which can be br
 3. Compare the outputs, as a whole and per slice.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from onnxsparse.quantization.accuracy.unit_noise import own_noise
 from onnxsparse.quantization.plan.scales import ValueScale
 from onnxsparse.quantization.quantize_model import QuantizedModel
 from onnxsparse.quantization.write.grid import Grid
-from onnxsparse.records import TextTable
+from onnxsparse.records import TextTable, json_text
 from onnxsparse.runtime.distance import Distance, finite, sqnr_db
 from onnxsparse.runtime.probe import element_counts, groups_within, prefix
 from onnxsparse.runtime.session import Execution, runner
@@ -148,7 +147,7 @@ class Diagnosis:
             "tensors": [tensor.to_json() for tensor in self.tensors],
             "slices": [part.to_json() for part in self.slices],
         }
-        return f"{json.dumps(content, indent=1, allow_nan=False)}\n"
+        return json_text(content)
 
     def tables(self) -> tuple[TextTable, ...]:
         """Tables of the SHOWN worst tensors and slices."""
