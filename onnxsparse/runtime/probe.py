@@ -6,7 +6,7 @@ from pathlib import Path
 import onnx
 from onnx import helper
 
-from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.graph import Graph, captured
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.protos import replace_all
 from onnxsparse.runtime.session import Execution, Feeds, runner
@@ -21,17 +21,14 @@ def prefix(model: Model, tensors: Sequence[str]) -> Model:
     """A copy whose only outputs are `tensors`, without the nodes that they do not depend on."""
     twin = model.copy()
     graph = Graph(twin.proto.graph)
-    captured: dict[int, list[str]] = {}
-    for name, users in graph.consumers.items():
-        for index in users:
-            captured.setdefault(index, []).append(name)
     needed: set[int] = set()
     pending = list(tensors)
     while pending:
         made_by = graph.producers.get(pending.pop())
         if made_by is not None and made_by not in needed:
             needed.add(made_by)
-            pending += captured.get(made_by, [])
+            node = graph.proto.node[made_by]
+            pending += [*node.input, *captured(node)]
     kept = [node for index, node in enumerate(twin.proto.graph.node) if index in needed]
     replace_all(twin.proto.graph.node, kept)
     replace_all(twin.proto.graph.output, [onnx.ValueInfoProto(name=name) for name in tensors])

@@ -209,7 +209,7 @@ def diagnose(found: QuantizedModel, data: CalibrationData, budget_bytes: int) ->
     slices = compare_outputs(found, few)
     tensors.sort(key=lambda tensor: rank(tensor.distance))
     slices.sort(key=lambda part: rank(part.distance))
-    return Diagnosis(tuple(tensors), tuple(slices), len(list(few)))
+    return Diagnosis(tuple(tensors), tuple(slices), few.count())
 
 
 def empty_tensors(found: QuantizedModel, data: CalibrationData, budget_bytes: int) -> Iterator[TensorDiagnosis]:
