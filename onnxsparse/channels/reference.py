@@ -20,8 +20,9 @@ from onnx import TensorProto, helper
 from onnxsparse.channels.groups import Removed, Solution
 from onnxsparse.channels.known_values import Values
 from onnxsparse.channels.labelled_graph import all_places
-from onnxsparse.ir.graph import FIRST_IR_WITH_DEFAULTS, Graph
+from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
+from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops import WeightSlot
@@ -44,18 +45,18 @@ class Reference:
     """Labels and classes."""
     removed: Removed
     """Label → whether its class is cut."""
-    made: dict[str, Array] = field(default_factory=dict)
-    """Name → new constant."""
     ordered: list[onnx.NodeProto] = field(default_factory=list)
     """Nodes of the graph that is being written, in order."""
     count: int = 0
     """Number of new names."""
 
+    def __post_init__(self) -> None:
+        self.values = Values(self.solution.found)
+        self.additions = Additions(self.model)
+
     def build(self) -> Model:
         """Write the reference; returns `model`."""
-        graph = self.model.proto.graph
-        self.values = Values(self.solution.found)
-        places = list(all_places(Graph(graph)))
+        places = list(all_places(Graph(self.model.proto.graph)))
         ordered: dict[int, list[onnx.NodeProto]] = {}
         for index, place in enumerate(places):
             self.ordered = ordered.setdefault(id(place.graph), [])
@@ -65,14 +66,7 @@ class Reference:
         # inner graphs first, because copying a node copies its bodies
         for inner in {id(place.graph): place.graph for place in places}.values():
             replace_all(inner.proto.node, ordered[id(inner)])
-        for name, value in self.made.items():
-            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-            graph.initializer.append(TensorProto(name=name, dims=value.shape, data_type=kind, raw_data=b""))
-            if self.model.proto.ir_version < FIRST_IR_WITH_DEFAULTS:
-                graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
-        self.model.weights.refresh()
-        for name, value in self.made.items():
-            self.model.weights[name] = value
+        self.additions.write()
         return self.model
 
     def _gone(self, index: int, at: int, axis: int) -> Any:
@@ -185,7 +179,7 @@ class Reference:
 
     def _add(self, op_type: str, inputs: list[str], **attributes: Any) -> str:
         if has_axes_as_attribute(op_type, self.model.opset()):
-            axes = self.made[inputs[1]].tolist()
+            axes = np.asarray(self.additions.made[inputs[1]]).tolist()
             inputs, attributes = inputs[:1], {**attributes, "axes": axes}
         name = self._name()
         self.ordered.append(helper.make_node(op_type, inputs, [name], name=name, **attributes))
@@ -196,6 +190,4 @@ class Reference:
         return f"onnxsparse_reference_{self.count}"
 
     def _constant(self, wanted: str, value: Array) -> str:
-        name = f"onnxsparse_{wanted}_{len(self.made)}"
-        self.made[name] = np.asarray(value, order="C")
-        return name
+        return self.additions.constant(f"onnxsparse_{wanted}_{len(self.additions.made)}", np.asarray(value, order="C"))
