@@ -109,6 +109,35 @@ def scale_along_text() -> onnx.ModelProto:
     return built
 
 
+def with_body(op: str, body: list[onnx.NodeProto], *inputs: str) -> onnx.ModelProto:
+    """A node whose body has `inputs` and gives out `go` and `h`; its attributes and the types of its values are missing."""
+    read, made = ([onnx.ValueInfoProto(name=name) for name in names] for names in (inputs, ("go", "h")))
+    built = chain(3, 8, 8)
+    built.graph.node.append(node(op, "n yes y", "z", body=helper.make_graph(body, "body", read, made)))
+    built.graph.output[0].CopyFrom(onnx.ValueInfoProto(name="z"))
+    built.graph.initializer.extend(
+        numpy_helper.from_array(np.array(held), name)
+        for name, held in (("n", 3), ("yes", True), ("w", np.ones((8, 8), np.float32)))
+    )
+    return built
+
+
+PRODUCT = node("MatMul", "x w", "h")
+
+
+def scan_of_unknown_inputs() -> onnx.ModelProto:
+    return with_body("Scan", [PRODUCT, node("Identity", "x", "go")], "x")
+
+
+def loop_while_nothing() -> onnx.ModelProto:
+    return with_body("Loop", [PRODUCT, node("Identity", "", "go")], "i", "on", "x")
+
+
+def loop_while_damaged() -> onnx.ModelProto:
+    damaged = TensorProto(name="go", data_type=TensorProto.BOOL, dims=[2], raw_data=b"1")
+    return with_body("Loop", [PRODUCT, node("Constant", "", "go", value=damaged)], "i", "on", "x")
+
+
 def version_beyond_32_bits() -> onnx.ModelProto:
     built = branches()  # bodies are inferred node by node
     built.ir_version, built.opset_import[0].version = 2**32 - 1, 1
@@ -132,6 +161,9 @@ HOSTILE = [
     wrong_type,
     no_such_type,
     scale_along_text,
+    scan_of_unknown_inputs,
+    loop_while_nothing,
+    loop_while_damaged,
     version_beyond_32_bits,
 ]
 NAMES = [getattr(make, "__name__", "") + str(i) for i, make in enumerate(HOSTILE)]

@@ -212,10 +212,7 @@ class Survey:
         if spec.body.branches:
             alive = {a: body for a, body in bodies.items() if body.graph.scope not in self.shapes.dead}
             return self._larger_branch(name, [(a, self.graph_layers(body, times)) for a, body in alive.items()])
-        try:
-            trips = spec.body.trips(self.view(graph, node), lambda at: self._integer(graph, node, at))
-        except UnknownFact:
-            trips = None
+        trips = spec.body.rounds(self.view(graph, node), lambda at: self._integer(graph, node, at))
         product = None if trips is None or times is None else trips * times
         found = [layer for body in bodies.values() for layer in self.graph_layers(body, product)]
         if trips is None and found:

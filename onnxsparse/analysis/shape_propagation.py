@@ -147,7 +147,7 @@ class Propagation:
                 self._set_type(graph.scope, output, graph.scope, node.input[position])
                 self._set_shape(graph.scope, output, shape)
         if body.carried is not None:
-            trips = body.trips(op, lambda at: self.integer(graph.scope, node, at))
+            trips = body.rounds(op, lambda at: self.integer(graph.scope, node, at))
             self._stack(graph.scope, node.output[len(carried) :], inner, inner.proto.output[1 + len(carried) :], trips)
 
     def _stack(

@@ -75,7 +75,7 @@ def conflict_in_bodies(known: Propagation, graph: Graph, index: int, spec: OpSpe
     assert spec.body is not None
     node = graph.proto.node[index]
     if not spec.body.branches:
-        trips = spec.body.trips(known.view(graph.scope, node), lambda at: known.integer(graph.scope, node, at))
+        trips = spec.body.rounds(known.view(graph.scope, node), lambda at: known.integer(graph.scope, node, at))
         if not trips:
             return None
     alive = [body for body in graph.bodies(index).values() if body.scope not in known.dead]

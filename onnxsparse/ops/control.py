@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import onnx
 
+from onnxsparse.ir.weights import read_small
 from onnxsparse.ops.facets import CostRules, Work
-from onnxsparse.ops.sizes import UnknownFact
+from onnxsparse.ops.sizes import UnknownFact, known
 from onnxsparse.ops.spec import Body, OpSpec
 from onnxsparse.ops.view import OpView
 
@@ -25,32 +26,27 @@ def loop_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
 def keeps_going(op: OpView) -> bool:
     """Whether the body's condition output is always true: a constant true, or the condition input passed on.
 
-    Raises UnknownFact if the body has no outputs.
+    Raises UnknownFact if the body has no outputs, and ModelError for a constant that is damaged.
     """
     body = op.attributes["body"].g if "body" in op.attributes else onnx.GraphProto()
     if not body.output:
         raise UnknownFact("its body has no outputs")
     condition = body.output[0].name
-    makers = {name: node for node in body.node for name in node.output}
-    while condition in makers and makers[condition].op_type == "Identity":
-        condition = makers[condition].input[0]
+    passed = {name: node.input[0] for node in body.node for name in node.output if node.op_type == "Identity" and node.input}
+    while condition in passed:
+        condition = passed.pop(condition)  # each once, because a damaged body may have a cycle
     if len(body.input) > 1 and condition == body.input[1].name:
         return True
     tensors = {t.name: t for t in body.initializer}
-    if condition in makers and makers[condition].op_type == "Constant":
-        tensors.update((condition, a.t) for a in makers[condition].attribute if a.name == "value")
-    return condition in tensors and bool(onnx.numpy_helper.to_array(tensors[condition]).all())
+    constants = [node for node in body.node if node.op_type == "Constant" and condition in node.output]
+    tensors.update((condition, a.t) for node in constants for a in node.attribute if a.name == "value")
+    return condition in tensors and bool(read_small(condition, tensors[condition]).all())
 
 
-def scan_trips(op: OpView, constant: Callable[[int], int | None]) -> int | None:
-    """Length of the first scanned input along its scan axis. None: unknown."""
-    scanned = op.required("num_scan_inputs")
-    at = len(op.node.input) - scanned
-    axis = (op.numbers("scan_input_axes") or (0,))[0]
-    try:
-        return op.input(at)[axis]
-    except UnknownFact:
-        return None
+def scan_trips(op: OpView, constant: Callable[[int], int | None]) -> int:
+    """Length of the first scanned input along its scan axis. Raises UnknownFact."""
+    first = len(op.node.input) - op.required("num_scan_inputs")
+    return known((op.partial(first)[(op.numbers("scan_input_axes") or (0,))[0]],))[0]
 
 
 SPECS = (

@@ -7,6 +7,7 @@ import onnx
 
 from onnxsparse.ir.protos import STANDARD_DOMAINS
 from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules
+from onnxsparse.ops.sizes import UnknownFact
 from onnxsparse.ops.view import OpView
 
 
@@ -61,7 +62,10 @@ class Body:
     if_false: str = ""
     """Attribute with the body that runs, once, if input 0 is false."""
     trips: Callable[[OpView, Callable[[int], int | None]], int | None] = field(default=lambda op, constant: 1)
-    """Number of trips, given the op and the value of a constant scalar input by position (None: not constant). None: unknown."""
+    """Number of trips, given the op and the value of a constant scalar input by position (None: not constant). None: unknown.
+
+    Raises UnknownFact; `rounds` does not.
+    """
     carried: Callable[[OpView], range] | None = None
     """Inputs, of the node and at the same positions of its body, that the body returns for the next trip. None: no state is
     carried.
@@ -71,6 +75,13 @@ class Body:
     def branches(self) -> bool:
         """Whether only one of its bodies runs."""
         return bool(self.if_true)
+
+    def rounds(self, op: OpView, constant: Callable[[int], int | None]) -> int | None:
+        """The number that `trips` gives. None if it is unknown or the rule lacks a fact."""
+        try:
+            return self.trips(op, constant)
+        except UnknownFact:
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)
