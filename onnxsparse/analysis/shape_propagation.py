@@ -189,7 +189,8 @@ class Propagation:
             self._type_as_input(scope, name, node, spec)
 
     def _follow_sequence(self, scope: str, node: onnx.NodeProto, rule: Callable[[Sequences], None], spec: OpSpec) -> None:
-        asked = Sequences(self.view(scope, node), lambda at: self._elements(scope, node.input[at]))
+        op = self.view(scope, node)
+        asked = Sequences(op, lambda at: self._elements(scope, op, at))
         try:
             rule(asked)
         except UnknownFact:
@@ -203,10 +204,10 @@ class Propagation:
             self._set_value(scope, name, asked.value)
         self._type_as_input(scope, name, node, spec)
 
-    def _elements(self, scope: str, name: str) -> Parts:
-        found = nearest(self.parts, scope, name)
+    def _elements(self, scope: str, op: OpView, at: int) -> Parts:
+        found = nearest(self.parts, scope, op.node.input[at]) if op.has_input(at) else None
         if found is None:
-            raise UnknownFact(f"the elements of the sequence '{name}' are not known")
+            raise UnknownFact(f"the elements of its input {at} are not known")
         return found
 
     def _evaluate(self, scope: str, node: onnx.NodeProto, spec: OpSpec | None) -> list[Array] | None:

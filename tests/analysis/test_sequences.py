@@ -134,6 +134,17 @@ def test_a_sequence_of_unknown_length_leaves_shapes_open() -> None:
     assert layers(built.bind(["4x8"])).totals.macs == 4 * 8 * 5
 
 
+def test_an_optional_without_an_element_leaves_the_rest_known() -> None:
+    nodes = [
+        node("Optional", "", "o", type=helper.make_tensor_type_proto(FLOAT, [2, 3])),
+        node("OptionalHasElement", "o", "has"),
+        node("Cast", "has", "f", to=FLOAT),
+        node("Add", "x f", "s"),
+        node("MatMul", "s w", "y"),
+    ]
+    assert layers(model(nodes, {"x": "4x8"}, ["y"], {"w": "8x5"}, opset=18)).totals.macs == 4 * 8 * 5
+
+
 def test_a_loop_stacks_what_each_round_gives_out() -> None:
     body = helper.make_graph(
         [node("Identity", "go", "on"), node("Relu", "h", "k"), node("FusedMatMul", "k w", "o", domain="com.microsoft")],
