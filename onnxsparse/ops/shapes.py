@@ -61,7 +61,8 @@ def arranged(op: OpView, at: int, letter: str) -> Shape:
 def windows(op: OpView, sizes: Shape, kernel: Shape) -> Shape:
     """Number of windows along each axis, from the op's strides, dilations, padding and rounding mode. None: unknown.
 
-    Raises UnknownFact if the attributes do not fit the number of axes. Source: the ONNX operator pages of Conv and AveragePool.
+    Raises UnknownFact if the attributes do not fit the number of axes, or a window exceeds the padded input. Source: the ONNX
+    operator pages of Conv and AveragePool.
     """
     rank = len(sizes)
     strides, dilations = (op.numbers(name, (1,) * rank) for name in ("strides", "dilations"))
@@ -78,7 +79,13 @@ def windows(op: OpView, sizes: Shape, kernel: Shape) -> Shape:
             found.append(None)
             continue
         spare = size + pads[i] + pads[i + rank] - dilations[i] * (window - 1) - 1
-        found.append(1 + (-(-spare // strides[i]) if op.number("ceil_mode", 0) else spare // strides[i]))
+        if spare < 0:
+            raise UnknownFact("its window is larger than its padded input")
+        last = spare // strides[i]
+        # rounded up, there is one more window if it begins before the padding at the end
+        if op.number("ceil_mode", 0) and spare % strides[i] and (last + 1) * strides[i] < size + pads[i]:
+            last += 1
+        found.append(last + 1)
     return tuple(found)
 
 

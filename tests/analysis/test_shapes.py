@@ -157,6 +157,20 @@ CASES: list[tuple[str, Callable[[], Model], list[str]]] = [
         ),
         ["1x3x4x3"],
     ),
+    (
+        "a pool rounded up, without a window that would begin after the last element",
+        lambda: ms(
+            "QLinearAveragePool",
+            "x s z s z",
+            {"x": ("1x3x5x6", UINT8)},
+            {"s": SCALE, "z": ZERO},
+            kernel_shape=[2, 2],
+            strides=[3, 3],
+            pads=[1, 1, 1, 1],
+            ceil_mode=1,
+        ),
+        ["1x3x2x3"],
+    ),
 ]
 
 
