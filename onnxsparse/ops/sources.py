@@ -12,6 +12,7 @@ from onnx import TensorProto
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, ShapeRules, Work
 from onnxsparse.ops.refit import Refit, refit_sizes
+from onnxsparse.ops.sizes import known
 from onnxsparse.ops.spec import OpSpec
 from onnxsparse.ops.view import OpView, product
 
@@ -26,9 +27,8 @@ Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformL
 
 def shape_value(op: OpView) -> NDArray[np.int64]:
     """The sizes of input 0 from axis `start` to axis `end`. Raises UnknownFact."""
-    return np.array(
-        op.input(0)[slice(op.number("start", 0), op.attributes["end"].i if "end" in op.attributes else None)], np.int64
-    )
+    end = op.required("end") if "end" in op.attributes else None
+    return np.array(known(op.partial(0)[op.number("start", 0) : end], f"its input '{op.node.input[0]}'"), np.int64)
 
 
 def size_value(op: OpView) -> NDArray[np.int64]:
@@ -56,8 +56,7 @@ def refit_shape(r: Refit) -> None:
     """Restore the sizes before the cut, so that shape arithmetic downstream is unchanged; ops that use its result are
     corrected themselves.
     """
-    window = slice(r.old.number("start", 0), r.old.attributes["end"].i if "end" in r.old.attributes else None)
-    before, after = r.old.input(0)[window], r.new.input(0)[window]
+    before, after = shape_value(r.old).tolist(), shape_value(r.new).tolist()
     if before != after:
         r.restore_output(before, after)
 

@@ -232,6 +232,17 @@ def test_open_sizes_stay_open_and_ranks_known_through_fused_ops() -> None:
     assert found.get("", "y") == (1, None, 6)  # a batch is 1 where nobody says
 
 
+def test_the_sizes_within_the_window_of_a_shape_are_known_beside_open_ones() -> None:
+    nodes = [
+        node("Shape", "x", "s", start=2),  # 8, 6
+        node("ReduceSum", "s", "n", keepdims=0),
+        node("Range", "zero n one", "r"),
+        node("Cast", "r", "y", to=FLOAT),
+    ]
+    held = {"zero": np.array(0), "one": np.array(1)}
+    assert Survey(model(nodes, {"x": "2x?x8x6"}, ["y"], held)).shapes.get("", "y") == (14,)
+
+
 def test_what_a_file_records_is_no_evidence_against_what_follows_from_its_sizes() -> None:
     nodes = [node("Gelu", "x", "a", domain=MS), node("MatMul", "a w", "y")]
     info = [helper.make_tensor_value_info("a", FLOAT, [1, 9, 9])]
