@@ -75,10 +75,10 @@ def past_rows(op: OpView, past: int, length: int, new: int) -> tuple[int, int]:
     rows = sized(op, past, 4)[2] if op.has_input(past) else 0
     if not op.has_input(length):
         return rows + new, rows + new
-    return filling(op, length) + new, rows
+    return op.integer(length) + new, rows
 
 
-def multi_head(op: OpView, key_past: int = 6, length: int = 8) -> Products:
+def multi_head(op: OpView) -> Products:
     """MultiHeadAttention. Q is N × length × hidden, or Q, K and V packed as N × length × heads × 3 × size.
 
     K and V may be N × heads × length × size, or packed as N × length × heads × 2 × size. Raises UnknownFact for other inputs.
@@ -93,7 +93,7 @@ def multi_head(op: OpView, key_past: int = 6, length: int = 8) -> Products:
         key, size = sized(op, 1, 3, 4, 5), query[2] // heads
         new = key[2] if len(key) == 4 else key[1]
         value_size = key[4] if len(key) == 5 else per_head(op, 2, heads)
-    keys, stored = past_rows(op, key_past, length, new)
+    keys, stored = past_rows(op, 6, 8, new)
     return Products(batch, heads, queries, keys, size, value_size, heads, stored)
 
 
@@ -140,7 +140,7 @@ def grouped(op: OpView) -> Products:
     size = hidden // heads if op.has_input(1) else hidden // (heads + 2 * kept)
     new = sized(op, 1, 3)[1] if op.has_input(1) else queries
     past = sized(op, 3, 4)[2] if op.has_input(3) else 0
-    keys = filling(op, 6) if past else new
+    keys = op.integer(6) if past else new
     return Products(batch, heads, queries, keys, size, size, kept, max(past, keys))
 
 
@@ -153,14 +153,6 @@ def grouped_shape(op: OpView) -> Shape:
     return batch, length, hidden // (heads + 2 * kept) * heads
 
 
-def filling(op: OpView, at: int) -> int:
-    """The one length that input `at` holds. Raises UnknownFact if it is unknown, or not exactly one."""
-    values = op.integers(at)
-    if len(values) != 1:
-        raise UnknownFact(f"its input {at} holds {len(values)} lengths, not one")
-    return values[0]
-
-
 def projecting(op: OpView, past: int = 4, length: int = 6) -> Products:
     """Attention: X (N × length × size) times one weight of size × (Q + K + V); a past is 2 × N × heads × length × head size.
     Raises UnknownFact.
@@ -170,7 +162,7 @@ def projecting(op: OpView, past: int = 4, length: int = 6) -> Products:
     rows = sized(op, past, 5)[3] if op.has_input(past) else 0
     keys, stored = rows + queries, rows + queries
     if length and op.has_input(length):
-        keys, stored = filling(op, length) + queries, rows
+        keys, stored = op.integer(length) + queries, rows
     return Products(batch, heads, queries, keys, query // heads, value // heads, heads, stored)
 
 

@@ -10,11 +10,11 @@ from onnxsparse.ops.conflicts import blocks, reshaping, squares
 from onnxsparse.ops.coupling import Coupling, couple_same
 from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, View, Work
 from onnxsparse.ops.labels import Axes, Labels
-from onnxsparse.ops.padding import couple_pad, pad_zeros, refit_pad
+from onnxsparse.ops.padding import couple_pad, ends_of, pad_zeros, refit_pad
 from onnxsparse.ops.refit import Refit, refit_reshape, refit_sizes
 from onnxsparse.ops.reshaping import couple_reshape
 from onnxsparse.ops.sequences import pass_on
-from onnxsparse.ops.sizes import UnknownFact, divided, paired
+from onnxsparse.ops.sizes import UnknownFact, counted, divided, paired
 from onnxsparse.ops.spec import OpSpec
 from onnxsparse.ops.view import OpView
 
@@ -33,11 +33,16 @@ ImageDecoder RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVecto
 MICROSOFT = "com.microsoft"
 
 
+def has_both_ends(op: OpView) -> bool:
+    """Whether an Identity has its input and its output, as one of a damaged file may not."""
+    return op.has_input(0) and bool(op.node.output)
+
+
 def is_inference_dropout(op: OpView) -> bool:
     """Whether a Dropout passes its input on: its mask is unused and it has no training_mode input (since version 12), which
     could be true.
     """
-    return not any(op.node.output[1:]) and not op.has_input(2)
+    return has_both_ends(op) and not any(op.node.output[1:]) and not op.has_input(2)
 
 
 def permutation(op: OpView, rank: int) -> tuple[int, ...]:
@@ -158,21 +163,17 @@ def padded_shape(op: OpView) -> Shape:
     """Each size plus the elements added before and after it, from input 1. Raises UnknownFact if there are not two pads per
     axis.
     """
-    shape, pads = op.partial(0), op.integers(1)
-    if len(pads) != 2 * len(shape):
-        raise UnknownFact(f"it has {len(pads)} pads for {len(shape)} axes")
-    pairs = zip(shape, pads[: len(shape)], pads[len(shape) :], strict=True)
-    return tuple(None if size is None else before + size + after for size, before, after in pairs)
+    shape = op.partial(0)
+    ends = ends_of(op.integers(1), range(len(shape)))
+    return tuple(None if size is None else before + size + after for size, (_, before, after) in zip(shape, ends, strict=True))
 
 
 def expanded_shape(op: OpView) -> Shape:
     """A new axis of size 1 at the position in input 1; negative ones count from the end of the result. Raises UnknownFact for
     a position outside.
     """
-    shape, axes = op.partial(0), op.integers(1)
-    if len(axes) != 1 or not -len(shape) - 1 <= axes[0] <= len(shape):
-        raise UnknownFact(f"its new axis {list(axes)} is none of a value of {len(shape)} axes")
-    at = axes[0] % (len(shape) + 1)
+    shape = op.partial(0)
+    at = counted(op.integer(1), len(shape) + 1)
     return (*shape[:at], 1, *shape[at:])
 
 
@@ -261,7 +262,7 @@ SPECS = (
         channels=ChannelRules(couple=couple_same),
         quant=QuantRules(role=Quant.FOLLOW),
         shape=ShapeRules(sequence=pass_on, moves=True, view=View()),
-        fold=FoldRules(passes=lambda op: True),
+        fold=FoldRules(passes=has_both_ends),
         cost=CostRules(work=Work.FREE),
     ),
     OpSpec(

@@ -75,7 +75,7 @@ def pads_with_zero(op: OpView, constant: Constant) -> bool:
     if op.has_input(2):
         value = constant(2)
         return value is not None and not np.any(value)
-    return "value" not in op.attributes or op.attributes["value"].f == 0
+    return op.real("value", 0.0) == 0
 
 
 def integers(op: OpView, constant: Constant, at: int) -> Size | None:
@@ -86,7 +86,8 @@ def integers(op: OpView, constant: Constant, at: int) -> Size | None:
 
 def padding_conv(op: OpView, zeros: Zeros) -> Attributes | None:
     """Attributes of a Conv with these zeros added to its padding. None if it cannot take them."""
-    kernel = op.numbers("kernel_shape") or (op.inputs[1] or ())[SPATIAL:]
+    weight = op.inputs[1] if op.has_input(1) else None
+    kernel = op.numbers("kernel_shape") or (weight or ())[SPATIAL:]
     rank = SPATIAL + len(kernel) if kernel else zeros.rank
     return None if rank is None else padded(op, zeros, rank)
 

@@ -29,18 +29,11 @@ class Sequences:
     value: NDArray[np.generic] | None = None
     """Value of the output if it is known. None: unknown."""
 
-    def number(self, at: int) -> int:
-        """The single integer that input `at` holds. Raises UnknownFact if it is unknown, or not exactly one."""
-        values = self.op.integers(at)
-        if len(values) != 1:
-            raise UnknownFact(f"its input {at} holds {len(values)} numbers, not one")
-        return values[0]
-
     def position(self, at: int, count: int, last: int) -> int:
         """The position that input `at` holds, negative ones counted back from `count`. Raises UnknownFact if it is unknown or
         above `last`.
         """
-        given = self.number(at)
+        given = self.op.integer(at)
         found = given if given >= 0 else count + given
         if not 0 <= found <= last:
             raise UnknownFact(f"its position {given} is none of {count}")

@@ -9,7 +9,7 @@ from onnxsparse.ops.conflicts import broadcasting
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.facets import ChannelRules, CostRules, QuantRules, ShapeRules, Work
 from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple, triples
-from onnxsparse.ops.shapes import broadcast, windows
+from onnxsparse.ops.shapes import broadcast, joined, windows
 from onnxsparse.ops.sizes import UnknownFact, counted, paired
 from onnxsparse.ops.slicing import is_contiguous, join
 from onnxsparse.ops.spec import OpSpec
@@ -35,17 +35,15 @@ def concat_parts(op: OpView) -> list[int]:
 
 def concat_shape(op: OpView) -> Shape:
     """The parts joined along `axis`. Raises UnknownFact if there are none, or their ranks differ."""
-    parts = [op.input(at) for at in concat_parts(op)]
+    parts = [op.partial(at) for at in concat_parts(op)]
     if not parts or len({len(part) for part in parts}) != 1:
         raise UnknownFact("its parts have different numbers of axes, or there are none")
-    axis = counted(op.required("axis"), len(parts[0]))
-    return (*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :])
+    return joined(parts, counted(op.required("axis"), len(parts[0])))
 
 
 def global_pool_shape(op: OpView) -> Shape:
     """Batch and channels; 1 along all other axes. Raises UnknownFact."""
-    shape = op.partial(0)
-    channel = len(shape) - 1 if op.number("channels_last", 0) else 1
+    shape, channel = op.partial(0), channel_axis(op)
     return tuple(size if i in (0, channel) else 1 for i, size in enumerate(shape))
 
 
@@ -59,7 +57,7 @@ def pool_shape(op: OpView) -> Shape:
 
 def channel_axis(op: OpView) -> int:
     """The last axis if `channels_last` is set, else 1. Raises UnknownFact."""
-    return len(op.input(0)) - 1 if op.number("channels_last", 0) else 1
+    return len(op.partial(0)) - 1 if op.number("channels_last", 0) else 1
 
 
 def concat_operands(op: OpView) -> tuple[Operand, ...]:

@@ -58,6 +58,12 @@ class Refit:
         else:
             next(a for a in self.node.attribute if a.name == name).CopyFrom(made)
 
+    def unset(self, name: str) -> None:
+        """Remove an attribute, if it exists."""
+        for i in reversed(range(len(self.node.attribute))):
+            if self.node.attribute[i].name == name:
+                del self.node.attribute[i]
+
 
 def refit_sizes(at: int) -> Callable[[Refit], None]:
     """A rule for an op whose input `at` holds the sizes of its output."""

@@ -7,7 +7,8 @@ import numpy as np
 
 from onnxsparse.ops.facets import CostRules, ShapeRules, Work
 from onnxsparse.ops.parts import Sequences
-from onnxsparse.ops.sizes import UnknownFact
+from onnxsparse.ops.shapes import joined
+from onnxsparse.ops.sizes import UnknownFact, counted
 from onnxsparse.ops.spec import OpSpec
 
 
@@ -22,8 +23,10 @@ def construct(s: Sequences) -> None:
 
 
 def insert(s: Sequences) -> None:
-    """Insert input 1 before a position (input 2), or at the end."""
+    """Insert input 1 before a position (input 2), or at the end. Raises UnknownFact if there is no input 1."""
     parts = s.parts(0)
+    if not s.op.has_input(1):
+        raise UnknownFact("it has no element to insert")
     at = s.position(2, len(parts), len(parts)) if s.op.has_input(2) else len(parts)
     s.made = (*parts[:at], s.op.inputs[1], *parts[at:])
 
@@ -52,14 +55,14 @@ def measure(s: Sequences) -> None:
 def split(s: Sequences) -> None:
     """Split along `axis` into given sizes, pieces of one size (the last may be smaller), or single slices."""
     whole = s.op.partial(0)
-    axis = s.op.number("axis", 0) % max(len(whole), 1)
+    axis = s.op.axis(0, len(whole))
     if not s.op.has_input(1):
         one = (1,) if s.op.number("keepdims", 1) else ()
         s.made = ((*whole[:axis], *one, *whole[axis + 1 :]),) * s.op.input(0)[axis]
         return
     sizes = s.op.integers(1)
     if s.op.inputs[1] == ():
-        size, piece = s.op.input(0)[axis], max(s.number(1), 1)
+        size, piece = s.op.input(0)[axis], max(s.op.integer(1), 1)
         sizes = tuple(min(piece, size - start) for start in range(0, size, piece))
     s.made = tuple((*whole[:axis], part, *whole[axis + 1 :]) for part in sizes)
 
@@ -72,18 +75,11 @@ def concatenate(s: Sequences) -> None:
     if not parts or any(part is None for part in parts):
         raise UnknownFact("the elements of its sequence are unknown")
     shapes = [part for part in parts if part is not None]
-    rank = len(shapes[0]) + s.op.number("new_axis", 0)
-    if len(set(map(len, shapes))) > 1 or not rank:
+    if len(set(map(len, shapes))) > 1:
         raise UnknownFact("the elements of its sequence have different numbers of axes")
-    axis = s.op.required("axis") % rank
-    columns = list(zip(*shapes, strict=True))
-    common = [next((size for size in column if size is not None), None) for column in columns]
-    if s.op.number("new_axis", 0):
-        s.shape = (*common[:axis], len(shapes), *common[axis:])
-        return
-    along = columns[axis]
-    total = None if None in along else sum(size for size in along if size is not None)
-    s.shape = (*common[:axis], total, *common[axis + 1 :])
+    stacked = bool(s.op.number("new_axis", 0))
+    axis = counted(s.op.required("axis"), len(shapes[0]) + stacked)
+    s.shape = joined([(*shape[:axis], 1, *shape[axis:]) for shape in shapes] if stacked else shapes, axis)
 
 
 def pass_on(s: Sequences) -> None:

@@ -89,6 +89,14 @@ def windows(op: OpView, sizes: Shape, kernel: Shape) -> Shape:
     return tuple(found)
 
 
+def joined(shapes: Sequence[Shape], axis: int) -> Shape:
+    """The shape of values of one rank, joined along `axis`. None for each unknown size."""
+    columns = list(zip(*shapes, strict=True))
+    common = [next((size for size in column if size is not None), None) for column in columns]
+    sizes = [size for size in columns[axis] if size is not None]
+    return (*common[:axis], sum(sizes) if len(sizes) == len(shapes) else None, *common[axis + 1 :])
+
+
 def reduced(op: OpView, axes: Size) -> Shape:
     """Input 0 after a reduction over `axes` (empty: all axes), which become 1, or vanish if `keepdims` is 0. None for each
     unknown size.

@@ -65,34 +65,27 @@ def couple_split(c: Coupling) -> None:
 
 def refit_split(r: Refit) -> None:
     """Write out the sizes: equal parts may now differ."""
-    along = r.old.number("axis", 0) % len(r.old.input(0))
-    before, after = ([view.output(at)[along] for at in range(len(r.node.output))] for view in (r.old, r.new))
+    before, after = split_sizes(r.old), split_sizes(r.new)
     if before == after:
         return
     if r.old.has_input(1):
         r.rescale(1, before, after)
-    elif "split" in r.old.attributes:
-        r.set("split", after)
     else:
-        write_split_sizes(r, after)
-
-
-def write_split_sizes(r: Refit, sizes: list[int]) -> None:
-    """Give sizes to a Split that had none and divided evenly."""
-    del_names = [a for a in r.node.attribute if a.name != "num_outputs"]
-    if len(del_names) < len(r.node.attribute):
-        kept = [type(a).FromString(a.SerializeToString()) for a in del_names]
-        del r.node.attribute[:]
-        r.node.attribute.extend(kept)
-    r.replace(1, np.array(sizes, np.int64))
+        r.unset("num_outputs")
+        r.replace(1, np.array(after, np.int64))
 
 
 def refit_old_split(r: Refit) -> None:
     """Before version 13 the sizes are an attribute."""
-    along = r.old.number("axis", 0) % len(r.old.input(0))
-    before, after = ([view.output(at)[along] for at in range(len(r.node.output))] for view in (r.old, r.new))
+    before, after = split_sizes(r.old), split_sizes(r.new)
     if before != after:
         r.set("split", after)
+
+
+def split_sizes(op: OpView) -> list[int]:
+    """The size of each part. Raises UnknownFact."""
+    along = op.axis(0, len(op.partial(0)))
+    return [op.output(at)[along] for at in range(len(op.node.output))]
 
 
 def slices(c: Coupling) -> dict[int, slice]:
@@ -214,7 +207,7 @@ def picked_from(size: int, indices: NDArray[np.generic]) -> NDArray[np.intp]:
 
 def refit_gather(r: Refit) -> None:
     """Renumber the indices among the kept elements."""
-    along = r.old.number("axis", 0) % len(r.old.input(0))
+    along = r.old.axis(0, len(r.old.partial(0)))
     kept, made = r.kept_input(0, along), r.kept_output(0, along)
     indices = r.constant(1)
     if kept is None or indices is None or indices.ndim != 1:

@@ -68,6 +68,15 @@ class OpView:
             raise UnknownFact(f"the values of its input {at} are not known")
         return Listed(int(element) for element in self.values[self.node.input[at]].reshape(-1))
 
+    def integer(self, at: int) -> int:
+        """The element of an input that holds one integer. Raises UnknownFact as `integers` does, or if it holds another number
+        of them.
+        """
+        values = self.integers(at)
+        if len(values) != 1:
+            raise UnknownFact(f"its input {at} holds {len(values)} numbers, not one")
+        return values[0]
+
     def output(self, at: int = 0, rank: int | None = None, least: int = 0) -> Size:
         """The shape of output `at`, all sizes known. Raises UnknownFact as `input` does."""
         if at >= len(self.outputs):
