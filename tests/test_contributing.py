@@ -20,7 +20,7 @@ from onnxsparse.errors import ParamError
 from onnxsparse.folding import fold
 from onnxsparse.runtime.inputs import seeded_samples
 from onnxsparse.runtime.session import runner
-from tests.graphs import model, node
+from tests.graphs import model, node, op_types
 
 PAGE = Path(__file__).parent.parent / "CONTRIBUTING.md"
 DOMAIN = "com.example"
@@ -99,7 +99,9 @@ def floats(built: Model, name: str) -> NDArray[np.float32]:
 def test_it_takes_in_a_scale_downstream() -> None:
     nodes = [linear("x w b", "h", 8), node("Mul", "h s", "y")]
     built = model(nodes, {"x": "2x16"}, ["y"], {"w": "8x16", "b": "8", "s": "8"}, domains={DOMAIN: 1})
-    wanted = floats(built, "w") * floats(built, "s")[:, None]
+    scale = floats(built, "s")
+    wanted = {"w": floats(built, "w") * scale[:, None], "b": floats(built, "b") * scale}
     fold(built)
-    assert [n.op_type for n in built.proto.graph.node] == ["CentredLinear"]
-    np.testing.assert_allclose(floats(built, "w"), wanted, rtol=1e-6)
+    assert op_types(built) == ["CentredLinear"]
+    for name, values in wanted.items():
+        np.testing.assert_allclose(floats(built, name), values, rtol=1e-6)

@@ -105,8 +105,10 @@ def test_the_house_has_few_rooms() -> None:
 
 
 def test_backends_never_see_onnx() -> None:
-    for path in (PACKAGE / "cost" / "backends").glob("*.py"):
-        assert "import onnx\n" not in path.read_text()
+    for module, path in MODULES.items():
+        if not module.startswith("cost.backends"):
+            continue
+        assert not re.search(r"^\s*(?:import|from) onnx\b", path.read_text(), re.MULTILINE), path
         for name in imports(path):
             assert name.startswith(("cost.backends", "errors", "targets")), f"{path}: {name}"
 
@@ -299,4 +301,4 @@ def test_options_that_the_pages_show_exist(run: Run, monkeypatch: pytest.MonkeyP
         for command, rest in re.findall(r"\bonnxsparse ([a-z][a-z-]+)( [^`#\n]*)", page.read_text()):
             for option in re.findall(r"(?<= )--[a-z][a-z-]+", rest):
                 assert run(command, "--help") == 0
-                assert option in run.out, f"{page.name}: onnxsparse {command} has no {option}"
+                assert re.search(rf"{option}(?![a-z-])", run.out), f"{page.name}: onnxsparse {command} has no {option}"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -62,8 +63,7 @@ class TestInspect:
         assert "0.00 % of what is known" in run.out
 
     @pytest.mark.parametrize("build", [hidden_sizes, custom_nms, open_sizes])
-    def test_json(self, run: Run, tmp_path: Path, build: object) -> None:
-        assert callable(build)
+    def test_json(self, run: Run, tmp_path: Path, build: Callable[[], onnx.ModelProto]) -> None:
         onnx.save(build(), tmp_path / "m.onnx")
         assert run("inspect", tmp_path / "m.onnx", "--json", "-") == 0
         found = json.loads(run.out)

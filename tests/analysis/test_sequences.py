@@ -108,13 +108,14 @@ def test_an_if_passes_on_a_sequence_that_both_branches_make() -> None:
     assert layers(built).totals.macs == 4 * 16 * 3
 
 
-@pytest.mark.parametrize(("position", "rows"), [(-1, 8), (0, 4), (1, 8)])
+@pytest.mark.parametrize(("position", "rows"), [(-1, 12), (0, 4), (1, 12), (2, 8)])
 def test_a_tensor_is_inserted_before_a_position(position: int, rows: int) -> None:
-    """[4x8, 8x8] with another 8x8 before the last, before the first, before the second: what stands at index 0 or 1 then."""
+    """[4x8, 8x8] with a 12x8 before the last, before the first, before the second, at the end: what stands at index 1 then."""
     nodes = [
         node("Concat", "x x", "d", axis=0),  # 8x8
+        node("Concat", "x x x", "e", axis=0),  # 12x8
         node("SequenceConstruct", "x d", "s"),
-        node("SequenceInsert", "s d at", "t"),
+        node("SequenceInsert", "s e at", "t"),
         node("SequenceAt", "t one", "a"),
         node("MatMul", "a w", "y"),
     ]

@@ -68,8 +68,10 @@ class TestDefaults:
             {"w": "4x16", "v": "4x3", "c": np.array(False)},
         )
         assert layers(Model.from_proto(made)).totals.macs == 2 * 4 * 3
+        assert flatten(Model.from_proto(made))
         made.graph.input.append(value("c", "", BOOL))
         assert layers(Model.from_proto(made)).totals.macs == 2 * 4 * 16
+        assert not flatten(Model.from_proto(made))
 
 
 OWN = "our.own"
@@ -145,9 +147,11 @@ class TestFunctions:
         assert len(twice.proto.functions) == 2
 
     def test_overloads_and_one_name_in_two_domains_are_told_apart(self) -> None:
-        """f of 8 columns, its overload of 4, and another domain's of 2."""
-        made = [function("F", [constant("w", weight(f"3x{n}")), node("MatMul", "a w", "o", name="mm")], "o") for n in (8, 4, 2)]
-        made[1].overload, made[2].domain = "wide", "other"
+        """f of 8 columns, its overload of 4, and another domain's of 2; another overload is not called, and so not inlined."""
+        made = [
+            function("F", [constant("w", weight(f"3x{n}")), node("MatMul", "a w", "o", name="mm")], "o") for n in (8, 4, 2, 1)
+        ]
+        made[1].overload, made[2].domain, made[3].overload = "wide", "other", "unused"
         calls = [node("F", "x", name, domain=d) for name, d in (("p", OWN), ("q", OWN), ("r", "other"))]
         calls[1].overload = "wide"
         join = node("Concat", "p q r", "y", axis=1)
@@ -156,8 +160,9 @@ class TestFunctions:
         assert [(layer.node, layer.macs, layer.elements) for layer in layers(built)] == [
             ("p/mm", 2 * 3 * 8, 24), ("q/mm", 2 * 3 * 4, 12), ("r/mm", 2 * 3 * 2, 6)
         ]  # fmt: skip
-        _, _, stays = quantized(built, x=weight("2x3", 3))
+        done, _, stays = quantized(built, x=weight("2x3", 3))
         assert stays == {}
+        assert [(f.name, f.overload) for f in done.proto.functions] == [("F", "unused")]
 
     def test_a_function_of_another_opset_is_written_out_where_its_ops_are_the_same(self) -> None:
         """MatMul is since 13 what it is; ReduceMean is another one since 18."""

@@ -124,8 +124,7 @@ class TestTheProof:
         assert files(tmp_path) == before
 
 
-def test_a_weight_that_no_conv_reads_alone() -> None:
-    """The copy of a tensor has its name, and nobody else's tensor changes."""
+def test_tensors_keep_their_names_through_a_cut() -> None:
     built = Model.from_proto(chain(3, 8, 4))
     smaller, _ = halve(built)
     assert set(smaller.weights) == set(built.weights)

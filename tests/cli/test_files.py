@@ -158,6 +158,13 @@ def test_masks_go_to_standard_output_as_bytes(
     assert text.getvalue() == "text"
 
 
+def test_an_error_leaves_standard_output_empty(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ModelError, match="too late"), Staging() as staging:
+        staging.write(Path("-"), lambda file: file.write(b"text"))
+        raise ModelError("too late")
+    assert capsys.readouterr().out == ""
+
+
 def test_a_model_does_not_go_to_standard_output(run: Run, folder: Path) -> None:
     assert run("prune", "in.onnx", "-") == 2
     assert not (folder / "-").exists()

@@ -50,7 +50,7 @@ def item(
 
 class TestTheLayerModel:
     def test_by_hand(self) -> None:
-        """270 MMACs at half density and 270 GMAC/s: 0.5 ms; 1375 + 17 + 303 000 bytes at 10.1 GB/s: 0.03 ms."""
+        """270 MMACs at half density and 270 GMAC/s: 0.5 ms; 1000 + 303 000 bytes at 10.1 GB/s: 0.03 ms."""
         cost = CV22.cost(item())
         assert cost is not None
         assert cost.compute_ms == pytest.approx(0.5)

@@ -1,11 +1,10 @@
 """The knee chart: how narrower models are sized, and where pruning stops to pay."""
 
+import itertools
 from pathlib import Path
 
-import pytest
-
 from onnxsparse import Model
-from onnxsparse.cost.estimate import deploy
+from onnxsparse.cost.estimate import Deployment, deploy
 from onnxsparse.cost.sparsity_sweep import CHANNEL_FACTORS, SPARSITIES, curves, find_knee, narrow
 from onnxsparse.cost.workload import workload
 from sample_models.build import LARGE, SMALL, build
@@ -47,10 +46,9 @@ def test_a_plateau_before_the_savings_is_no_knee() -> None:
     assert find_knee([100 * (1 - min(s, 0.3)) - 200 * max(0, s - 0.65) for s in SPARSITIES]) is None
 
 
-def test_half_the_channels_then_pruned_beats_pruning_alone() -> None:
+def test_half_the_channels_then_pruned_beats_pruning_alone(detector: Deployment) -> None:
     """The paper's finding: 5 % of the operations either way, faster with half the channels."""
-    load = workload(Model.from_proto(build(SMALL)))
-    found = {c.channel_factor: c for c in curves(load, deploy(Model.from_proto(build(SMALL))).backend) if c.variant == "cv22"}
+    found = {c.channel_factor: c for c in curves(detector.load, detector.backend) if c.variant == "cv22"}
     alone = found[1.0].latency_ms[SPARSITIES.index(0.95)]
     both = found[0.5].latency_ms[SPARSITIES.index(0.8)]  # a quarter of the operations, a fifth of those kept
     assert both < alone
@@ -74,10 +72,8 @@ def test_the_command_shows_and_writes_the_curve(run: Run, source: Path, tmp_path
     assert len(lines) == 1 + 3 * len(CHANNEL_FACTORS) * len(SPARSITIES)
 
 
-@pytest.mark.parametrize("factor", CHANNEL_FACTORS)
-def test_a_narrower_model_is_never_slower(factor: float) -> None:
-    load = workload(Model.from_proto(build(SMALL)))
-    first, *others = curves(load, deploy(Model.from_proto(build(SMALL))).backend)
-    for c in others:
-        if c.variant == first.variant and c.channel_factor == factor:
-            assert all(a <= b for a, b in zip(c.latency_ms, first.latency_ms, strict=True))
+def test_a_narrower_model_is_never_slower(detector: Deployment) -> None:
+    found = [c for c in curves(detector.load, detector.backend) if c.variant == "cv22"]
+    assert [c.channel_factor for c in found] == list(CHANNEL_FACTORS)
+    for wider, narrower in itertools.pairwise(found):
+        assert all(a <= b for a, b in zip(narrower.latency_ms, wider.latency_ms, strict=True)), narrower.channel_factor

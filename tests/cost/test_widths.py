@@ -1,6 +1,7 @@
 """The width of every tensor in mixed models, and the bytes that follow, worked out by hand."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -169,8 +170,7 @@ BY_HAND = [
 
 
 @pytest.mark.parametrize(("build", "expected"), BY_HAND, ids=[getattr(b, "__name__", "") for b, _ in BY_HAND])
-def test_bytes_by_hand(build: object, expected: dict[str, tuple[int, int, int]]) -> None:
-    assert callable(build)
+def test_bytes_by_hand(build: Callable[[], Model], expected: dict[str, tuple[int, int, int]]) -> None:
     assert bytes_of(deploy(build(), "roofline", FLOATS_16)) == expected
 
 

@@ -16,6 +16,7 @@ from onnxsparse import Model, ModelError, ParamError, load
 from onnxsparse.ir import model as model_module
 from onnxsparse.ir import weights as weights_module
 from onnxsparse.ir.wire import BULK_BYTES, FLOAT_DATA, RAW_DATA, lift
+from tests.commands import files
 from tests.graphs import chain, node, proto, weight
 
 
@@ -28,10 +29,6 @@ def external(path: Path, built: onnx.ModelProto | None = None) -> Path:
     """A model whose bulk weights are in `path`.bin."""
     options = {"save_as_external_data": True, "location": f"{path.name}.bin", "size_threshold": 0}
     return save_proto(built or chain(3, 8, 16, 4), path, **options)
-
-
-def leftovers(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
 
 
 def light_models() -> list[Path]:
@@ -145,7 +142,7 @@ class TestExternalData:
     def test_stays_external_under_the_targets_name(self, tmp_path: Path) -> None:
         source = external(tmp_path / "in.onnx")
         load(source).save(tmp_path / "out.onnx")
-        assert leftovers(tmp_path) == ["in.onnx", "in.onnx.bin", "out.onnx", "out.onnx.data"]
+        assert files(tmp_path) == ["in.onnx", "in.onnx.bin", "out.onnx", "out.onnx.data"]
         assert onnx.load(tmp_path / "out.onnx") == onnx.load(source)
 
     def test_saving_twice_replaces_and_never_appends(self, tmp_path: Path) -> None:
@@ -154,9 +151,9 @@ class TestExternalData:
         first = sum(p.stat().st_size for p in tmp_path.glob("out*"))
         for _ in range(3):
             model.save(tmp_path / "out.onnx")
-        files = list(tmp_path.glob("out*"))
-        assert len(files) == 2
-        assert sum(p.stat().st_size for p in files) <= first + 100
+        made = list(tmp_path.glob("out*"))
+        assert len(made) == 2
+        assert sum(p.stat().st_size for p in made) <= first + 100
         assert onnx.load(tmp_path / "out.onnx") == onnx.load(tmp_path / "in.onnx")
 
     def test_onto_itself(self, tmp_path: Path) -> None:
@@ -231,14 +228,14 @@ class TestAtomic:
         with pytest.raises(ModelError, match=r"cannot write .*: No space left on device"):
             model.save(target)
         assert target.read_bytes() == b"precious"
-        assert leftovers(tmp_path) == ["in.onnx", "in.onnx.bin", "out.onnx"]
+        assert files(tmp_path) == ["in.onnx", "in.onnx.bin", "out.onnx"]
 
     def test_an_interrupt_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         model = load(save_proto(chain(3, 8, 4), tmp_path / "in.onnx"))
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             model.save(tmp_path / "out.onnx")
-        assert leftovers(tmp_path) == ["in.onnx"]
+        assert files(tmp_path) == ["in.onnx"]
 
     def test_a_folder_is_no_target(self, tmp_path: Path) -> None:
         with pytest.raises(ParamError, match="is a folder"):

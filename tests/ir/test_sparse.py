@@ -78,17 +78,27 @@ def test_what_no_pass_changes_is_written_as_it_came(coordinates: bool, tmp_path:
     assert onnx.ModelProto.FromString(built.to_bytes()) == before
 
 
-def test_pruning_leaves_fewer_stored_values(tmp_path: Path) -> None:
-    built = Model.from_proto(two_layers(sparse("ws", [4, 8], POSITIONS)))
+@pytest.mark.parametrize(("coordinates", "indices"), [(False, [14, 20, 31]), (True, [[1, 6], [2, 4], [3, 7]])])
+def test_pruning_leaves_fewer_stored_values(tmp_path: Path, coordinates: bool, indices: list[object]) -> None:
+    built = Model.from_proto(two_layers(sparse("ws", [4, 8], POSITIONS, coordinates=coordinates)))
     Prune(sparsity=0.9, protect="none", scope="layer").run(built)
     # 29 of 32 are 90.6 %, 28 are 87.5 %: of 6 values the 3 smallest go
     after = saved(built, tmp_path).graph.sparse_initializer[0]
     assert numpy_helper.to_array(after.values).tolist() == [4, 5, 6]
-    assert numpy_helper.to_array(after.indices).tolist() == POSITIONS[3:]
+    assert numpy_helper.to_array(after.indices).tolist() == indices
     x = np.ones((2, 4), np.float32)
     assert np.array_equal(
         runner(load(tmp_path / "out.onnx")).run({"x": x})["y"], runner(built).run({"x": x})["y"]
     )  # fmt: skip
+
+
+def test_a_negative_zero_stays_negative(tmp_path: Path) -> None:
+    built = Model.from_proto(two_layers(sparse("ws", [4, 8], POSITIONS)))
+    values = np.array(built.weights["ws"])
+    values[0, 1] = -0.0
+    built.weights["ws"] = values
+    assert saved(built, tmp_path).graph.sparse_initializer
+    assert load(tmp_path / "out.onnx").weights["ws"].tobytes() == values.tobytes()
 
 
 def test_masks_apply_to_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pydantic.dataclasses import dataclass
 
 from onnxsparse import Fold, Model, ModelError, ParamError, Pipeline, Prune, PruneChannels, Quantize
-from onnxsparse.cli.jobs import Json, Running, Saving
+from onnxsparse.cli.jobs import CustomOps, Job, Json, Running, Saving, Sizes, run_passes
 from onnxsparse.cost.estimate import deploy
 from onnxsparse.cost.report.records import TOTALS, totals
 from onnxsparse.ir.option_roles import Role, given_options, roles
@@ -213,12 +213,8 @@ class Theirs:
         ({"made": "in.onnx"}, "in.onnx is named twice, to read"),
     ],
 )
-def test_a_pass_that_says_nothing_of_its_paths(
-    folder: Path, options: dict[str, str], message: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pass_that_says_nothing_of_its_paths(folder: Path, options: dict[str, str], message: str | None) -> None:
     """What it has made is known once it ran, and its other paths are read."""
-    from onnxsparse.cli.jobs import CustomOps, Job, Sizes, run_passes
-
     step = Theirs(**{name: Path(value) for name, value in options.items()})
     job = Job(Path("in.onnx"), Path("o.onnx"), Sizes(), Saving(), CustomOps())
     before = files(folder)

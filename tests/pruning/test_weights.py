@@ -105,16 +105,14 @@ class TestWhereWeightsAre:
     def test_assembled_from_gates(self) -> None:
         """W of an LSTM made of slices and a Concat, as torch.export writes it."""
         nodes = [
-            node("Slice", "p zero six one", "front"),
-            node("Slice", "p six end one", "back"),
+            node("Slice", "p zero six zero", "front"),
+            node("Slice", "p six end zero", "back"),
             node("Concat", "back front", "order", axis=0),
             node("Unsqueeze", "order zero", "w"),
             node("LSTM", "x w r", "y", hidden_size=3),
         ]
-        index = {n: np.array([v], np.int64) for n, v in (("zero", 0), ("six", 6), ("end", 12), ("one", 1))}
-        slices = {"zero": index["zero"], "six": index["six"], "end": index["end"]}
-        nodes[0].input[3] = nodes[1].input[3] = "zero"
-        built = proto(nodes, {"x": "7x2x5"}, ["y"], {"p": "12x5", "r": "1x12x3", **slices})
+        index = {n: np.array([v], np.int64) for n, v in (("zero", 0), ("six", 6), ("end", 12))}
+        built = proto(nodes, {"x": "7x2x5"}, ["y"], {"p": "12x5", "r": "1x12x3", **index})
         found = layers(Model.from_proto(built))
         assert {use.tensor: use.uses for use in found[0].weights} == {"p": 14, "r": 14}
         pruned, _ = prune(built, sparsity_op=0.5)

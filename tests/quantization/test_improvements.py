@@ -1,7 +1,6 @@
 """What makes an int8 model better, and what shows where it is not good: on small networks, in onnxruntime."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +74,7 @@ def test_wide_layers_add_up(target: str) -> None:
     plain = deep()
     levels = [sqnr_db(plain, quantized(plain, target=target, wide_layers=count)) for count in (0, 2, 4)]
     assert levels[0] < levels[1] < levels[2]
-    assert levels[2] > 60 or math.isinf(levels[2])
+    assert levels[2] > 60
 
 
 def test_as_many_layers_as_an_sqnr_takes() -> None:

@@ -274,7 +274,7 @@ class TestQuantizedBefore:
         assert [n for n in done.proto.graph.node if n.name == "q"] == [built.proto.graph.node[1]]
 
     @staticmethod
-    def trained(moved: str = "", before: bool = False) -> Model:
+    def trained(moved: str) -> Model:
         """As training in integers leaves it: a float weight through Q and DQ, activations through theirs."""
         nodes = [
             node("QuantizeLinear", "x xs xz", "xq"),
