@@ -23,6 +23,7 @@ class FixShapes:
 
     name: ClassVar[str] = "fix-shapes"
     changes_outputs: ClassVar[bool] = True
+    fixes_sizes: ClassVar[bool] = True
 
     def run(self, model: Model) -> StepReport:
         """Write the shapes of inputs, outputs and recorded values. Raises PassError if an input size is still open."""

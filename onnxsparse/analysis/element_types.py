@@ -1,8 +1,8 @@
 """Element types of values."""
 
 from onnxsparse.analysis.recorded_shapes import element_types, weightless
+from onnxsparse.analysis.schemas import twin
 from onnxsparse.analysis.shape_inference import run_inference
-from onnxsparse.analysis.shape_propagation import twin
 from onnxsparse.ir.model import Model
 from onnxsparse.ops import find
 

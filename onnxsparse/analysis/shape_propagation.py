@@ -10,6 +10,7 @@ few integers that they work on, so that the shapes downstream become known. For 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import onnx
@@ -19,6 +20,7 @@ from onnx.defs import SchemaError
 from onnx.shape_inference import InferenceError
 
 from onnxsparse.analysis.node_evaluation import evaluate_node
+from onnxsparse.analysis.schemas import schema_of, twin
 from onnxsparse.ir.binding import Shape
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.protos import opsets_of
@@ -126,13 +128,7 @@ class Propagation:
         op = self.view(graph.scope, node)
         carried = range(0) if body.carried is None else body.carried(op)
         before = self.shapes.copy(), self.values.copy(), self.dead.copy(), self.parts.copy()
-        seeds = {position: self.shape(graph.scope, node.input[position]) for position in carried if node.input[position]}
-        for position, shape in seeds.items():
-            name = inner.proto.input[position].name
-            self._set_type(inner.scope, name, graph.scope, node.input[position])
-            if shape is not None:
-                self._set_shape(inner.scope, name, shape)
-        self.run(inner)
+        seeds = self.enter(graph, node, carried, inner)
         # output 0 of a Loop's body is the condition to continue, so carried values start at output 1
         ends = {at: inner.proto.output[at - carried.start + 1].name for at in carried}
         if any(self.shape(inner.scope, ends[at]) != shape for at, shape in seeds.items()):
@@ -149,6 +145,17 @@ class Propagation:
         if body.carried is not None:
             trips = body.rounds(op, lambda at: self.integer(graph.scope, node, at))
             self._stack(graph.scope, node.output[len(carried) :], inner, inner.proto.output[1 + len(carried) :], trips)
+
+    def enter(self, graph: Graph, node: onnx.NodeProto, carried: range, inner: Graph) -> dict[int, Shape | None]:
+        """Propagate through a loop's body with the values that are carried into its first round. Position → shape."""
+        seeds = {position: self.shape(graph.scope, node.input[position]) for position in carried if node.input[position]}
+        for position, shape in seeds.items():
+            name = inner.proto.input[position].name
+            self._set_type(inner.scope, name, graph.scope, node.input[position])
+            if shape is not None:
+                self._set_shape(inner.scope, name, shape)
+        self.run(inner)
+        return seeds
 
     def _stack(
         self, scope: str, outputs: Sequence[str], inner: Graph, results: Sequence[onnx.ValueInfoProto], trips: int | None
@@ -188,12 +195,17 @@ class Propagation:
             self._set_shape(scope, name, shape)
             self._type_as_input(scope, name, node, spec)
 
-    def _follow_sequence(self, scope: str, node: onnx.NodeProto, rule: Callable[[Sequences], None], spec: OpSpec) -> None:
+    def sequences(self, scope: str, node: onnx.NodeProto, rule: Callable[[Sequences], None]) -> Sequences:
+        """What a node does with its sequences, by its op's rule; what the rule lacks facts for is None."""
         op = self.view(scope, node)
         asked = Sequences(op, lambda at: self._elements(scope, op, at))
-        try:
+        with suppress(UnknownFact):
             rule(asked)
-        except UnknownFact:
+        return asked
+
+    def _follow_sequence(self, scope: str, node: onnx.NodeProto, rule: Callable[[Sequences], None], spec: OpSpec) -> None:
+        asked = self.sequences(scope, node, rule)
+        if asked.made is None and asked.shape is None:
             return
         name = node.output[0]
         if asked.made is not None:
@@ -330,19 +342,6 @@ def nearest(table: Mapping[Key, Fact], scope: str, name: str) -> Fact | None:
     while (scope, name) not in table and scope:
         scope = scope.rpartition("/")[0]
     return table.get((scope, name))
-
-
-def schema_of(op_type: str, opset: int) -> defs.OpSchema:
-    """The schema of a standard op at a model's opset; the newest if that is older than the op or not imported."""
-    return defs.get_schema(op_type, opset if defs.has(op_type, opset) else defs.onnx_opset_version())
-
-
-def twin(node: onnx.NodeProto, op_type: str, opset: int) -> onnx.NodeProto:
-    """The node as the standard op that it is like, without inputs, outputs and attributes that this op lacks."""
-    schema = schema_of(op_type, opset)
-    found = onnx.helper.make_node(op_type, node.input[: schema.max_input], node.output[: schema.max_output])
-    found.attribute.extend(a for a in node.attribute if a.name in schema.attributes)
-    return found
 
 
 def is_static(shape: Shape | None) -> bool:

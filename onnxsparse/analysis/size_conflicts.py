@@ -1,7 +1,8 @@
 """Size conflicts: the first node that no runtime can compute at the sizes of its inputs.
 
 1. Go through the nodes that the outputs depend on, in graph order (`needed`). A node that no output needs may never run.
-2. Enter bodies only where every run does: the branch that is taken, or all branches; a loop with at least one round.
+2. Enter bodies only where every run does: the branch that is taken, or all branches; a loop with at least one round, whose
+   carried values then have the shapes of their initial values (`first_round`).
 3. Skip a node with an input without elements: runtimes are lenient with those.
 4. Ask the op's own rule (`conflict` in the op table), then whether an output would have a negative size.
 5. If onnx's inference reported an error for the whole model, ask it about the node. Its refusal counts only if it would accept
@@ -11,6 +12,7 @@ A rule may miss sizes that cannot run, but must accept all that do: rules are te
 """
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import onnx
@@ -18,7 +20,7 @@ import onnx
 from onnxsparse.analysis.shape_propagation import DOES_NOT_FIT, Propagation, is_static
 from onnxsparse.ir.binding import format_shape
 from onnxsparse.ir.graph import Graph, captured
-from onnxsparse.ops import OpSpec, UnknownFact
+from onnxsparse.ops import Body, OpSpec, UnknownFact
 
 MAX_SHOWN = 8
 """Longest vector of integers that a message shows in full."""
@@ -75,12 +77,24 @@ def conflict_in_bodies(known: Propagation, graph: Graph, index: int, spec: OpSpe
     assert spec.body is not None
     node = graph.proto.node[index]
     if not spec.body.branches:
-        trips = spec.body.rounds(known.view(graph.scope, node), lambda at: known.integer(graph.scope, node, at))
-        if not trips:
+        if not spec.body.rounds(known.view(graph.scope, node), lambda at: known.integer(graph.scope, node, at)):
             return None
+        known = first_round(known, graph, index, spec.body)
     alive = [body for body in graph.bodies(index).values() if body.scope not in known.dead]
     found = [find_conflict(known, body, suspected=suspected) for body in alive]
     return found[0] if found and all(found) else None
+
+
+def first_round(known: Propagation, graph: Graph, index: int, body: Body) -> Propagation:
+    """What is known in the first round of a loop: carried values have the shapes of their initial values."""
+    first = copy(known)
+    first.shapes, first.types, first.parts = known.shapes.copy(), known.types.copy(), known.parts.copy()
+    first.values, first.dead = known.values.copy(), known.dead.copy()
+    node = graph.proto.node[index]
+    carried = range(0) if body.carried is None else body.carried(known.view(graph.scope, node))
+    for inner in graph.bodies(index).values():
+        first.enter(graph, node, carried, inner)
+    return first
 
 
 def why_not(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec | None, suspected: bool) -> str | None:
@@ -94,6 +108,10 @@ def why_not(known: Propagation, scope: str, node: onnx.NodeProto, spec: OpSpec |
             reason = spec.shape.conflict(op)
         except UnknownFact:
             reason = None
+        if reason is not None:
+            return reason
+    if spec is not None and spec.shape.sequence is not None:
+        reason = known.sequences(scope, node, spec.shape.sequence).wrong
         if reason is not None:
             return reason
     made = next(

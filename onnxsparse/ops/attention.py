@@ -11,11 +11,10 @@ from functools import partial
 
 import numpy as np
 
-from onnxsparse.ir.binding import format_shape
-from onnxsparse.ops.conflicts import multiplying, unequal
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.facets import ChannelRules, QuantRules, ShapeRules
 from onnxsparse.ops.forms import FloatForm, Operand
+from onnxsparse.ops.head_conflicts import attending, projecting_heads, sharing_heads
 from onnxsparse.ops.heads import (
     decoder,
     grouped,
@@ -50,44 +49,6 @@ def attention_macs(op: OpView) -> int:
         heads = op.count("q_num_heads")
         key_size, value_size = hidden // heads, value[-1] // op.count("kv_num_heads")
     return batch * heads * queries * keys * (key_size + value_size)
-
-
-def attention_conflict(op: OpView) -> str | None:
-    """Why head sizes of Q and K, or the numbers of keys and values, differ; None if they agree. Raises UnknownFact for other
-    ranks.
-    """
-    query, key, value = (op.input(at) for at in (0, 1, 2))
-    if not len(query) == len(key) == len(value) or len(query) not in (3, 4):
-        raise UnknownFact("its inputs have numbers of axes that the op does not take")
-    heads = (1, 1) if len(query) == 4 else (op.count("q_num_heads"), op.count("kv_num_heads"))
-    for shape, count in ((query, heads[0]), (key, heads[1]), (value, heads[1])):
-        if shape[-1] % count:
-            return f"cannot divide the last axis of {format_shape(shape)} into {count} heads"
-    pairs = ((query[-1] // heads[0], key[-1] // heads[1], key), (key[-2], value[-2], value))
-    wrong = next(((a, b, other) for a, b, other in pairs if a != b), None)
-    return (
-        None
-        if wrong is None
-        else f"cannot attend from {format_shape(query)} to {format_shape(wrong[2])}: {wrong[0]} meets {wrong[1]}"
-    )
-
-
-def heads_conflict(op: OpView) -> str | None:
-    """MultiHeadAttention: `num_heads` must divide the last axis of a query of 3 axes; keys and values of 3 axes must have its
-    batch and one length. Raises UnknownFact.
-    """
-    query, heads = op.partial(0), op.count("num_heads")
-    if len(query) != 3 or not (op.has_input(1) and op.has_input(2)):
-        return None
-    if query[-1] is not None and query[-1] % heads:
-        return f"cannot divide the last axis of {format_shape(query)} into {heads} heads"
-    key, value = op.partial(1), op.partial(2)
-    if not len(key) == len(value) == 3:
-        return None
-    pairs = ((query[0], key[0]), (key[0], value[0]), (key[1], value[1]))
-    wrong = next(((a, b) for a, b in pairs if unequal(a, b)), None)
-    shapes = f"{format_shape(query)} to {format_shape(key)} and {format_shape(value)}"
-    return None if wrong is None else f"cannot attend from {shapes}: {wrong[0]} meets {wrong[1]}"
 
 
 def projection_macs(op: OpView) -> int:
@@ -291,7 +252,7 @@ SPECS = (
         since=23,
         macs=attention_macs,
         channels=ChannelRules(couple=couple_attention, refit=refit_attention),
-        shape=ShapeRules(conflict=attention_conflict),
+        shape=ShapeRules(conflict=attending),
     ),
     OpSpec(
         op_type="Attention",
@@ -299,14 +260,14 @@ SPECS = (
         macs=projecting_attention_macs,
         weights=PROJECTION,
         channels=ChannelRules(couple=couple_projecting, refit=refit_projecting),
-        shape=ShapeRules(infer=projecting_shape, more=(pair_of(projecting),), needs_values=(6,), conflict=multiplying()),
+        shape=ShapeRules(infer=projecting_shape, more=(pair_of(projecting),), needs_values=(6,), conflict=projecting_heads),
     ),
     OpSpec(
         op_type="DecoderMaskedSelfAttention",
         domain=MICROSOFT,
         macs=projecting_attention_macs,
         weights=PROJECTION,
-        shape=ShapeRules(infer=projecting_shape, more=(pair_of(projecting),), needs_values=(6,), conflict=multiplying()),
+        shape=ShapeRules(infer=projecting_shape, more=(pair_of(projecting),), needs_values=(6,), conflict=projecting_heads),
     ),
     OpSpec(
         op_type="QAttention",
@@ -315,7 +276,10 @@ SPECS = (
         weights=(WeightSlot(at=1, axes=projection_axes, macs=projection_macs, scale=4, zero_point=7),),
         quant=QuantRules(form=FloatForm(op_type="Attention", domain=MICROSOFT, operands=qattention_operands, result=None)),
         shape=ShapeRules(
-            infer=projecting_shape, more=(pair_of(partial(projecting, past=8, length=0)),), typed_by=(3,), conflict=multiplying()
+            infer=projecting_shape,
+            more=(pair_of(partial(projecting, past=8, length=0)),),
+            typed_by=(3,),
+            conflict=projecting_heads,
         ),
     ),
     OpSpec(
@@ -323,7 +287,7 @@ SPECS = (
         domain=MICROSOFT,
         macs=lambda op: multi_head(op).macs,
         channels=ChannelRules(couple=couple_multi_head, refit=refit_multi_head),
-        shape=ShapeRules(infer=multi_head_shape, more=returned(multi_head), needs_values=(8,), conflict=heads_conflict),
+        shape=ShapeRules(infer=multi_head_shape, more=returned(multi_head), needs_values=(8,), conflict=sharing_heads()),
     ),
     OpSpec(
         op_type="DecoderMaskedMultiHeadAttention",
@@ -333,6 +297,7 @@ SPECS = (
             infer=lambda op: decoder(op).output,
             more=returned(decoder),
             needs_values=(7,),
+            conflict=sharing_heads(),
         ),
     ),
     OpSpec(
@@ -343,6 +308,7 @@ SPECS = (
             infer=grouped_shape,
             more=returned(grouped),
             needs_values=(6,),
+            conflict=sharing_heads("kv_num_heads"),
         ),
     ),
 )

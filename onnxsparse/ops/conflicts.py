@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from onnxsparse.ir.binding import Shape, format_shape
 from onnxsparse.ops.shapes import arranged, broadcast
-from onnxsparse.ops.sizes import UnknownFact
 from onnxsparse.ops.view import OpView, product
 
 Rule = Callable[[OpView], str | None]
@@ -205,16 +204,6 @@ def starting(op: OpView) -> str | None:
         if unequal(state[1], x[1]):
             return f"cannot process {format_shape(x)} from an initial state of {format_shape(state)}: {x[1]} meets {state[1]}"
     return None
-
-
-def gathering(op: OpView) -> str | None:
-    """Indices must lie within the axis. Raises UnknownFact if its size or the indices are unknown."""
-    shape = op.partial(0)
-    size, indices = shape[op.axis(0, len(shape))], op.integers(1)
-    if size is None:
-        raise UnknownFact("the axis that it takes elements of has an open size")
-    outside = next((index for index in indices if not -size <= index < size), None)
-    return None if outside is None else f"cannot take index {outside} of {size} in {format_shape(shape)}"
 
 
 def blocks(op: OpView) -> str | None:

@@ -11,6 +11,7 @@ Source: the ONNX operator page of RotaryEmbedding; onnxruntime's ContribOperator
 
 from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.facets import CostRules, ShapeRules, Work
+from onnxsparse.ops.head_conflicts import rotating
 from onnxsparse.ops.spec import OpSpec
 from onnxsparse.ops.view import OpView, same_shape
 
@@ -32,7 +33,9 @@ def embedded_mask(op: OpView) -> Shape:
 
 SPECS = (
     OpSpec(op_type="RotaryEmbedding", cost=READ_AND_WRITTEN),
-    OpSpec(op_type="RotaryEmbedding", domain=MICROSOFT, shape=ShapeRules(infer=same_shape), cost=READ_AND_WRITTEN),
+    OpSpec(
+        op_type="RotaryEmbedding", domain=MICROSOFT, shape=ShapeRules(infer=same_shape, conflict=rotating), cost=READ_AND_WRITTEN
+    ),
     OpSpec(
         op_type="EmbedLayerNormalization",
         domain=MICROSOFT,

@@ -9,6 +9,7 @@ from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import blocks, reshaping, squares
 from onnxsparse.ops.coupling import Coupling, couple_same
 from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules, View, Work
+from onnxsparse.ops.index_conflicts import gathering_tuples, permuting, reflecting
 from onnxsparse.ops.labels import Axes, Labels
 from onnxsparse.ops.padding import couple_pad, ends_of, pad_zeros, refit_pad
 from onnxsparse.ops.refit import Refit, refit_reshape, refit_sizes
@@ -227,6 +228,7 @@ SPECS = (
         op_type="Pad",
         channels=ChannelRules(couple=couple_pad, refit=refit_pad),
         quant=QuantRules(role=Quant.FOLLOW, fill_at=2),
+        shape=ShapeRules(conflict=reflecting),
         fold=FoldRules(allowed=False, zeros=pad_zeros),
         cost=CostRules(work=Work.MOVE),
     ),
@@ -249,7 +251,7 @@ SPECS = (
     OpSpec(op_type="Trilu", channels=ChannelRules(couple=couple_triangle)),
     *(OpSpec(op_type=name, cost=CostRules(work=Work.HOST)) for name in HOSTED),
     OpSpec(op_type="Pad", domain=MICROSOFT, shape=ShapeRules(infer=padded_shape, needs_values=(1,))),
-    OpSpec(op_type="GatherND", domain=MICROSOFT, shape=ShapeRules(like="GatherND")),
+    OpSpec(op_type="GatherND", domain=MICROSOFT, shape=ShapeRules(like="GatherND", conflict=gathering_tuples)),
     OpSpec(op_type="ExpandDims", domain=MICROSOFT, shape=ShapeRules(infer=expanded_shape, needs_values=(1,))),
     OpSpec(op_type="Crop", domain=MICROSOFT),
     OpSpec(op_type="RemovePadding", domain=MICROSOFT, shape=ShapeRules(infer=packed_shape)),
@@ -285,7 +287,7 @@ SPECS = (
         op_type="Transpose",
         channels=ChannelRules(couple=couple_transpose),
         quant=QuantRules(role=Quant.FOLLOW),
-        shape=ShapeRules(moves=True, view=View(axes=permutation)),
+        shape=ShapeRules(conflict=permuting, moves=True, view=View(axes=permutation)),
         cost=CostRules(work=Work.MOVE),
     ),
     OpSpec(

@@ -28,6 +28,8 @@ class Sequences:
     """Shape of the output if it is a tensor. None: it is a sequence, or unknown."""
     value: NDArray[np.generic] | None = None
     """Value of the output if it is known. None: unknown."""
+    wrong: str | None = None
+    """Why no runtime can compute the node, with the two sizes. None: it can be computed, or that is unknown."""
 
     def position(self, at: int, count: int, last: int) -> int:
         """The position that input `at` holds, negative ones counted back from `count`. Raises UnknownFact if it is unknown or
@@ -36,5 +38,6 @@ class Sequences:
         given = self.op.integer(at)
         found = given if given >= 0 else count + given
         if not 0 <= found <= last:
+            self.wrong = f"cannot take position {given} of a sequence of {count}"
             raise UnknownFact(f"its position {given} is none of {count}")
         return found

@@ -5,6 +5,7 @@ Source: the ONNX operator pages of QuantizeLinear, DequantizeLinear and DynamicQ
 
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, Scaling, ShapeRules, View, Work
+from onnxsparse.ops.index_conflicts import scaling
 from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.spec import OpSpec
 from onnxsparse.ops.view import OpView
@@ -55,7 +56,7 @@ SPECS = (
             since=s,
             channels=ChannelRules(couple=couple_scaled),
             quant=QuantRules(role=Quant.BOUNDARY, scaling=linear(to_integers=False)),
-            shape=ShapeRules(view=View(), like="DequantizeLinear" if d else None),
+            shape=ShapeRules(view=View(), like="DequantizeLinear" if d else None, conflict=scaling),
             fold=FoldRules(allowed=False),
             cost=CostRules(work=Work.FREE),
         )
@@ -70,7 +71,7 @@ SPECS = (
             since=s,
             channels=ChannelRules(couple=couple_scaled),
             quant=QuantRules(role=Quant.BOUNDARY, scaling=linear(to_integers=True)),
-            shape=ShapeRules(view=View(), like="QuantizeLinear" if d else None),
+            shape=ShapeRules(view=View(), like="QuantizeLinear" if d else None, conflict=scaling),
             fold=FoldRules(allowed=False),
             cost=CostRules(work=Work.FREE),
         )

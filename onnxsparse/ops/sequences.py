@@ -39,12 +39,10 @@ def erase(s: Sequences) -> None:
 
 
 def pick(s: Sequences) -> None:
-    """The shape of the element at a position; a position is needed only if the elements differ in shape."""
+    """The shape of the element at a position (input 1); the position need not be known if all elements have one shape."""
     parts = s.parts(0)
-    if len(set(parts)) == 1:
-        s.shape = parts[0]
-    else:
-        s.shape = parts[s.position(1, len(parts), len(parts) - 1)]
+    s.shape = parts[0] if len(set(parts)) == 1 else None
+    s.shape = parts[s.position(1, len(parts), len(parts) - 1)]
 
 
 def measure(s: Sequences) -> None:
@@ -79,6 +77,10 @@ def concatenate(s: Sequences) -> None:
         raise UnknownFact("the elements of its sequence have different numbers of axes")
     stacked = bool(s.op.number("new_axis", 0))
     axis = counted(s.op.required("axis"), len(shapes[0]) + stacked)
+    for at, column in enumerate(zip(*shapes, strict=True)):
+        sizes = {size for size in column if size is not None}
+        if len(sizes) > 1 and (stacked or at != axis):
+            s.wrong = f"cannot join elements along axis {axis}: {min(sizes)} meets {max(sizes)}"
     s.shape = joined([(*shape[:axis], 1, *shape[axis:]) for shape in shapes] if stacked else shapes, axis)
 
 

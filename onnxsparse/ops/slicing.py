@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxsparse.ops.conflicts import gathering, joining
+from onnxsparse.ops.conflicts import joining
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.facets import ChannelRules, CostRules, Quant, QuantRules, ShapeRules, Work
+from onnxsparse.ops.index_conflicts import gathering, gathering_elements, gathering_tuples, scattering_elements
 from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.refit import Refit, positions
 from onnxsparse.ops.sizes import UnknownFact, counted, paired
@@ -263,7 +264,7 @@ SPECS = (
         op_type="GatherND",
         channels=ChannelRules(couple=couple_gather_nd),
         quant=QuantRules(role=Quant.FOLLOW),
-        shape=ShapeRules(moves=True),
+        shape=ShapeRules(moves=True, conflict=gathering_tuples),
         cost=CostRules(work=Work.MOVE),
     ),
     OpSpec(
@@ -307,9 +308,16 @@ SPECS = (
         op_type="GatherElements",
         channels=ChannelRules(couple=couple_gather_elements),
         quant=QuantRules(role=Quant.FOLLOW),
-        shape=ShapeRules(moves=True, index_at=1, index_axis=gather_axis),
+        shape=ShapeRules(moves=True, index_at=1, index_axis=gather_axis, conflict=gathering_elements),
         cost=CostRules(work=Work.MOVE),
     ),
-    OpSpec(op_type="ScatterND", channels=ChannelRules(couple=couple_scatter)),
-    *(OpSpec(op_type=name, channels=ChannelRules(couple=couple_scatter_elements)) for name in ("ScatterElements", "Scatter")),
+    OpSpec(op_type="ScatterND", channels=ChannelRules(couple=couple_scatter), shape=ShapeRules(conflict=gathering_tuples)),
+    *(
+        OpSpec(
+            op_type=name,
+            channels=ChannelRules(couple=couple_scatter_elements),
+            shape=ShapeRules(conflict=scattering_elements),
+        )
+        for name in ("ScatterElements", "Scatter")
+    ),
 )

@@ -96,7 +96,9 @@ class Pass(Protocol):
     - `check_model(self, model)` raises ParamError or ModelError for options that do not fit the model. It is called before any
       pass runs, unless an earlier pass has `changes_inputs`;
     - `dry`: whether the pass will only inspect the model, so that no model is written;
-    - `changes_inputs`: whether the inputs of the model are different afterwards.
+    - `changes_inputs`: whether the inputs of the model are different afterwards;
+    - `fixes_sizes`: whether the sizes of inputs are fixed afterwards, so that a comparison which onnxruntime refuses to run for
+      these sizes is an error.
     """
 
     name: ClassVar[str]

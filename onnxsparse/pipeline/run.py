@@ -18,6 +18,7 @@ from onnxsparse.records import text_writer
 from onnxsparse.runtime.as_run import run_here
 from onnxsparse.runtime.compare import Comparison, compare
 from onnxsparse.runtime.inputs import Samples, load_samples
+from onnxsparse.runtime.refusal import size_refusal
 from onnxsparse.runtime.session import loads
 
 
@@ -62,8 +63,9 @@ class Pipeline:
         2. Run each pass, then onnx's checker, if the model passed it before.
         3. Compare the outputs with the original's, if a pass changed them and `comparing` is given (None: do not compare).
 
-        Raises ParamError or ModelError for options or data that do not fit, PassError that names a pass whose result the checker
-        rejects or onnxruntime no longer loads, and BackendError if onnxruntime cannot run the models on given data.
+        Raises ParamError or ModelError for options or data that do not fit, or sizes to be fixed at which onnxruntime refuses a
+        node, PassError that names a pass whose result the checker rejects or onnxruntime no longer loads, and BackendError if
+        onnxruntime cannot run the models on given data.
         """
         check_passes(self.passes)
         check_on_model(self.passes, model)
@@ -93,6 +95,9 @@ class Pipeline:
         except (BackendError, ParamError) as error:
             if samples is not None:
                 raise
+            refused = size_refusal(original, comparing.custom_ops) if any(map(fixes_sizes, self.passes)) else None
+            if refused is not None:
+                raise ParamError(f"{refused}; --no-compare writes the model anyway") from None
             if loads(original, comparing.custom_ops) and not loads(model, comparing.custom_ops):
                 raise PassError(f"after the passes, onnxruntime no longer loads {model.name}: {error}") from None
             return RunReport(tuple(steps), None, str(error), notes)
@@ -120,6 +125,11 @@ def check_on_model(steps: Sequence[Pass], model: Model) -> None:
             own(model)
         if getattr(step, "changes_inputs", False):
             return  # the inputs that the next pass sees are unknown
+
+
+def fixes_sizes(step: Pass) -> bool:
+    """Whether a pass writes the sizes of inputs into the model, so that it has to run at these sizes."""
+    return getattr(step, "fixes_sizes", False)
 
 
 def peak_memory_bytes() -> int:
