@@ -145,7 +145,7 @@ def joining(op: OpView) -> str | None:
     ranks = {len(shape) for shape in shapes}
     if len(ranks) > 1:
         return f"cannot join {' and '.join(map(format_shape, shapes))}: {min(ranks)} axes meet {max(ranks)}"
-    axis = op.number("axis", 1) % max(*ranks, 1)
+    axis = op.number("axis", 1) % max((*ranks, 1))
     for i, column in enumerate(zip(*shapes, strict=True)):
         sizes = {size for size in column if size is not None}
         if i != axis and len(sizes) > 1:

@@ -17,7 +17,7 @@ from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.padding import padding_conv
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.shapes import windows
-from onnxsparse.ops.sizes import divided
+from onnxsparse.ops.sizes import UnknownFact, divided
 from onnxsparse.ops.spec import OpSpec, WeightAxes, WeightSlot
 from onnxsparse.ops.view import OpView, product
 
@@ -174,10 +174,12 @@ RESIDUAL = 3
 
 
 def adding(op: OpView) -> str | None:
-    """Why the residual input does not have the shape of the result, or None."""
-    if not op.has_input(RESIDUAL) or op.outputs[0] is None:
+    """Why the residual input does not have the shape of the result, or None. Raises UnknownFact."""
+    if not op.has_input(RESIDUAL):
         return None
-    z, made = op.partial(RESIDUAL), op.outputs[0]
+    z, made = op.partial(RESIDUAL), op.outputs[0] if op.outputs else None
+    if made is None:
+        raise UnknownFact("the number of axes of its output is not known")
     different = len(z) != len(made) or any(map(unequal, z, made))
     return f"cannot add {format_shape(z)} to {format_shape(made)}" if different else None
 

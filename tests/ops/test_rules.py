@@ -12,6 +12,7 @@ from onnx import helper
 from onnxsparse.ops import OpSpec, OpView, UnknownFact, table
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.labels import Axes, LabelSpace
+from onnxsparse.ops.parts import Parts, Sequences
 from tests.graphs import Array
 
 NAMES = """
@@ -45,7 +46,17 @@ def random_view(spec: OpSpec, rng: random.Random) -> OpView:
         node.attribute.append(helper.make_attribute(name, value, attr_type=kind))
     same = random_shape(rng)
     shapes = [same if rng.random() < 0.5 else random_shape(rng) for _ in range(count + outputs)]
-    return OpView(node, tuple(shapes[:count]), tuple(shapes[count:]))
+    integers = [value for value in VALUES if isinstance(value, list) and 0.5 not in value]
+    values = {name: np.array(rng.choice(integers), np.int64) for name in inputs if name and rng.random() < 0.5}
+    return OpView(node, tuple(shapes[:count]), tuple(shapes[count:]), values)
+
+
+def random_parts(op: OpView, at: int, rng: random.Random) -> Parts:
+    """Elements of a sequence. Raises UnknownFact for an input that the node does not have, and sometimes else."""
+    if not op.has_input(at) or rng.random() < 0.1:
+        raise UnknownFact(f"the elements of input {at} are not known")
+    same = random_shape(rng)
+    return tuple(same if rng.random() < 0.7 else random_shape(rng) for _ in range(rng.randint(0, 4)))
 
 
 def random_coupling(op: OpView, rng: random.Random) -> Coupling:
@@ -67,6 +78,7 @@ def random_coupling(op: OpView, rng: random.Random) -> Coupling:
 def questions(spec: OpSpec, op: OpView, rng: random.Random) -> Iterator[tuple[str, Callable[[], object]]]:
     """All that is asked of a spec before anything is changed."""
     plain = {"macs": spec.macs, "value": spec.shape.value, "shape": spec.shape.infer, "depthwise": spec.depthwise}
+    plain |= {"conflict": spec.shape.conflict, **{f"shape {at}": rule for at, rule in enumerate(spec.shape.more, 1)}}
     scaling = spec.quant.scaling
     more = {"floor": spec.quant.floor, "groups": spec.groups, "index_axis": spec.shape.index_axis}
     more |= {} if scaling is None else {"scale_axis": scaling.axis, "scale_block": scaling.block}
@@ -85,6 +97,9 @@ def questions(spec: OpSpec, op: OpView, rng: random.Random) -> Iterator[tuple[st
     if spec.shape.view is not None:
         view = spec.shape.view
         yield "view", lambda: view.axes(op, rng.randint(0, 5))
+    if spec.shape.sequence is not None:
+        follow, asked = spec.shape.sequence, Sequences(op, lambda at: random_parts(op, at, rng))
+        yield "sequence", lambda: follow(asked)
     if spec.body is not None:
         trips = spec.body.trips
         yield "trips", lambda: trips(op, lambda at: rng.choice([None, 0, 3]))
@@ -99,7 +114,7 @@ SPECS = [spec for versions in table().values() for spec in versions]
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.domain}:{spec.op_type}-{spec.since}")
 def test_a_rule_answers_or_says_what_it_lacks(spec: OpSpec) -> None:
     rng = random.Random(f"{spec.domain} {spec.op_type} {spec.since}")
-    for _ in range(80):
+    for _ in range(150):
         op = random_view(spec, rng)
         for name, ask in questions(spec, op, rng):
             try:
