@@ -118,7 +118,7 @@ class Layer:
 class Totals:
     """Sums over a model. A tensor that several layers use counts once in `weights` and `zero_weights`, in elements.
 
-    MACs are sums over the layers for which they are known; None if there is no such layer.
+    MACs are sums over the layers for which they are known; None if no layer's are known, but some node's are unknown.
     `macs_complete`: if False, the MACs of some node are unknown: sums of MACs are lower bounds, and sparsity_op is a ratio over
     the known part. `weights_complete`: the same for weights and sparsity, if an unknown op reads a tensor that may be a weight.
     """
@@ -220,11 +220,15 @@ class Layers(Sequence[Layer]):
     @cached_property
     def totals(self) -> Totals:
         """Sums over all layers; incomplete if a node is uncounted."""
-        return replace(
+        found = replace(
             add_up(self.layers),
             macs_complete=not self.uncounted,
             weights_complete=not any(u.matrix_elements and not self.is_free(u) for u in self.unknown),
         )
+        if len(self.without_macs) < len(self.layers):
+            return found
+        rest = 0 if found.macs_complete else None  # no layer adds to the sum: the others are free, or their MACs are unknown
+        return replace(found, macs=rest, nonzero_macs=rest)
 
 
 def total(values: Iterator[int | None]) -> int | None:

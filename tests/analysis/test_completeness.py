@@ -73,6 +73,20 @@ class TestInspect:
         assert run("inspect", source, "--json", "-") == 0
         assert json.loads(run.out)["complete"] is True
 
+    @pytest.mark.parametrize(("domain", "macs"), [("acme", None), ("", 0)])
+    def test_a_model_without_layers_has_no_macs_only_if_it_has_no_unknown_op(self, domain: str, macs: int | None) -> None:
+        built = model([node("Relu", "x", "y", domain=domain)], {"x": "4x8"}, ["y"], {}, domains=ACME)
+        totals = layers(built).totals
+        assert (totals.macs, totals.nonzero_macs, totals.complete) == (macs, macs, macs == 0)
+
+    @pytest.mark.parametrize("name", ["Mystery", "MatMul"])
+    def test_macs_are_zero_where_all_that_is_unknown_is_free(self, name: str) -> None:
+        nodes = [node(name, "x w", "y", domain="acme" if name == "Mystery" else "")]
+        built = Model.from_proto(proto(nodes, {"x": "NxM"}, ["y"], {"w": "8"}, domains=ACME))
+        assert layers(built).totals.macs is None
+        freed = deploy(built, assume_free=["*"]).load.layers.totals
+        assert (freed.macs, freed.nonzero_macs, freed.complete) == (0, 0, True)
+
     def test_an_unknown_op_that_reads_a_matrix_may_hold_weights(self) -> None:
         """A scalar or a vector beside it may not."""
         nodes = [node("MatMul", "x v", "a"), node("Mystery", "a w", "y", domain="acme")]
