@@ -27,7 +27,7 @@ from onnxsparse.ir.functions import find_calls, inlined
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.widths import integer_bits
-from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, UnknownFact, WeightSlot, Work
+from onnxsparse.ops import STANDARD_DOMAINS, OpSpec, OpView, Packing, UnknownFact, WeightSlot, Work
 from onnxsparse.ops.sizes import OpenSize
 
 
@@ -134,7 +134,9 @@ class Survey:
                 continue
             used = evaluate(slot.macs, op, times) if slot.macs else macs
             stored = self.resolver.resolve(graph, node.input[slot.at])
-            if stored is not None:
+            if stored is not None and slot.packed is not None and packing_of(slot, op) is None:
+                computed = "how its weight is packed is not known"
+            elif stored is not None:
                 use = self._use(graph, op, slot, stored, used)
                 weights.append(replace(use, bits=self._bits(graph, node.input[slot.at], use.stored)))
             elif node.input[slot.at] in context.constants:
@@ -160,12 +162,12 @@ class Survey:
         ]
 
     def _use(self, graph: Graph, op: OpView, slot: WeightSlot, stored: StoredWeight, macs: int | None) -> WeightUse:
-        if slot.zero_point is not None:
-            packing = slot.packed(op) if slot.packed else None
+        if slot.zero_point is not None or slot.packed is not None:
+            packing = packing_of(slot, op)
             axis = 0 if packing else slot_axis(op, slot)
             stored = replace(
                 stored,
-                scale=None if slot.scale is None else self.resolver.operand(graph, op, slot.scale),
+                scale=self.resolver.operand(graph, op, slot.scale),
                 zero_point=self.resolver.operand(graph, op, slot.zero_point),
                 quant_axis=axis,
                 packing=packing,
@@ -264,3 +266,11 @@ def slot_axis(op: OpView, slot: WeightSlot) -> int:
         return slot.axes(op).output
     except UnknownFact:
         return 0
+
+
+def packing_of(slot: WeightSlot, op: OpView) -> Packing | None:
+    """How a weight is packed; None if it is not, or if its node does not say how."""
+    try:
+        return slot.packed(op) if slot.packed else None
+    except UnknownFact:
+        return None

@@ -55,7 +55,8 @@ class Shapes:
         """A node with its shapes and small values, as the formulas of the op table read it."""
         inputs, outputs = (tuple(self.get(scope, name) for name in names) for names in (node.input, node.output))
         values = {name: value for name in node.input if (value := nearest(self.small, scope, name)) is not None}
-        return OpView(node, inputs, outputs, values)
+        types = {name: kind for name in node.input if (kind := self.kind(scope, name))}
+        return OpView(node, inputs, outputs, values, types)
 
 
 def infer_shapes(proto: onnx.ModelProto, weights: Weights, binding: Binding, name: str) -> Shapes:

@@ -286,7 +286,8 @@ class Propagation:
     def view(self, scope: str, node: onnx.NodeProto) -> OpView:
         """A node with its known shapes and values, as the formulas of the op table read it."""
         inputs, outputs = (tuple(self.shape(scope, name) for name in names) for names in (node.input, node.output))
-        return OpView(node, inputs, outputs, self._values(scope, node))
+        types = {i: kind for i in node.input if (kind := nearest(self.types, scope, i))}
+        return OpView(node, inputs, outputs, self._values(scope, node), types)
 
     def shape(self, scope: str, name: str) -> Shape | None:
         """The shape of `name` as seen from `scope`; None if its rank is unknown."""

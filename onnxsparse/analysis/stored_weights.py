@@ -132,9 +132,9 @@ class Resolver:
             quant_block=scaling.block(op),
         )
 
-    def operand(self, graph: Graph, op: OpView, at: int) -> str | None:
-        """The name in `weights` of input `at` of a node of `graph`. None if it is missing, an input or computed."""
-        return self.constant(graph, op.node.input[at]) if op.has_input(at) else None
+    def operand(self, graph: Graph, op: OpView, at: int | None) -> str | None:
+        """The name in `weights` of input `at` of a node of `graph`. None if there is none, or it is an input or computed."""
+        return None if at is None or not op.has_input(at) else self.constant(graph, op.node.input[at])
 
 
 def zero_value(stored: StoredWeight, weights: Weights) -> Array | int:
@@ -256,10 +256,14 @@ def flat_parts(weights: Weights, name: str) -> Iterator[tuple[int, Array]]:
 
 
 def count_packed_zeros(stored: StoredWeight, packing: Packing, weights: Weights) -> int:
-    """The number of zeros in a weight of shape outputs × blocks × bytes, low bits first.
+    """The number of zeros in a packed weight; its padding does not count.
 
-    The zero point is 2^(bits−1), or one for each block if given. The padding of the last block does not count.
+    Its shape is outputs × blocks × bytes, low bits first; the zero point is 2^(bits−1), or one for each block if given. If the
+    packing has codes of zero, the weight is flattened, high bits first.
     """
+    if packing.zeros:
+        pairs = unpack_bits(weights[stored.name], packing.bits).reshape(-1, 8 // packing.bits)
+        return int(np.isin(pairs[:, ::-1].reshape(-1)[: packing.outputs * packing.inputs], packing.zeros).sum())
     blocks = -(-packing.inputs // packing.block)
     values = unpack_bits(weights[stored.name], packing.bits).reshape(packing.outputs, blocks * packing.block)
     middle: Array | int = 1 << packing.bits - 1

@@ -312,6 +312,9 @@ class Scheduler:
 
     def _channels(self, node: onnx.NodeProto, spec: OpSpec | None, found: list[Layer]) -> tuple[int, int]:
         """The weight's outputs, and in how many groups of them the op works."""
+        packing = found[0].weights[0].stored.packing if found and found[0].weights else None
+        if packing is not None:
+            return packing.outputs, 1
         axes = found[0].weights[0].axes if found and found[0].weights else None
         stored = found[0].weights[0].stored if axes is not None else None
         if axes is None or stored is None or stored.axes is None:

@@ -17,7 +17,7 @@ from onnxsparse.ops.labels import Labels
 from onnxsparse.ops.padding import padding_conv
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.shapes import windows
-from onnxsparse.ops.sizes import UnknownFact, divided
+from onnxsparse.ops.sizes import Listed, UnknownFact, divided
 from onnxsparse.ops.spec import OpSpec, WeightAxes, WeightSlot
 from onnxsparse.ops.view import OpView, product
 
@@ -58,6 +58,41 @@ def either_conv_shape(op: OpView, weight: int) -> Shape:
         return last_conv_shape(op, weight)
     x, w = op.partial(0), op.partial(weight)
     return (x[0], w[0], *windows(op, x[2:], w[2:]))
+
+
+def causal_macs(op: OpView) -> int:
+    """Weight elements × batch × positions, which are axis 1 if `channels_last` is set, else all after the channels.
+
+    Weight: C × 1 × kernel; the output has the input's positions. Raises UnknownFact.
+    """
+    output = op.output(least=3)
+    positions = output[1:2] if op.number("channels_last", 0) else output[2:]
+    return product(op.input(1)) * output[0] * product(positions)
+
+
+def causal_shape(op: OpView) -> Shape:
+    """The shape of the input; CUDA's `input_channels`, if set, is then the last axis. Raises UnknownFact."""
+    x, chosen = op.partial(0), op.number("input_channels", 0)
+    return (*x[:-1], chosen) if chosen else x
+
+
+def causal_state(op: OpView) -> Shape:
+    """N × C × length, with `channels_last` N × length × channels; `state_window` adds an axis in front. The length is the
+    receptive field before a position. Raises UnknownFact, also for the state of several spatial axes.
+    """
+    if op.number("ndim", 1) != 1 or op.number("state_channels_last", -1) != -1 or op.number("state_length", 0):
+        raise UnknownFact("its state has a layout for which there is no rule")
+    x = Listed(causal_shape(op))
+    batch, first, rest = x[0], x[1], x[2:]
+    width, window = op.partial(1, 3)[2], op.number("state_window", 0)
+    length = None if width is None else (width - 1) * op.number("dilation", 1)
+    state = (batch, length, *rest) if op.number("channels_last", 0) else (batch, first, length)
+    return (window, *state) if window else state
+
+
+def channel_count(op: OpView) -> int:
+    """Channels, each a group of its own. Weight: C × 1 × kernel. Raises UnknownFact."""
+    return op.input(1)[0]
 
 
 def conv_axes(op: OpView) -> WeightAxes:
@@ -266,5 +301,14 @@ SPECS = (
             shape=ShapeRules(infer=last_conv_shape, conflict=first_of(convolving(last=True), adding)),
         )
         for name in ("NhwcConv", "NhwcFusedConv")
+    ),
+    OpSpec(
+        op_type="CausalConvWithState",
+        domain="com.microsoft",
+        macs=causal_macs,
+        weights=(KERNEL,),
+        depthwise=lambda op: True,
+        groups=channel_count,
+        shape=ShapeRules(infer=causal_shape, more=(causal_state,)),
     ),
 )

@@ -114,6 +114,27 @@ def nbits_axes(op: OpView) -> WeightAxes:
     return WeightAxes(output=0, input=1)
 
 
+def bnb4_shape(op: OpView) -> Shape:
+    """… × N; A is … × K. Without `transB` the other way round: … × K from … × N. Raises UnknownFact."""
+    return (*op.partial(0)[:-1], op.required("N" if op.number("transB", 1) else "K"))
+
+
+def bnb4_packing(op: OpView) -> Packing:
+    """MatMulBnb4's weight: N × K codes of 4 bits, flattened. Raises UnknownFact for codes other than FP4 (0) and NF4 (1).
+
+    onnxruntime computes 0 from these codes alone, of which FP4 has two.
+    """
+    zeros = {0: (0, 8), 1: (7,)}.get(op.required("quant_type"))
+    if zeros is None:
+        raise UnknownFact(f"its quant_type {op.required('quant_type')} is neither FP4 nor NF4")
+    return Packing(4, outputs=op.required("N"), inputs=op.required("K"), block=op.required("block_size"), zeros=zeros)
+
+
+def bnb4_axes(op: OpView) -> WeightAxes:
+    """Raises UnknownFact: the axes of the weight are flattened."""
+    raise UnknownFact("its weight is flattened")
+
+
 def couple_matmul(c: Coupling, a: int = 0, b: int = 1, per_column: tuple[int, ...] = ()) -> None:
     """numpy.matmul: the last axis of A is contracted with the last but one of B; batch axes broadcast.
 
@@ -309,5 +330,12 @@ SPECS = (
         weights=(WeightSlot(at=1, axes=nbits_axes, zero_point=3, packed=nbits_packing),),
         quant=QuantRules(exact=exact_nbits),
         shape=ShapeRules(infer=nbits_shape, conflict=columns("K")),
+    ),
+    OpSpec(
+        op_type="MatMulBnb4",
+        domain="com.microsoft",
+        macs=nbits_macs,
+        weights=(WeightSlot(at=1, axes=bnb4_axes, packed=bnb4_packing),),
+        shape=ShapeRules(infer=bnb4_shape),
     ),
 )

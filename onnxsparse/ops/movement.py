@@ -17,7 +17,7 @@ from onnxsparse.ops.reshaping import couple_reshape
 from onnxsparse.ops.sequences import pass_on
 from onnxsparse.ops.sizes import UnknownFact, counted, divided, paired
 from onnxsparse.ops.spec import OpSpec
-from onnxsparse.ops.view import OpView
+from onnxsparse.ops.view import OpView, same_shape
 
 MOVES = """
 CenterCropPad ReverseSequence
@@ -254,6 +254,7 @@ SPECS = (
     OpSpec(op_type="GatherND", domain=MICROSOFT, shape=ShapeRules(like="GatherND", conflict=gathering_tuples)),
     OpSpec(op_type="ExpandDims", domain=MICROSOFT, shape=ShapeRules(infer=expanded_shape, needs_values=(1,))),
     OpSpec(op_type="Crop", domain=MICROSOFT),
+    OpSpec(op_type="Trilu", domain=MICROSOFT, shape=ShapeRules(infer=same_shape)),
     OpSpec(op_type="RemovePadding", domain=MICROSOFT, shape=ShapeRules(infer=packed_shape)),
     OpSpec(
         op_type="RestorePadding", domain=MICROSOFT, shape=ShapeRules(infer=lambda op: (*op.partial(1, 2), op.partial(0, 2)[1]))

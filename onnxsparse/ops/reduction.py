@@ -298,6 +298,7 @@ SPECS = (
     OpSpec(op_type="SkipGroupNorm", domain=MICROSOFT, shape=ShapeRules(infer=same_shape, more=(same_shape,))),
     OpSpec(op_type="QLinearReduceMean", domain=MICROSOFT, shape=ShapeRules(infer=lambda op: reduced(op, op.numbers("axes")))),
     OpSpec(op_type="Unique", domain=MICROSOFT),
+    OpSpec(op_type="Inverse", domain=MICROSOFT, shape=ShapeRules(infer=same_shape), cost=CostRules(work=Work.HOST)),
     OpSpec(op_type="NhwcMaxPool", domain=MICROSOFT, shape=ShapeRules(infer=last_pool_shape)),
     *(
         OpSpec(

@@ -51,6 +51,8 @@ class Packing:
     """Elements per output channel."""
     block: int
     """Elements along the input axis that share one scale."""
+    zeros: tuple[int, ...] = ()
+    """Codes of zero in a flattened weight, high bits first. Empty: zero is the zero point, and low bits are first."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,8 @@ class OpView:
     """One shape per output, as for `inputs`."""
     values: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     """Name of an input → its value, for the small ones that follow from sizes and constants."""
+    types: Mapping[str, int] = field(default_factory=dict)
+    """Name of an input → its element type, a number of TensorProto.DataType; an unknown one is left out."""
 
     @cached_property
     def attributes(self) -> dict[str, onnx.AttributeProto]:
@@ -61,6 +63,12 @@ class OpView:
         if ranks and len(shape) not in ranks:
             raise UnknownFact(f"its input {at} has {len(shape)} axes, and the op takes {' or '.join(map(str, ranks))}")
         return Listed(shape)
+
+    def kind(self, at: int) -> int:
+        """The element type of input `at`, a number of TensorProto.DataType. Raises UnknownFact if it is unknown."""
+        if not self.has_input(at) or self.node.input[at] not in self.types:
+            raise UnknownFact(f"the element type of its input {at} is not known")
+        return self.types[self.node.input[at]]
 
     def integers(self, at: int) -> Size:
         """The elements of an integer input, flattened. Raises UnknownFact if they depend on more than sizes and constants."""

@@ -11,7 +11,7 @@ from onnx import helper
 from onnxsparse import layers
 from onnxsparse.ir.model import Model
 from tests.bodies import if_model, loop_model
-from tests.graphs import FLOAT, UINT8, conv, model, node, proto, single, weight
+from tests.graphs import FLOAT, INT64, UINT8, conv, model, node, proto, single, weight
 
 MS = "com.microsoft"
 
@@ -46,6 +46,10 @@ def recurrent(op: str, gates: int, directions: int, *, layout: int = 0, x: str =
 
 def conv_transpose(x: str, w: str, **options: object) -> Model:
     return single("ConvTranspose", "x w", {"x": x}, {"w": w}, **options)
+
+
+BNB4: dict[str, str | np.ndarray] = {"b": np.full(7 * 64 // 2, 0x77, np.uint8), "s": np.ones(14, np.float32)}
+"""A 7×64 weight of code 7, in blocks of 32."""
 
 
 CASES: list[tuple[str, Callable[[], Model], int]] = [
@@ -164,6 +168,40 @@ CASES: list[tuple[str, Callable[[], Model], int]] = [
             block_size=32,
         ),
         3 * 64 * 7,
+    ),
+    (
+        "matmul of 4-bit floats",
+        lambda: single("MatMulBnb4", "a b s", {"a": "3x64"}, BNB4, domain=MS, K=64, N=7, block_size=32, quant_type=1),
+        3 * 64 * 7,
+    ),
+    (
+        "matmul of 4-bit floats, backwards",
+        lambda: single("MatMulBnb4", "a b s", {"a": "3x7"}, BNB4, domain=MS, K=64, N=7, block_size=32, quant_type=0, transB=0),
+        3 * 64 * 7,
+    ),
+    (
+        "causal conv",
+        lambda: single("CausalConvWithState", "x w", {"x": "2x8x10"}, {"w": "8x1x3"}, domain=MS, outputs="y s"),
+        8 * 3 * 2 * 10,
+    ),
+    (
+        "causal conv, channels last on two axes",
+        lambda: single(
+            "CausalConvWithState", "x w", {"x": "2x10x4x2"}, {"w": "8x1x3"}, domain=MS, outputs="y s", channels_last=1
+        ),
+        8 * 3 * 2 * 10,
+    ),
+    (
+        "an embedding of 4-bit integers has none",
+        lambda: single(
+            "GatherBlockQuantized",
+            "t i s",
+            {"i": ("2x5", INT64)},
+            {"t": np.zeros((20, 16), np.uint8), "s": "20x1"},
+            domain=MS,
+            block_size=32,
+        ),
+        0,
     ),
     (
         "deformable conv",

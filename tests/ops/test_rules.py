@@ -13,7 +13,7 @@ from onnxsparse.ops import OpSpec, OpView, UnknownFact, table
 from onnxsparse.ops.coupling import Coupling
 from onnxsparse.ops.labels import Axes, LabelSpace
 from onnxsparse.ops.parts import Parts, Sequences
-from tests.graphs import Array
+from tests.graphs import FLOAT, INT64, UINT8, Array
 
 NAMES = """
 axis axes perm group kernel_shape pads paddings strides dilations transA transB transBatchA transBatchB starts ends keepdims
@@ -48,7 +48,8 @@ def random_view(spec: OpSpec, rng: random.Random) -> OpView:
     shapes = [same if rng.random() < 0.5 else random_shape(rng) for _ in range(count + outputs)]
     integers = [value for value in VALUES if isinstance(value, list) and 0.5 not in value]
     values = {name: np.array(rng.choice(integers), np.int64) for name in inputs if name and rng.random() < 0.5}
-    return OpView(node, tuple(shapes[:count]), tuple(shapes[count:]), values)
+    types = {name: rng.choice([FLOAT, UINT8, INT64]) for name in inputs if name and rng.random() < 0.5}
+    return OpView(node, tuple(shapes[:count]), tuple(shapes[count:]), values, types)
 
 
 def random_parts(op: OpView, at: int, rng: random.Random) -> Parts:
@@ -75,12 +76,27 @@ def random_coupling(op: OpView, rng: random.Random) -> Coupling:
     return Coupling(op, "n", space, [labelled(shape) for shape in op.inputs], constant, rng.random() < 0.5)
 
 
+def shape_questions(spec: OpSpec, op: OpView, rng: random.Random) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What is asked of a spec about shapes and elements of sequences."""
+    rules = {"value": spec.shape.value, "shape": spec.shape.infer, "index_axis": spec.shape.index_axis}
+    asked: dict[str, Callable[[OpView], object] | None] = {**rules, "conflict": spec.shape.conflict}
+    for name, rule in {**asked, **{f"shape {at}": rule for at, rule in enumerate(spec.shape.more, 1)}}.items():
+        if rule is not None:
+            yield name, lambda rule=rule: rule(op)  # type: ignore[misc]  # binds this round's
+    if spec.shape.view is not None:
+        view = spec.shape.view
+        yield "view", lambda: view.axes(op, rng.randint(0, 5))
+    if spec.shape.sequence is not None:
+        follow, parts = spec.shape.sequence, Sequences(op, lambda at: random_parts(op, at, rng))
+        yield "sequence", lambda: follow(parts)
+
+
 def questions(spec: OpSpec, op: OpView, rng: random.Random) -> Iterator[tuple[str, Callable[[], object]]]:
     """All that is asked of a spec before anything is changed."""
-    plain = {"macs": spec.macs, "value": spec.shape.value, "shape": spec.shape.infer, "depthwise": spec.depthwise}
-    plain |= {"conflict": spec.shape.conflict, **{f"shape {at}": rule for at, rule in enumerate(spec.shape.more, 1)}}
+    yield from shape_questions(spec, op, rng)
+    plain = {"macs": spec.macs, "depthwise": spec.depthwise}
     scaling = spec.quant.scaling
-    more = {"floor": spec.quant.floor, "groups": spec.groups, "index_axis": spec.shape.index_axis}
+    more = {"floor": spec.quant.floor, "groups": spec.groups}
     more |= {} if scaling is None else {"scale_axis": scaling.axis, "scale_block": scaling.block}
     for name, rule in {**plain, **more, "in_place": spec.cost.in_place, "passes": spec.fold.passes}.items():
         if rule is not None:
@@ -94,12 +110,6 @@ def questions(spec: OpSpec, op: OpView, rng: random.Random) -> Iterator[tuple[st
     if spec.quant.form is not None:
         form = spec.quant.form
         yield "form", lambda: (form.when(op, 17), form.operands(op))
-    if spec.shape.view is not None:
-        view = spec.shape.view
-        yield "view", lambda: view.axes(op, rng.randint(0, 5))
-    if spec.shape.sequence is not None:
-        follow, asked = spec.shape.sequence, Sequences(op, lambda at: random_parts(op, at, rng))
-        yield "sequence", lambda: follow(asked)
     if spec.body is not None:
         trips = spec.body.trips
         yield "trips", lambda: trips(op, lambda at: rng.choice([None, 0, 3]))
