@@ -1,41 +1,21 @@
-"""Inputs for a model: the caller's data, or seeded random values that the model can work with."""
+"""Seeded random inputs that a model can work with."""
 
 import math
-import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import onnx
 
-from onnxsparse.errors import ModelError, ParamError
-from onnxsparse.ir.binding import Shape, fed_inputs, format_shape
+from onnxsparse.errors import ParamError
+from onnxsparse.ir.binding import fed_inputs, format_shape
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.option_roles import sample_files, samples_with
 from onnxsparse.ir.weights import Array, element_dtype
 from onnxsparse.ops import OpView, find
-from onnxsparse.runtime.session import Feeds
+from onnxsparse.runtime.samples import Samples
 
 MAX_INPUT_BYTES = 1 << 47
 """The address space of a process on x86-64, in bytes."""
-
-ARRAY_SUFFIXES = (".npy", ".npz")
-"""Suffixes of files of arrays, in lower case."""
-
-ArrayFiles = Annotated[Path, samples_with(*ARRAY_SUFFIXES)]
-"""An option for model inputs: an npy or npz file, or a folder of them."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Inputs of several runs. `notes`: where they come from, for the report."""
-
-    feeds: tuple[Feeds, ...]
-    notes: tuple[str, ...] = ()
-
 
 def seeded_samples(model: Model, count: int, seed: int = 0) -> Samples:
     """`count` random feeds, equal for equal seeds. The values of an input depend on its type and use:
@@ -133,86 +113,3 @@ class IntegerUses:
                 elif spec.shape.moves or spec.shape.view is not None:
                     pending += node.output
         return cls(tuple(sizes), tuple(compared))
-
-
-def load_samples(path: Path, model: Model) -> Samples:
-    """Feeds from an npy or npz file, or a folder of them, in the order of file names.
-
-    An array is one sample if it has the input's shape, and several along its first axis if it is longer there. Arrays of an npz
-    belong to the inputs of the same name; a model with one input takes the only array of a file, whatever its name.
-
-    Raises ModelError for a file that cannot be read or does not fit the model.
-    """
-    feeds = [feed for file in array_files(path) for feed in file_samples(file, model)]
-    return Samples(tuple(feeds), (f"{len(feeds)} samples from {path}",))
-
-
-def check_samples(path: Path, model: Model) -> None:
-    """Raises ModelError if the first file that `load_samples` would read does not fit."""
-    file_samples(array_files(path)[0], model)
-
-
-def array_files(path: Path) -> list[Path]:
-    """The file `path`, or the array files of the folder. Raises ModelError for a folder without any."""
-    files = sample_files(path, ARRAY_SUFFIXES)
-    if not files:
-        raise ModelError(f"--data {path}: the folder holds no .npy or .npz files")
-    return files
-
-
-def file_samples(path: Path, model: Model) -> list[Feeds]:
-    """The samples of one file. Raises ModelError if it cannot be read, or does not fit the model's inputs."""
-    names = [value.name for value in fed_inputs(model.proto.graph)]
-    arrays = read_arrays(path)
-    if len(names) == 1 and len(arrays) == 1:
-        arrays = dict(zip(names, arrays.values(), strict=True))
-    missing = [name for name in names if name not in arrays]
-    if missing:
-        raise ModelError(
-            f"--data {path}: no array for input '{missing[0]}' of {model.name}; it has {', '.join(arrays) or 'none'}"
-        )
-    split = {v.name: split_samples(path, model, v, arrays[v.name]) for v in fed_inputs(model.proto.graph)}
-    counts = {name: len(parts) for name, parts in split.items()}
-    if len(set(counts.values())) > 1:
-        raise ModelError(f"--data {path}: different numbers of samples ({', '.join(f'{n}: {c}' for n, c in counts.items())})")
-    return [dict(zip(split, parts, strict=True)) for parts in zip(*split.values(), strict=True)]
-
-
-def read_arrays(path: Path) -> dict[str, Array]:
-    """Name → array of an npz file; of an npy file, its stem → the array. Raises ModelError if it cannot be read."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {path.stem: loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no npy or npz file"
-        raise ModelError(f"--data {path}: {reason}") from None
-
-
-def split_samples(path: Path, model: Model, value: onnx.ValueInfoProto, array: Array) -> list[Array]:
-    """The samples in one array, in the input's type and shape. Raises ModelError if type or shape do not fit.
-
-    Integers and floats are converted to another width of the same kind.
-    """
-    wanted = model.binding.shapes.get(value.name, ())
-    dtype = element_dtype(value.name, value.type.tensor_type.elem_type)
-    if array.dtype != dtype and (array.dtype.kind != dtype.kind or array.dtype.kind not in "fiu"):
-        raise ModelError(f"--data {path}: input '{value.name}' of {model.name} takes {dtype}, the array has {array.dtype}")
-    array = array.astype(dtype, copy=False)
-    if fits(array.shape, wanted):
-        return [array]
-    if fits(array.shape[1:], wanted):
-        return list(array)
-    if wanted and fits(array.shape[1:], wanted[1:]) and wanted[0] and array.shape[0] % wanted[0] == 0 and array.size:
-        return list(array.reshape(-1, wanted[0], *array.shape[1:]))
-    raise ModelError(
-        f"--data {path}: input '{value.name}' of {model.name} takes {format_shape(wanted)}, "
-        f"the array is {format_shape(array.shape)}"
-    )
-
-
-def fits(shape: Sequence[int], wanted: Shape) -> bool:
-    """Whether a shape has the wanted rank and sizes; a wanted None fits every size."""
-    return len(shape) == len(wanted) and all(w is None or s == w for s, w in zip(shape, wanted, strict=True))
