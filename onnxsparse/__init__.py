@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnxsparse.analysis.layers import layers
+    from onnxsparse.calibration.data import load_samples
     from onnxsparse.errors import BackendError, ModelError, OnnxSparseError, ParamError, PassError
     from onnxsparse.ir.model import Model, load
     from onnxsparse.passes.annotate import Annotate
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from onnxsparse.passes.strip import Strip
     from onnxsparse.pipeline.run import Pipeline
     from onnxsparse.runtime.compare import compare
-    from onnxsparse.runtime.inputs import load_samples
 
 # public name → its module; imported at first use, because onnx and pydantic would slow down `onnxsparse --help`
 _HOMES = {
@@ -45,7 +45,7 @@ _HOMES = {
     "compare": "onnxsparse.runtime.compare",
     "layers": "onnxsparse.analysis.layers",
     "load": "onnxsparse.ir.model",
-    "load_samples": "onnxsparse.runtime.inputs",
+    "load_samples": "onnxsparse.calibration.data",
 }
 
 __all__ = [

@@ -21,6 +21,7 @@ from onnxsparse.analysis.flattening import flatten
 from onnxsparse.analysis.layer import Layers
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
+from onnxsparse.calibration.data import DataFiles
 from onnxsparse.channels.cut import apply_cut
 from onnxsparse.channels.groups import Group, Solution, solve
 from onnxsparse.channels.importance import Scores, activation_importance, weight_importance
@@ -39,9 +40,10 @@ from onnxsparse.ir.option_roles import OutputFile, reading
 from onnxsparse.ops.coupling import Role
 from onnxsparse.ops.labels import Labels
 from onnxsparse.pipeline.base import OLD_NAME, OPTIONS, StepReport, described, named_target
+from onnxsparse.pipeline.learning import Learns
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
 from onnxsparse.records import ArtifactWriter, Skip, TextTable, text_writer
-from onnxsparse.runtime.inputs import ArrayFiles, check_samples, load_samples
+from onnxsparse.runtime.samples import Samples
 
 DEFAULT_RATIO = 0.5
 """Share of every group's channels to cut without an explicit target."""
@@ -51,7 +53,7 @@ DEFAULT_ROUNDING = 8
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class PruneChannels:
+class PruneChannels(Learns):
     """Remove whole channels from the model, rewrite all shapes, and prove in onnxruntime that nothing else has changed.
 
     The result computes what the original computes without the removed channels. Shapes of inputs and outputs stay as they are.
@@ -67,7 +69,7 @@ class PruneChannels:
     sparsity_op: Annotated[float | None, Field(gt=0, lt=1)] = None
     """Share of the operations to cut, 0 to 1, in place of --ratio; the same as --macs with 1 minus it."""
     importance: Literal["l1", "l2", "bn-scale", "activation"] = "l1"
-    """Importance of a channel: its weights (l1, l2), its BatchNormalization scale, or its activations on --calibration."""
+    """Importance of a channel: its weights (l1, l2), its BatchNormalization scale, or its activations on --data."""
     scope: Literal["group", "all"] = "group"
     """Where the share holds: in every group (group), or over all groups, least important channels first (all)."""
     round_to: Annotated[int | None, Field(ge=1)] = None
@@ -89,8 +91,8 @@ class PruneChannels:
     """Layers whose outputs to keep; patterns as in --only."""
     partial: bool = False
     """Cut to --macs or --sparsity-op even if the operations of some layers are unknown; only the known ones count."""
-    calibration: ArrayFiles | None = None
-    """Inputs (npz, or a folder of npy and npz) on which the mean of each removed channel is measured, to fold it into biases."""
+    calibration: Annotated[DataFiles | None, OLD_NAME] = None
+    """Old name of --data, on which the mean of each removed channel is measured, to fold it into biases."""
     plan: bool = False
     """Only show the groups, what can be cut, and what cannot and why."""
     from_plan: Annotated[Path, reading(read_cuts)] | None = None
@@ -109,17 +111,18 @@ class PruneChannels:
         """Raises ParamError for options that do not go together."""
         if sum(given is not None for given in (self.ratio, self.macs, self.sparsity_op, self.from_plan)) > 1:
             raise ParamError("prune-channels: give one of --ratio, --macs, --sparsity-op and --from-plan")
-        if self.importance == "activation" and self.calibration is None:
-            raise ParamError("prune-channels: --importance activation needs --calibration")
+        if None not in (self.data, self.calibration) and self.data != self.calibration:
+            raise ParamError("prune-channels: --calibration is the old name of --data; give one of them")
+        if self.importance == "activation" and self.data is None and self.calibration is None:
+            raise ParamError("prune-channels: --importance activation needs --data")
         self._target()
 
     def _target(self) -> str | None:
         return named_target(self.name, None, target=self.target, backend=self.backend)
 
-    def check_model(self, model: Model) -> None:
-        """Raises ModelError for calibration data that does not fit the model's inputs."""
-        if self.calibration is not None:
-            check_samples(self.calibration, model)
+    def split(self, model: Model) -> tuple[Samples | None, Samples | None]:
+        """The samples to learn from and those to judge on, by either name of --data. Raises as `Learns.split` does."""
+        return super(PruneChannels, self if self.calibration is None else replace(self, data=self.calibration)).split(model)
 
     def run(self, model: Model) -> StepReport:
         """Cut `model` in place; with `plan`, only report what would be cut.
@@ -177,9 +180,8 @@ class PruneChannels:
         return found
 
     def _means(self, original: Model, solution: Solution) -> dict[str, ChannelMeans] | None:
-        if self.calibration is None:
-            return None
-        return channel_means(original, solution, load_samples(self.calibration, original).feeds)
+        learned, _ = self.split(original)
+        return None if learned is None else channel_means(original, solution, learned)
 
     def _choose(self, model: Model, solution: Solution, groups: list[Group], means: dict[str, ChannelMeans] | None) -> Labels:
         if self.from_plan is not None:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -24,18 +23,18 @@ from onnxsparse.analysis.layer import Layer
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
 from onnxsparse.analysis.opset_upgrade import raise_opset
-from onnxsparse.calibration.data import CalibrationData, open_data
-from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFormat, Resize
 from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method
+from onnxsparse.calibration.preprocessing import Preprocessing, Resize
 from onnxsparse.calibration.ranges import ranges_json, read_ranges
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.folding import fold
 from onnxsparse.format import format_count
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.option_roles import OutputFile, OutputFolder, reading, samples_with
+from onnxsparse.ir.option_roles import OutputFile, OutputFolder, reading
 from onnxsparse.ops.spelling import PER_CHANNEL_OPSET, QUANTIZE_OPSET
 from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, WeightBits, described
+from onnxsparse.pipeline.learning import Learns, given_samples
 from onnxsparse.quantization.activation_ranges import Calibration
 from onnxsparse.quantization.diagnosis.measure import Diagnosis, diagnose
 from onnxsparse.quantization.diagnosis.page import diagnosis_html
@@ -46,11 +45,8 @@ from onnxsparse.quantization.quantize_model import Improvements, QuantizedModel,
 from onnxsparse.quantization.strip.dequantize import Stripped, strip_scales
 from onnxsparse.records import ArtifactWriter, text_writer
 from onnxsparse.runtime.compare import compare
-from onnxsparse.runtime.inputs import ARRAY_SUFFIXES, Samples
+from onnxsparse.runtime.samples import Samples, hold_out
 from onnxsparse.runtime.session import Feeds, processor_notes
-
-COMPARED_SAMPLES = 8
-"""Samples of the calibration data on which outputs are compared with the float model's."""
 
 NO_DATA = "quantize: give calibration data with --data (npz, or a folder of arrays or images), or --ranges"
 NO_DIAGNOSIS = "quantize: --diagnose needs --data: it runs both models on samples"
@@ -59,7 +55,7 @@ BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class Quantize:
+class Quantize(Learns):
     """Quantize a float model to int8, for the CV22 or onnxruntime, with scales chosen on calibration data.
 
     Weights become integers; QuantizeLinear and DequantizeLinear surround what the target computes in integers. Weights that are
@@ -69,8 +65,6 @@ class Quantize:
     name: ClassVar[str] = "quantize"
     changes_outputs: ClassVar[bool] = True
 
-    data: Annotated[Path, samples_with(*ARRAY_SUFFIXES, *IMAGE_SUFFIXES)] | None = None
-    """Calibration data: npz, or a folder of npy and npz files, or of images."""
     target: QuantizationTarget = field(
         default="cv22", metadata=described(f"Target that computes the integers: {', '.join(names())}, or a TOML file.")
     )
@@ -96,7 +90,7 @@ class Quantize:
     layout: Literal["nchw", "nhwc"] | None = None
     """Axis order of the model's image input (default: from its shape)."""
     resize: Resize = "crop"
-    """Fit of images to the input's size: the middle cropped (crop), stretched, or padded (pad)."""
+    """Fit of images to the input's size: the middle cropped, stretched, or shrunk into borders (letterbox)."""
     bgr: bool = False
     """Give images with the channels in the order blue, green, red."""
     ranges: Annotated[Path, reading(read_ranges)] | None = None
@@ -133,7 +127,7 @@ class Quantize:
         """Raises ParamError or ModelError for options that are invalid, alone or together, and for missing calibration data."""
         self._check_options()
         self._target()
-        self._images()
+        self.preprocessing()
         budget_bytes(self.memory)
         if self.export is not None:
             check_export(self.export)
@@ -142,13 +136,8 @@ class Quantize:
         if self.data is None and self._diagnoses:
             raise ParamError(NO_DIAGNOSIS)
 
-    def check_model(self, model: Model) -> None:
-        """Raises ModelError if the first sample does not fit the model's inputs."""
-        for _ in islice(self._data(model, None) or (), 1):
-            pass
-
     def run(self, model: Model, samples: Iterable[Feeds] | None = None) -> StepReport:
-        """Quantize `model` in place; `samples` replaces the calibration data of the option `data`.
+        """Quantize `model` in place. `samples` replaces the data of the option; a tenth is held out of it for --min-sqnr alone.
 
         Raises ParamError for options that do not go together or missing data, ModelError for a model or data that cannot be used,
         and PassError if a weight of zero would not stay zero.
@@ -166,9 +155,9 @@ class Quantize:
         if not placement.units:
             notes.append(why_nothing(placement))
             return StepReport(self.name, (), skipped, notes, before, before, rewrote=len(notes) > 1)
-        data = self._data(work, samples)
+        data, judged = self._samples(work, samples)
         calibration = self._calibration(data)
-        quality = partial(self._quality, model.copy(), self._judged(data))
+        quality = partial(self._quality, model.copy(), judged)
         found = Quantizing(calibration, self._improvements(), quality).run(placement)
         diagnosis = self._diagnosis(found, data, calibration.budget_bytes)
         model.assign(found.written.model)
@@ -182,7 +171,6 @@ class Quantize:
             self._artifacts(found, calibration, diagnosis, model.name),
             tables=diagnosis.tables() if diagnosis is not None and self.diagnose else (),
             runs_here=self._target().runs_here,
-            feeds=() if data is None else tuple(islice(data, COMPARED_SAMPLES)),
             rewrote=True,
             shrank=True,
         )
@@ -199,22 +187,17 @@ class Quantize:
     def _improvements(self) -> Improvements:
         return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr)
 
-    def _judged(self, data: CalibrationData | None) -> Samples:
-        """The samples on which --min-sqnr is judged: COMPARED_SAMPLES, evenly spaced; none if it is not given."""
-        if data is None or self.min_sqnr is None:
-            return Samples(())
-        step = max(1, data.count() // COMPARED_SAMPLES)
-        return Samples(tuple(islice(data.every(step), COMPARED_SAMPLES)))
-
-    def _quality(self, original: Model, samples: Samples, quantized: Model) -> float | None:
-        """SQNR of the worst output or slice in dB; None if no output can be compared."""
+    def _quality(self, original: Model, samples: Samples | None, quantized: Model) -> float | None:
+        """SQNR of the worst output or slice in dB; None if no output can be compared. Raises ParamError without samples."""
+        if samples is None:
+            raise ParamError("quantize: --min-sqnr judges on samples that were not calibrated on: give --test, or more samples")
         return compare(original, quantized, samples).worst_sqnr_db
 
     @property
     def _diagnoses(self) -> bool:
         return self.diagnose or self.diagnosis_json is not None or self.diagnosis_html is not None
 
-    def _diagnosis(self, found: QuantizedModel, data: CalibrationData | None, budget: int) -> Diagnosis | None:
+    def _diagnosis(self, found: QuantizedModel, data: Samples | None, budget: int) -> Diagnosis | None:
         if not self._diagnoses:
             return None
         if data is None:
@@ -241,18 +224,29 @@ class Quantize:
             kept |= {layer.node: "--only leaves it out" for layer in facts if layer.node not in chosen}
         return {index: kept[name] for index, name in enumerate(graph.names) if name in kept}
 
-    def _data(self, model: Model, samples: Iterable[Feeds] | None) -> CalibrationData | None:
-        source = samples if self.data is None else self.data
-        if source is None and self.ranges is None:
-            raise ParamError(NO_DATA)
-        if source is None:
-            return None
-        return open_data(source, model, self._images())
+    def _samples(self, model: Model, given: Iterable[Feeds] | None) -> tuple[Samples | None, Samples | None]:
+        """The samples to calibrate on and those to judge on. Raises ParamError without samples or ranges."""
+        if given is None or self.data is not None:
+            if self.data is None and self.ranges is None:
+                raise ParamError(NO_DATA)
+            return self.split(model)
+        samples = given_samples(given, model)
+        if self.test is not None:
+            return samples, self.split(model)[1]
+        return hold_out(samples) if self.min_sqnr is not None and len(samples) > 1 else (samples, None)
 
-    def _images(self) -> ImageFormat:
-        return ImageFormat(numbers("--mean", self.mean), numbers("--std", self.std), self.layout, self.resize, self.bgr)
+    def preprocessing(self) -> Preprocessing:
+        """How images become inputs: by --preprocess or by the options for images. Raises ParamError if both are given."""
+        mean, std = numbers("--mean", self.mean), numbers("--std", self.std)
+        channels: Literal["rgb", "bgr"] = "bgr" if self.bgr else "rgb"
+        options = Preprocessing(mean=mean, std=std, layout=self.layout, resize=self.resize, channels=channels)
+        if self.preprocess is None:
+            return options
+        if options != Preprocessing():
+            raise ParamError("quantize: give --preprocess, or --mean, --std, --layout, --resize and --bgr, not both")
+        return super().preprocessing()
 
-    def _calibration(self, data: CalibrationData | None) -> Calibration:
+    def _calibration(self, data: Samples | None) -> Calibration:
         given = {} if self.ranges is None else read_ranges(self.ranges)
         return Calibration(data, self.method, self.percentile, budget_bytes(self.memory), given)
 

@@ -8,11 +8,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.ir.model import Model
 from onnxsparse.ops.spelling import has_axes_as_attribute
 from onnxsparse.progress import tell
 from onnxsparse.runtime.probe import output_name
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import runner
 
 Floats = NDArray[np.float64]
@@ -29,7 +29,7 @@ class Channels:
     rank: int
 
 
-def channel_means(model: Model, values: Sequence[Channels], data: CalibrationData) -> dict[str, Floats]:
+def channel_means(model: Model, values: Sequence[Channels], data: Samples) -> dict[str, Floats]:
     """Value → mean of each channel over `data`, shape [channels]. `model` is changed: reductions become its outputs.
 
     Raises ModelError for data that does not fit the model, BackendError if the model cannot run.
@@ -43,7 +43,7 @@ def channel_means(model: Model, values: Sequence[Channels], data: CalibrationDat
     return {name: total / samples for name, total in found.items()}
 
 
-def channel_magnitudes(model: Model, values: Sequence[Channels], data: CalibrationData) -> dict[str, Floats]:
+def channel_magnitudes(model: Model, values: Sequence[Channels], data: Samples) -> dict[str, Floats]:
     """Value → largest magnitude of each channel over `data`, shape [channels]. `model` is changed: reductions become its outputs.
 
     Raises ModelError for data that does not fit the model, BackendError if the model cannot run.
@@ -60,7 +60,7 @@ Made = Callable[[Channels, str], Floats]
 """Returns one reduction (an op type) of a value to its channels, for the current sample."""
 
 
-def reduced_runs(model: Model, values: Sequence[Channels], ops: Sequence[str], data: CalibrationData) -> Iterator[Made]:
+def reduced_runs(model: Model, values: Sequence[Channels], ops: Sequence[str], data: Samples) -> Iterator[Made]:
     """For each sample, a function that gives the reductions `ops` of `values`. `model` is changed."""
     graph = model.proto.graph
     names = {(value.name, op): output_name(at, op) for at, value in enumerate(values) for op in ops}

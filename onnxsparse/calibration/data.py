@@ -1,126 +1,126 @@
-"""Calibration data, read sample by sample and as often as needed; it is never held as a whole."""
+"""Data for a model's inputs, in every form: arrays, images, folders of them, or feeds from Python.
+
+`--data` is what a command learns from, `--test` what it judges on. Without `--test`, a tenth of the data is held out
+(`runtime.samples`).
+"""
 
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 import numpy as np
 import onnx
 
-from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFormat, image_feeds
+from onnxsparse.calibration.arrays import ARRAY_SUFFIXES, ArrayFiles, fits, read_headers
+from onnxsparse.calibration.images import IMAGE_SUFFIXES, ImageFiles
+from onnxsparse.calibration.preprocessing import Preprocessing
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.ir.binding import Shape, fed_inputs, format_shape
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.option_roles import sample_files
+from onnxsparse.ir.option_roles import Role, check_input, sample_files
 from onnxsparse.ir.weights import Array, element_dtype
-from onnxsparse.runtime.inputs import ARRAY_SUFFIXES, file_samples, fits
+from onnxsparse.runtime.samples import Indexed, Samples, SampleSource
 from onnxsparse.runtime.session import Feeds
 
 
-@dataclass(frozen=True)
-class CalibrationData:
-    """Samples of a model's inputs, which can be iterated several times. `source`: their name in messages.
-
-    Iteration raises ModelError for a sample that cannot be read or does not fit the model.
-    """
-
-    samples: Iterable[Feeds]
-    source: str
-
-    def __iter__(self) -> Iterator[Feeds]:
-        return iter(self.samples)
-
-    def count(self) -> int:
-        """The number of samples, found by reading all of them."""
-        return sum(1 for _ in self)
-
-    def every(self, step: int) -> "CalibrationData":
-        """Every `step`-th sample, starting with the first."""
-        if isinstance(self.samples, ImageFiles):  # the images in between need not be decoded
-            return CalibrationData(replace(self.samples, files=self.samples.files[::step]), self.source)
-        return CalibrationData(Thinned(self.samples, step), self.source)
+def split_key(source: Path) -> tuple[Path, str | None]:
+    """The file and the array's name of `F.npz:key`; the name is None for any other path."""
+    file, colon, key = str(source).rpartition(":")
+    if colon and key and file.lower().endswith(".npz") and not source.exists():
+        return Path(file), key
+    return source, None
 
 
-def open_data(source: "Path | Iterable[Feeds]", model: Model, images: ImageFormat) -> CalibrationData:
-    """Data from an npy or npz file, a folder of them, an image, a folder of images, or any iterable of feeds.
+def data_files(source: Path) -> list[Path]:
+    """The files that an option for data names: one file, or those in a folder that are arrays or images."""
+    return sample_files(split_key(source)[0], (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES))
 
-    Raises ModelError for a folder without arrays and images, or with both; ParamError for image options with arrays. Iterating
-    the result raises ModelError for a sample that does not fit the model.
-    """
-    if not isinstance(source, Path):
-        samples = source if not isinstance(source, Iterator) else Spooled(source)
-        return CalibrationData(Checked(samples, model), "the given samples")
-    if not source.is_dir():
-        if source.suffix.lower() in IMAGE_SUFFIXES:
-            return CalibrationData(ImageFiles((source,), model, images), str(source))
-        return array_data((source,), source, model, images)
-    arrays, pictures = (tuple(sample_files(source, suffixes)) for suffixes in (ARRAY_SUFFIXES, IMAGE_SUFFIXES))
+
+def check_data(source: Path, option: str) -> None:
+    """Raises ModelError for a file or folder that is missing, holds no data, or lacks the array of `F.npz:key`."""
+    file, key = split_key(source)
+    check_input(file, option)
+    if key is not None and key not in (headers := read_headers(file, option)):
+        raise ModelError(f"{option} {file}: no array '{key}'; it has {', '.join(headers) or 'none'}")
+    if file.is_dir():
+        files_in(file, option)
+
+
+def files_in(folder: Path, option: str) -> tuple[Sequence[Path], Sequence[Path]]:
+    """The files of arrays and of images in a folder; one of both is empty. Raises ModelError if both or none are there."""
+    arrays, pictures = (sample_files(folder, suffixes) for suffixes in (ARRAY_SUFFIXES, IMAGE_SUFFIXES))
     if bool(arrays) == bool(pictures):
         what = "both arrays and images; separate them" if arrays else "no .npy, .npz or image files"
-        raise ModelError(f"--data {source}: the folder holds {what}")
-    if arrays:
-        return array_data(arrays, source, model, images)
-    return CalibrationData(ImageFiles(pictures, model, images), str(source))
+        raise ModelError(f"{option} {folder}: the folder holds {what}")
+    return arrays, pictures
 
 
-def array_data(files: tuple[Path, ...], source: Path, model: Model, images: ImageFormat) -> CalibrationData:
-    """Data from files of arrays, which are fed unchanged. Raises ParamError for options that concern images."""
-    if images != ImageFormat():
-        raise ParamError(
-            f"--data {source}: arrays are fed as they are; --mean, --std, --layout, --resize and --bgr are for images"
-        )
-    return CalibrationData(ArrayFiles(files, model), str(source))
+DataFiles = Annotated[Path, Role(check_data, reads=data_files)]
+"""An option for data: npz (`F.npz:key` for one array), npy, an image, or a folder of arrays or of images."""
+
+
+def open_data(
+    source: Path | Iterable[Feeds], model: Model, images: Preprocessing | None = None, *, option: str = "--data"
+) -> Samples:
+    """Samples from an npz or npy file, an image, a folder of arrays or of images, or any iterable of feeds.
+
+    `images`: None for the default preprocessing. `option`: how the source was given, for messages. Raises ModelError for a folder
+    without data or with both kinds, ParamError for preprocessing of arrays. Reading the result raises ModelError for a sample that
+    does not fit the model.
+    """
+    if not isinstance(source, Path):
+        return Samples(Checked(source if isinstance(source, list | tuple) else Spooled(iter(source)), model))
+    return Samples(files_of(source, model, images or Preprocessing(), option), (f"samples from {source}",), str(source))
+
+
+def files_of(source: Path, model: Model, images: Preprocessing, option: str) -> SampleSource:
+    """The samples that a path stands for. Raises ModelError and ParamError as `open_data` does."""
+    file, key = split_key(source)
+    if not file.is_dir():
+        arrays, pictures = ([], [file]) if file.suffix.lower() in IMAGE_SUFFIXES else ([file], [])
+    else:
+        arrays, pictures = map(list, files_in(file, option))
+    if pictures:
+        return ImageFiles(tuple(pictures), model, images, option)
+    if images != Preprocessing():
+        raise ParamError(f"{option} {source}: arrays are fed as they are; preprocessing (--preprocess, --mean…) is for images")
+    return ArrayFiles(tuple(arrays), model, key, option)
+
+
+def load_samples(path: str | Path, model: Model) -> Samples:
+    """Samples for `compare` from an npz or npy file, an image, or a folder of arrays or images. Raises as `open_data` does."""
+    found = open_data(Path(path), model)
+    return Samples(found.feeds, (f"{len(found)} samples from {path}",), found.source)
+
+
+def check_first(samples: Samples) -> None:
+    """Read the first sample. Raises ModelError if there is none, or it does not fit the model."""
+    if not len(samples):
+        raise ModelError(f"{samples.source}: there are no samples")
+    samples.feeds[0]
 
 
 @dataclass(frozen=True)
-class Thinned:
-    """Every `step`-th sample. Files are often sorted by content, so the first samples alone would not be representative."""
-
-    samples: Iterable[Feeds]
-    step: int
-
-    def __iter__(self) -> Iterator[Feeds]:
-        return islice(self.samples, 0, None, self.step)
-
-
-@dataclass(frozen=True)
-class ArrayFiles:
-    """The samples in files of arrays, with one file in memory at a time."""
-
-    files: tuple[Path, ...]
-    model: Model
-
-    def __iter__(self) -> Iterator[Feeds]:
-        for file in self.files:
-            yield from file_samples(file, self.model)
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """One sample for each image."""
-
-    files: tuple[Path, ...]
-    model: Model
-    images: ImageFormat
-
-    def __iter__(self) -> Iterator[Feeds]:
-        return image_feeds(self.files, self.model, self.images)
-
-
-@dataclass(frozen=True)
-class Checked:
+class Checked(Indexed):
     """The caller's feeds, each checked against the model's inputs before onnxruntime gets it."""
 
-    samples: Iterable[Feeds]
+    samples: SampleSource
     model: Model
 
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int, /) -> Feeds:
+        return self._fitting(index, self.samples[index])
+
     def __iter__(self) -> Iterator[Feeds]:
-        for number, feeds in enumerate(self.samples):
-            yield {value.name: self._checked(number, feeds, value.name) for value in fed_inputs(self.model.proto.graph)}
+        return (self._fitting(number, feeds) for number, feeds in enumerate(self.samples))
+
+    def _fitting(self, number: int, feeds: Feeds) -> Feeds:
+        return {value.name: self._checked(number, feeds, value.name) for value in fed_inputs(self.model.proto.graph)}
 
     def _checked(self, number: int, feeds: Feeds, name: str) -> Array:
         """The array for one input. Raises ModelError if it is missing, or does not fit in type or shape."""
@@ -153,25 +153,37 @@ def is_batch(shape: Sequence[int], wanted: Shape) -> bool:
     return len(shape) == len(wanted) and shape[0] > 0 and fits(shape[1:], wanted[1:])
 
 
-class Spooled:
-    """The samples of an iterator, stored in a temporary file as they come, so that they can be iterated again."""
+@dataclass
+class Spooled(Indexed):
+    """The samples of an iterator, stored in a temporary file as they come, so that they can be read again."""
 
-    def __init__(self, samples: Iterator[Feeds]) -> None:
-        self._rest = samples
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the samples are wanted
-        self._ends = [0]
+    rest: Iterator[Feeds]
+    _file: IO[bytes] = field(default_factory=tempfile.TemporaryFile, init=False)
+    _ends: list[int] = field(default_factory=lambda: [0], init=False)
+
+    def __len__(self) -> int:
+        while self._read_on():
+            pass
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int, /) -> Feeds:
+        while index + 1 >= len(self._ends):
+            if not self._read_on():
+                raise IndexError(index)
+        self._file.seek(self._ends[index])
+        found: Feeds = pickle.load(self._file)
+        return found
 
     def __iter__(self) -> Iterator[Feeds]:
         number = 0
         while number + 1 < len(self._ends) or self._read_on():
-            self._file.seek(self._ends[number])
-            yield pickle.load(self._file)
+            yield self[number]
             number += 1
 
     def _read_on(self) -> bool:
         """Store the next sample of the iterator. Returns whether there was one."""
         try:
-            feeds = next(self._rest)
+            feeds = next(self.rest)
         except StopIteration:
             return False
         self._file.seek(self._ends[-1])

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.calibration.histogram import Histogram
 from onnxsparse.errors import ModelError
 from onnxsparse.ir.model import Model
 from onnxsparse.progress import tell
 from onnxsparse.runtime.probe import groups_within, output_name, prefix
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import Feeds, runner
 
 REDUCTIONS = {"low": "ReduceMin", "high": "ReduceMax", "sum": "ReduceSum"}
@@ -70,7 +70,7 @@ class Observation:
     samples: int = 0
 
 
-def observe(model: Model, tensors: Sequence[str], data: CalibrationData, *, bins: int = 0, budget_bytes: int) -> Observation:
+def observe(model: Model, tensors: Sequence[str], data: Samples, *, bins: int = 0, budget_bytes: int) -> Observation:
     """Ranges of `tensors` of the main graph over `data`, and histograms with `bins` bins (0: none).
 
     `budget_bytes`: activations that are held at a time. Raises ModelError for data without samples, a sample that does not fit
@@ -87,7 +87,7 @@ def observe(model: Model, tensors: Sequence[str], data: CalibrationData, *, bins
     return Observation(ranges, histograms, samples)
 
 
-def observe_ranges(model: Model, tensors: Sequence[str], data: CalibrationData) -> dict[str, Observed]:
+def observe_ranges(model: Model, tensors: Sequence[str], data: Samples) -> dict[str, Observed]:
     """The statistics of activations, from one run of the model for each sample. Raises ModelError as `observe` does."""
     found = {name: Observed() for name in tensors}
     reduced = reducing(prefix(model, tensors), tensors)
@@ -133,7 +133,7 @@ def reducing(model: Model, tensors: Sequence[str]) -> Model:
     return model
 
 
-def fill(model: Model, data: CalibrationData, histograms: dict[str, Histogram], samples: int) -> None:
+def fill(model: Model, data: Samples, histograms: dict[str, Histogram], samples: int) -> None:
     """Run the model on all samples, and add its outputs to the histograms. `samples`: their number, for the progress."""
     running = runner(model)
     for number, feeds in enumerate(data, start=1):

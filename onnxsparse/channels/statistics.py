@@ -12,7 +12,8 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops import find
 from onnxsparse.ops.labels import Labels
-from onnxsparse.runtime.session import Feeds, runner
+from onnxsparse.runtime.samples import Samples
+from onnxsparse.runtime.session import runner
 
 Vector = NDArray[np.float64]
 
@@ -29,7 +30,7 @@ class ChannelMeans:
     """Mean magnitude per index."""
 
 
-def channel_means(model: Model, solution: Solution, feeds: tuple[Feeds, ...]) -> dict[str, ChannelMeans]:
+def channel_means(model: Model, solution: Solution, samples: Samples) -> dict[str, ChannelMeans]:
     """Name → statistics of every float value that a linear op sums over. Samples run one by one, so memory does not grow with
     them.
 
@@ -40,13 +41,13 @@ def channel_means(model: Model, solution: Solution, feeds: tuple[Feeds, ...]) ->
         return {}
     running = runner(model, also=list(wanted))
     sums: dict[str, tuple[Vector, Vector]] = {}
-    for feed in feeds:
-        values = running.run(feed)
+    for feeds in samples:
+        values = running.run(feeds)
         for name, axis in wanted.items():
             if values[name].dtype.kind == "f":
                 old = sums.get(name, (0.0, 0.0))
                 sums[name] = (old[0] + average(values[name], axis), old[1] + average(np.abs(values[name]), axis))
-    count = len(feeds)
+    count = len(samples)
     return {name: ChannelMeans(wanted[name], mean / count, size / count) for name, (mean, size) in sums.items()}
 
 

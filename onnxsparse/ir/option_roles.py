@@ -100,11 +100,6 @@ def sample_files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
 
 
-def samples_with(*suffixes: str) -> Role:
-    """The role of a file to read, or of a folder of files with these suffixes."""
-    return Role(check_input, reads=lambda path: sample_files(path, suffixes))
-
-
 OutputFile = Annotated[Path, Role(check_output, writes=one_path)]
 """A file to write; `-` is standard output."""
 

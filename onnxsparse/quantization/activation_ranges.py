@@ -9,12 +9,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.calibration.methods import METHODS, Levels, Method, Range, choose_ranges
 from onnxsparse.calibration.observe import observe
 from onnxsparse.errors import ModelError
 from onnxsparse.format import name_some
 from onnxsparse.quantization.plan.placement import Placement, place
+from onnxsparse.runtime.samples import Samples
 
 FEW_SAMPLES = 8
 """With fewer calibration samples a note warns that they are few."""
@@ -49,7 +49,7 @@ class Calibration:
     activations at a time. `given`: ranges by activation.
     """
 
-    data: CalibrationData | None
+    data: Samples | None
     method: Method
     percentile: float
     budget_bytes: int

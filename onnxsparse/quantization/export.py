@@ -25,7 +25,7 @@ def export_files(folder: Path, found: QuantizedModel, calibration: Calibration) 
     if calibration.data is None:
         return made
     suffix = "npy" if len(next(iter(calibration.data))) == 1 else "npz"
-    names = [f"sample_{number:05}.{suffix}" for number in range(found.samples or calibration.data.count())]
+    names = [f"sample_{number:05}.{suffix}" for number in range(len(calibration.data))]
     samples = iter(calibration.data)
     made |= {folder / name: sample_writer(samples) for name in names}
     made[folder / "samples.txt"] = text_writer("".join(f"{name}\n" for name in names))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.calibration.methods import Range
 from onnxsparse.errors import ParamError
 from onnxsparse.quantization.accuracy.bias_correction import correct_biases
@@ -13,6 +12,7 @@ from onnxsparse.quantization.activation_ranges import Calibrated, Calibration
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.scales import Choices
 from onnxsparse.quantization.write.qdq import Written, write_integers
+from onnxsparse.runtime.samples import Samples
 
 MEASURED_SAMPLES = 32
 """Evenly spaced samples of the calibration data that bias correction and noise use, as they need only means; ranges use all."""
@@ -101,10 +101,10 @@ class Quantizing:
         found = draft.calibrated
         return QuantizedModel(found.placement, draft.written(), found.ranges, found.samples, (*found.notes, *notes))
 
-    def _measured(self, calibrated: Calibrated) -> CalibrationData | None:
+    def _measured(self, calibrated: Calibrated) -> Samples | None:
         """The samples for means and noise; None without data."""
         data = self.calibration.data
-        return None if data is None else measurement_subset(data, calibrated.samples or data.count())
+        return None if data is None else measurement_subset(data)
 
     def _ranked(self, calibrated: Calibrated) -> list[int]:
         """Units in descending order of their own noise; empty if none are to become wide."""
@@ -159,9 +159,9 @@ class Quantizing:
         return Draft(found, choices)
 
 
-def measurement_subset(data: CalibrationData, samples: int) -> CalibrationData:
-    """At most MEASURED_SAMPLES of the `samples` samples in `data`, evenly spaced."""
-    return data.every(max(1, -(-samples // MEASURED_SAMPLES)))
+def measurement_subset(data: Samples) -> Samples:
+    """At most MEASURED_SAMPLES of the samples, evenly spaced."""
+    return data.every(max(1, -(-len(data) // MEASURED_SAMPLES)))
 
 
 def verdict(wanted_db: float, reached_db: float | None) -> str:

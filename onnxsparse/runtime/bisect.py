@@ -22,7 +22,8 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import bodies
 from onnxsparse.runtime.compare import SEEDED_SAMPLES
 from onnxsparse.runtime.distance import finite
-from onnxsparse.runtime.inputs import Samples, seeded_samples
+from onnxsparse.runtime.inputs import seeded_samples
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import processor_notes
 from onnxsparse.runtime.tensor_trace import Trace, Versions
 
@@ -168,7 +169,7 @@ def bisect(
         uncompared=Uncompared(
             len(graph.producers) - len(shared), len(others) - len(shared), len(wanted) - len(traces), len(shared) - len(wanted)
         ),
-        samples=len(samples.feeds),
+        samples=len(samples),
         notes=(*samples.notes, *processor_notes(first), *processor_notes(second), *what_is_passed_over(graph, traces)),
     )
 

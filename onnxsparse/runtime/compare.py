@@ -25,7 +25,8 @@ from onnxsparse.ops import find
 from onnxsparse.runtime.as_run import AsRun, Runs, explanation, saturates
 from onnxsparse.runtime.classes import Choices, batch_size
 from onnxsparse.runtime.distance import Distance, finite
-from onnxsparse.runtime.inputs import Samples, seeded_samples
+from onnxsparse.runtime.inputs import seeded_samples
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import Feeds, Runner, holds_integers, processor_notes, runner
 from onnxsparse.runtime.slices import Slices, WorstSlice, judged
 
@@ -151,9 +152,9 @@ def compare(
     shared = [name for name in runners[0].outputs if name in runners[1].outputs]
     lost = [name for name in runners[0].outputs if name not in runners[1].outputs]
     meters = {name: Meter(name, inner.get(name)) for name in shared}
-    for feeds in samples.feeds:
+    for feeds in samples:
         measure(runners, feeds, meters)
-    if not differ(samples.feeds):
+    if not differ(samples):
         probe(runners[0], first, meters, seed)
     outputs = with_slices([meter.result() for meter in meters.values()], meters)
     notes = [*samples.notes, *(f"output '{name}' is only in {first.name}" for name in lost)]
@@ -161,7 +162,7 @@ def compare(
     if as_run is not None and (holds_integers(first) or holds_integers(second)):
         outputs, said = tried((first, second), runners, samples, outputs, as_run, custom_ops)
         notes += said
-    return Comparison(outputs, len(samples.feeds), tuple(notes))
+    return Comparison(outputs, len(samples), tuple(notes))
 
 
 def with_slices(outputs: Sequence[OutputComparison], meters: "Mapping[str, Meter]") -> tuple[OutputComparison, ...]:
@@ -197,7 +198,7 @@ def tried(
             for model, written in zip(models, runners, strict=True)
         ]
         distances = {output.name: Distance() for output in outputs if output.feeds is None}
-        for feeds in samples.feeds:
+        for feeds in samples:
             first, second = (one.run(feeds) for one in acting)
             for name, distance in distances.items():
                 distance.add(first[name], second[name])
@@ -222,9 +223,10 @@ def measure(runners: tuple[Runner, ...], feeds: Feeds, meters: "dict[str, Meter]
         meter.add(a[name], b[name], batch_size(feeds))
 
 
-def differ(feeds: Sequence[Feeds]) -> bool:
-    """Whether there are two different samples."""
-    return any(not np.array_equal(other[name], array) for other in feeds[1:] for name, array in feeds[0].items())
+def differ(samples: Samples) -> bool:
+    """Whether there are two different samples; those after the first that differs are not read."""
+    first = samples.feeds[0]
+    return any(not np.array_equal(other[name], array) for other in samples for name, array in first.items())
 
 
 def probe(first: Runner, model: Model, meters: "dict[str, Meter]", seed: int) -> None:

@@ -17,6 +17,7 @@ from onnxsparse.runtime.samples import Samples
 MAX_INPUT_BYTES = 1 << 47
 """The address space of a process on x86-64, in bytes."""
 
+
 def seeded_samples(model: Model, count: int, seed: int = 0) -> Samples:
     """`count` random feeds, equal for equal seeds. The values of an input depend on its type and use:
 

@@ -40,7 +40,7 @@ class Indexed:
 class Picked(Indexed):
     """Some samples of a source, by index; the others are not read."""
 
-    source: SampleSource
+    source: SampleSource | Sequence[Feeds]
     indices: Sequence[int]
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class Samples:
     cannot be read or does not fit the model.
     """
 
-    feeds: SampleSource
+    feeds: SampleSource | Sequence[Feeds]
     notes: tuple[str, ...] = ()
     source: str = "the given samples"
 

@@ -11,6 +11,7 @@ from onnxsparse.ir.weights import Array
 from onnxsparse.progress import tell
 from onnxsparse.runtime.distance import Distance
 from onnxsparse.runtime.probe import element_counts, groups_within, prefix
+from onnxsparse.runtime.samples import SampleSource
 from onnxsparse.runtime.session import Execution, Feeds, Runner, runner
 
 FLOAT_BYTES = {"tensor(float)": 4, "tensor(float16)": 2, "tensor(double)": 8}
@@ -69,7 +70,7 @@ class Versions:
     """
 
     models: tuple[Model, Model]
-    feeds: Sequence[Feeds]
+    feeds: SampleSource | Sequence[Feeds]
     custom_ops: Sequence[Path] = ()
 
     def traces(self, tensors: Sequence[str], budget_bytes: int) -> dict[str, Trace]:

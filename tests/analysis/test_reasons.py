@@ -12,8 +12,8 @@ import pytest
 from onnxsparse.analysis.context import GraphContext
 from onnxsparse.analysis.layers import layers
 from onnxsparse.calibration.data import open_data
-from onnxsparse.calibration.images import ImageFormat
 from onnxsparse.calibration.observe import observe_ranges
+from onnxsparse.calibration.preprocessing import Preprocessing
 from onnxsparse.channels.groups import solve
 from onnxsparse.channels.reference import masked_reference
 from onnxsparse.errors import ModelError, ParamError, PassError
@@ -23,7 +23,8 @@ from onnxsparse.passes.prune import Prune
 from onnxsparse.passes.prune_channels import PruneChannels
 from onnxsparse.passes.quantize import Quantize
 from onnxsparse.runtime.compare import compare
-from onnxsparse.runtime.inputs import Samples, seeded_samples
+from onnxsparse.runtime.inputs import seeded_samples
+from onnxsparse.runtime.samples import Samples
 from tests.commands import Run
 from tests.graphs import FLOAT16, Array, chain, model, node, proto, weight
 
@@ -170,7 +171,7 @@ def test_the_model_is_named_when_it_does_not_load_itself() -> None:
 class TestData:
     def ranges(self, x: Array) -> None:
         built = model([node("Sub", "x x", "h"), node("Relu", "h", "y")], {"x": "1x4"})
-        observe_ranges(built, ["h"], open_data([{"x": x}], built, ImageFormat()))
+        observe_ranges(built, ["h"], open_data([{"x": x}], built, Preprocessing()))
 
     def test_an_infinite_input_is_to_blame_for_its_nan(self) -> None:
         """∞ − ∞ is NaN."""

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from onnxsparse import Annotate, Fold, Model, ModelError, ParamError, Prune, PruneChannels, Quantize, compare, layers
 from onnxsparse.analysis.flattening import flatten
-from onnxsparse.runtime.inputs import Samples
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import runner
 from tests.folding.folded import BN, statistics
 from tests.graphs import BOOL, FLOAT, model, node, op_types, proto, value, weight

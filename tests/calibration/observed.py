@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from onnxsparse.calibration.data import CalibrationData, open_data
-from onnxsparse.calibration.images import ImageFormat
+from onnxsparse.calibration.data import open_data
 from onnxsparse.calibration.observe import Observation, observe
+from onnxsparse.calibration.preprocessing import Preprocessing
 from onnxsparse.ir.model import Model
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import Feeds
 from tests.graphs import model, node, weight
 
@@ -28,8 +29,8 @@ def samples(count: int, batch: int = 1) -> list[Feeds]:
     return feeds_of(*(weight(f"{batch}x3x6x6", 50 + seed) * (seed + 1) for seed in range(count)))
 
 
-def data(given: Sequence[Feeds] | Iterator[Feeds], built: Model) -> CalibrationData:
-    return open_data(given, built, ImageFormat())
+def data(given: Sequence[Feeds] | Iterator[Feeds], built: Model) -> Samples:
+    return open_data(given, built, Preprocessing())
 
 
 def seen(built: Model, feeds: Sequence[Feeds], names: Sequence[str], bins: int = 64, budget: int = UNBOUNDED) -> Observation:

@@ -8,12 +8,12 @@ from PIL import Image
 
 from onnxsparse import ModelError, ParamError
 from onnxsparse.calibration.data import open_data
-from onnxsparse.calibration.images import ImageFormat, Resize
+from onnxsparse.calibration.preprocessing import Preprocessing, Resize
 from onnxsparse.ir.model import Model
 from onnxsparse.runtime.session import Feeds
 from tests.graphs import FLOAT, FLOAT16, UINT8, Array, model, node
 
-PLAIN = ImageFormat()
+PLAIN = Preprocessing()
 
 
 def taking(shape: str, dtype: int = FLOAT) -> Model:
@@ -25,7 +25,7 @@ def two_inputs() -> Model:
     return model([node("Add", "a b", "y")], {"a": "1x2", "b": "1x2"})
 
 
-def read(source: Path, built: Model, images: ImageFormat = PLAIN) -> list[Feeds]:
+def read(source: Path, built: Model, images: Preprocessing = PLAIN) -> list[Feeds]:
     return list(open_data(source, built, images))
 
 
@@ -33,7 +33,7 @@ def arrays(source: Path, built: Model) -> list[list[float]]:
     return [feed["x"].ravel().tolist() for feed in read(source, built)]
 
 
-def refused(source: Path, built: Model, images: ImageFormat = PLAIN) -> str:
+def refused(source: Path, built: Model, images: Preprocessing = PLAIN) -> str:
     """The one line that says why."""
     with pytest.raises((ModelError, ParamError)) as caught:
         read(source, built, images)
@@ -156,7 +156,7 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "p.png"
 
 
-def pixels(source: Path, built: Model, images: ImageFormat = PLAIN) -> Array:
+def pixels(source: Path, built: Model, images: Preprocessing = PLAIN) -> Array:
     (feed,) = read(source, built, images)
     found: Array = feed["x"]
     assert found.flags.c_contiguous
@@ -172,23 +172,25 @@ class TestImages:
         assert found[0, :, 1, 2].tolist() == pytest.approx([0.8, 0.6, 0.2])
 
     def test_channels_last_where_the_input_has_them_there(self, picture: Path) -> None:
-        assert pixels(picture, taking("1x2x3x3"), ImageFormat(layout="nhwc"))[0, 1, 2].tolist() == pytest.approx([0.8, 0.6, 0.2])
+        assert pixels(picture, taking("1x2x3x3"), Preprocessing(layout="nhwc"))[0, 1, 2].tolist() == pytest.approx(
+            [0.8, 0.6, 0.2]
+        )
         found = pixels(picture, taking("Nx2x3x1"))  # one channel, so that it must be last: 0.299 R + 0.587 G + 0.114 B
         assert found.shape == (1, 2, 3, 1)
         assert found[0, 1, 2, 0] * 255 == pytest.approx(0.299 * 204 + 0.587 * 153 + 0.114 * 51, abs=1)
 
     def test_mean_and_std_by_hand(self, picture: Path) -> None:
-        found = pixels(picture, taking("1x3x2x3"), ImageFormat(mean=(0.5, 0.25, 0.1), std=(0.5, 0.25, 0.2)))
+        found = pixels(picture, taking("1x3x2x3"), Preprocessing(mean=(0.5, 0.25, 0.1), std=(0.5, 0.25, 0.2)))
         assert found[0, :, 0, 0].tolist() == pytest.approx(
             [-1, -0.2, 1.5]
         )  # (0 − 0.5) / 0.5, (0.2 − 0.25) / 0.25, (0.4 − 0.1) / 0.2
         assert found[0, :, 0, 1].tolist() == pytest.approx([1, -1, -0.5])
-        one = pixels(picture, taking("1x3x2x3"), ImageFormat(mean=(0.5,), std=(0.25,)))
+        one = pixels(picture, taking("1x3x2x3"), Preprocessing(mean=(0.5,), std=(0.25,)))
         assert one[0, :, 0, 0].tolist() == pytest.approx([-2, -1.2, -0.4])
 
     def test_blue_first(self, picture: Path) -> None:
         """The means are the input's first, second and third channel's: blue's comes first then."""
-        found = pixels(picture, taking("1x3x2x3"), ImageFormat(bgr=True, mean=(0.4, 0, 0)))
+        found = pixels(picture, taking("1x3x2x3"), Preprocessing(channels="bgr", mean=(0.4, 0, 0)))
         assert found[0, :, 0, 0].tolist() == pytest.approx([0, 0.2, 0], abs=1e-7)
 
     def test_bytes_stay_bytes_and_halves_are_halves(self, picture: Path) -> None:
@@ -204,13 +206,13 @@ class TestImages:
             ("crop", 2, [[10, 30]] * 2),
             # halved, over a triangle of two old pixels either way: (0·3 + 10·3 + 30·1) / 7 and (10·1 + 30·3 + 40·3) / 7
             ("stretch", 2, [[9, 31]] * 2),
-            ("pad", 4, [[0] * 4, [0, 10, 30, 40], [0, 10, 30, 40], [0] * 4]),
+            ("letterbox", 4, [[0] * 4, [0, 10, 30, 40], [0, 10, 30, 40], [0] * 4]),
         ],
     )
     def test_how_other_sizes_fit(self, tmp_path: Path, resize: Resize, size: int, rows: list[list[int]]) -> None:
         """Columns of 0, 10, 30 and 40 in an image of 4 × 2, for a square model."""
         Image.fromarray(np.tile(np.array([0, 10, 30, 40], np.uint8), (2, 1))).save(tmp_path / "w.png")
-        found = pixels(tmp_path / "w.png", taking(f"1x1x{size}x{size}", UINT8), ImageFormat(resize=resize))
+        found = pixels(tmp_path / "w.png", taking(f"1x1x{size}x{size}", UINT8), Preprocessing(resize=resize))
         assert found[0, 0].tolist() == rows
 
     def test_a_folder_one_image_a_sample(self, tmp_path: Path) -> None:
@@ -244,7 +246,7 @@ class TestImages:
         ("built", "images", "line"),
         [
             (two_inputs(), PLAIN, "--data: images are for models with one input; the model has 2: give arrays (npz)"),
-            (taking("1x5x2x3"), ImageFormat(mean=(0, 0)), "--mean and --std take one number, or one for each of 3 channels"),
+            (taking("1x5x2x3"), Preprocessing(mean=(0, 0)), "--mean and --std take one number, or one for each of 3 channels"),
             (
                 taking("1x8x2x2"),
                 PLAIN,
@@ -253,23 +255,27 @@ class TestImages:
             (taking("1x12"), PLAIN, "--data: input 'x' of the model is 1x12, not an image of 1 or 3 channels"),
             (
                 taking("1x12"),
-                ImageFormat(layout="nchw"),
+                Preprocessing(layout="nchw"),
                 "--data: input 'x' of the model is 1x12, not an image of 1 or 3 channels",
             ),
-            (taking("1x4x2x3"), ImageFormat(layout="nchw"), "--data: input 'x' of the model is 1x4x2x3, not an image of 1 or 3"),
+            (
+                taking("1x4x2x3"),
+                Preprocessing(layout="nchw"),
+                "--data: input 'x' of the model is 1x4x2x3, not an image of 1 or 3",
+            ),
             (taking("2x3x2x3"), PLAIN, "--data: input 'x' of the model is 2x3x2x3, which is 2 images at once; give arrays (npz)"),
         ],
     )
-    def test_models_that_take_no_images(self, picture: Path, built: Model, images: ImageFormat, line: str) -> None:
+    def test_models_that_take_no_images(self, picture: Path, built: Model, images: Preprocessing, line: str) -> None:
         assert line in refused(picture, built, images)
 
     @pytest.mark.parametrize(
         ("options", "line"),
         [
-            ({"std": (0.0,)}, "quantize: --std must be larger than 0"),
-            ({"mean": (123.675, 116.28, 103.53)}, "quantize: --mean and --std are for pixels from 0 to 1; divide those"),
+            ({"std": (0.0,)}, "--std must be larger than 0"),
+            ({"mean": (123.675, 116.28, 103.53)}, "--mean and --std are for pixels from 0 to 1; divide those"),
         ],
     )
     def test_numbers_that_make_no_sense(self, options: dict[str, tuple[float, ...]], line: str) -> None:
         with pytest.raises(ParamError, match=line):
-            ImageFormat(**options)  # type: ignore[arg-type]  # options come from the test's table
+            Preprocessing(**options)  # type: ignore[arg-type]  # options come from the test's table

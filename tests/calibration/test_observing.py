@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from onnxsparse import ModelError
 from onnxsparse.calibration import observe as observing
 from onnxsparse.calibration.channels import Channels, channel_magnitudes, channel_means
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.calibration.histogram import CHUNK, Histogram
 from onnxsparse.calibration.methods import Levels, Range, choose_ranges
 from onnxsparse.calibration.observe import observe
 from onnxsparse.ir.model import Model
 from onnxsparse.runtime.probe import groups_within, prefix
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import Execution, Feeds, runner
 from tests.calibration.observed import UNBOUNDED, branching, data, feeds_of, samples, seen
 from tests.graphs import Array, model, node, weight
@@ -48,7 +48,7 @@ class TestObservation:
     def test_other_sizes_from_sample_to_sample(self) -> None:
         built = model([node("Relu", "x", "y")], {"x": "NxL"})
         feeds = feeds_of(np.full((1, 7), 5), np.full((1, 3), 2))
-        found = observe(built, ["y"], CalibrationData(feeds, "lists"), bins=8, budget_bytes=0)
+        found = observe(built, ["y"], Samples(feeds, source="lists"), bins=8, budget_bytes=0)
         assert (found.ranges["y"].low, found.ranges["y"].high, found.ranges["y"].elements) == (2, 5, 7)
         assert found.histograms["y"].counts.tolist() == [3, 0, 0, 0, 0, 0, 0, 7]
 
@@ -137,7 +137,7 @@ class TestObservation:
         feeds = feeds_of(*(weight("2x3x4x4", seed) for seed in range(3)))
         whole = np.concatenate(values(built, feeds, "y"))
         for reduce, expected in ((channel_means, whole.mean((0, 2, 3))), (channel_magnitudes, np.abs(whole).max((0, 2, 3)))):
-            found = reduce(built.copy(), [Channels("y", 4)], CalibrationData(feeds, "lists"))
+            found = reduce(built.copy(), [Channels("y", 4)], Samples(feeds, source="lists"))
             assert found["y"] == pytest.approx(expected, rel=1e-5), reduce
 
 

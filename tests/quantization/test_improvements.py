@@ -12,7 +12,7 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.passes.quantize import Quantize
 from onnxsparse.runtime.compare import compare
-from onnxsparse.runtime.inputs import Samples
+from onnxsparse.runtime.samples import Samples
 from tests.commands import Run, files
 from tests.graphs import chain, model, node, weight
 

@@ -18,7 +18,7 @@ from onnxsparse.pipeline.run import Comparing, Pipeline
 from onnxsparse.runtime.as_run import run_here, saturates
 from onnxsparse.runtime.bisect import bisect
 from onnxsparse.runtime.compare import compare
-from onnxsparse.runtime.inputs import Samples
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import Execution, Feeds, exactly_written, processor_notes, runner
 from tests.channels.cutting import halve, sound
 from tests.graphs import FLOAT, INT32, UINT8, Array, model, node, value, weight

@@ -10,11 +10,10 @@ import pytest
 from onnx import helper
 
 from onnxsparse import Fold, Model, load
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.passes.quantize import Quantize
 from onnxsparse.runtime import tensor_trace as tracing
 from onnxsparse.runtime.bisect import Divergence, TensorLoss, bisect
-from onnxsparse.runtime.inputs import Samples
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import Runner
 from tests.commands import Run
 from tests.graphs import FLOAT, FLOAT16, chain, model, node, value
@@ -254,7 +253,7 @@ def digits() -> tuple[Model, Model, Samples]:
     a = load(SAMPLE_MODELS / "digits.onnx").bind(["image:1,1,8,8"])
     feeds = tuple({"image": image[None]} for image in images)
     b = a.copy()
-    Quantize().run(b, CalibrationData(feeds, "digits"))
+    Quantize().run(b, Samples(feeds, source="digits"))
     return a, b, Samples(feeds)
 
 

@@ -11,7 +11,7 @@ from onnxsparse import Model, compare
 from onnxsparse.passes.quantize import Quantize
 from onnxsparse.runtime import slices as judge
 from onnxsparse.runtime.classes import Choices
-from onnxsparse.runtime.inputs import Samples
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.slices import JudgedSlices, Slices, judged
 from tests.commands import Run
 from tests.graphs import Array, model, node

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from onnxsparse.calibration.channels import Channels, Floats, channel_means
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.quantization.accuracy.unit_noise import alone, isolated_groups
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.scales import Choices
 from onnxsparse.quantization.write.qdq import write_integers
+from onnxsparse.runtime.samples import Samples
 
 
-def correct_biases(placement: Placement, choices: Choices, data: CalibrationData, budget_bytes: int) -> Choices:
+def correct_biases(placement: Placement, choices: Choices, data: Samples, budget_bytes: int) -> Choices:
     """The choices with a shift, one number per output channel (axis 1), for every unit in `correctable`.
 
     `budget_bytes` limits the activations held at a time.

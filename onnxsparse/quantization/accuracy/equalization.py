@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxsparse.calibration.channels import Channels, channel_magnitudes
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.units import Anatomy, Unit
 from onnxsparse.quantization.write.grid import Floats
 from onnxsparse.quantization.write.weights import along, magnitudes
 from onnxsparse.runtime.probe import prefix
+from onnxsparse.runtime.samples import Samples
 
 LARGEST_FACTOR = 1e3
 """Bound on s and 1/s, so that a channel that is hardly ever activated is not amplified without limit."""
@@ -40,7 +40,7 @@ class Pair:
     axis: int
 
 
-def equalize(placement: Placement, data: CalibrationData) -> int:
+def equalize(placement: Placement, data: Samples) -> int:
     """Equalize all pairs, in place in the weights of the placement's model; returns the number of pairs."""
     model = placement.anatomy.model
     pairs = list(find_pairs(placement))

@@ -7,18 +7,18 @@ which one pass over the data measures for all of them.
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.ir.model import Model
 from onnxsparse.quantization.accuracy.unit_noise import own_noise
 from onnxsparse.quantization.plan.placement import Placement, place
 from onnxsparse.quantization.plan.scales import Choices
 from onnxsparse.quantization.write.qdq import write_integers
+from onnxsparse.runtime.samples import Samples
 
 Quality = Callable[[Model], float | None]
 """A function that returns the SQNR in dB of a quantized model's worst output or slice; None if no output can be compared."""
 
 
-def ranked(placement: Placement, choices: Choices, data: CalibrationData, budget_bytes: int) -> list[int]:
+def ranked(placement: Placement, choices: Choices, data: Samples, budget_bytes: int) -> list[int]:
     """The root nodes of all units (layers, and arithmetic such as a residual Add), in descending order of their own noise."""
     noise = own_noise(placement, write_integers(placement, choices), data, budget_bytes)
     return sorted((unit.root for unit in placement.units), key=lambda root: -noise[root])

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import helper
 
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.ir.model import Model
 from onnxsparse.ops import Quant, find
 from onnxsparse.progress import tell
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.write.qdq import Written
 from onnxsparse.runtime.probe import element_counts, groups_within, output_name, prefix
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import runner
 
 FLOATS_HELD = 3
@@ -75,7 +75,7 @@ def twin(node: onnx.NodeProto, written: Written, floats: set[str], fed: set[str]
 
 
 def isolated_groups(
-    placement: Placement, written: Written, names: Sequence[str], data: CalibrationData, budget_bytes: int
+    placement: Placement, written: Written, names: Sequence[str], data: Samples, budget_bytes: int
 ) -> Iterator[tuple[list[str], Model]]:
     """(names, their `isolated` model) for groups of `names` whose activations fit `budget_bytes`."""
     first = next(iter(data))
@@ -84,7 +84,7 @@ def isolated_groups(
         yield group, isolated(placement, written, group)
 
 
-def own_noise(placement: Placement, written: Written, data: CalibrationData, budget_bytes: int) -> dict[int, float]:
+def own_noise(placement: Placement, written: Written, data: Samples, budget_bytes: int) -> dict[int, float]:
     """Root node of each unit → power of its own error over power of its output, over `data`; 0 for an output of zeros."""
     anatomy = placement.anatomy
     values = {anatomy.nodes[unit.root].output[0]: unit.root for unit in placement.units}
@@ -95,7 +95,7 @@ def own_noise(placement: Placement, written: Written, data: CalibrationData, bud
     return found
 
 
-def noise_ratios(model: Model, pairs: Sequence[tuple[str, str]], data: CalibrationData) -> dict[str, float]:
+def noise_ratios(model: Model, pairs: Sequence[tuple[str, str]], data: Samples) -> dict[str, float]:
     """First name of each pair → Σ (first − second)² / Σ first² over `data`; 0 if the first is all zeros.
 
     `model` is changed: the sums replace its outputs.

@@ -11,11 +11,9 @@ A slice is a channel, class or box attribute (`runtime.slices`), which can be br
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 
-from onnxsparse.calibration.data import CalibrationData
 from onnxsparse.ir.weights import Array
 from onnxsparse.progress import tell
 from onnxsparse.quantization.accuracy.unit_noise import own_noise
@@ -25,6 +23,7 @@ from onnxsparse.quantization.write.grid import Grid
 from onnxsparse.records import TextTable, json_text
 from onnxsparse.runtime.distance import Distance, finite, sqnr_db
 from onnxsparse.runtime.probe import element_counts, groups_within, prefix
+from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import Execution, runner
 from onnxsparse.runtime.slices import Slices, judged, slice_label
 
@@ -194,12 +193,12 @@ def db(value: float | None) -> str:
     return "equal" if value == math.inf else f"{value:.2f}"
 
 
-def diagnose(found: QuantizedModel, data: CalibrationData, budget_bytes: int) -> Diagnosis:
+def diagnose(found: QuantizedModel, data: Samples, budget_bytes: int) -> Diagnosis:
     """Compare a quantized model with its float original on the first SAMPLES samples of `data`.
 
     `budget_bytes` limits the activations held at a time.
     """
-    few = CalibrationData(tuple(islice(data, SAMPLES)), data.source)
+    few = data.pick(range(min(SAMPLES, len(data))))
     tensors = list(empty_tensors(found, few, budget_bytes))
     model = found.placement.anatomy.model
     counts = element_counts(model, [t.name for t in tensors], next(iter(few)))
@@ -209,10 +208,10 @@ def diagnose(found: QuantizedModel, data: CalibrationData, budget_bytes: int) ->
     slices = compare_outputs(found, few)
     tensors.sort(key=lambda tensor: rank(tensor.distance))
     slices.sort(key=lambda part: rank(part.distance))
-    return Diagnosis(tuple(tensors), tuple(slices), few.count())
+    return Diagnosis(tuple(tensors), tuple(slices), len(few))
 
 
-def empty_tensors(found: QuantizedModel, data: CalibrationData, budget_bytes: int) -> Iterator[TensorDiagnosis]:
+def empty_tensors(found: QuantizedModel, data: Samples, budget_bytes: int) -> Iterator[TensorDiagnosis]:
     """A diagnosis for every activation that has a scale, with its unit's own SQNR and without samples yet."""
     anatomy = found.placement.anatomy
     noise = own_noise(found.placement, found.written, data, budget_bytes)
@@ -224,7 +223,7 @@ def empty_tensors(found: QuantizedModel, data: CalibrationData, budget_bytes: in
         yield TensorDiagnosis(name, "" if made_by is None else anatomy.graph.names[made_by], scale, own)
 
 
-def compare_group(found: QuantizedModel, tensors: Sequence[TensorDiagnosis], data: CalibrationData) -> None:
+def compare_group(found: QuantizedModel, tensors: Sequence[TensorDiagnosis], data: Samples) -> None:
     """Add all samples of `data` to `tensors`, running both models node by node as the files are written, without fusions."""
     quantized = [found.written.dequantized[tensor.name] for tensor in tensors]
     first = runner(prefix(found.placement.anatomy.model, [tensor.name for tensor in tensors]), execution=Execution.NODE_BY_NODE)
@@ -236,7 +235,7 @@ def compare_group(found: QuantizedModel, tensors: Sequence[TensorDiagnosis], dat
         tell("diagnosing tensors", number)
 
 
-def compare_outputs(found: QuantizedModel, data: CalibrationData) -> list[SliceDiagnosis]:
+def compare_outputs(found: QuantizedModel, data: Samples) -> list[SliceDiagnosis]:
     """Every float output as a whole, and its slices."""
     first, second = (runner(model) for model in (found.placement.anatomy.model, found.written.model))
     wholes: dict[str, Distance] = {}

@@ -1,0 +1,105 @@
+"""Passes that learn from data, and what a pipeline is judged on."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import field, replace
+
+from pydantic.dataclasses import dataclass
+
+from onnxsparse.calibration.data import DataFiles, check_first, open_data
+from onnxsparse.calibration.preprocessing import PreprocessFile, Preprocessing, read_preprocessing
+from onnxsparse.ir.model import Model
+from onnxsparse.pipeline.base import OPTIONS, Pass, described
+from onnxsparse.runtime.samples import Samples, hold_out
+from onnxsparse.runtime.session import Feeds
+
+DATA_FORMS = "npz (F.npz:key for one array), npy, an image, or a folder of arrays or of images"
+"""The forms of data, for help."""
+
+TEST_HELP = "Data to judge on, in the same forms (default: a tenth of --data, which is then not learned from)."
+
+PREPROCESS_HELP = "File that says how images become inputs (TOML); 'onnxsparse data check' writes one from options."
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class Learns:
+    """Options of a pass that learns from data. The pass's class inherits them."""
+
+    # the help is metadata, because pydantic finds docstrings of fields in the class itself alone
+    data: DataFiles | None = field(default=None, metadata=described(f"Data to learn from: {DATA_FORMS}."))
+    test: DataFiles | None = field(default=None, metadata=described(TEST_HELP))
+    preprocess: PreprocessFile | None = field(default=None, metadata=described(PREPROCESS_HELP))
+
+    def preprocessing(self) -> Preprocessing:
+        """How images become inputs. Raises ParamError for an invalid file."""
+        return Preprocessing() if self.preprocess is None else read_preprocessing(self.preprocess)
+
+    def check_model(self, model: Model) -> None:
+        """Raises ModelError if there are no samples, or the first does not fit the model's inputs."""
+        for samples in self.split(model):
+            if samples is not None:
+                check_first(samples)
+
+    def split(self, model: Model) -> tuple[Samples | None, Samples | None]:
+        """The samples to learn from and those to judge on; None where there are none.
+
+        Raises ParamError and ModelError as `open_data` does.
+        """
+        images = self.preprocessing()
+        learned = None if self.data is None else open_data(self.data, model, images)
+        if self.test is not None:
+            return learned, open_test(self.test, model, images)
+        if learned is None:
+            return None, None
+        learned, judged = hold_out(learned)
+        return learned, judged if len(judged) else None
+
+
+def open_test(source: DataFiles, model: Model, images: Preprocessing) -> Samples:
+    """The samples of --test. Raises ParamError and ModelError as `open_data` does."""
+    found = open_data(source, model, images, option="--test")
+    return replace(found, notes=(f"judged on {len(found)} samples of {found.source}",))
+
+
+def given_samples(samples: Iterable[Feeds], model: Model) -> Samples:
+    """A caller's feeds as samples, checked against the model when they are read."""
+    return samples if isinstance(samples, Samples) else open_data(samples, model)
+
+
+@dataclass(frozen=True, kw_only=True, config=OPTIONS)
+class Judging:
+    """The data of a whole pipeline: passes that learn and have none of their own use it too."""
+
+    data: DataFiles | None = None
+    test: DataFiles | None = None
+    preprocess: PreprocessFile | None = None
+
+    def fill(self, steps: Sequence[Pass]) -> tuple[Pass, ...]:
+        """The steps, with this data where a step that learns has none of its own."""
+        return tuple(self._filled(step) if isinstance(step, Learns) else step for step in steps)
+
+    def _filled(self, step: Learns) -> Pass:
+        given = {name: getattr(self, name) for name in ("data", "test", "preprocess") if getattr(step, name) is None}
+        filled: Pass = replace(step, **given)  # type: ignore[assignment]  # a pass inherits Learns; mypy sees Learns alone
+        return filled
+
+    def samples(self, steps: Sequence[Pass], model: Model) -> tuple[Samples | None, str | None]:
+        """What the pipeline `steps`, filled, is judged on. Otherwise the reason why there is none, if data was given.
+
+        The test data, else what the first learning pass holds out, else the data, if nothing learns from it. Raises ParamError
+        and ModelError as `open_data` does.
+        """
+        if self.test is not None:
+            return open_test(self.test, model, self._images()), None
+        for step in steps:
+            learned, judged = step.split(model) if isinstance(step, Learns) else (None, None)
+            if judged is not None:
+                return judged, None
+            if learned is not None:
+                return None, f"{learned.source} holds one sample, which was learned from; give --test"
+        if self.data is None:
+            return None, None
+        found = open_data(self.data, model, self._images())
+        return replace(found, notes=(f"judged on {len(found)} samples of {found.source}",)), None
+
+    def _images(self) -> Preprocessing:
+        return Preprocessing() if self.preprocess is None else read_preprocessing(self.preprocess)
