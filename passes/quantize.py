@@ -127,7 +127,6 @@ class Quantize(Learns):
         """Raises ParamError or ModelError for options that are invalid, alone or together, and for missing calibration data."""
         self._check_options()
         self._target()
-        self.preprocessing()
         budget_bytes(self.memory)
         if self.export is not None:
             check_export(self.export)
@@ -176,7 +175,8 @@ class Quantize(Learns):
         )
 
     def _check_options(self) -> None:
-        """Raises ParamError for options that do not go together."""
+        """Raises ParamError for options that do not go together, and for image options that cannot be read."""
+        self.preprocessing()
         if self.wide_layers and self.min_sqnr is not None:
             raise ParamError("quantize: give one of --wide-layers and --min-sqnr")
         if self.equalize and self.ranges is not None:

@@ -67,9 +67,10 @@ def open_data(
 ) -> Samples:
     """Samples from an npz or npy file, an image, a folder of arrays or of images, or any iterable of feeds.
 
-    `images`: None for the default preprocessing. `option`: how the source was given, for messages. Raises ModelError for a folder
-    without data or with both kinds, ParamError for preprocessing of arrays. Reading the result raises ModelError for a sample that
-    does not fit the model.
+    `images`: None for the default preprocessing. `option`: how the source was given, for messages.
+
+    Raises ModelError for a folder without data or with both kinds, ParamError for preprocessing of arrays. Reading the result
+    raises ModelError for a sample that does not fit the model.
     """
     if not isinstance(source, Path):
         return Samples(Checked(source if isinstance(source, list | tuple) else Spooled(iter(source)), model))

@@ -10,6 +10,7 @@ from cyclopts.help import DefaultFormatter, HelpPanel, InlineText
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
+from onnxsparse.cli import log
 from onnxsparse.errors import OnnxSparseError, ParamError
 from onnxsparse.pipeline.registry import passes
 
@@ -47,7 +48,8 @@ def make_app() -> App:
     app = App(
         name="onnxsparse",
         help="Prune, quantize, annotate, inspect and compare ONNX models, on the ONNX file alone.",
-        help_epilogue="Every command has its own --help. --debug shows the traceback of an error.",
+        help_epilogue="Every command has its own --help, and takes --debug (show the traceback of an error) and --log json\n"
+        "(progress and errors as lines of JSON on stderr).",
         help_format="plaintext",
         help_formatter=Paragraphs(),
         version=lambda: version("onnxsparse"),
@@ -71,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tokens = join_hyphens(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens
     try:
-        result = make_app()(
-            [t for t in tokens if t != "--debug"], exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        tokens = log.take_format([t for t in tokens if t != "--debug"])
+        log.event("started", arguments=tokens)
+        result = make_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         if sys.stdout is not None:  # the shell may have closed it
             sys.stdout.flush()  # so that a full disk is reported here and not when Python exits
     except CycloptsError as error:
@@ -92,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         silence()
         where = f"{error.filename}: " if error.filename else "cannot read or write: "
         return fail(f"{where}{error.strerror or error}", OnnxSparseError.exit_code, debug)
-    return result if isinstance(result, int) else 0
+    exit_code = result if isinstance(result, int) else 0
+    log.event("finished", exit_code=exit_code)
+    return exit_code
 
 
 def silence() -> None:
@@ -118,8 +122,7 @@ def fail(message: str, exit_code: int, debug: bool) -> int:
     """Print an error as one line on stderr and return `exit_code`. Raises the current exception if `debug`."""
     if debug:
         raise
-    print(f"onnxsparse: {' '.join(message.split())}", file=sys.stderr)
-    return exit_code
+    return log.complain(message, exit_code)
 
 
 def one_line(error: CycloptsError) -> str:

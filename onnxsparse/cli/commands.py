@@ -1,9 +1,8 @@
 """The commands: bind sizes, call the library, print. The command of a pass is generated from the pass's class."""
 
 import math
-import sys
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -13,7 +12,8 @@ from rich.console import Console
 
 from onnxsparse.analysis.layers import layers
 from onnxsparse.annotations import is_stale
-from onnxsparse.cli.jobs import CustomOps, Job, Json, Running, Saving, Sizes, run_passes
+from onnxsparse.cli.jobs import CustomOps, Job, Json, Measuring, Running, Saving, Sizes, run_passes, show_plan
+from onnxsparse.cli.log import complain
 from onnxsparse.cli.render import text
 from onnxsparse.cli.render.divergence_text import print_divergence
 from onnxsparse.cli.render.live import live
@@ -23,14 +23,16 @@ from onnxsparse.errors import ParamError
 from onnxsparse.ir.option_roles import Role
 from onnxsparse.passes.report import DEFAULT_TARGET
 from onnxsparse.pipeline.base import OLD_NAME, Pass, described, named_target
+from onnxsparse.pipeline.cache import Cache, cache_folder
+from onnxsparse.pipeline.check import Check
+from onnxsparse.pipeline.learning import Judging
 from onnxsparse.pipeline.recipe import load_recipe
 from onnxsparse.pipeline.registry import find_pass, passes
 from onnxsparse.quantization.plan.target import load_target, names
 from onnxsparse.runtime.as_run import AsRun, run_here
 from onnxsparse.runtime.bisect import MIN_SQNR_DB
 from onnxsparse.runtime.bisect import bisect as bisect_models
-from onnxsparse.runtime.compare import compare as compare_models
-from onnxsparse.runtime.inputs import load_samples
+from onnxsparse.runtime.judge import drop_failure
 from onnxsparse.targets.files import target_paths
 
 
@@ -103,6 +105,7 @@ def compare(
     min_sqnr: float | None = None,
     seed: int = 0,
     json_out: Json = Json(),
+    measuring: Measuring = Measuring(),
     running: RunningInts = RunningInts(),
     sizes: Sizes = Sizes(),
 ) -> int:
@@ -135,43 +138,49 @@ def compare(
         raise ParamError("--min-sqnr is a number of decibels")
     if seed < 0:
         raise ParamError("--seed is a whole number, 0 or more")
-    json_out.check(first, second, also=running)
+    measuring.check()
+    if bisect and measuring.metric is not None:
+        raise ParamError("--bisect compares inner tensors; give --metric without it")
+    json_out.check(first, second, also=(running, measuring))
+    judging = replace(running.judging, metric=measuring.metric, labels=measuring.labels)
+    metric = judging.loaded_metric()
     a, b = sizes.load(first), sizes.load(second)
     title = f"{b.name} against {a.name}"
-    samples = None if running.data is None else load_samples(running.data, a)
-    worst = None
+    judge = judging.judge((), a)
     if bisect:
         least = MIN_SQNR_DB if min_sqnr is None else min_sqnr
         with live("running both models in onnxruntime"):
-            found = bisect_models(a, b, samples, min_sqnr_db=least, custom_ops=running.custom_ops, seed=seed)
+            found = bisect_models(a, b, judge.samples, min_sqnr_db=least, custom_ops=running.custom_ops, seed=seed)
         json_out.show(found.to_json(), lambda out: print_divergence(out, found, title))
-        passes, failure = (
-            found.passes,
-            "not every tensor reaches" if found.compared else "no tensor was compared, so none reaches",
-        )
+        failures = [] if min_sqnr is None else [found.shortfall]
     else:
         with live("running both models in onnxruntime"):
-            result = compare_models(a, b, samples, custom_ops=running.custom_ops, seed=seed, as_run=running.as_run())
-        json_out.show(result.to_json(), lambda out: text.print_comparison(out, result, title))
-        passes, failure = min_sqnr is None or result.passes(min_sqnr), "not every output reaches"
-        worst = result.worst_slice
-    if min_sqnr is None or passes:
-        return 0
-    told = f": {worst.label} has {worst.sqnr_db:.2f} dB" if worst is not None and worst.sqnr_db < min_sqnr else ""
-    print(f"onnxsparse: compare: {failure} {min_sqnr:g} dB{told}", file=sys.stderr)
-    return 1
+            measured = None if metric is None else judge.measure(metric, b)
+            result = judge.compare(b, running.as_run(), seed=seed)
+        document = result.to_json() | {"metric": None if measured is None else measured.to_json()}
+        json_out.show(document, lambda out: text.print_judged(out, result, measured, title))
+        failures = [] if min_sqnr is None else [result.shortfall(min_sqnr)]
+        if measured is not None and measuring.max_drop is not None:
+            failures.append(drop_failure(measured, measuring.max_drop))
+    told = [failure for failure in failures if failure is not None]
+    return complain(f"compare: {'; '.join(told)}", 1) if told else 0
 
 
 def run(
     recipe: Path,
     model: Path,
-    output: Path,
+    output: Path | None = None,
     /,
     *,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    cached: Annotated[bool, Parameter(name="--cache")] = True,
+    min_sqnr: float | None = None,
+    measuring: Measuring = Measuring(),
     saving: Saving = Saving(),
     running: Running = Running(),
     sizes: Sizes = Sizes(),
-) -> None:
+) -> int:
     """Run the passes of a recipe (YAML) one after the other; each is verified, and all files are written together.
 
     Parameters
@@ -182,10 +191,42 @@ def run(
         The ONNX model to read; it is not changed.
     output
         The model to write.
+    set_
+        Value in place of the recipe's: prune.sparsity_op=0.8.
+    dry_run
+        Show the plan, with sizes and predicted cost after each pass that needs no data; write nothing.
+    cached
+        Reuse the results of passes that finished in an earlier run on the same files and options.
+    min_sqnr
+        SQNR in dB that every output and its worst slice must reach at the end (else exit code 1, and no model is written).
+
+    Raises
+    ------
+    ParamError
+        For a recipe or options that are invalid, or data that do not fit the model.
+    ModelError
+        For a model that cannot be read.
     """
-    found = load_recipe(recipe)
+    if min_sqnr is not None and not math.isfinite(min_sqnr):
+        raise ParamError("--min-sqnr is a number of decibels")
+    measuring.check()
+    found = load_recipe(recipe, set_)
+    steps = list(found.passes)
+    gated = measuring.max_drop is not None
+    if min_sqnr is not None or gated:
+        metric = measuring.metric if gated else None
+        steps.append(Check(min_sqnr=min_sqnr, metric=metric, max_drop=measuring.max_drop))
+    judging = Judging(
+        data=running.data or found.data,
+        test=running.test or found.test,
+        preprocess=running.preprocess or found.preprocess,
+        metric=None if gated else measuring.metric,
+        labels=measuring.labels or found.labels,
+        custom_ops=running.custom_ops,
+    )
     both = Sizes(input_shape=(*found.input_shape, *sizes.input_shape), dim=(*found.dim, *sizes.dim))
-    run_passes("run", found.passes, Job(model, output, both, saving, running, recipe))
+    job = Job(model, output, both, saving, judging, recipe, Cache(cache_folder()) if cached else None)
+    return show_plan(steps, job) if dry_run else run_passes("run", steps, job)
 
 
 def show_passes(*, json_out: Json = Json()) -> None:
@@ -247,7 +288,7 @@ def view(
         netron.wait()
 
 
-def pass_command(name: str) -> Callable[..., None]:
+def pass_command(name: str) -> Callable[..., int]:
     """The command of a pass: input and output model, the fields of its class as options, and how to save and compare."""
     pass_class = find_pass(name)
 
@@ -258,17 +299,18 @@ def pass_command(name: str) -> Callable[..., None]:
         *,
         options: Pass,
         saving: Saving = Saving(),
-        running: Running = Running(),
+        running: CustomOps = Running(),
         sizes: Sizes = Sizes(),
-    ) -> None:
+    ) -> int:
         """Replaced below by the docstring of the pass."""
-        run_passes(name, [options], Job(model, output, sizes, saving, running))
+        judging = running.judging if isinstance(running, Running) else Judging(custom_ops=running.custom_ops)
+        return run_passes(name, [options], Job(model, output, sizes, saving, judging))
 
     command.__annotations__["options"] = Annotated[pass_class, Parameter(name="*")]
-    if names_of(pass_class) & (names_of(Running) - names_of(CustomOps)):
-        # the pass has a --data of its own, whose samples also serve to compare the outputs
-        command.__annotations__["running"] = CustomOps
-        command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "running": CustomOps()}
+    # a pass that learns has options for data of its own
+    learns = bool(names_of(pass_class) & (names_of(Running) - names_of(CustomOps)))
+    command.__annotations__["running"] = CustomOps if learns else Running
+    command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "running": CustomOps() if learns else Running()}
     if not any(f.default is MISSING and f.default_factory is MISSING for f in fields(pass_class)):  # type: ignore[arg-type]  # every pass is a dataclass
         command.__kwdefaults__ = {**(command.__kwdefaults__ or {}), "options": pass_class()}
     command.__doc__ = f"""{pass_class.__doc__}
@@ -288,7 +330,7 @@ def names_of(kind: type) -> set[str]:
     return {field.name for field in fields(kind)}
 
 
-def __getattr__(name: str) -> Callable[..., None]:
+def __getattr__(name: str) -> Callable[..., int]:
     """Generate the command of a pass when it is looked up by name. Raises AttributeError for any other name."""
     if name in passes():
         return pass_command(name)

@@ -8,15 +8,19 @@ A command that runs passes works in these steps (`run_passes`):
 4. Print what was done.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
+from onnxsparse.calibration.data import DataFiles
+from onnxsparse.calibration.preprocessing import PreprocessFile
+from onnxsparse.cli.log import complain
 from onnxsparse.cli.render import text
 from onnxsparse.cli.render.live import live
 from onnxsparse.cli.render.records import run_json
@@ -24,10 +28,14 @@ from onnxsparse.errors import ParamError
 from onnxsparse.ir.files import STDOUT, Staging, check_target, identity
 from onnxsparse.ir.model import Model, check_link, load
 from onnxsparse.ir.option_roles import OutputFile, Role, check_clashes, given_options, one_path, unnamed_paths
-from onnxsparse.pipeline.base import Pass
-from onnxsparse.pipeline.run import Comparing, Pipeline, check_passes, write
+from onnxsparse.pipeline.cache import Cache
+from onnxsparse.pipeline.check import Step
+from onnxsparse.pipeline.learning import Judging
+from onnxsparse.pipeline.plan import plan
+from onnxsparse.pipeline.run import Pipeline, check_on_model, check_passes, write
 from onnxsparse.records import json_text, text_writer
-from onnxsparse.runtime.inputs import ArrayFiles
+from onnxsparse.runtime.labels import LabelsFile
+from onnxsparse.runtime.metric import MetricName
 from onnxsparse.runtime.session import check_library
 
 
@@ -58,10 +66,40 @@ class CustomOps:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Running(CustomOps):
-    """How to run models in onnxruntime."""
+    """How to run models in onnxruntime, and on what."""
 
-    data: ArrayFiles | None = None
-    """Inputs to compare outputs on: npz, or a folder of npy and npz (default: seeded random inputs)."""
+    data: DataFiles | None = None
+    """Data to learn from; passes that learn nothing judge on it: npz (F.npz:key for one array), npy, an image, or a folder of
+    arrays or of images (default: seeded random inputs)."""
+    test: DataFiles | None = None
+    """Data to judge on, in the same forms (default: a tenth of --data, or all of it if nothing is learned)."""
+    preprocess: PreprocessFile | None = None
+    """File that says how images become inputs (TOML); 'onnxsparse data check' writes one from options."""
+
+    @property
+    def judging(self) -> Judging:
+        """What a pipeline is judged on."""
+        return Judging(data=self.data, test=self.test, preprocess=self.preprocess, custom_ops=self.custom_ops)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What to judge by besides the difference of outputs."""
+
+    metric: MetricName | None = None
+    """Metric of your own, module:function or file.py:function, or top1 (docs/metrics.md)."""
+    labels: LabelsFile | None = None
+    """Labels of the samples that are judged on: npy, npz (F.npz:key), or text, one for each sample."""
+    max_drop: float | None = None
+    """Largest drop of the metric, in its own unit (else exit code 1); top1 is in points."""
+
+    def check(self) -> None:
+        """Raises ParamError for a limit that is no number, or without a metric."""
+        if self.max_drop is not None and not math.isfinite(self.max_drop):
+            raise ParamError("--max-drop is a finite number, in the metric's unit")
+        if self.metric is None and (self.max_drop is not None or self.labels is not None):
+            raise ParamError("--max-drop and --labels are for a metric; give --metric as well")
 
 
 @Parameter(name="*")
@@ -85,9 +123,9 @@ class Json:
     json_file: Annotated[OutputFile | None, Parameter(name="--json")] = None
     """File for the same as JSON; - for standard output, in place of the table."""
 
-    def check(self, *models: Path, also: object = None) -> None:
+    def check(self, *models: Path, also: Sequence[object] = ()) -> None:
         """Raises ParamError or ModelError if the file cannot be written or is also read. `also`: options that name read files."""
-        check_outputs(models, self, also)
+        check_outputs(models, self, *also)
 
     def show(self, document: object, print_table: Callable[[Console], None]) -> None:
         """Write `document` to the file, if one is given, and print the table, unless the JSON goes to standard output."""
@@ -119,15 +157,17 @@ def write_texts(files: Iterable[tuple[Path, str]]) -> None:
 class Job:
     """What a command reads and writes, with its shared options.
 
-    `target`: the model to write, None for none. `recipe`: the file that the passes come from, None without one.
+    `target`: the model to write, None for none. `judging`: what the result is judged on. `recipe`: the file that the passes come
+    from, None without one. `cache`: results of earlier runs, None without.
     """
 
     source: Path
     target: Path | None
     sizes: Sizes
     saving: Saving
-    running: CustomOps
+    judging: Judging
     recipe: Path | None = None
+    cache: Cache | None = None
 
 
 @dataclass(frozen=True)
@@ -157,9 +197,9 @@ class Files:
         check_clashes((*model, *self.reads), (*filter(None, [self.target]), *self.besides))
 
 
-def files_of(job: Job, steps: Sequence[Pass], model: Model | None = None, made: Sequence[Path] | None = None) -> Files:
+def files_of(job: Job, steps: Sequence[Step], model: Model | None = None, made: Sequence[Path] | None = None) -> Files:
     """The files of a job. `model`: None before it is loaded. `made`: paths of the passes' artifacts, None before they ran."""
-    ours = [one for part in (job.saving, job.running) for one in given_options(part)]
+    ours = [one for part in (job.saving, job.judging) for one in given_options(part)]
     theirs = [one for step in steps for one in given_options(step)]
     reads = [path for one in (*ours, *theirs) for path in one.reads] + [path for path in (job.recipe,) if path is not None]
     besides = [path for one in (*ours, *theirs) for path in one.writes]
@@ -178,9 +218,9 @@ def without(paths: Sequence[Path], others: Sequence[Path]) -> list[Path]:
     return [path for path in paths if identity(path) in left]
 
 
-def check_job(command: str, job: Job, steps: Sequence[Pass]) -> None:
+def check_job(command: str, job: Job, steps: Sequence[Step]) -> None:
     """Check all that does not depend on the model's content. Raises ParamError or ModelError."""
-    for part in (job.saving, job.running):
+    for part in (job.saving, job.judging):
         for one in given_options(part):
             one.check()
     check_passes(steps)
@@ -193,7 +233,7 @@ def check_job(command: str, job: Job, steps: Sequence[Pass]) -> None:
     files_of(job, steps).check(force=job.saving.force)
 
 
-def makes_files(step: Pass) -> bool:
+def makes_files(step: Step) -> bool:
     """Whether a pass is useful without a model to write: it writes other files, or may, or only inspects the model."""
     given = given_options(step)
     return any(one.writes or one.role.fills for one in given) or bool(unnamed_paths(step)) or getattr(step, "dry", False)
@@ -204,17 +244,20 @@ def nothing_to_write(command: str, job: Job) -> ParamError:
     return ParamError(f"{command}: name the file to write, as in 'onnxsparse {command} {job.source} out.onnx'")
 
 
-def run_passes(command: str, steps: Sequence[Pass], job: Job) -> None:
-    """Run the steps at the head of this file. Raises ParamError, ModelError or PassError; nothing is written then."""
+def run_passes(command: str, steps: Sequence[Step], job: Job) -> int:
+    """Run the steps at the head of this file. Returns the exit code: 1 after a failed check, of which no model is written.
+
+    Raises ParamError, ModelError or PassError; nothing is written then.
+    """
+    job = replace(job, judging=replace(job.judging, compare=job.saving.check))
+    steps = job.judging.fill(steps)
     check_job(command, job, steps)
     model = job.sizes.load(job.source)
     files_of(job, steps, model).check(force=job.saving.force)
     if job.target is not None and model.weights.side_files():
         check_link(job.target, check_target(job.target))
-    data = job.running.data if isinstance(job.running, Running) else None
-    comparing = Comparing(data, job.running.custom_ops) if job.saving.check else None
     with live(command):
-        report = Pipeline(steps).run(model, comparing)
+        report = Pipeline(steps).run(model, job.judging, job.cache)
     made = [path for step in report.steps for path in step.artifacts]
     dry = any(step.dry for step in report.steps)
     if job.target is None and not made and not dry:
@@ -223,12 +266,39 @@ def run_passes(command: str, steps: Sequence[Pass], job: Job) -> None:
     records = []
     if job.saving.record is not None:
         records.append((job.saving.record, json_text(run_json(report, steps, model.name))))
-    target = None if dry else job.target
+    target = None if dry or report.failures else job.target
     write(model, target, report, records)
-    written = [path for path in (*made, job.saving.record, target) if path is not None]
+    saved = [] if report.failures else [path for step in report.steps for path in step.saves]
+    written = [path for path in (*made, job.saving.record, *saved, target) if path is not None]
     out = text.console(stderr=STDOUT in written)
     text.print_run(out, report, model.binding)
     if not any(step.shrank for step in report.steps):
         for advice in dict.fromkeys(step.advice for step in report.steps if step.advice is not None):
             text.note(out, advice)
     text.print_written(out, [path for path in written if path != STDOUT])
+    if report.failures:
+        return complain(f"{command}: no model was written: {'; '.join(report.failures)}", 1)
+    if report.warning is not None:
+        text.note(out, report.warning)
+    return 0
+
+
+def show_plan(steps: Sequence[Step], job: Job) -> int:
+    """Show what `steps` would do to the model, without data and without writing anything but the record. Returns 0.
+
+    Raises ParamError or ModelError for options that a run would refuse too.
+    """
+    steps = job.judging.fill(steps)
+    check_passes(steps)
+    files_of(job, steps).check(force=job.saving.force)
+    model = job.sizes.load(job.source)
+    check_on_model(steps, model)
+    with live("run"):
+        found = plan(steps, model)
+    if job.saving.record is not None:
+        document = {"schema": 1, "model": model.name, "target": found.target, "steps": [row.to_json() for row in found.rows]}
+        write_texts([(job.saving.record, json_text(document))])
+    out = text.console(stderr=job.saving.record == STDOUT)
+    text.print_assumed(out, model.binding)
+    text.print_plan(out, found)
+    return 0

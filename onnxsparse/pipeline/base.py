@@ -11,8 +11,8 @@ from pydantic import BeforeValidator, ConfigDict
 from onnxsparse.analysis.layer import Totals
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.weights import Array
 from onnxsparse.records import ArtifactWriter, Change, Skip, TextTable
+from onnxsparse.runtime.judge import Verdict
 
 OPTIONS = ConfigDict(use_attribute_docstrings=True, extra="forbid", arbitrary_types_allowed=False)
 """Configuration of every pass's pydantic dataclass: a field's docstring is its help, and an unknown option is an error."""
@@ -71,8 +71,12 @@ class StepReport:
     """Tables to print."""
     dry: bool = False
     """Whether the pass only inspected the model, so that only its artifacts are written."""
-    feeds: Sequence[dict[str, Array]] = ()
-    """Model inputs on which to compare outputs if the caller gives none; more representative than random ones."""
+    verdict: Verdict | None = None
+    """The verdict of a check; None for a pass."""
+    saves: dict[Path, Model] = field(default_factory=dict)
+    """Models to write besides the last: path → model. None of them is written after a failed check."""
+    reused: bool = False
+    """Whether the result of an earlier run was reused."""
     runs_here: bool = False
     """Whether the model is meant for onnxruntime on this kind of processor, and is also compared as it runs here."""
     rewrote: bool = False

@@ -2,15 +2,22 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import field, replace
+from pathlib import Path
+from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.calibration.data import DataFiles, check_first, open_data
 from onnxsparse.calibration.preprocessing import PreprocessFile, Preprocessing, read_preprocessing
 from onnxsparse.ir.model import Model
-from onnxsparse.pipeline.base import OPTIONS, Pass, described
+from onnxsparse.ir.option_roles import Role, one_path
+from onnxsparse.pipeline.base import OPTIONS, described
+from onnxsparse.pipeline.check import Check, Step
+from onnxsparse.runtime.judge import Judge
+from onnxsparse.runtime.labels import LabelsFile
+from onnxsparse.runtime.metric import Metric, MetricName, load_metric
 from onnxsparse.runtime.samples import Samples, hold_out
-from onnxsparse.runtime.session import Feeds
+from onnxsparse.runtime.session import Feeds, check_library
 
 DATA_FORMS = "npz (F.npz:key for one array), npy, an image, or a folder of arrays or of images"
 """The forms of data, for help."""
@@ -67,22 +74,44 @@ def given_samples(samples: Iterable[Feeds], model: Model) -> Samples:
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
 class Judging:
-    """The data of a whole pipeline: passes that learn and have none of their own use it too."""
+    """What a pipeline is judged on and by: data, and a metric. Passes that learn use the data too, if they have none."""
 
     data: DataFiles | None = None
     test: DataFiles | None = None
     preprocess: PreprocessFile | None = None
+    metric: MetricName | None = None
+    labels: LabelsFile | None = None
+    custom_ops: tuple[Annotated[Path, Role(check_library, reads=one_path)], ...] = ()
+    """Libraries with custom ops for onnxruntime."""
+    compare: bool = True
+    """Compare the outputs with the original's at the end."""
 
-    def fill(self, steps: Sequence[Pass]) -> tuple[Pass, ...]:
-        """The steps, with this data where a step that learns has none of its own."""
-        return tuple(self._filled(step) if isinstance(step, Learns) else step for step in steps)
+    def fill(self, steps: Sequence[Step]) -> tuple[Step, ...]:
+        """The steps, with this data where a step that learns has none, and these labels where a check has none."""
+        return tuple(self._filled(step) for step in steps)
 
-    def _filled(self, step: Learns) -> Pass:
-        given = {name: getattr(self, name) for name in ("data", "test", "preprocess") if getattr(step, name) is None}
-        filled: Pass = replace(step, **given)  # type: ignore[assignment]  # a pass inherits Learns; mypy sees Learns alone
-        return filled
+    def _filled(self, step: Step) -> Step:
+        names: tuple[str, ...] = ("data", "test", "preprocess") if isinstance(step, Learns) else ()
+        if isinstance(step, Check) and step.metric is not None:
+            names = ("labels",)
+        given = {name: getattr(self, name) for name in names if getattr(step, name) is None}
+        return replace(step, **given) if given else step  # type: ignore[type-var]  # every pass is a dataclass
 
-    def samples(self, steps: Sequence[Pass], model: Model) -> tuple[Samples | None, str | None]:
+    def loaded_metric(self) -> Metric | None:
+        """The metric's function; None without one. Raises ParamError if it cannot be loaded."""
+        return None if self.metric is None else load_metric(self.metric, self.labels)
+
+    def judge(self, steps: Sequence[Step], original: Model) -> Judge:
+        """The judge of the pipeline `steps`, filled, on `original`.
+
+        Raises ParamError and ModelError for data that does not fit the model.
+        """
+        samples, lacking = self.samples(steps, original)
+        if samples is not None:
+            check_first(samples)
+        return Judge(original, samples, self.custom_ops, lacking)
+
+    def samples(self, steps: Sequence[Step], model: Model) -> tuple[Samples | None, str | None]:
         """What the pipeline `steps`, filled, is judged on. Otherwise the reason why there is none, if data was given.
 
         The test data, else what the first learning pass holds out, else the data, if nothing learns from it. Raises ParamError
@@ -96,6 +125,8 @@ class Judging:
                 return judged, None
             if learned is not None:
                 return None, f"{learned.source} holds one sample, which was learned from; give --test"
+            if getattr(step, "changes_inputs", False):
+                break  # the data of later passes is for other inputs
         if self.data is None:
             return None, None
         found = open_data(self.data, model, self._images())

@@ -1,14 +1,19 @@
 """Recipes: a pipeline in a YAML file, validated whole before anything else is read.
 
 input_shape: ["x:1,3,320,320"]     # optional, as --input-shape; dim likewise
+data: calib/                       # optional, as --data; test, preprocess and labels likewise
 passes:
   - fold
   - prune: {sparsity_op: 0.7, layer_sparsity: ["head.*=0.3"]}
+  - check: {min_sqnr: 20, metric: "eval.py:top1", max_drop: 0.5}
+  - save: pruned.onnx
   - annotate
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from copy import deepcopy
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +21,49 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from onnxsparse.errors import ParamError
-from onnxsparse.pipeline.base import Pass
-from onnxsparse.pipeline.registry import did_you_mean, find_pass
+from onnxsparse.pipeline.check import Check, Save, Step
+from onnxsparse.pipeline.registry import did_you_mean, find_pass, passes
 
-KEYS = ("passes", "input_shape", "dim")
+SIZES = ("input_shape", "dim")
+"""Keys with sizes of inputs."""
+
+DATA = ("data", "test", "preprocess", "labels")
+"""Keys with files for the whole pipeline."""
+
+KEYS = ("passes", *SIZES, *DATA)
 """The keys of a recipe."""
+
+STEPS: dict[str, type[Step]] = {"check": Check, "save": Save}
+"""Steps of a recipe that are no passes."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Validated passes in order, and the input sizes to bind before they run, as --input-shape and --dim take them."""
+    """Validated steps in order, the input sizes to bind before they run, and the data of the whole pipeline.
 
-    passes: tuple[Pass, ...]
+    Sizes and files are as the options of the same names take them.
+    """
+
+    passes: tuple[Step, ...]
     input_shape: tuple[str, ...] = ()
     dim: tuple[str, ...] = ()
+    data: Path | None = None
+    test: Path | None = None
+    preprocess: Path | None = None
+    labels: Path | None = None
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read and validate a recipe. Raises ParamError that names the place in the file and what is expected there."""
+def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe, with `settings` of --set in place of what the file says.
+
+    Raises ParamError that names the place in the file and what is expected there.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ParamError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from None
     try:
-        return parse_recipe(read_yaml(text))
+        return parse_recipe(with_settings(read_yaml(text), settings))
     except ParamError as error:
         raise ParamError(f"{path}: {error}") from None
 
@@ -84,7 +108,16 @@ def parse_recipe(content: object) -> Recipe:
     if not isinstance(content.get("passes"), list):
         raise ParamError(wanted)
     steps = tuple(parse_step(i, step) for i, step in enumerate(content["passes"]))
-    return Recipe(steps, texts(content, "input_shape"), texts(content, "dim"))
+    files = {key: path_of(content, key) for key in DATA}
+    return Recipe(steps, texts(content, "input_shape"), texts(content, "dim"), **files)
+
+
+def path_of(content: Mapping[str, object], key: str) -> Path | None:
+    """The path under `key`; None if it is missing. Raises ParamError for anything but a text."""
+    value = content.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ParamError(f"{key} is a path, as on the command line")
+    return None if value is None else Path(value)
 
 
 def texts(content: Mapping[str, object], key: str) -> tuple[str, ...]:
@@ -96,7 +129,7 @@ def texts(content: Mapping[str, object], key: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def first_fault(error: ValidationError, kind: type[Pass]) -> str:
+def first_fault(error: ValidationError, kind: type[Step]) -> str:
     """The first error as `.option: what is wrong`, to be appended to the place of a pass of class `kind`."""
     found = error.errors()[0]
     where = "".join(f".{part}" for part in found["loc"])
@@ -113,7 +146,7 @@ def names(options: Sequence[str]) -> str:
     return ", ".join(options) or "none"
 
 
-def parse_step(index: int, step: object) -> Pass:
+def parse_step(index: int, step: object) -> Step:
     """The pass of entry `index` of `passes`: a name, or a mapping of one name to its options.
 
     Raises ParamError for an unknown pass, an unknown or missing option, or a value that the option does not accept.
@@ -126,12 +159,94 @@ def parse_step(index: int, step: object) -> Pass:
     else:
         raise ParamError(f"passes[{index}] is a pass's name, or one name with a mapping of options")
     place = f"passes[{index}].{name}"
+    if name == Save.name and isinstance(options, str):
+        options = {"file": options}
     if not isinstance(options, Mapping):
         raise ParamError(f"{place}: the options are a mapping")
     try:
-        made: Pass = TypeAdapter(find_pass(str(name))).validate_python(dict(options))
+        made: Step = TypeAdapter(find_step(str(name))).validate_python(dict(options))
     except ValidationError as error:
-        raise ParamError(f"{place}{first_fault(error, find_pass(str(name)))}") from None
+        raise ParamError(f"{place}{first_fault(error, find_step(str(name)))}") from None
     except ParamError as error:
         raise ParamError(f"passes[{index}]: {error}") from None
     return made
+
+
+def find_step(name: str) -> type[Step]:
+    """The class of a step. Raises ParamError for an unknown name, as `find_pass` does."""
+    return STEPS[name] if name in STEPS else find_pass(name, also=tuple(STEPS))
+
+
+def with_settings(content: object, settings: Sequence[str]) -> object:
+    """The content of a recipe with values replaced by `settings`: PASS.OPTION=VALUE, or KEY=VALUE, the value in YAML.
+
+    `PASS[1]` is the second step of that name; without a number it has to be the only one. Raises ParamError for a setting that
+    names no place of the recipe.
+    """
+    found = deepcopy(content)
+    for text in settings:
+        place, equals, value = text.partition("=")
+        step, dot, option = place.strip().partition(".")
+        if not equals or not step or (dot and not option):
+            raise ParamError(f"--set {text}: write it as PASS.OPTION=VALUE, for example prune.sparsity_op=0.8")
+        if not isinstance(found, dict) or not isinstance(found.get("passes"), list):
+            return found  # what is wrong with it is said when it is parsed
+        if dot:
+            set_option(found["passes"], text, step, option, read_yaml(value))
+        else:
+            found[step] = read_yaml(value)
+    return found
+
+
+def set_option(steps: list[object], text: str, step: str, option: str, value: object) -> None:
+    """Set an option of one of the `steps`. `text`: the setting, for messages. Raises ParamError if it names none or several."""
+    match = re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", step)
+    name, number = (match[1], match[2]) if match else (step, None)
+    names = [next(iter(entry), None) if isinstance(entry, Mapping) else entry for entry in steps]
+    places = [at for at, found in enumerate(names) if found == name]
+    if number is not None:
+        places = places[int(number) : int(number) + 1]
+    if not places:
+        known = ", ".join(dict.fromkeys(str(found) for found in names))
+        raise ParamError(f"--set {text}: the recipe has no step '{step}'; it has {known}{did_you_mean(step, map(str, names))}")
+    if len(places) > 1:
+        raise ParamError(f"--set {text}: the recipe has {len(places)} steps '{name}'; name one of them, as {name}[0].{option}")
+    entry = steps[places[0]]
+    options = entry[name] if isinstance(entry, Mapping) else None
+    if isinstance(options, str) and name == Save.name:
+        options = {"file": options}
+    steps[places[0]] = {name: {**(options if isinstance(options, Mapping) else {}), option: value}}
+
+
+def recipe_schema() -> dict[str, object]:
+    """The JSON schema of a recipe, with every pass and its options."""
+    kinds = {**{name: find_pass(name) for name in passes()}, **STEPS}
+    definitions: dict[str, object] = {}
+    entries: list[object] = [{"enum": [name for name, kind in kinds.items() if is_plain(kind)]}]
+    for name, kind in kinds.items():
+        options = TypeAdapter(kind).json_schema(ref_template=f"#/$defs/{name}/$defs/{{model}}")
+        definitions[name] = options
+        either: list[object] = [{"$ref": f"#/$defs/{name}"}, *([{"type": "string"}] if kind is Save else [])]
+        either += [{"type": "null"}] if is_plain(kind) else []
+        entries.append(
+            {"type": "object", "properties": {name: {"anyOf": either}}, "required": [name], "additionalProperties": False}
+        )
+    several = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "onnxsparse recipe",
+        "type": "object",
+        "properties": {
+            "passes": {"type": "array", "items": {"anyOf": entries}},
+            **dict.fromkeys(SIZES, several),
+            **{key: {"type": "string"} for key in DATA},
+        },
+        "required": ["passes"],
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def is_plain(kind: type[Step]) -> bool:
+    """Whether a step can be given by its name alone: no option is required."""
+    return all(f.default is not MISSING or f.default_factory is not MISSING for f in fields(kind))  # type: ignore[arg-type]  # every step is a dataclass

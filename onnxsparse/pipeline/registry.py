@@ -1,6 +1,6 @@
 """The known passes: name → location of the class and one line of help, so that `--help` imports none of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -83,10 +83,14 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"; did you mean '{like[found[0]]}'?" if found else ""
 
 
-def find_pass(name: str) -> "type[Pass]":
-    """The class of a pass. Raises ParamError for an unknown name, or if another package's pass cannot be imported."""
+def find_pass(name: str, also: Sequence[str] = ()) -> "type[Pass]":
+    """The class of a pass. `also`: other steps to offer in the message.
+
+    Raises ParamError for an unknown name, or if another package's pass cannot be imported.
+    """
     if name not in passes():
-        raise ParamError(f"there is no pass '{name}'; there are {', '.join(passes())}{did_you_mean(name, passes())}")
+        known = (*passes(), *also)
+        raise ParamError(f"there is no pass '{name}'; there are {', '.join(known)}{did_you_mean(name, known)}")
     entry = passes()[name]
     try:
         return entry.load()

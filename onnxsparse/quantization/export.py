@@ -1,6 +1,5 @@
 """Samples, ranges and scales as plain files, so that a vendor's quantizer can make the same choices."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -11,7 +10,7 @@ from onnxsparse.quantization.activation_ranges import Calibration
 from onnxsparse.quantization.quantize_model import QuantizedModel
 from onnxsparse.quantization.write.grid import Grid
 from onnxsparse.records import ArtifactWriter, json_text, text_writer
-from onnxsparse.runtime.session import Feeds
+from onnxsparse.runtime.samples import Samples
 
 
 def export_files(folder: Path, found: QuantizedModel, calibration: Calibration) -> dict[Path, ArtifactWriter]:
@@ -26,8 +25,7 @@ def export_files(folder: Path, found: QuantizedModel, calibration: Calibration) 
         return made
     suffix = "npy" if len(next(iter(calibration.data))) == 1 else "npz"
     names = [f"sample_{number:05}.{suffix}" for number in range(len(calibration.data))]
-    samples = iter(calibration.data)
-    made |= {folder / name: sample_writer(samples) for name in names}
+    made |= {folder / name: sample_writer(calibration.data, number) for number, name in enumerate(names)}
     made[folder / "samples.txt"] = text_writer("".join(f"{name}\n" for name in names))
     return made
 
@@ -40,12 +38,12 @@ def check_export(folder: Path) -> None:
         raise ParamError(f"quantize: --export {folder} already holds samples; give an empty folder")
 
 
-def sample_writer(samples: Iterator[Feeds]) -> ArtifactWriter:
-    """A function that writes the next of `samples` to a file; the pipeline calls the writers in the order of the files."""
+def sample_writer(samples: Samples, number: int) -> ArtifactWriter:
+    """A function that writes one of `samples` to a file."""
 
     def write(file: IO[bytes]) -> None:
-        """Write the next sample as npy, or as npz if it has several arrays."""
-        feeds = next(samples)
+        """Write the sample as npy, or as npz if it has several arrays."""
+        feeds = samples.feeds[number]
         if len(feeds) == 1:
             np.save(file, next(iter(feeds.values())))
         else:

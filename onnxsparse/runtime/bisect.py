@@ -110,7 +110,14 @@ class Divergence:
     @property
     def passes(self) -> bool:
         """Whether at least one tensor was compared and none diverges."""
-        return self.compared > 0 and not self.diverging
+        return self.shortfall is None
+
+    @property
+    def shortfall(self) -> str | None:
+        """Why the models do not agree; None if they do."""
+        if not self.compared:
+            return f"no tensor was compared, so none reaches {self.min_sqnr_db:g} dB"
+        return f"not every tensor reaches {self.min_sqnr_db:g} dB" if self.diverging else None
 
     def to_json(self) -> dict[str, object]:
         """The result as JSON; an infinite SQNR is null."""

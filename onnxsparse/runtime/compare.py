@@ -73,6 +73,17 @@ class OutputComparison:
         return min(self.sqnr_db, self.worst_slice.sqnr_db)
 
     @property
+    def lowest_text(self) -> str:
+        """The lower SQNR and what has it, in words; or why there is none."""
+        if self.vacuous is not None:
+            return f"{self.name} says nothing about the change: {self.vacuous}"
+        if self.lowest_db is None:
+            return f"{self.name} cannot be compared"
+        sliced = self.worst_slice is not None and self.worst_slice.sqnr_db == self.lowest_db
+        label = self.worst_slice.label if sliced and self.worst_slice is not None else self.name
+        return f"{label} has {self.lowest_db:.2f} dB"
+
+    @property
     def runs_otherwise(self) -> bool:
         """Whether the SQNR as run differs from that as written by more than AS_RUN_TOLERANCE_DB."""
         if self.as_run_sqnr_db is None or self.sqnr_db is None or self.as_run_sqnr_db == self.sqnr_db:
@@ -99,7 +110,15 @@ class Comparison:
 
     def passes(self, min_sqnr_db: float) -> bool:
         """Whether every output is comparable, not vacuous, and has at least this SQNR in dB, as has its worst slice."""
-        return all(o.vacuous is None and o.lowest_db is not None and o.lowest_db >= min_sqnr_db for o in self.outputs)
+        return self.shortfall(min_sqnr_db) is None
+
+    def shortfall(self, min_sqnr_db: float) -> str | None:
+        """Why the models do not agree to `min_sqnr_db` dB, the worst output first; None if they do."""
+        low = [o for o in self.outputs if o.vacuous is not None or o.lowest_db is None or o.lowest_db < min_sqnr_db]
+        if not low:
+            return None
+        worst = min(low, key=lambda o: -math.inf if o.lowest_db is None or o.vacuous is not None else o.lowest_db)
+        return f"not every output reaches {min_sqnr_db:g} dB: {worst.lowest_text}"
 
     @property
     def worst_slice(self) -> WorstSlice | None:

@@ -107,7 +107,7 @@ class TestTheCommand:
             (("--ratio", "0.5", "--macs", "0.5"), "give one of --ratio, --macs"),
             (("--only", "nothing"), "matches no layer"),
             (("--macs", "0.0001"), "of the operations of in.onnx can be cut"),
-            (("--importance", "activation"), "needs --calibration"),
+            (("--importance", "activation"), "needs --data"),
             (("--from-plan", "none.json"), "cannot read the plan none.json"),
         ],
     )

@@ -10,6 +10,7 @@ from onnxsparse import Model
 from onnxsparse.cli import commands
 from onnxsparse.cli.jobs import CustomOps, Job, Running, Saving, Sizes, run_passes
 from onnxsparse.pipeline.base import OPTIONS, StepReport
+from onnxsparse.pipeline.learning import Judging
 from onnxsparse.pipeline.registry import BUILT_IN, Entry, passes
 from tests.commands import Run
 
@@ -73,6 +74,6 @@ def test_no_line_of_help_has_an_indent_of_its_own(run: Run, monkeypatch: pytest.
 def test_advice_is_for_models_that_nothing_has_shrunk(
     folder: Path, capsys: pytest.CaptureFixture[str], steps: list[Toy], told: int
 ) -> None:
-    run_passes("run", steps, Job(Path("in.onnx"), Path("o.onnx"), Sizes(), Saving(check=False), CustomOps()))
+    run_passes("run", steps, Job(Path("in.onnx"), Path("o.onnx"), Sizes(), Saving(check=False), Judging()))
     out = capsys.readouterr().out
     assert ("rest a while" in out) + ("or sleep" in out) == told == out.count("rest a while") + out.count("or sleep")

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto
 
 from onnxsparse import FixShapes, Model, PassError, Pipeline
-from onnxsparse.pipeline.run import Comparing
+from onnxsparse.pipeline.learning import Judging
 from tests.graphs import model, node, proto, value
 
 
@@ -40,4 +40,4 @@ class TestFixShapes:
         branch = node("If", "c", "y", then_branch=small, else_branch=wrong)
         built = model([branch], {"x": "NxM", "c": ("", TensorProto.BOOL)}, ["y"], {"w": "7x7"}).bind(["x:2,8"])
         with pytest.raises(PassError, match="no longer loads"):
-            Pipeline([FixShapes()]).run(built, Comparing())
+            Pipeline([FixShapes()]).run(built, Judging())

@@ -10,11 +10,12 @@ import pytest
 from pydantic.dataclasses import dataclass
 
 from onnxsparse import Fold, Model, ModelError, ParamError, Pipeline, Prune, PruneChannels, Quantize
-from onnxsparse.cli.jobs import CustomOps, Job, Json, Running, Saving, Sizes, run_passes
+from onnxsparse.cli.jobs import Job, Json, Running, Saving, Sizes, run_passes
 from onnxsparse.cost.estimate import deploy
 from onnxsparse.cost.report.records import TOTALS, totals
 from onnxsparse.ir.option_roles import Role, given_options, roles
 from onnxsparse.pipeline.base import OPTIONS, StepReport
+from onnxsparse.pipeline.learning import Judging
 from onnxsparse.pipeline.registry import BUILT_IN
 from onnxsparse.records import text_writer
 from tests.commands import Run, files
@@ -42,7 +43,7 @@ WRONG = {
     ],
     "prune-channels": [
         ("--ratio 0.5 --macs 0.5", 2, "give one of"),
-        ("--importance activation", 2, "needs --calibration"),
+        ("--importance activation", 2, "needs --data"),
         ("--backend none", 2, "no target 'none'"),
         ("--calibration none.npz", 1, "--calibration none.npz: No such file"),
         ("--from-plan none.json", 2, "cannot read the plan"),
@@ -216,7 +217,7 @@ class Theirs:
 def test_a_pass_that_says_nothing_of_its_paths(folder: Path, options: dict[str, str], message: str | None) -> None:
     """What it has made is known once it ran, and its other paths are read."""
     step = Theirs(**{name: Path(value) for name, value in options.items()})
-    job = Job(Path("in.onnx"), Path("o.onnx"), Sizes(), Saving(), CustomOps())
+    job = Job(Path("in.onnx"), Path("o.onnx"), Sizes(), Saving(), Judging())
     before = files(folder)
     if message is None:
         run_passes("theirs", [step], job)

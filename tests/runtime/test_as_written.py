@@ -14,7 +14,8 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.sparse import every_graph
 from onnxsparse.ops import find
 from onnxsparse.passes.quantize import Quantize
-from onnxsparse.pipeline.run import Comparing, Pipeline
+from onnxsparse.pipeline.learning import Judging
+from onnxsparse.pipeline.run import Pipeline
 from onnxsparse.runtime.as_run import run_here, saturates
 from onnxsparse.runtime.bisect import bisect
 from onnxsparse.runtime.compare import compare
@@ -223,7 +224,7 @@ class TestAsRun:
         built = positive("MatMul")
         for target, tried in (("cv22", False), ("onnxruntime-x86", True)):
             step = FedQuantize(target=target)
-            found = Pipeline([step]).run(built.copy(), Comparing()).comparison
+            found = Pipeline([step]).run(built.copy(), Judging()).comparison
             assert found is not None
             assert (found.outputs[0].as_run_sqnr_db is not None) is tried
 

@@ -146,7 +146,7 @@ class TestData:
             load_samples(write(tmp_path, a=np.zeros(4, np.float32)), built)
 
     def test_an_empty_folder_and_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match=r"holds no \.npy or \.npz"):
+        with pytest.raises(ModelError, match=r"holds no \.npy, \.npz or image files"):
             load_samples(tmp_path, linear())
         with pytest.raises(ModelError, match="No such file"):
             load_samples(tmp_path / "none.npz", linear())

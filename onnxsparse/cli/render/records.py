@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 
 from onnxsparse.analysis.layer import Layer, Layers
 from onnxsparse.annotations import totals_json
-from onnxsparse.pipeline.base import Pass, StepReport
+from onnxsparse.pipeline.base import StepReport
+from onnxsparse.pipeline.check import Step
 from onnxsparse.pipeline.run import RunReport
 
 SCHEMA = 1
@@ -46,7 +47,7 @@ def layer_json(layer: Layer) -> dict[str, object]:
     }
 
 
-def run_json(report: RunReport, recipe: Sequence[Pass], source: str) -> dict[str, object]:
+def run_json(report: RunReport, recipe: Sequence[Step], source: str) -> dict[str, object]:
     """The document of --record: versions, every pass with all its options, and what each pass did.
 
     `source`: the name of the model that was read. `schema` counts incompatible changes.
@@ -61,6 +62,9 @@ def run_json(report: RunReport, recipe: Sequence[Pass], source: str) -> dict[str
         "steps": [step_json(step) for step in report.steps],
         "comparison": None if report.comparison is None else report.comparison.to_json(),
         "not_compared": report.not_compared,
+        "metric": None if report.metric is None else report.metric.to_json(),
+        "passed": not report.failures,
+        "failures": list(report.failures),
         "notes": list(report.notes),
     }
 
@@ -86,9 +90,12 @@ def step_json(step: StepReport) -> dict[str, object]:
         "before": None if step.before is None else totals_json(step.before),
         "after": None if step.after is None else totals_json(step.after),
         "artifacts": [str(path) for path in step.artifacts],
+        "saves": [str(path) for path in step.saves],
+        "reused": step.reused,
+        "verdict": None if step.verdict is None else step.verdict.to_json(),
     }
 
 
-def passes_json(classes: Sequence[type[Pass]]) -> list[dict[str, object]]:
+def passes_json(classes: Sequence[type[Step]]) -> list[dict[str, object]]:
     """The document of `passes --json`: every pass with its help and the JSON schema of its options."""
     return [{"name": c.name, "help": cleandoc(c.__doc__ or ""), "options": TypeAdapter(c).json_schema()} for c in classes]

@@ -14,9 +14,11 @@ from onnxsparse.analysis.layer import MACS, PARAMS, SPARSITY, SPARSITY_OP, Layer
 from onnxsparse.format import format_count, format_share, marked, name_some
 from onnxsparse.ir.binding import Binding
 from onnxsparse.pipeline.base import OLD_NAME, Pass, StepReport
+from onnxsparse.pipeline.plan import Plan
 from onnxsparse.pipeline.run import RunReport
 from onnxsparse.records import Change, Skip
 from onnxsparse.runtime.compare import Comparison, OutputComparison
+from onnxsparse.runtime.metric import MetricResult
 
 WIDTH_WITHOUT_TERMINAL = 120
 """Columns of output to a file or pipe, where rich would assume 80."""
@@ -143,6 +145,21 @@ def print_run(out: Console, report: RunReport, binding: Binding) -> None:
         note(out, f"the outputs were not compared: {report.not_compared}")
     if report.comparison is not None:
         print_comparison(out, report.comparison, "outputs against the original")
+    if report.metric is not None:
+        note(out, metric_text(report.metric))
+
+
+def print_plan(out: Console, plan: Plan) -> None:
+    """Print one row per step of a plan, and why some of them did not run."""
+    columns = ("file", "weights", "sparsity", "MACs", "nonzero MACs", "sparsity_op", f"ms on {plan.target}")
+    rows = table("nothing is written: a dry run", "step", *columns)
+    for row in plan.rows:
+        weights, _, sparsity, macs, nonzero, sparsity_op = total_cells(row.totals)
+        size, latency = f"{format_count(row.file_bytes)}B", marked(number(row.latency_ms, ".2f"), row.latency_mark)
+        rows.add_row(Text(row.what), size, weights, sparsity, macs, nonzero, sparsity_op, latency)
+    out.print(rows)
+    for reason, steps in grouped((row.why_not, row.what) for row in plan.rows if row.why_not is not None):
+        note(out, f"not run for the plan: {'; '.join(steps)} ({reason})")
 
 
 def print_written(out: Console, paths: Sequence[Path]) -> None:
@@ -233,6 +250,19 @@ def print_comparison(out: Console, comparison: Comparison, title: str) -> None:
     out.print(rows)
     for text in (*said, *comparison.notes):
         note(out, text)
+
+
+def print_judged(out: Console, comparison: Comparison, metric: MetricResult | None, title: str) -> None:
+    """Print a comparison, and the metric of both models, if there is one."""
+    print_comparison(out, comparison, title)
+    if metric is not None:
+        note(out, metric_text(metric))
+
+
+def metric_text(metric: MetricResult) -> str:
+    """The metric before and after, and its change, in words."""
+    unit = f" {metric.unit}" if metric.unit else ""
+    return f"{metric.name}: {metric.before:.6g} before, {metric.after:.6g} after ({-metric.drop:+.4g}{unit})"
 
 
 def output_cells(output: OutputComparison, *, sliced: bool, classified: bool) -> tuple[str, ...]:
