@@ -11,6 +11,12 @@ from tests.commands import Run
 from tests.graphs import chain
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of passes that a test keeps are found by no other test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     onnx.save(chain(3, 8, 16, 4), tmp_path / "in.onnx")

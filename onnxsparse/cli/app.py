@@ -48,7 +48,7 @@ def make_app() -> App:
     app = App(
         name="onnxsparse",
         help="Prune, quantize, annotate, inspect and compare ONNX models, on the ONNX file alone.",
-        help_epilogue="Every command has its own --help, and takes --debug (show the traceback of an error) and --log json\n"
+        help_epilogue="Every command has its own --help, and takes --debug (show the traceback of an error) and --log json "
         "(progress and errors as lines of JSON on stderr).",
         help_format="plaintext",
         help_formatter=Paragraphs(),

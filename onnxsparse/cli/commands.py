@@ -12,7 +12,7 @@ from rich.console import Console
 
 from onnxsparse.analysis.layers import layers
 from onnxsparse.annotations import is_stale
-from onnxsparse.cli.jobs import CustomOps, Job, Json, Measuring, Running, Saving, Sizes, run_passes, show_plan
+from onnxsparse.cli.jobs import CustomOps, Job, Json, Measuring, Running, Saving, Sizes, run_passes, show_plan, write_texts
 from onnxsparse.cli.log import complain
 from onnxsparse.cli.render import text
 from onnxsparse.cli.render.divergence_text import print_divergence
@@ -20,15 +20,17 @@ from onnxsparse.cli.render.live import live
 from onnxsparse.cli.render.records import layers_json, passes_json
 from onnxsparse.cost.registry import backend_names, find_backend
 from onnxsparse.errors import ParamError
-from onnxsparse.ir.option_roles import Role
+from onnxsparse.ir.option_roles import OutputFile, Role, check_clashes, check_output
 from onnxsparse.passes.report import DEFAULT_TARGET
 from onnxsparse.pipeline.base import OLD_NAME, Pass, described, named_target
 from onnxsparse.pipeline.cache import Cache, cache_folder
 from onnxsparse.pipeline.check import Check
 from onnxsparse.pipeline.learning import Judging
 from onnxsparse.pipeline.recipe import load_recipe
+from onnxsparse.pipeline.recipe_schema import recipe_schema
 from onnxsparse.pipeline.registry import find_pass, passes
 from onnxsparse.quantization.plan.target import load_target, names
+from onnxsparse.records import json_text
 from onnxsparse.runtime.as_run import AsRun, run_here
 from onnxsparse.runtime.bisect import MIN_SQNR_DB
 from onnxsparse.runtime.bisect import bisect as bisect_models
@@ -229,9 +231,26 @@ def run(
     return show_plan(steps, job) if dry_run else run_passes("run", steps, job)
 
 
-def show_passes(*, json_out: Json = Json()) -> None:
-    """Show the available passes and their options; as JSON, with a JSON schema of the options."""
+def show_passes(*, schema: OutputFile | None = None, json_out: Json = Json()) -> None:
+    """Show the available passes and their options; as JSON, with a JSON schema of the options.
+
+    Parameters
+    ----------
+    schema
+        File for the JSON schema of a whole recipe, for editors and checks; - for standard output.
+
+    Raises
+    ------
+    ParamError
+        For a file that cannot be written, or a pass of another package that cannot be loaded.
+    """
     json_out.check()
+    if schema is not None:
+        check_output(schema, "--schema")
+        check_clashes((), [path for path in (schema, json_out.json_file) if path is not None])
+        write_texts([(schema, json_text(recipe_schema()))])
+        if json_out.json_file is None:
+            return
     classes = [find_pass(name) for name in passes()]
     json_out.show(passes_json(classes), lambda out: text.print_passes(out, classes))
 

@@ -259,8 +259,9 @@ def run_passes(command: str, steps: Sequence[Step], job: Job) -> int:
     with live(command):
         report = Pipeline(steps).run(model, job.judging, job.cache)
     made = [path for step in report.steps for path in step.artifacts]
+    saved = [path for step in report.steps for path in step.saves]
     dry = any(step.dry for step in report.steps)
-    if job.target is None and not made and not dry:
+    if job.target is None and not made and not saved and not dry:
         raise nothing_to_write(command, job)
     files_of(job, steps, model, made).check(force=job.saving.force)
     records = []
@@ -268,8 +269,7 @@ def run_passes(command: str, steps: Sequence[Step], job: Job) -> int:
         records.append((job.saving.record, json_text(run_json(report, steps, model.name))))
     target = None if dry or report.failures else job.target
     write(model, target, report, records)
-    saved = [] if report.failures else [path for step in report.steps for path in step.saves]
-    written = [path for path in (*made, job.saving.record, *saved, target) if path is not None]
+    written = [path for path in (*made, job.saving.record, *([] if report.failures else saved), target) if path is not None]
     out = text.console(stderr=STDOUT in written)
     text.print_run(out, report, model.binding)
     if not any(step.shrank for step in report.steps):

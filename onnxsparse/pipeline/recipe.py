@@ -10,10 +10,8 @@ passes:
   - annotate
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from onnxsparse.errors import ParamError
 from onnxsparse.pipeline.check import Check, Save, Step
-from onnxsparse.pipeline.registry import did_you_mean, find_pass, passes
+from onnxsparse.pipeline.recipe_settings import Setting, with_settings
+from onnxsparse.pipeline.registry import did_you_mean, find_pass
 
 SIZES = ("input_shape", "dim")
 """Keys with sizes of inputs."""
@@ -63,7 +62,8 @@ def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise ParamError(f"cannot read the recipe {path}: {getattr(error, 'strerror', None) or error}") from None
     try:
-        return parse_recipe(with_settings(read_yaml(text), settings))
+        content = with_settings(read_yaml(text), [read_setting(setting) for setting in settings])
+        return parse_recipe(content)
     except ParamError as error:
         raise ParamError(f"{path}: {error}") from None
 
@@ -177,76 +177,10 @@ def find_step(name: str) -> type[Step]:
     return STEPS[name] if name in STEPS else find_pass(name, also=tuple(STEPS))
 
 
-def with_settings(content: object, settings: Sequence[str]) -> object:
-    """The content of a recipe with values replaced by `settings`: PASS.OPTION=VALUE, or KEY=VALUE, the value in YAML.
-
-    `PASS[1]` is the second step of that name; without a number it has to be the only one. Raises ParamError for a setting that
-    names no place of the recipe.
-    """
-    found = deepcopy(content)
-    for text in settings:
-        place, equals, value = text.partition("=")
-        step, dot, option = place.strip().partition(".")
-        if not equals or not step or (dot and not option):
-            raise ParamError(f"--set {text}: write it as PASS.OPTION=VALUE, for example prune.sparsity_op=0.8")
-        if not isinstance(found, dict) or not isinstance(found.get("passes"), list):
-            return found  # what is wrong with it is said when it is parsed
-        if dot:
-            set_option(found["passes"], text, step, option, read_yaml(value))
-        else:
-            found[step] = read_yaml(value)
-    return found
-
-
-def set_option(steps: list[object], text: str, step: str, option: str, value: object) -> None:
-    """Set an option of one of the `steps`. `text`: the setting, for messages. Raises ParamError if it names none or several."""
-    match = re.fullmatch(r"([\w-]+)(?:\[(\d+)\])?", step)
-    name, number = (match[1], match[2]) if match else (step, None)
-    names = [next(iter(entry), None) if isinstance(entry, Mapping) else entry for entry in steps]
-    places = [at for at, found in enumerate(names) if found == name]
-    if number is not None:
-        places = places[int(number) : int(number) + 1]
-    if not places:
-        known = ", ".join(dict.fromkeys(str(found) for found in names))
-        raise ParamError(f"--set {text}: the recipe has no step '{step}'; it has {known}{did_you_mean(step, map(str, names))}")
-    if len(places) > 1:
-        raise ParamError(f"--set {text}: the recipe has {len(places)} steps '{name}'; name one of them, as {name}[0].{option}")
-    entry = steps[places[0]]
-    options = entry[name] if isinstance(entry, Mapping) else None
-    if isinstance(options, str) and name == Save.name:
-        options = {"file": options}
-    steps[places[0]] = {name: {**(options if isinstance(options, Mapping) else {}), option: value}}
-
-
-def recipe_schema() -> dict[str, object]:
-    """The JSON schema of a recipe, with every pass and its options."""
-    kinds = {**{name: find_pass(name) for name in passes()}, **STEPS}
-    definitions: dict[str, object] = {}
-    entries: list[object] = [{"enum": [name for name, kind in kinds.items() if is_plain(kind)]}]
-    for name, kind in kinds.items():
-        options = TypeAdapter(kind).json_schema(ref_template=f"#/$defs/{name}/$defs/{{model}}")
-        definitions[name] = options
-        either: list[object] = [{"$ref": f"#/$defs/{name}"}, *([{"type": "string"}] if kind is Save else [])]
-        either += [{"type": "null"}] if is_plain(kind) else []
-        entries.append(
-            {"type": "object", "properties": {name: {"anyOf": either}}, "required": [name], "additionalProperties": False}
-        )
-    several = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "onnxsparse recipe",
-        "type": "object",
-        "properties": {
-            "passes": {"type": "array", "items": {"anyOf": entries}},
-            **dict.fromkeys(SIZES, several),
-            **{key: {"type": "string"} for key in DATA},
-        },
-        "required": ["passes"],
-        "additionalProperties": False,
-        "$defs": definitions,
-    }
-
-
-def is_plain(kind: type[Step]) -> bool:
-    """Whether a step can be given by its name alone: no option is required."""
-    return all(f.default is not MISSING or f.default_factory is not MISSING for f in fields(kind))  # type: ignore[arg-type]  # every step is a dataclass
+def read_setting(text: str) -> Setting:
+    """A setting of --set, PASS.OPTION=VALUE or KEY=VALUE, the value in YAML. Raises ParamError for another form."""
+    place, equals, value = text.partition("=")
+    step, dot, option = place.strip().partition(".")
+    if not equals or not step or (dot and not option):
+        raise ParamError(f"--set {text}: write it as PASS.OPTION=VALUE, for example prune.sparsity_op=0.8")
+    return Setting(text, step, option, read_yaml(value))

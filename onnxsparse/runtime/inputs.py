@@ -18,6 +18,10 @@ MAX_INPUT_BYTES = 1 << 47
 """The address space of a process on x86-64, in bytes."""
 
 
+DIFFERENCE = "random inputs show that outputs differ, not how good they are; give --test"
+"""The warning about judging on random inputs."""
+
+
 def seeded_samples(model: Model, count: int, seed: int = 0) -> Samples:
     """`count` random feeds, equal for equal seeds. The values of an input depend on its type and use:
 
@@ -33,7 +37,7 @@ def seeded_samples(model: Model, count: int, seed: int = 0) -> Samples:
     notes: list[str] = []
     makers = {value.name: InputMaker(model, graph, value, notes) for value in fed_inputs(model.proto.graph)}
     feeds = tuple({name: maker.draw(rng) for name, maker in makers.items()} for _ in range(count))
-    return Samples(feeds, (f"{count} seeded random inputs", *notes))
+    return Samples(feeds, (f"{count} seeded random inputs", *notes, DIFFERENCE))
 
 
 class InputMaker:
