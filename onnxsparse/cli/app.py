@@ -23,8 +23,8 @@ COMMANDS = {
     "report": ("onnxsparse.cli.cost_commands:report", "Predict what a model costs on a target, layer by layer."),
     "compare": ("onnxsparse.cli.commands:compare", "Run two models on the same inputs and show how far they are apart."),
     "view": ("onnxsparse.cli.commands:view", "Open an annotated temporary copy of a model in Netron."),
-    "run": ("onnxsparse.cli.commands:run", "Run the passes of a recipe (YAML) one after the other."),
-    "passes": ("onnxsparse.cli.commands:show_passes", "Show the available passes and their options."),
+    "run": ("onnxsparse.cli.pipeline_commands:run", "Run the passes of a recipe (YAML) one after the other."),
+    "passes": ("onnxsparse.cli.pipeline_commands:show_passes", "Show the available passes and their options."),
     "calibrate-backend": (
         "onnxsparse.cli.cost_commands:calibrate_backend",
         "Fit a target's numbers to measurements of your own.",
@@ -60,7 +60,7 @@ def make_app() -> App:
         app.command(function, name=name, help=summary)
     for name, entry in passes().items():
         if name not in COMMANDS:
-            app.command(f"onnxsparse.cli.commands:{name}", name=name, help=entry.summary)
+            app.command(f"onnxsparse.cli.pipeline_commands:{name}", name=name, help=entry.summary)
     return app
 
 

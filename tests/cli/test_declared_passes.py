@@ -7,7 +7,7 @@ import pytest
 from pydantic.dataclasses import dataclass
 
 from onnxsparse import Model
-from onnxsparse.cli import commands
+from onnxsparse.cli import pipeline_commands as commands
 from onnxsparse.cli.jobs import CustomOps, Job, Running, Saving, Sizes, run_passes
 from onnxsparse.pipeline.base import OPTIONS, StepReport
 from onnxsparse.pipeline.learning import Judging
@@ -37,7 +37,7 @@ class Toy:
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {**BUILT_IN, "toy": Entry("tests.cli.test_declared_passes:Toy", "A pass of another package.")}
-    for module in ("onnxsparse.pipeline.registry", "onnxsparse.cli.commands", "onnxsparse.cli.app"):
+    for module in ("onnxsparse.pipeline.registry", "onnxsparse.cli.pipeline_commands", "onnxsparse.cli.app"):
         monkeypatch.setattr(f"{module}.passes", lambda: found)
 
 

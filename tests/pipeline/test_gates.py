@@ -9,7 +9,7 @@ import pytest
 
 from onnxsparse import Model, ParamError, Pipeline, Prune, Quantize, compare, load, load_samples
 from onnxsparse.cost.estimate import deploy
-from onnxsparse.pipeline.check import Check, Save
+from onnxsparse.pipeline.check import Check, Save, Step
 from onnxsparse.pipeline.learning import Judging
 from tests.commands import Run, files
 from tests.graphs import chain
@@ -70,14 +70,14 @@ class TestByNoise:
 
     def test_what_is_after_a_failed_check_does_not_run(self) -> None:
         built = Model.from_proto(chain(3, 8, 4))
-        steps = [Prune(sparsity_op=0.9), Check(min_sqnr=200.0), Prune(only=("no layer",))]
+        steps: list[Step] = [Prune(sparsity_op=0.9), Check(min_sqnr=200.0), Prune(only=("no layer",))]
         report = Pipeline(steps).run(built)
         assert [step.pass_name for step in report.steps] == ["prune", "check"]
         assert report.failures
 
     def test_a_check_in_the_middle_judges_the_model_there(self) -> None:
         built = Model.from_proto(chain(3, 8, 4))
-        steps = [Check(min_sqnr=200.0), Prune(sparsity_op=0.9)]
+        steps: list[Step] = [Check(min_sqnr=200.0), Prune(sparsity_op=0.9)]
         report = Pipeline(steps).run(built, Judging())
         assert report.steps[0].verdict is not None
         assert report.steps[0].verdict.passed
