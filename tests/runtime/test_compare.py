@@ -8,6 +8,7 @@ import pytest
 
 from onnxsparse import BackendError, Model, ModelError, ParamError, compare, load_samples
 from onnxsparse.runtime import distance
+from onnxsparse.runtime.inputs import DIFFERENCE
 from tests.graphs import BOOL, FLOAT, INT64, chain, model, node, weight
 
 
@@ -107,6 +108,7 @@ def test_seeded_inputs_fit_what_the_model_does_with_them() -> None:
         "input 'ids' is drawn from 0 to 6",
         "input 'mask' is set to 1",
         "input 'rate' is set to 16000",
+        DIFFERENCE,
     )
 
 
