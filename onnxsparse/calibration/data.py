@@ -20,18 +20,10 @@ from onnxsparse.calibration.preprocessing import Preprocessing
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.ir.binding import Shape, fed_inputs, format_shape
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.option_roles import Role, check_input, sample_files
+from onnxsparse.ir.option_roles import Role, check_input, sample_files, split_key
 from onnxsparse.ir.weights import Array, element_dtype
 from onnxsparse.runtime.samples import Indexed, Samples, SampleSource
 from onnxsparse.runtime.session import Feeds
-
-
-def split_key(source: Path) -> tuple[Path, str | None]:
-    """The file and the array's name of `F.npz:key`; the name is None for any other path."""
-    file, colon, key = str(source).rpartition(":")
-    if colon and key and file.lower().endswith(".npz") and not source.exists():
-        return Path(file), key
-    return source, None
 
 
 def data_files(source: Path) -> list[Path]:

@@ -93,6 +93,14 @@ def reading(check: Callable[[Any], object]) -> Role:
     return Role(lambda path, _option: check(path), reads=one_path)
 
 
+def split_key(source: Path) -> tuple[Path, str | None]:
+    """The file and the array's name of `F.npz:key`; the name is None for any other path."""
+    file, colon, key = str(source).rpartition(":")
+    if colon and key and file.lower().endswith(".npz") and not source.exists():
+        return Path(file), key
+    return source, None
+
+
 def sample_files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files with these suffixes in the folder `path`, sorted; `path` itself if it is a file."""
     if not path.is_dir():

@@ -69,6 +69,11 @@ class Samples:
         return len(self.feeds)
 
     @property
+    def whole(self) -> SampleSource | Sequence[Feeds]:
+        """All samples of the source, of which these may be some."""
+        return self.feeds.source if isinstance(self.feeds, Picked) else self.feeds
+
+    @property
     def places(self) -> Sequence[int]:
         """For each sample, its index among all samples of the source; labels are found by it."""
         return self.feeds.indices if isinstance(self.feeds, Picked) else range(len(self.feeds))
@@ -76,15 +81,13 @@ class Samples:
     @property
     def names(self) -> tuple[str, ...]:
         """For each sample, the name of its file, with an index in files of several samples; the index alone without a file."""
-        whole = self.feeds.source if isinstance(self.feeds, Picked) else self.feeds
-        names: Sequence[str] | None = getattr(whole, "names", None)
+        names: Sequence[str] | None = getattr(self.whole, "names", None)
         return tuple(str(place) if names is None else names[place] for place in self.places)
 
     def pick(self, indices: Sequence[int]) -> "Samples":
         """The samples with these indices."""
         places = self.places
-        whole = self.feeds.source if isinstance(self.feeds, Picked) else self.feeds
-        return replace(self, feeds=Picked(whole, [places[index] for index in indices]))
+        return replace(self, feeds=Picked(self.whole, [places[index] for index in indices]))
 
     def every(self, step: int) -> "Samples":
         """Every `step`-th sample, starting with the first."""
