@@ -48,7 +48,7 @@ class Judge:
     samples: Samples | None = None
     custom_ops: Sequence[Path] = ()
     lacking: str | None = None
-    _before: dict[str, float] = field(default_factory=dict, init=False)
+    _before: dict[Metric, float] = field(default_factory=dict, init=False)
 
     def compare(self, model: Model, as_run: AsRun | None = None, *, seed: int = 0) -> Comparison:
         """Outputs of `model` against the original's; `seed`: of random inputs.
@@ -63,9 +63,9 @@ class Judge:
         """The metric of the original, measured once. Raises ParamError without samples, or as `Metric.measure` does."""
         if self.samples is None:
             raise ParamError(f"--metric {metric.name}: {self.lacking or 'it needs data to judge on: give --test'}")
-        if metric.name not in self._before:
-            self._before[metric.name] = metric.measure(self.original, self.samples, self.custom_ops)
-        return self._before[metric.name]
+        if metric not in self._before:
+            self._before[metric] = metric.measure(self.original, self.samples, self.custom_ops)
+        return self._before[metric]
 
     def measure(self, metric: Metric, model: Model) -> MetricResult:
         """The metric of the original and of `model`. Raises as `before` does."""
