@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onnxsparse.passes.strip import Strip
     from onnxsparse.pipeline.run import Pipeline
     from onnxsparse.runtime.compare import compare
+    from onnxsparse.runtime.metric import TestData
 
 # public name → its module; imported at first use, because onnx and pydantic would slow down `onnxsparse --help`
 _HOMES = {
@@ -42,6 +43,7 @@ _HOMES = {
     "PruneChannels": "onnxsparse.passes.prune_channels",
     "Quantize": "onnxsparse.passes.quantize",
     "Strip": "onnxsparse.passes.strip",
+    "TestData": "onnxsparse.runtime.metric",
     "compare": "onnxsparse.runtime.compare",
     "layers": "onnxsparse.analysis.layers",
     "load": "onnxsparse.ir.model",
@@ -64,6 +66,7 @@ __all__ = [
     "PruneChannels",
     "Quantize",
     "Strip",
+    "TestData",
     "compare",
     "layers",
     "load",
