@@ -262,7 +262,7 @@ def print_judged(out: Console, comparison: Comparison, metric: MetricResult | No
 def metric_text(metric: MetricResult) -> str:
     """The metric before and after, and its change, in words."""
     unit = f" {metric.unit}" if metric.unit else ""
-    return f"{metric.name}: {metric.before:.6g} before, {metric.after:.6g} after ({-metric.drop:+.4g}{unit})"
+    return f"{metric.name}: {metric.before:.6g} before, {metric.after:.6g} after ({0.0 - metric.drop:+.4g}{unit})"
 
 
 def output_cells(output: OutputComparison, *, sliced: bool, classified: bool) -> tuple[str, ...]:
