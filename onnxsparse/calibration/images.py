@@ -52,6 +52,11 @@ class ImageFiles(Indexed):
         """The name of each file."""
         return [file.name for file in self.files]
 
+    @property
+    def layout(self) -> Layout:
+        """Axis order of the input."""
+        return self._taken[1].layout
+
     @cached_property
     def _taken(self) -> tuple[str, "ImageInput"]:
         """The name of the input and what it takes."""
@@ -126,6 +131,15 @@ def image_array(file: Path, taken: ImageInput, images: Preprocessing, option: st
         values = (scaled - mean) / std
     moved = values.transpose(2, 0, 1) if taken.layout == "nchw" else values
     return np.ascontiguousarray(moved[None], taken.dtype)
+
+
+def as_pixels(values: Array, images: Preprocessing) -> Array:
+    """The pixels (…×channels, red first, 0 to 255) that values of an input (…×channels) were made of: `image_array` undone."""
+    if values.dtype.kind == "f":
+        mean, std = (np.asarray(v or d, np.float64) for v, d in ((images.mean, (0.0,)), (images.std, (1.0,))))
+        values = (values.astype(np.float64) * std + mean) / images.pixel_scale
+    pixels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return pixels[..., :: -1 if images.channels == "bgr" else 1]
 
 
 def fitted(image: "Image", height: int | None, width: int | None, images: Preprocessing) -> "Image":
