@@ -298,7 +298,7 @@ def test_the_readmes_links_lead_somewhere() -> None:
 def test_options_that_the_pages_show_exist(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "onnxsparse" / "targets" / "roofline.toml"):
-        for command, rest in re.findall(r"\bonnxsparse ([a-z][a-z-]+)( [^`#\n]*)", page.read_text()):
+        for command, rest in re.findall(r"\bonnxsparse ((?:data )?[a-z][a-z-]+)( [^`#\n]*)", page.read_text()):
             for option in re.findall(r"(?<= )--[a-z][a-z-]+", rest):
-                assert run(command, "--help") == 0
+                assert run(*command.split(), "--help") == 0
                 assert re.search(rf"{option}(?![a-z-])", run.out), f"{page.name}: onnxsparse {command} has no {option}"

@@ -8,7 +8,7 @@ channels = "rgb"
 """
 
 import tomllib
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +25,8 @@ LARGEST_OF_SHARES = 3.0
 PIXEL_SCALE = 1 / 255
 """Factor that makes pixels from 0 to 255 shares from 0 to 1."""
 
+HEADING = "# How images become inputs of a model (docs/data.md); a key that is left out has its default.\n"
+
 Layout = Literal["nchw", "nhwc"]
 
 Fit = Literal["crop", "stretch", "letterbox"]
@@ -37,7 +39,20 @@ def as_fit(given: object) -> object:
 
 Resize = Annotated[Fit, BeforeValidator(as_fit)]
 
+
+def as_numbers(given: object) -> object:
+    """The parts of a text with commas, of which a command line gives one or a tuple; anything else unchanged."""
+    parts = given if isinstance(given, list | tuple) else [given]
+    if not any(isinstance(part, str) and "," in part for part in parts):
+        return given
+    return [number for part in parts for number in str(part).split(",")]
+
+
+Split = BeforeValidator(as_numbers)
+
 Level = Annotated[int, Field(ge=0, le=255)]
+
+Numbers = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Split]
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
@@ -45,22 +60,24 @@ class Preprocessing:
     """How pixels become numbers: (pixel · scale − mean) / std for each channel. Integer inputs get the pixels, 0 to 255,
     unchanged.
 
-    Raises ParamError for a std that is not positive, and for numbers that seem to be meant for another scale.
+    Raises ParamError for a size that is not two numbers, a std that is not positive, and for numbers that seem to be meant for
+    another scale.
     """
 
-    size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    # a tuple of any length, of which a command line accepts 320,320 as one text
+    size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Split] | None = None
     """Height and width in pixels (default: the input's size, else the image's)."""
     resize: Resize = "crop"
     """Fit to the size: the middle cropped, stretched, or shrunk into borders (letterbox)."""
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the shorter side that a crop keeps; 0.875 resizes to 256 and crops 224."""
-    fill: Level | tuple[Level, Level, Level] = 0
+    fill: Annotated[Level | tuple[Level, Level, Level], Split] = 0
     """Grey level of a letterbox's borders, or red, green and blue, 0 to 255."""
     anchor: Literal["center", "top-left"] = "center"
     """Place of the image within a letterbox."""
-    mean: tuple[float, ...] = ()
+    mean: Numbers = ()
     """Subtracted after scaling: one number, or one for each channel (default: 0)."""
-    std: tuple[float, ...] = ()
+    std: Numbers = ()
     """Divisor after that: one number, or one for each channel (default: 1)."""
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Factor of the pixels, which are 0 to 255 (default: 1/255)."""
@@ -70,6 +87,8 @@ class Preprocessing:
     """Order of the channels."""
 
     def __post_init__(self) -> None:
+        if self.size is not None and len(self.size) != 2:
+            raise ParamError("--size takes height and width, as 320,320")
         if any(s <= 0 for s in self.std):
             raise ParamError("--std must be larger than 0")
         if self.scale is None and any(abs(v) > LARGEST_OF_SHARES for v in (*self.mean, *self.std)):
@@ -79,6 +98,10 @@ class Preprocessing:
     def pixel_scale(self) -> float:
         """The factor of the pixels."""
         return PIXEL_SCALE if self.scale is None else self.scale
+
+
+KEYS = tuple(part.name for part in fields(Preprocessing))
+"""The keys of a preprocessing file."""
 
 
 def read_preprocessing(path: Path, option: str = "--preprocess") -> Preprocessing:
@@ -92,9 +115,10 @@ def read_preprocessing(path: Path, option: str = "--preprocess") -> Preprocessin
         raise ParamError(f"{option} {path}: it is not TOML: {error}") from None
     except ValidationError as error:
         found = error.errors()[0]
-        raise ParamError(
-            f"{option} {path}: {'.'.join(map(str, found['loc']))}: {found['msg']} (got {found['input']!r})"
-        ) from None
+        key = str(found["loc"][0]) if found["loc"] else ""
+        if key not in KEYS:
+            raise ParamError(f"{option} {path}: there is no key '{key}'; the keys are {', '.join(KEYS)}") from None
+        raise ParamError(f"{option} {path}: {key}: {found['msg']} (got {found['input']!r})") from None
     except ParamError as error:
         raise ParamError(f"{option} {path}: {error}") from None
 
@@ -102,7 +126,7 @@ def read_preprocessing(path: Path, option: str = "--preprocess") -> Preprocessin
 def preprocessing_toml(found: Preprocessing) -> str:
     """The text of a preprocessing file; what is not set is left out."""
     default = asdict(Preprocessing())
-    return tomli_w.dumps({key: value for key, value in asdict(found).items() if value != default[key]})
+    return HEADING + tomli_w.dumps({key: value for key, value in asdict(found).items() if value != default[key]})
 
 
 PreprocessFile = Annotated[Path, reading(read_preprocessing)]

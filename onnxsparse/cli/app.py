@@ -33,6 +33,15 @@ COMMANDS = {
 """Commands that are more than one pass: name → (where the function is, one line of help). They go before a pass of their name."""
 
 
+GROUPS = {
+    "data": (
+        "Look at data for a model's inputs.",
+        {"check": ("onnxsparse.cli.data_commands:check", "Show what each input of a model gets, as numbers and as pictures.")},
+    ),
+}
+"""Commands of two words: first word → (one line of help, second word → as in COMMANDS)."""
+
+
 class Paragraphs(DefaultFormatter):
     """Help in which the text of an option is one paragraph: the lines of its docstring are joined, without their indent."""
 
@@ -58,8 +67,13 @@ def make_app() -> App:
     )
     for name, (function, summary) in COMMANDS.items():
         app.command(function, name=name, help=summary)
+    for name, (summary, commands) in GROUPS.items():
+        group = App(name=name, help=summary)
+        for inner, (function, line) in commands.items():
+            group.command(function, name=inner, help=line)
+        app.command(group)
     for name, entry in passes().items():
-        if name not in COMMANDS:
+        if name not in COMMANDS and name not in GROUPS:
             app.command(f"onnxsparse.cli.pipeline_commands:{name}", name=name, help=entry.summary)
     return app
 
@@ -130,7 +144,7 @@ def one_line(error: CycloptsError) -> str:
     errors = getattr(error.__cause__, "errors", None)  # pydantic's error, which cyclopts wraps
     if isinstance(error, ValidationError) and errors is not None:
         found = errors()[0]
-        option = "--" + "-".join(str(part) for part in found["loc"]).replace("_", "-")
+        option = f"--{str(found['loc'][0]).replace('_', '-')}"  # what follows is an index, or a branch of a union
         return f"{option}: {found['msg']} (got {found['input']})"
     return str(error)
 

@@ -232,8 +232,9 @@ def imported(arguments: Sequence[str]) -> set[str]:
     return set(done.stderr.split())
 
 
-def test_help_imports_nothing_heavy() -> None:
-    assert not imported(["--help"]) & {"numpy", "onnx", "onnxruntime", "pydantic", "onnxsparse.ir.model"}
+@pytest.mark.parametrize("arguments", [["--help"], ["data", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert not imported(arguments) & {"numpy", "onnx", "onnxruntime", "pydantic", "onnxsparse.ir.model"}
 
 
 def test_weight_types_of_every_kind_survive(run: Run, tmp_path: Path) -> None:
