@@ -1,12 +1,14 @@
 """Samples in npy and npz files. Headers alone are read until a sample is asked for, and one file is held at a time."""
 
 import zipfile
+import zlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -17,6 +19,9 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array, element_dtype
 from onnxsparse.runtime.samples import Indexed
 from onnxsparse.runtime.session import Feeds
+
+READ_ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, SyntaxError, TokenError)
+"""What numpy and zipfile raise for files that are missing or damaged. RuntimeError: encrypted, or compressed in another way."""
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 """Suffixes of files of arrays, in lower case."""
@@ -42,6 +47,15 @@ class Taken:
     def accepts(self, dtype: np.dtype[np.generic]) -> bool:
         """Whether values of a type can be given: integers and floats are converted to another width of the same kind."""
         return dtype == self.dtype or (dtype.kind == self.dtype.kind and dtype.kind in "fiu")
+
+    def converted(self, where: str, values: Array) -> Array:
+        """Values of an accepted type in the input's. Raises ModelError for integers that it cannot hold."""
+        found = np.ascontiguousarray(values, self.dtype).reshape(values.shape)  # which makes an axis for a scalar
+        if self.dtype.kind in "iu" and found.dtype != values.dtype and not np.array_equal(found, values):
+            raise ModelError(
+                f"{where}: input '{self.name}' of {self.model} takes {self.dtype}, which cannot hold the array's values"
+            )
+        return found
 
     def sample_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """The shape of one sample in an array of a shape; None if it does not fit.
@@ -88,8 +102,9 @@ class ArrayFiles(Indexed):
         at = bisect_right(self._ends, index)
         within, held = index - (self._ends[at - 1] if at else 0), self._held[at]
         arrays = self._read(at)
+        where = f"{self.option} {self.files[at]}"
         return {
-            name: np.ascontiguousarray(arrays[array].reshape(held.count, *shape)[within], self._inputs[name].dtype)
+            name: self._inputs[name].converted(where, arrays[array].reshape(held.count, *shape)[within])
             for name, (array, shape) in held.arrays.items()
         }
 
@@ -196,8 +211,8 @@ def read_headers(path: Path, option: str) -> dict[str, Header]:
             with zipfile.ZipFile(file) as archive:
                 members = [name for name in archive.namelist() if name.endswith(".npy")]
                 return {name.removesuffix(".npy"): read_header(archive.open(name)) for name in members}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise unreadable(path, option, error) from None
+    except READ_ERRORS as error:
+        raise unreadable(path, option, error, "it is no npy or npz file") from None
 
 
 def read_header(file: IO[bytes]) -> Header:
@@ -216,13 +231,13 @@ def read_arrays(path: Path, wanted: set[str], option: str = "--data") -> dict[st
             return {path.stem: loaded}
         with loaded:
             return {name: loaded[name] for name in wanted}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise unreadable(path, option, error) from None
+    except READ_ERRORS as error:
+        raise unreadable(path, option, error, "the file is damaged: its header is whole, its content is not") from None
 
 
-def unreadable(path: Path, option: str, error: Exception) -> ModelError:
-    """The error for a file that is missing, may not be read, or is damaged."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no npy or npz file"
+def unreadable(path: Path, option: str, error: Exception, otherwise: str) -> ModelError:
+    """The error for a file that is missing or may not be read; `otherwise`: what else can be the reason."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else otherwise
     return ModelError(f"{option} {path}: {reason}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxsparse.calibration.arrays import fits
 from onnxsparse.calibration.preprocessing import Layout, Preprocessing
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.ir.binding import Shape, fed_inputs, format_shape
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+"""Pillow's names of pixels of more than 8 bits, which it would cut off at 255."""
 
 CHANNEL_COUNTS = (1, 3)
 """Channels of an input that takes images: grey, or red, green and blue."""
@@ -70,9 +74,11 @@ class ImageFiles(Indexed):
         found = f"{self.option}: input '{name}' of {self.model.name} is {format_shape(shape)}"
         layout = layout_of(shape, found, self.images.layout)
         taken = ImageInput(shape, element_dtype(name, inputs[0].type.tensor_type.elem_type), layout)
+        if taken.dtype.kind not in "fiu" or taken.dtype == np.int8:
+            raise ModelError(f"{found} of {taken.dtype}, which pixels are not converted to; give arrays (npz)")
         wanted = self.images.size
         if wanted is not None and any(s not in (None, w) for s, w in zip(taken.size, wanted, strict=True)):
-            raise ParamError(f"{found}, but the size of --preprocess is {format_shape(wanted)}")
+            raise ParamError(f"{found}, but the preprocessing's size is {format_shape(wanted)}")
         return name, taken
 
 
@@ -112,13 +118,16 @@ def layout_of(shape: Shape, found: str, asked: Layout | None) -> Layout:
 def image_array(file: Path, taken: ImageInput, images: Preprocessing, option: str) -> Array:
     """One image as an array of batch 1, in the input's shape, type and layout.
 
-    Raises ModelError for a file that cannot be read as an image, ParamError if `mean` or `std` do not fit the channels.
+    Raises ModelError for a file that cannot be read as an image of 8 bits, or has another size than the input; ParamError if
+    `mean` or `std` do not fit the channels.
     """
     from PIL import Image, UnidentifiedImageError
 
     height, width = taken.size if images.size is None else images.size
     try:
         with Image.open(file) as opened:
+            if opened.mode in DEEP_MODES:
+                raise ModelError(f"{option} {file}: it has more than 8 bits per pixel; convert it, or give arrays")
             pixels = np.asarray(fitted(opened.convert("L" if taken.channels == 1 else "RGB"), height, width, images))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ModelError(f"{option} {file}: it cannot be read as an image ({error})") from None
@@ -129,8 +138,13 @@ def image_array(file: Path, taken: ImageInput, images: Preprocessing, option: st
             raise ParamError(f"{option}: --mean and --std take one number, or one for each of {values.shape[2]} channels")
         scaled = values / np.float32(1 / images.pixel_scale)  # a division by 255 rounds as training code does
         values = (scaled - mean) / std
-    moved = values.transpose(2, 0, 1) if taken.layout == "nchw" else values
-    return np.ascontiguousarray(moved[None], taken.dtype)
+    moved = (values.transpose(2, 0, 1) if taken.layout == "nchw" else values)[None]
+    if not fits(moved.shape, taken.shape):
+        raise ModelError(
+            f"{option} {file}: the image becomes {format_shape(moved.shape)}, the input takes {format_shape(taken.shape)}; "
+            "give both sizes (--input-shape, or size in the preprocessing)"
+        )
+    return np.ascontiguousarray(moved, taken.dtype)
 
 
 def as_pixels(values: Array, images: Preprocessing) -> Array:
@@ -149,10 +163,8 @@ def fitted(image: "Image", height: int | None, width: int | None, images: Prepro
     if height is None or width is None:
         return image
     bilinear = Image.Resampling.BILINEAR
-    if images.resize == "crop" and images.crop_fraction < 1:
-        # keep the middle of the image, of which the shorter side is that fraction
-        image = ImageOps.crop(image, border=tuple(round(side * (1 - images.crop_fraction) / 2) for side in image.size))
-    if image.size == (width, height):
+    cut = images.resize == "crop" and images.crop_fraction < 1
+    if image.size == (width, height) and not cut:
         return image
     if images.resize == "stretch":
         return image.resize((width, height), bilinear)
@@ -161,4 +173,5 @@ def fitted(image: "Image", height: int | None, width: int | None, images: Prepro
         color = (fill,) * 3 if image.mode == "RGB" and isinstance(fill, int) else fill
         centering = (0.5, 0.5) if images.anchor == "center" else (0.0, 0.0)
         return ImageOps.pad(image, (width, height), bilinear, color=color, centering=centering)
-    return ImageOps.fit(image, (width, height), bilinear)
+    # `bleed` is left out at each side, so that the crop keeps that fraction of the shorter side
+    return ImageOps.fit(image, (width, height), bilinear, bleed=(1 - images.crop_fraction) / 2)

@@ -5,6 +5,7 @@ model is loaded which files it will read and write, and whether it can.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -95,10 +96,11 @@ def reading(check: Callable[[Any], object]) -> Role:
 
 def split_key(source: Path) -> tuple[Path, str | None]:
     """The file and the array's name of `F.npz:key`; the name is None for any other path."""
-    file, colon, key = str(source).rpartition(":")
-    if colon and key and file.lower().endswith(".npz") and not source.exists():
-        return Path(file), key
-    return source, None
+    # the first colon after .npz: names of tensors have colons too, as in d.npz:input:0
+    found = re.fullmatch(r"(.*?\.npz):(.+)", str(source), re.IGNORECASE | re.DOTALL)
+    if found is None or source.exists():
+        return source, None
+    return Path(found[1]), found[2]
 
 
 def sample_files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
