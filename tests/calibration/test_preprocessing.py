@@ -38,7 +38,7 @@ class TestFitting:
         assert found[0, 0].tolist() == [[11, 12], [19, 20]]
 
     def test_a_crop_of_an_image_that_has_the_size_already(self, tmp_path: Path) -> None:
-        """As if it were doubled and cropped: a new pixel at the edge is 3/4 · 50 + 1/4 · 9 = 40, at a corner 3/4 · 40 + 1/4 · 9."""
+        """As if it were doubled and cropped: an edge is 3/4 · 50 + 1/4 · 9 = 40, a corner 3/4 · 40 + 1/4 · 9 = 32."""
         values = np.full((4, 4), 9, np.uint8)
         values[1:3, 1:3] = 50
         Image.fromarray(values).save(tmp_path / "p.png")
