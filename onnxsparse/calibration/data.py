@@ -5,7 +5,6 @@
 """
 
 import pickle
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

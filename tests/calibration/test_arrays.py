@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from onnxsparse import Model, ModelError
-from onnxsparse.calibration.data import check_data, data_files, open_data, split_key
+from onnxsparse.calibration.data import check_data, data_files, open_data
+from onnxsparse.ir.option_roles import split_key
 from tests.graphs import FLOAT, INT32, Array, model, node
 
 
