@@ -22,16 +22,19 @@ from onnxsparse.analysis.stored_weights import count_zeros
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, Role
-from onnxsparse.pipeline.base import OPTIONS, StepReport
+from onnxsparse.pipeline.base import OPTIONS, StepReport, budget_bytes
+from onnxsparse.pipeline.learning import Learns, open_test
+from onnxsparse.pruning.application import apply, make_items, split_blockless, stored_axis, why_no_groups
 from onnxsparse.pruning.candidates import Candidate, find_candidates
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
-from onnxsparse.pruning.items import Blocks, Elements, finite_histogram, keep_n_of_m
+from onnxsparse.pruning.items import Elements, finite_histogram, keep_n_of_m
 from onnxsparse.pruning.masks import mask_writer
 from onnxsparse.pruning.plan import Plan, Ranking, plan_by_layer, plan_global, reachable, refuse
 from onnxsparse.pruning.scores import SCORES, Scored, ScoreName
-from onnxsparse.pruning.select import Choice
 from onnxsparse.pruning.sparsity_pattern import BlockPattern, GroupPattern, Pattern, parse_pattern
 from onnxsparse.records import Change, Skip
+from onnxsparse.recovery.recover import Goal, Recovery
+from onnxsparse.runtime.samples import Samples
 
 DEFAULT_TARGET = 0.5
 """sparsity_op without an explicit target."""
@@ -64,8 +67,11 @@ LayerSparsity = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class Prune:
+class Prune(Learns):
     """Zero the weights that matter least until the target is reached.
+
+    With data, each layer gets the density that its effect on the outputs allows, and the weights that remain are fitted to what
+    the dense layers compute.
 
     Without a target, half of the weights' operations are pruned. Existing zeros count and stay, so that the same command
     prunes a fine-tuned model further. File size and speed on a CPU do not change: zeros pay off on hardware that skips
@@ -88,7 +94,8 @@ class Prune:
     pattern: str = "element"
     """Positions of zeros: element (any), 2:4 (N of every M inputs kept), or 4x1 (blocks of outputs x inputs)."""
     protect: Literal["soft", "none"] = "soft"
-    """Protection of stem, depthwise and output layers: pruned only if the target needs it (soft), or as other layers (none)."""
+    """Protection of stem, depthwise and output layers: pruned only if the target needs it (soft), or as other layers (none).
+    Where data is learned from, measurements decide instead."""
     max_layer_sparsity: Annotated[float | None, Field(gt=0, le=1)] = None
     """Highest sparsity of a layer, 0 to 1 (default: four fifths of the way from the target to 1; none with --scope layer)."""
     only: tuple[LayerPattern, ...] = ()
@@ -99,6 +106,10 @@ class Prune:
     """Sparsity of single layers, as PATTERN=VALUE from 0 to 1; 0 leaves them unchanged. The other layers make up for it."""
     partial: bool = False
     """Prune towards --sparsity-op even if the operations of some layers are unknown; only the known ones count."""
+    repair: bool = True
+    """Learn from --data, if it is given; otherwise outputs are only compared on it."""
+    memory: str = "2GB"
+    """Memory for activations while data is learned from, in bytes (KB, MB, GB)."""
     masks: OutputFile | None = None
     """File for the masks (npz: weight name to booleans, True where the weight is kept)."""
 
@@ -106,6 +117,14 @@ class Prune:
         """Raises ParamError for options that do not go together."""
         self._pattern()
         self._layer_cap()
+        budget_bytes(self.memory)
+
+    def split(self, model: Model) -> tuple[Samples | None, Samples | None]:
+        """The samples to learn from and those to judge on; without repair, all are judged on. Raises as `Learns.split` does."""
+        if self.repair:
+            return super().split(model)
+        found = self.data if self.test is None else self.test
+        return None, None if found is None else open_test(found, model, self.preprocessing())
 
     def run(self, model: Model) -> StepReport:
         """Prune `model` in place.
@@ -129,7 +148,9 @@ class Prune:
         if not candidates:
             nothing = "nothing was pruned: no layer has weights that can be pruned; the reasons are listed per layer"
             return StepReport(self.name, skipped=skipped, notes=[nothing], before=before, after=before)
-        if isinstance(pattern, GroupPattern):
+        if self.repair and self.data is not None and not isinstance(pattern, BlockPattern):
+            changes, more, notes = self._recover(model, facts, candidates, pattern)
+        elif isinstance(pattern, GroupPattern):
             changes, more, notes = self._prune_groups(model, candidates, pattern)
         else:
             own_targets = self._own_targets(facts, model)
@@ -251,6 +272,33 @@ class Prune:
             + ", ".join(dict.fromkeys(f"{c.nodes[0]} ({c.protected})" for c in cut))
         ]
 
+    def _recover(
+        self, model: Model, facts: Layers, candidates: Sequence[Candidate], pattern: GroupPattern | None
+    ) -> tuple[list[Change], list[Skip], list[str]]:
+        """Prune with data (`recovery`)."""
+        _, target = self._target
+        before = facts.totals
+        total = before.weight_macs if self._by_operations else before.weights
+        base = (before.zero_macs if self._by_operations else before.zero_weights) or 0
+        own = self._own_targets(facts, model)
+        if self.scope == "layer":
+            own = {node: target for c in candidates for node in c.nodes} | own
+        goal = Goal(
+            need=max(0, math.ceil(target * total) - base),
+            weigh=(lambda c: c.uses) if self._by_operations else (lambda _: 1),
+            target=target,
+            max_sparsity=1.0 if self.max_layer_sparsity is None else self.max_layer_sparsity,
+            own=own,
+            pattern=pattern,
+        )
+        for c in candidates:
+            finite_histogram(Elements(model.weights, c.stored, c.elements), c.nodes[0])
+        learned, judged = self.split(model)
+        assert learned is not None  # there is data
+        recovery = Recovery(model, goal, learned, judged, budget_bytes(self.memory))
+        changes = recovery.run(candidates)
+        return changes, recovery.skipped, recovery.notes
+
     def _prune_groups(
         self, model: Model, candidates: Sequence[Candidate], pattern: GroupPattern
     ) -> tuple[list[Change], list[Skip], list[str]]:
@@ -294,47 +342,3 @@ def require_operations(facts: Layers, model: Model, *, partial: bool) -> None:
 def pattern_needs_target(pattern: Pattern) -> bool:
     """Whether a target says how much is pruned; an N:M pattern fixes the sparsity by itself."""
     return not isinstance(pattern, GroupPattern)
-
-
-def split_blockless(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Skip]]:
-    """Candidates with known output and input axes, in which blocks are defined, and the others with the reason."""
-    blocked = [c for c in candidates if None not in (stored_axis(c, "output"), stored_axis(c, "input"))]
-    reason = "its output and input axes are unknown"
-    return blocked, [Skip(node, reason) for c in candidates if c not in blocked for node in c.nodes]
-
-
-def make_items(model: Model, candidate: Candidate, pattern: BlockPattern | None) -> Elements | Blocks:
-    """The items of a candidate: blocks for a block pattern, else (None) elements."""
-    nonzeros = candidate.elements - candidate.zeros
-    output, inputs = stored_axis(candidate, "output"), stored_axis(candidate, "input")
-    if pattern is None or output is None or inputs is None:
-        return Elements(model.weights, candidate.stored, nonzeros)
-    return Blocks(model.weights, candidate.stored, nonzeros, pattern.rows, pattern.columns, output, inputs)
-
-
-def stored_axis(candidate: Candidate, which: Literal["input", "output"]) -> int | None:
-    """The axis of the stored tensor along which the op's input or output channels lie; None if it is unknown."""
-    axes, seen = candidate.stored.axes, candidate.use.axes
-    if axes is None or seen is None or max(seen.input, seen.output) >= len(axes):
-        return None
-    return axes[seen.input if which == "input" else seen.output]
-
-
-def why_no_groups(model: Model, candidate: Candidate, axis: int | None, pattern: GroupPattern, *, protect: bool) -> str | None:
-    """Why a tensor cannot take an N:M pattern along `axis` (None: unknown); None if it can."""
-    if protect and candidate.protected is not None:
-        return f"protected: {candidate.protected}"
-    if axis is None:
-        return "its input axis is unknown"
-    size = model.weights.shape(candidate.name)[axis]
-    if size % pattern.group:
-        return f"its input axis has {size} elements, not a multiple of {pattern.group}"
-    return None
-
-
-def apply(model: Model, ranking: Ranking, choice: Choice) -> Change:
-    """Zero the chosen items of one tensor; elements and zeros before and after."""
-    candidate = ranking.candidate
-    model.weights.assign_parts(candidate.name, ranking.items.zeroed(choice))
-    after = candidate.zeros + choice.gain
-    return Change(candidate.name, candidate.nodes, candidate.elements, candidate.zeros, after)

@@ -7,7 +7,6 @@
 5. Optionally compare every tensor and output slice with the float model (`quantization.diagnosis`).
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import field
@@ -33,7 +32,7 @@ from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, OutputFolder, reading
 from onnxsparse.ops.spelling import PER_CHANNEL_OPSET, QUANTIZE_OPSET
-from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, WeightBits, described
+from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, WeightBits, budget_bytes, described
 from onnxsparse.pipeline.learning import Learns, given_samples
 from onnxsparse.quantization.activation_ranges import Calibration
 from onnxsparse.quantization.diagnosis.measure import Diagnosis, diagnose
@@ -50,8 +49,6 @@ from onnxsparse.runtime.session import Feeds, processor_notes
 
 NO_DATA = "quantize: give calibration data with --data (npz, or a folder of arrays or images), or --ranges"
 NO_DIAGNOSIS = "quantize: --diagnose needs --data: it runs both models on samples"
-
-BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
 
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
@@ -271,14 +268,6 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise ParamError(f"quantize: {option} {text}: give numbers with commas between them, as 0.485,0.456,0.406") from None
-
-
-def budget_bytes(text: str) -> int:
-    """Bytes of a text such as `512MB` (decimal units). Raises ParamError for another form, or 0."""
-    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMG]?B)\s*", text, re.IGNORECASE)
-    if found is None or not float(found[1]):
-        raise ParamError(f"quantize: --memory {text}: write it as 512MB or 2GB")
-    return int(float(found[1]) * BYTES[found[2].upper()])
 
 
 def raised(model: Model, target: Target) -> tuple[Model, list[str]]:

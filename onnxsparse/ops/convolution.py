@@ -14,6 +14,7 @@ from onnxsparse.ops.facets import Absorb, ChannelRules, FoldRules, Quant, QuantR
 from onnxsparse.ops.folding import conv_outputs, conv_transpose_outputs, scale_conv, scale_conv_transpose
 from onnxsparse.ops.forms import FloatForm, Operand, channels_first, triple
 from onnxsparse.ops.labels import Labels
+from onnxsparse.ops.linear_forms import conv_form, conv_transpose_form
 from onnxsparse.ops.padding import padding_conv
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.shapes import windows
@@ -223,12 +224,13 @@ QLINEAR: Couple = partial(couple_conv, weight=3, per_output=(4, 5, 8))
 INTEGER: Couple = partial(couple_conv, per_output=(3,))
 
 KERNEL = WeightSlot(at=1, axes=conv_axes)
+PLAIN_KERNEL = WeightSlot(at=1, axes=conv_axes, form=conv_form)
 
 SPECS = (
     OpSpec(
         op_type="Conv",
         macs=conv_macs,
-        weights=(KERNEL,),
+        weights=(PLAIN_KERNEL,),
         depthwise=is_depthwise,
         groups=group_count,
         channels=ChannelRules(couple=couple_conv, refit=refit_conv),
@@ -239,7 +241,7 @@ SPECS = (
     OpSpec(
         op_type="ConvTranspose",
         macs=conv_transpose_macs,
-        weights=(WeightSlot(at=1, axes=conv_transpose_axes),),
+        weights=(WeightSlot(at=1, axes=conv_transpose_axes, form=conv_transpose_form),),
         depthwise=is_depthwise_transpose,
         groups=group_count,
         channels=ChannelRules(couple=couple_conv_transpose, refit=refit_conv_transpose),
@@ -284,7 +286,7 @@ SPECS = (
         op_type="FusedConv",
         domain="com.microsoft",
         macs=conv_macs,
-        weights=(KERNEL,),
+        weights=(PLAIN_KERNEL,),
         depthwise=is_depthwise,
         groups=group_count,
         channels=ChannelRules(couple=partial(couple_conv, residual=RESIDUAL), refit=refit_conv),

@@ -22,6 +22,7 @@ from onnxsparse.ops.facets import Absorb, ChannelRules, FoldRules, Quant, QuantR
 from onnxsparse.ops.folding import gemm_outputs, plain_gemm, scale_gemm
 from onnxsparse.ops.forms import FloatForm, Operand, triple
 from onnxsparse.ops.labels import Labels
+from onnxsparse.ops.linear_forms import gemm_right_form, left_form, right_form
 from onnxsparse.ops.masking import mask_range
 from onnxsparse.ops.shapes import arranged, matrix_product
 from onnxsparse.ops.sizes import UnknownFact, known, paired
@@ -225,8 +226,8 @@ FUSED_LEFT: AxesOf = partial(fused_axes, at=0)
 FUSED_RIGHT: AxesOf = partial(fused_axes, at=1)
 QLINEAR_RIGHT: AxesOf = partial(right_axes, at=3)
 
-BOTH_SIDES = (WeightSlot(at=1, axes=right_axes), WeightSlot(at=0, axes=left_axes))
-GEMM_SIDES = (WeightSlot(at=1, axes=gemm_right_axes), WeightSlot(at=0, axes=gemm_left_axes))
+BOTH_SIDES = (WeightSlot(at=1, axes=right_axes, form=right_form), WeightSlot(at=0, axes=left_axes, form=left_form))
+GEMM_SIDES = (WeightSlot(at=1, axes=gemm_right_axes, form=gemm_right_form), WeightSlot(at=0, axes=gemm_left_axes))
 
 SPECS = (
     OpSpec(

@@ -7,6 +7,7 @@ import onnx
 
 from onnxsparse.ir.protos import STANDARD_DOMAINS
 from onnxsparse.ops.facets import ChannelRules, CostRules, FoldRules, Quant, QuantRules, ShapeRules
+from onnxsparse.ops.linear_forms import Form
 from onnxsparse.ops.sizes import UnknownFact
 from onnxsparse.ops.view import OpView
 
@@ -37,6 +38,8 @@ class WeightSlot:
     """Input with the size of one quantization step. None: the weight is not quantized."""
     packed: Callable[[OpView], "Packing"] | None = None
     """How elements of less than a byte are packed. None: the constant's elements are the weight's."""
+    form: Form | None = None
+    """How the op is a matrix product of this weight. None: unknown. Raises UnknownFact."""
 
 
 @dataclass(frozen=True)

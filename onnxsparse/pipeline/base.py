@@ -1,5 +1,6 @@
 """What a pass is: its options, one `run`, and a report of what it did."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,17 @@ def named_target(command: str, default: str | None, /, **given: str | Path | Non
         options = " and ".join(f"--{option} {value}" for option, value in named.items())
         raise ParamError(f"{command}: {options} are two targets; name one")
     return next(iter(named.values()), default)
+
+
+BYTES = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
+
+
+def budget_bytes(text: str) -> int:
+    """Bytes of a text such as `512MB` (decimal units). Raises ParamError for another form, or 0."""
+    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMG]?B)\s*", text, re.IGNORECASE)
+    if found is None or not float(found[1]):
+        raise ParamError(f"--memory {text}: write it as 512MB or 2GB")
+    return int(float(found[1]) * BYTES[found[2].upper()])
 
 
 @dataclass(frozen=True)

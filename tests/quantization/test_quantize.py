@@ -14,8 +14,8 @@ from PIL import Image
 from onnxsparse import ParamError, layers, load
 from onnxsparse.calibration.methods import Method
 from onnxsparse.ir.model import Model
-from onnxsparse.passes.quantize import Quantize, budget_bytes, numbers
-from onnxsparse.pipeline.base import StepReport
+from onnxsparse.passes.quantize import Quantize, numbers
+from onnxsparse.pipeline.base import StepReport, budget_bytes
 from onnxsparse.runtime.session import Feeds, runner
 from tests.commands import Run, files
 from tests.graphs import Array, chain, model, node, weight

@@ -1,0 +1,142 @@
+"""A model that runs over all samples segment by segment, so that each node runs once for each sample.
+
+Between two segments, the values that later nodes need are held for every sample: in memory up to a budget, then in a temporary
+file. The model may be changed after each segment: later nodes see what earlier ones compute with their new weights.
+"""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxsparse.errors import BackendError
+from onnxsparse.ir.binding import fed_inputs
+from onnxsparse.ir.graph import Graph
+from onnxsparse.ir.mapped import byte_view
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.protos import replace_all
+from onnxsparse.ir.weights import Array
+from onnxsparse.runtime.samples import Samples
+from onnxsparse.runtime.session import Runner, runner
+
+Values = dict[str, Array]
+"""Value → array, of one sample."""
+
+
+@dataclass
+class Store:
+    """Arrays of several samples: in memory up to `budget_bytes`, the others in a temporary file that vanishes with them."""
+
+    budget_bytes: int
+    held_bytes: int = 0
+    _spill: "list[tempfile._TemporaryFileWrapper[bytes]]" = field(default_factory=list)
+
+    def keep(self, array: Array) -> Array:
+        """The array itself, or its copy in the temporary file."""
+        if self.held_bytes + array.nbytes <= self.budget_bytes or not array.nbytes:
+            self.held_bytes += array.nbytes
+            return array
+        if not self._spill:
+            self._spill.append(tempfile.NamedTemporaryFile(prefix="onnxsparse-"))  # noqa: SIM115 - it lives as long as the store
+        file = self._spill[0]
+        start = file.seek(0, 2)
+        file.write(byte_view(np.ascontiguousarray(array)))
+        file.flush()
+        return np.memmap(file.name, array.dtype, "r", start, array.shape)
+
+
+class Walk:
+    """A walk of a model's main graph over samples. `at`: the next node; all nodes before it have run.
+
+    Raises ModelError for a sample that does not fit, BackendError if onnxruntime does not run a segment.
+    """
+
+    def __init__(self, model: Model, samples: Samples, budget_bytes: int) -> None:
+        self.model = model
+        self.at = 0
+        self.budget_bytes = budget_bytes
+        self._needed = last_uses(model)
+        self._store = Store(budget_bytes)
+        names = {value.name for value in fed_inputs(model.proto.graph)}
+        self.values: list[Values] = [
+            {name: self._store.keep(array) for name, array in feeds.items() if name in names} for feeds in samples
+        ]
+
+    def advance(self, to: int) -> None:
+        """Run the nodes from `at` to `to`, the latter excluded, on all samples."""
+        if to == self.at:
+            return
+        kept = [name for name in made_in(self.model, self.at, to) if self._needed.get(name, -1) >= to]
+        running = segment(self.model, self.at, to, self.values[0], kept)
+        store = Store(self.budget_bytes)
+        for index, values in enumerate(self.values):
+            passed = {name: array for name, array in values.items() if self._needed.get(name, -1) >= to}
+            made = running.run(used_of(running, values)) if kept else {}
+            self.values[index] = {name: store.keep(array) for name, array in {**passed, **made}.items()}
+        self.at, self._store = to, store
+
+    def fork(self) -> "Walk":
+        """Another walk that stands at the same place and goes on alone."""
+        twin = copy(self)
+        twin.values = list(self.values)
+        return twin
+
+    def outputs(self, model: Model, samples: int) -> list[Values]:
+        """The outputs of the first `samples` samples if all nodes from `at` on run as in `model`, whose nodes are the same."""
+        nodes = len(model.proto.graph.node)
+        names = [output.name for output in model.proto.graph.output]
+        made = [name for name in made_in(model, self.at, nodes) if name in names]
+        running = segment(model, self.at, nodes, self.values[0], made)
+        found = []
+        for values in self.values[:samples]:
+            results = {name: values[name] for name in names if name in values} | running.run(used_of(running, values))
+            found.append({name: results[name] for name in names})
+        return found
+
+
+def last_uses(model: Model) -> dict[str, float]:
+    """Value → index of the last node that uses it; infinite for the model's outputs."""
+    found: dict[str, float] = {name: max(users) for name, users in Graph(model.proto.graph).consumers.items()}
+    return found | dict.fromkeys((output.name for output in model.proto.graph.output), math.inf)
+
+
+def made_in(model: Model, start: int, stop: int) -> list[str]:
+    """The values that the nodes from `start` to `stop`, the latter excluded, produce."""
+    return [name for node in model.proto.graph.node[start:stop] for name in node.output if name]
+
+
+def segment(model: Model, start: int, stop: int, given: Mapping[str, Array], wanted: Sequence[str]) -> Runner:
+    """A session of the nodes from `start` to `stop`, which takes those of the `given` values that it needs.
+
+    Raises BackendError if onnxruntime refuses it, or if a value is no tensor.
+    """
+    twin = model.copy()
+    graph = twin.proto.graph
+    nodes: list[onnx.NodeProto] = list(graph.node[start:stop])
+    replace_all(graph.node, nodes)
+    used = Graph(graph).consumers
+    inputs = []
+    for name, array in given.items():
+        if name not in used:
+            continue
+        if array.dtype == object:
+            raise BackendError(f"'{name}' of {model.name} is no tensor, so that the model cannot run in parts")
+        inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None))
+    weights = {tensor.name for tensor in graph.initializer}
+    # below IR version 4, initializers are listed as inputs
+    listed = [value for value in graph.input if value.name in weights]
+    replace_all(graph.input, [*inputs, *listed])
+    replace_all(graph.output, [onnx.ValueInfoProto(name=name) for name in wanted])
+    del graph.value_info[:]
+    twin.weights.refresh()
+    return runner(twin)
+
+
+def used_of(running: Runner, values: Values) -> Values:
+    """The values that a session takes."""
+    return {value.name: values[value.name] for value in running.session.get_inputs() if value.name in values}

@@ -1,0 +1,73 @@
+"""Inputs of a layer at sampled positions, and their moments."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxsparse.calibration.walk import Walk
+from onnxsparse.errors import ModelError
+from onnxsparse.recovery.units import Floats, Site
+
+Singles = NDArray[np.float32]
+
+POSITIONS = 24_000
+"""Output positions of a layer that are sampled over all samples."""
+
+MOST_BYTES = 256 * 10**6
+"""Largest size of the sampled inputs of one layer, in bytes."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of one layer at sampled positions: groups × positions × columns, and their mean, groups × 1 × columns."""
+
+    centred: Singles
+    mean: Singles
+
+    @property
+    def count(self) -> int:
+        """The number of positions."""
+        return int(self.centred.shape[1])
+
+    @classmethod
+    def of(cls, columns: Singles, *, centre: bool) -> "Inputs":
+        """From columns; `centre`: whether the mean is subtracted, or left as a part of what weights have to match."""
+        mean = columns.mean(1, keepdims=True, dtype=np.float64).astype(np.float32) if centre else np.zeros_like(columns[:, :1])
+        return cls(columns - mean, mean)
+
+    def times(self, other: "Inputs") -> Floats:
+        """The mean products with another version of these inputs: groups × own columns × its columns.
+
+        The means are subtracted before, so that sums in float32 lose nothing that matters.
+        """
+        return (self.centred.swapaxes(1, 2) @ other.centred).astype(np.float64) / self.count
+
+    def moments(self) -> Floats:
+        """Second moments: groups × columns × columns."""
+        return self.times(self)
+
+
+def gather(walk: Walk, site: Site, seed: int) -> Singles:
+    """The columns of a site at sampled positions of all samples of a walk, which stands before its node.
+
+    The same seed gives the same positions, so that versions of a model are compared at the same places. Raises ModelError for NaN
+    and infinite values.
+    """
+    first = walk.values[0][site.data]
+    width = site.form.columns(first, np.zeros(1, np.int64)).size
+    most = min(POSITIONS, max(1, MOST_BYTES // (4 * width)))
+    each = max(1, -(-most // len(walk.values)))
+    parts = []
+    for number, values in enumerate(walk.values):
+        data = values[site.data]
+        positions = site.form.positions(data)
+        rng = np.random.default_rng((seed, site.index, number))
+        places = np.arange(positions) if positions <= each else np.sort(rng.choice(positions, each, replace=False))
+        parts.append(site.form.columns(data, places).astype(np.float32))
+        if not np.isfinite(parts[-1]).all():
+            raise ModelError(
+                f"activation '{site.data}' of {walk.model.name} has NaN or infinite values on sample {number}; give other data, or "
+                "--exclude the layers that read it"
+            )
+    return np.concatenate(parts, axis=1)

@@ -1,0 +1,160 @@
+"""Pruning with data: from candidates and a target to a pruned and repaired model.
+
+1. Find the weights that can be repaired (`units`); the others are pruned by magnitude, each to the target.
+2. Measure what pruning costs each layer (`database`), and allocate densities (`allocation`).
+3. Prune and repair in the order of the model (`repair`).
+4. Compare with the same zeros without repair, on samples that nothing was learned from; the better of both stays.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxsparse.calibration.walk import Walk
+from onnxsparse.errors import ParamError
+from onnxsparse.ir.model import Model
+from onnxsparse.pruning.candidates import Candidate
+from onnxsparse.pruning.items import Elements, finite_histogram
+from onnxsparse.pruning.plan import Ranking, plan_by_layer
+from onnxsparse.pruning.scores import SCORES, Scored
+from onnxsparse.pruning.sparsity_pattern import GroupPattern
+from onnxsparse.records import Change, Skip
+from onnxsparse.recovery.allocation import Choices, allocate
+from onnxsparse.recovery.database import LayerCurve, measure
+from onnxsparse.recovery.patterns import Largest, LargestOfGroups, Mask
+from onnxsparse.recovery.repair import Repair
+from onnxsparse.recovery.units import Unit, find_units
+from onnxsparse.runtime.compare import compare
+from onnxsparse.runtime.samples import Samples
+
+Keeper = Callable[[np.ndarray[tuple[int, ...], np.dtype[np.floating]]], Mask]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What pruning is to reach.
+
+    `need`: operations, or weights, that are to become zero beyond those that are. `weigh`: operations of one element of a
+    candidate; 1 towards a sparsity. `target`: the share that was asked for, 0 to 1; also the sparsity of weights that cannot be
+    repaired. `max_sparsity`: of a layer. `own`: node → sparsity that the caller has set. `pattern`: N of every M inputs, which
+    fixes all.
+    """
+
+    need: int
+    weigh: Callable[[Candidate], int]
+    target: float
+    max_sparsity: float = 1.0
+    own: Mapping[str, float] = field(default_factory=dict)
+    pattern: GroupPattern | None = None
+
+
+@dataclass
+class Recovery:
+    """One run of pruning with data. `model` is changed. `judged`: samples that nothing is learned from; None: no judgement."""
+
+    model: Model
+    goal: Goal
+    learned: Samples
+    judged: Samples | None
+    budget_bytes: int
+    seed: int = 0
+    skipped: list[Skip] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self, candidates: Sequence[Candidate]) -> list[Change]:
+        """Prune and repair. Raises ParamError for a target that cannot be reached, ModelError and BackendError for the model."""
+        dense = self.model.copy()
+        units, self.skipped = find_units(self.model, candidates)
+        others = [c for c in candidates if c not in [unit.candidate for unit in units]]
+        spread = self.learned.pick(np.random.default_rng(self.seed).permutation(len(self.learned)).tolist())
+        changes = self._by_magnitude(others)
+        gained = sum((change.zeros_after - change.zeros_before) * self.goal.weigh(c) for change, c in changes)
+        curves, shared = measure(self.model, units, Walk(self.model, spread, self.budget_bytes), self.seed)
+        keepers = self._keepers(curves, self.goal.need - gained)
+        repair = Repair(self.model, dense, keepers, shared, self.budget_bytes, self.seed)
+        repair.run(units, spread)
+        if repair.few:
+            self.notes.append(f"{repair.few} layers have fewer positions than weights of a row; they were repaired cautiously")
+        self._judge(dense, units, keepers)
+        return [change for change, _ in changes if change.zeros_after > change.zeros_before] + self._changes(units, keepers)
+
+    def _by_magnitude(self, candidates: Sequence[Candidate]) -> list[tuple[Change, Candidate]]:
+        """Prune weights that cannot be repaired, each to its own sparsity or the target."""
+        found = []
+        for candidate in candidates if self.goal.pattern is None else ():
+            items = Elements(self.model.weights, candidate.stored, candidate.elements - candidate.zeros)
+            histogram = finite_histogram(items, candidate.nodes[0])
+            ranking = Ranking(candidate, items, histogram, SCORES["l1"](Scored(histogram, 1.0)), 1)
+            wanted = max((self.goal.own[n] for n in candidate.nodes if n in self.goal.own), default=self.goal.target)
+            (choice,) = plan_by_layer([ranking], [wanted], 1.0).choices
+            self.model.weights.assign_parts(candidate.name, items.zeroed(choice))
+            zeros = candidate.zeros + choice.gain
+            found.append((Change(candidate.name, candidate.nodes, candidate.elements, candidate.zeros, zeros), candidate))
+        return found
+
+    def _keepers(self, curves: Sequence[LayerCurve], need: int) -> dict[str, Keeper]:
+        """Tensor → what may be kept of it; tensors that keep all are left out. Raises ParamError for a target out of reach."""
+        goal = self.goal
+        if goal.pattern is not None:
+            return dict(self._groups(goal.pattern, [curve.unit for curve in curves]))
+        layers, budget = [], -need
+        for curve in curves:
+            candidate = curve.unit.candidate
+            fixed = max((goal.own[n] for n in candidate.nodes if n in goal.own), default=None)
+            layers.append(Choices.of(curve, goal.weigh(candidate), goal.max_sparsity, fixed))
+            budget += (candidate.elements - candidate.zeros) * goal.weigh(candidate)
+        kept = allocate(layers, budget)
+        if kept is None:
+            least = sum(int(layer.kept[0]) * layer.weight for layer in layers)
+            raise ParamError(
+                f"prune: the target {goal.target:g} cannot be reached: at the lowest densities of these layers, {least - budget} "
+                "operations too many remain; lower it, or raise --max-layer-sparsity"
+            )
+        found: dict[str, Keeper] = {}
+        for curve, count in zip(curves, kept, strict=True):
+            candidate = curve.unit.candidate
+            if count < candidate.elements - candidate.zeros:
+                found[candidate.name] = Largest(count, curve.unit.matrix(self.model) != 0)
+        return found
+
+    def _groups(self, pattern: GroupPattern, units: Sequence[Unit]) -> "dict[str, Keeper]":
+        found: dict[str, Keeper] = {}
+        for unit in units:
+            axes = unit.candidate.use.axes
+            columns = unit.matrix(self.model).shape[2]
+            inputs = 0 if axes is None else self.model.weights.shape(unit.candidate.name)[unit.candidate.stored.axes[axes.input]]  # type: ignore[index]  # units have axes
+            inputs = math.gcd(inputs, columns)
+            if inputs == 0 or inputs % pattern.group:
+                reason = f"its input axis has {inputs} elements, not a multiple of {pattern.group}"
+                self.skipped += [Skip(node, reason) for node in unit.candidate.nodes]
+                continue
+            found[unit.candidate.name] = LargestOfGroups(pattern, inputs)
+        return found
+
+    def _judge(self, dense: Model, units: Sequence[Unit], keepers: Mapping[str, Keeper]) -> None:
+        """Compare with the same zeros without repair, and keep the better of both."""
+        if self.judged is None:
+            self.notes.append("the repair was not judged: there is no sample that it did not learn from; give --test")
+            return
+        plain = dense.copy()
+        for unit in units:
+            if unit.candidate.name in keepers:
+                unit.store(plain, np.where(unit.matrix(self.model) != 0, unit.matrix(dense), 0))
+        levels = [compare(dense, model, self.judged).worst_sqnr_db for model in (plain, self.model)]
+        told = ["no figure" if level is None else f"{level:.2f} dB" for level in levels]
+        if None not in levels and levels[1] < levels[0]:  # type: ignore[operator]  # both are numbers
+            self.model.assign(plain)
+            self.notes.append(f"the repair was left out: the worst output or slice has {told[0]} without it, {told[1]} with it")
+            return
+        self.notes.append(f"the worst output or slice of held-out samples has {told[1]}; without the repair {told[0]}")
+
+    def _changes(self, units: Sequence[Unit], keepers: Mapping[str, Keeper]) -> list[Change]:
+        found = []
+        for unit in units:
+            c = unit.candidate
+            zeros = c.elements - int(np.count_nonzero(self.model.weights[c.name]))
+            if c.name in keepers or zeros > c.zeros:
+                found.append(Change(c.name, c.nodes, c.elements, c.zeros, zeros))
+        return found

@@ -1,0 +1,103 @@
+"""The final pass: in the order of the model, choose each layer's kept weights, and fit them to what the dense layer computes.
+
+Two walks go side by side, of the dense model and of the model as pruned so far. At each layer:
+
+1. the inputs of both at the same positions; the wanted outputs are the dense layer's;
+2. the best dense weights for the new inputs, then the kept ones (ALPS), then least squares on them;
+3. the bias takes the difference of the means.
+
+Layers that keep all of their weights are fitted too, once an earlier layer has changed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxsparse.calibration.walk import Walk
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.new_tensors import Additions
+from onnxsparse.progress import tell
+from onnxsparse.recovery.alps import RIDGE, Moments, alive, choose, refit
+from onnxsparse.recovery.inputs import Inputs, gather
+from onnxsparse.recovery.patterns import Mask
+from onnxsparse.recovery.units import Floats, Unit
+from onnxsparse.runtime.samples import Samples
+
+
+@dataclass
+class Repair:
+    """The final pass over `model`, which it changes. `dense`: the model before. `keepers`: unit → what may be kept of it.
+
+    `shared`: H of tensors that several nodes use, measured on the dense model. `notes`: sentences for the user.
+    """
+
+    model: Model
+    dense: Model
+    keepers: Mapping[str, object]
+    shared: Mapping[str, Floats]
+    budget_bytes: int
+    seed: int = 0
+    few: int = 0
+    """Layers with fewer positions than twice their columns."""
+
+    def run(self, units: Sequence[Unit], samples: Samples) -> None:
+        """Prune and fit all units."""
+        first, second = (Walk(model, samples, self.budget_bytes // 2) for model in (self.dense, self.model))
+        changed = False
+        for number, unit in enumerate(units):
+            tell("pruning and repairing layers", number, len(units))
+            keep = self.keepers.get(unit.candidate.name)
+            if keep is None and not changed:
+                continue
+            for walk in (first, second):
+                walk.advance(unit.at)
+            if len(unit.sites) > 1:
+                self._shared(unit, keep)
+            else:
+                self._fit(unit, keep, first, second)
+            changed = True
+
+    def _shared(self, unit: Unit, keep: object) -> None:
+        """Choose and fit a tensor that several nodes use, on the inputs of the dense model."""
+        if not callable(keep):
+            return
+        weight, moments = unit.matrix(self.model), Moments.of(self.shared[unit.candidate.name])
+        unit.store(self.model, refit(weight, choose(weight, moments, keep), moments.h))
+
+    def _fit(self, unit: Unit, keep: object, first: Walk, second: Walk) -> None:
+        site = unit.sites[0]
+        wanted, given = (Inputs.of(gather(walk, site, self.seed), centre=unit.shifts) for walk in (first, second))
+        weight = unit.matrix(self.dense)
+        h, cross = alive(given.moments()), weight @ wanted.times(given)
+        ridge = RIDGE
+        if given.count < 2 * h.shape[1]:
+            self.few += 1
+            ridge *= 2 * h.shape[1] / given.count
+        mask: Mask = weight != 0
+        if callable(keep):
+            best = refit(weight, np.ones_like(mask), h, cross, ridge)
+            mask = choose(best, Moments.of(h), keep, best @ h)
+        fitted = refit(weight, mask, h, cross, ridge)
+        unit.store(self.model, fitted)
+        if unit.shifts:
+            shift = weight @ wanted.mean.swapaxes(1, 2) - fitted @ given.mean.swapaxes(1, 2)
+            add_bias(self.model, unit, shift.reshape(-1))
+
+
+def add_bias(model: Model, unit: Unit, shift: Floats) -> None:
+    """Add a constant to each output row of a unit, in its bias or in a new one."""
+    if unit.bias is not None:
+        held = model.weights[unit.bias]
+        model.weights[unit.bias] = (held.astype(np.float64) + shift.reshape(held.shape)).astype(held.dtype)
+        return
+    at = unit.form.bias_at
+    node = model.proto.graph.node[unit.at]
+    if at is None:
+        return
+    additions = Additions(model)
+    dtype = model.weights[unit.candidate.name].dtype
+    name = additions.constant(f"{unit.candidate.name}.bias", shift.astype(dtype))
+    node.input.extend([""] * (at + 1 - len(node.input)))
+    node.input[at] = name
+    additions.write()

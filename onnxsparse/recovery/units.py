@@ -1,0 +1,137 @@
+"""Weights that can be repaired: where they multiply which activation, and as which matrix."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxsparse.analysis.layers import Survey
+from onnxsparse.ir.model import Model
+from onnxsparse.ops import UnknownFact
+from onnxsparse.ops.linear_forms import LinearForm
+from onnxsparse.pruning.candidates import Candidate
+from onnxsparse.records import Skip
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node that uses a weight. `index`: in the main graph. `data`: the activation that it multiplies."""
+
+    index: int
+    form: LinearForm
+    data: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One weight tensor with all nodes that use it, in order.
+
+    `bias`: the stored tensor that is added to each output row and used by nothing else. `takes_bias`: whether the node has no
+    bias and can get one.
+    """
+
+    candidate: Candidate
+    sites: tuple[Site, ...]
+    bias: str | None = None
+    takes_bias: bool = False
+
+    @property
+    def form(self) -> LinearForm:
+        """The linear form, whose matrices are the same at all sites."""
+        return self.sites[0].form
+
+    @property
+    def at(self) -> int:
+        """The first node that uses it."""
+        return self.sites[0].index
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a constant may be added to its outputs, so that means of its inputs need not be matched by weights."""
+        return self.bias is not None or self.takes_bias
+
+    def matrix(self, model: Model) -> Floats:
+        """Its values as groups × rows × columns."""
+        return self.form.matrix(seen(self.candidate, model)).astype(np.float64)
+
+    def store(self, model: Model, matrix: Floats) -> None:
+        """Replace its values."""
+        axes = self.candidate.stored.axes
+        assert axes is not None  # `find_units` leaves others out
+        held = model.weights[self.candidate.name]
+        shape = tuple(held.shape[axis] for axis in axes)
+        values = self.form.weight(matrix, shape).transpose(np.argsort(axes))
+        model.weights[self.candidate.name] = np.ascontiguousarray(values.astype(held.dtype))
+
+
+def seen(candidate: Candidate, model: Model) -> NDArray[np.generic]:
+    """A weight as its op reads it."""
+    held = model.weights[candidate.name]
+    return held.transpose(candidate.stored.axes)
+
+
+def find_units(model: Model, candidates: Sequence[Candidate]) -> tuple[list[Unit], list[Skip]]:
+    """The candidates that can be repaired, in the order of their first use, and why the others cannot."""
+    survey = Survey(model)
+    nodes = {name: index for index, name in enumerate(survey.context.graph.names)}
+    found: list[Unit] = []
+    skipped: list[Skip] = []
+    for candidate in candidates:
+        try:
+            found.append(unit_of(survey, candidate, nodes))
+        except UnknownFact as reason:
+            skipped += [Skip(node, f"pruned by magnitude, not repaired: {reason}") for node in candidate.nodes]
+    return sorted(found, key=lambda unit: unit.at), skipped
+
+
+def unit_of(survey: Survey, candidate: Candidate, nodes: dict[str, int]) -> Unit:
+    """The unit of a candidate. Raises UnknownFact for one that cannot be repaired."""
+    stored = candidate.stored
+    if stored.scale is not None or stored.zero_point is not None or stored.quantized_later:
+        raise UnknownFact("it is quantized")
+    if stored.axes is None or sorted(stored.axes) != list(range(len(survey.model.weights.shape(stored.name)))):
+        raise UnknownFact("a Reshape is between the stored weight and its op")
+    if any(node not in nodes for node in candidate.nodes):
+        raise UnknownFact("it is in a body or a function")
+    sites = tuple(site for node in candidate.nodes for site in sites_of(survey, stored.name, nodes[node]))
+    if len({(type(site.form), site.form.bias_at is None) for site in sites}) > 1:
+        raise UnknownFact("ops of several kinds use it")
+    bias, takes = None, False
+    if len(sites) == 1:
+        bias, takes = bias_of(survey, sites[0])
+    return Unit(candidate, sites, bias, takes)
+
+
+def sites_of(survey: Survey, tensor: str, index: int) -> Iterator[Site]:
+    """The sites of a tensor in one node. Raises UnknownFact if it has none."""
+    context, node = survey.context, survey.context.nodes[index]
+    spec = context.specs[index]
+    op = survey.view(context.graph, node)
+    found = False
+    for slot in spec.weights if spec is not None else ():
+        held = context.resolver.resolve(context.graph, node.input[slot.at]) if op.has_input(slot.at) else None
+        if held is None or held.name != tensor:
+            continue
+        if slot.form is None:
+            raise UnknownFact(f"how {node.op_type} multiplies is not known as a matrix")
+        form = slot.form(op)
+        found = True
+        yield Site(index, form, node.input[form.data_at])
+    if not found:
+        raise UnknownFact("its op does not read it directly")
+
+
+def bias_of(survey: Survey, site: Site) -> tuple[str | None, bool]:
+    """The stored bias of a node that nothing else uses; and whether the node has none and can get one."""
+    context, node, at = survey.context, survey.context.nodes[site.index], site.form.bias_at
+    if at is None:
+        return None, False
+    if at >= len(node.input) or not node.input[at]:
+        return None, True
+    name = node.input[at]
+    key = context.resolver.constant(context.graph, name)
+    alone = len(context.readers(name)) == 1 and name not in context.outputs and not context.graph.is_default(name)
+    return (key if key is not None and alone and key == name else None), False

@@ -1,0 +1,193 @@
+"""`prune --data`: targets to the element, zeros that stay, and outputs that come back; one line for what cannot be."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxsparse import Model, ParamError, Prune, compare, layers, load
+from onnxsparse.ir.weights import Array
+from onnxsparse.runtime.samples import Samples
+from tests.commands import Run
+from tests.graphs import FLOAT16, chain, model, node, weight
+
+DIGITS = Path(__file__).parents[2] / "sample_models" / "digits.onnx"
+PICTURES = DIGITS.with_name("digits_test.npz")
+
+
+def inputs(count: int, shape: str, seed: int = 0) -> Array:
+    """Correlated inputs: mixtures of a few patterns, as real activations are."""
+    rng = np.random.default_rng(seed)
+    size = tuple(map(int, shape.split("x")))
+    patterns = rng.standard_normal((6, int(np.prod(size))))
+    return (rng.standard_normal((count, 6)) @ patterns).reshape(count, *size[1:]).astype(np.float32)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Callable[[str], Path]:
+    def write(shape: str) -> Path:
+        np.save(tmp_path / "calib.npy", inputs(40, shape))
+        return tmp_path / "calib.npy"
+
+    return write
+
+
+def level(original: Model, pruned: Model, shape: str) -> float:
+    """The SQNR of the outputs in dB on inputs that were not learned from."""
+    (name,) = (value.name for value in original.proto.graph.input)
+    found = compare(original, pruned, Samples([{name: x[None]} for x in inputs(8, shape, 9)])).outputs[0].sqnr_db
+    assert found is not None
+    return found
+
+
+def convolutions() -> Model:
+    """Plain, grouped, depthwise, transposed, with and without bias."""
+    nodes = [
+        node("Conv", "x a ab", "h1", pads=[1, 1, 1, 1]),
+        node("Relu", "h1", "r1"),
+        node("Conv", "r1 b", "h2", group=4),
+        node("Conv", "h2 c cb", "h3", group=8, pads=[1, 1, 1, 1]),
+        node("ConvTranspose", "h3 d", "h4", strides=[2, 2]),
+        node("Conv", "h4 e", "y"),
+    ]
+    weights = {"a": "16x4x3x3", "ab": "16", "b": "8x4x1x1", "c": "8x1x3x3", "cb": "8", "d": "8x6x2x2", "e": "4x6x3x3"}
+    return model(nodes, {"x": "1x4x9x9"}, ["y"], weights)
+
+
+def products() -> Model:
+    """Gemm, MatMul from both sides, and a weight that two nodes use."""
+    nodes = [
+        node("MatMul", "x a", "h1"),
+        node("Tanh", "h1", "t1"),
+        node("MatMul", "t1 s", "h2"),
+        node("Tanh", "h2", "t2"),
+        node("MatMul", "t2 s", "h3"),
+        node("MatMul", "l h3", "h4"),
+        node("Flatten", "h4", "f"),
+        node("Gemm", "f g gb", "y", transB=1),
+    ]
+    weights = {"a": "8x12", "s": "12x12", "l": "10x5", "g": "6x120", "gb": "6"}
+    return model(nodes, {"x": "1x5x8"}, ["y"], weights)
+
+
+@pytest.mark.parametrize(("build", "shape"), [(convolutions, "1x4x9x9"), (products, "1x5x8")])
+def test_the_target_is_met_and_outputs_come_back(build: Callable[[], Model], shape: str, data: Callable[[str], Path]) -> None:
+    original, plain, repaired = build(), build(), build()
+    Prune(sparsity_op=0.5).run(plain)
+    report = Prune(sparsity_op=0.5, data=data(shape)).run(repaired)
+    totals = layers(repaired).totals
+    heaviest = max(w.uses or 0 for layer in layers(original) for w in layer.weights)
+    assert totals.zero_macs is not None
+    assert 0 <= totals.zero_macs - 0.5 * totals.weight_macs <= heaviest
+    assert level(original, repaired, shape) > level(original, plain, shape) + 3
+    assert any("without the repair" in note for note in report.notes)
+    assert {change.tensor for change in report.changes} <= set(original.weights)
+
+
+def test_digits_at_nine_tenths(run: Run, tmp_path: Path) -> None:
+    """In one shot, 80.75 % of the digits are recognised after plain pruning to 90 %."""
+    options = ("--sparsity-op", "0.9", "--data", PICTURES)
+    assert run("prune", DIGITS, tmp_path / "o.onnx", *options) == 0, run.err
+    assert layers(load(tmp_path / "o.onnx")).totals.sparsity_op == pytest.approx(0.9, abs=1e-3)
+    labels = ("--metric", "top1", "--labels", f"{PICTURES}:y", "--max-drop", "2")
+    assert run("compare", DIGITS, tmp_path / "o.onnx", "--test", f"{PICTURES}:x", *labels) == 0, run.err
+
+
+def test_the_same_bytes_twice(run: Run, tmp_path: Path, data: Callable[[str], Path]) -> None:
+    onnx.save(chain(3, 8, 16, 4), tmp_path / "in.onnx")
+    for name in ("a.onnx", "b.onnx"):
+        assert run("prune", tmp_path / "in.onnx", tmp_path / name, "--data", data("1x3x8x8")) == 0, run.err
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_zeros_stay_and_excluded_layers_are_untouched(data: Callable[[str], Path]) -> None:
+    built = convolutions()
+    array = built.weights["a"].copy()
+    array[:, ::2] = 0
+    built.weights["a"] = array
+    held = built.weights["e"].copy()
+    Prune(sparsity_op=0.35, data=data("1x4x9x9"), exclude=(layers(built)[4].node,)).run(built)
+    assert not built.weights["a"][:, ::2].any()
+    assert np.array_equal(built.weights["e"], held)
+
+
+def test_layers_keep_what_the_caller_says(data: Callable[[str], Path]) -> None:
+    built = convolutions()
+    first, second = layers(built)[0].node, layers(built)[1].node
+    Prune(sparsity_op=0.5, data=data("1x4x9x9"), layer_sparsity=(f"{first}=0.25", f"{second}=0"), max_layer_sparsity=0.9).run(
+        built
+    )
+    found = {layer.node: layer.sparsity for layer in layers(built)}
+    assert found[first] == 0.25
+    assert found[second] == 0
+    assert max(value or 0 for value in found.values()) <= 0.9
+
+
+def test_two_of_four(data: Callable[[str], Path]) -> None:
+    original, plain, built = convolutions(), convolutions(), convolutions()
+    Prune(pattern="2:4", protect="none").run(plain)
+    report = Prune(pattern="2:4", data=data("1x4x9x9")).run(built)
+    assert (np.count_nonzero(built.weights["a"].reshape(16, 1, 4, 9), axis=2) == 2).all()
+    assert any("not a multiple of 4" in skip.reason for skip in report.skipped)
+    assert level(original, built, "1x4x9x9") > level(original, plain, "1x4x9x9")
+
+
+def test_halves_are_pruned_in_floats_and_stay_halves(data: Callable[[str], Path], tmp_path: Path) -> None:
+    nodes = [node("Conv", "x a", "h"), node("Relu", "h", "r"), node("Conv", "r b", "y")]
+    weights = {"a": weight("8x4x3x3").astype(np.float16), "b": weight("4x8x3x3").astype(np.float16)}
+    built = model(nodes, {"x": ("1x4x9x9", FLOAT16)}, ["y"], weights)
+    np.save(tmp_path / "half.npy", inputs(20, "1x4x9x9").astype(np.float16))
+    Prune(sparsity_op=0.5, data=tmp_path / "half.npy").run(built)
+    assert built.weights["a"].dtype == np.float16
+    assert layers(built).totals.sparsity_op == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_new_bias_goes_where_there_was_none(data: Callable[[str], Path]) -> None:
+    """Inputs with a mean: what removed weights contributed on average goes into biases."""
+    built = model([node("Conv", "x a", "y")], {"x": "1x4x9x9"}, ["y"], {"a": "8x4x3x3"})
+    np.save(path := data("1x4x9x9"), inputs(40, "1x4x9x9") * 0.1 + 3)
+    original = built.copy()
+    Prune(sparsity_op=0.6, data=path).run(built)
+    assert len(built.proto.graph.node[0].input) == 3
+    feeds = [{"x": inputs(1, "1x4x9x9", 5) * np.float32(0.1) + np.float32(3)}]
+    found = compare(original, built, Samples(feeds)).outputs[0].sqnr_db
+    assert found is not None
+    assert found > 20
+
+
+def test_no_repair_only_compares(run: Run, source: Path, tmp_path: Path, data: Callable[[str], Path]) -> None:
+    assert run("prune", source, tmp_path / "a.onnx", "--no-compare") == 0
+    assert run("prune", source, tmp_path / "b.onnx", "--data", data("1x3x8x8"), "--no-repair") == 0, run.err
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert "judged on 40 samples" in run.out
+
+
+class TestBadInput:
+    def test_one_sample_is_not_judged(self, run: Run, source: Path, tmp_path: Path) -> None:
+        np.save(tmp_path / "one.npy", inputs(1, "1x3x8x8"))
+        assert run("prune", source, tmp_path / "o.onnx", "--data", tmp_path / "one.npy") == 0, run.err
+        assert "the repair was not judged: there is no sample that it did not learn from; give --test" in run.out
+
+    def test_data_of_another_size(self, run: Run, source: Path, tmp_path: Path) -> None:
+        np.save(tmp_path / "c.npy", inputs(4, "1x3x9x9"))
+        assert "takes 1x3x8x8, the array is 4x3x9x9" in run.fails(
+            1, "prune", source, tmp_path / "o.onnx", "--data", tmp_path / "c.npy"
+        )
+
+    def test_nan(self, run: Run, source: Path, tmp_path: Path) -> None:
+        values = inputs(4, "1x3x8x8")
+        values[0, 0, 0, 0] = np.nan
+        np.save(tmp_path / "c.npy", values)
+        line = run.fails(1, "prune", source, tmp_path / "o.onnx", "--data", tmp_path / "c.npy")
+        assert "has NaN or infinite values" in line
+
+    def test_a_target_out_of_reach(self, data: Callable[[str], Path]) -> None:
+        with pytest.raises(ParamError, match=r"the target 0\.99 cannot be reached"):
+            Prune(sparsity_op=0.99, data=data("1x4x9x9")).run(convolutions())
+
+    def test_nothing_to_prune(self, tmp_path: Path) -> None:
+        built = model([node("Relu", "x", "y")], {"x": "1x4"})
+        np.save(tmp_path / "c.npy", np.ones((3, 4), np.float32))
+        assert "nothing was pruned" in Prune(data=tmp_path / "c.npy", sparsity=0.5).run(built).notes[0]
