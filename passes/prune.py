@@ -108,6 +108,8 @@ class Prune(Learns):
     """Prune towards --sparsity-op even if the operations of some layers are unknown; only the known ones count."""
     repair: bool = True
     """Learn from --data, if it is given; otherwise outputs are only compared on it."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the positions at which activations are sampled."""
     memory: str = "2GB"
     """Memory for activations while data is learned from, in bytes (KB, MB, GB)."""
     masks: OutputFile | None = None
@@ -295,7 +297,7 @@ class Prune(Learns):
             finite_histogram(Elements(model.weights, c.stored, c.elements), c.nodes[0])
         learned, judged = self.split(model)
         assert learned is not None  # there is data
-        recovery = Recovery(model, goal, learned, judged, budget_bytes(self.memory))
+        recovery = Recovery(model, goal, learned, judged, budget_bytes(self.memory), self.seed)
         changes = recovery.run(candidates)
         return changes, recovery.skipped, recovery.notes
 

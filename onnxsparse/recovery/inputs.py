@@ -67,7 +67,7 @@ def gather(walk: Walk, site: Site, seed: int) -> Singles:
         parts.append(site.form.columns(data, places).astype(np.float32))
         if not np.isfinite(parts[-1]).all():
             raise ModelError(
-                f"activation '{site.data}' of {walk.model.name} has NaN or infinite values on sample {number}; give other data, or "
-                "--exclude the layers that read it"
+                f"activation '{site.data}' of {walk.model.name} has NaN or infinite values on sample {number}; give other data, "
+                "or --exclude the layers that read it"
             )
     return np.concatenate(parts, axis=1)
