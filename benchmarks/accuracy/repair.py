@@ -1,9 +1,11 @@
 """Accuracy of an image classifier after pruning with data: top-1 by target, over several seeds, and how long it takes.
 
-    python -m benchmarks.accuracy.repair MODEL.onnx CALIB.npz TEST.npz --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --out TABLE.md
+    python -m benchmarks.accuracy.repair MODEL.onnx CALIB.npz TEST.npz --out TABLE.md \\
+        --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225
 
-CALIB.npz holds `x` (uint8, N x H x W x C), TEST.npz also `y` (labels). The figures in benchmarks/results/resnet20-repair.md are of a
-ResNet-20 with batch normalisation folded, pruned with 512 pictures of CIFAR-10, tested on 2000 others; none of them are shipped.
+CALIB.npz holds `x` (uint8, N x H x W x C), TEST.npz also `y` (labels). The figures in benchmarks/results/resnet20-repair.md are
+of a ResNet-20 with batch normalisation folded, pruned with 512 pictures of CIFAR-10 and tested on 2000 others, none of which
+this project ships.
 """
 
 import argparse
@@ -25,8 +27,8 @@ SEEDS = (0, 1, 2)
 def prepared(pictures: NDArray[np.uint8], mean: list[float], std: list[float]) -> NDArray[np.float32]:
     """Pictures as the network takes them: N x C x H x W."""
     shares = pictures.astype(np.float32) / 255
-    found: NDArray[np.float32] = ((shares - np.array(mean, np.float32)) / np.array(std, np.float32)).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(found)
+    found = (shares - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return np.ascontiguousarray(found.transpose(0, 3, 1, 2), np.float32)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from onnxsparse.calibration.walk import Walk
 from onnxsparse.errors import ParamError
@@ -65,6 +66,11 @@ class Recovery:
 
     def run(self, candidates: Sequence[Candidate]) -> list[Change]:
         """Prune and repair. Raises ParamError for a target that cannot be reached, ModelError and BackendError for the model."""
+        # sums depend on the number of threads; and most matrices are so small that threads cost more than they gain
+        with threadpool_limits(limits=1, user_api="blas"):
+            return self._run(candidates)
+
+    def _run(self, candidates: Sequence[Candidate]) -> list[Change]:
         dense = self.model.copy()
         units, self.skipped = find_units(self.model, candidates)
         others = [c for c in candidates if c not in [unit.candidate for unit in units]]

@@ -16,6 +16,10 @@ from onnxsparse.records import Skip
 Floats = NDArray[np.float64]
 
 
+MOST_WORK = 1_500_000_000
+"""Largest product of elements and columns of a layer, to which the time of a repair is proportional: minutes at this limit."""
+
+
 @dataclass(frozen=True)
 class Site:
     """A node that uses a weight. `index`: in the main graph. `data`: the activation that it multiplies."""
@@ -99,6 +103,9 @@ def unit_of(survey: Survey, candidate: Candidate, nodes: dict[str, int]) -> Unit
     sites = tuple(site for node in candidate.nodes for site in sites_of(survey, stored.name, nodes[node]))
     if len({(type(site.form), site.form.bias_at is None) for site in sites}) > 1:
         raise UnknownFact("ops of several kinds use it")
+    matrix = sites[0].form.matrix(seen(candidate, survey.model))
+    if matrix.size * matrix.shape[2] > MOST_WORK:
+        raise UnknownFact(f"its matrix of {matrix.shape[1]} × {matrix.shape[2]} is too large")
     bias, takes = None, False
     if len(sites) == 1:
         bias, takes = bias_of(survey, sites[0])

@@ -22,15 +22,15 @@ def inputs(count: int, shape: str, seed: int = 0) -> NDArray[np.float32]:
     """Correlated inputs: mixtures of a few patterns, as real activations are."""
     rng = np.random.default_rng(seed)
     size = tuple(map(int, shape.split("x")))
-    patterns = rng.standard_normal((6, int(np.prod(size))))
-    found: NDArray[np.float32] = (rng.standard_normal((count, 6)) @ patterns).reshape(count, *size[1:]).astype(np.float32)
+    patterns = np.random.default_rng(1).standard_normal((20, int(np.prod(size))))
+    found: NDArray[np.float32] = (rng.standard_normal((count, 20)) @ patterns).reshape(count, *size[1:]).astype(np.float32)
     return found
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Callable[[str], Path]:
     def write(shape: str) -> Path:
-        np.save(tmp_path / "calib.npy", inputs(40, shape))
+        np.save(tmp_path / "calib.npy", inputs(100, shape))
         return tmp_path / "calib.npy"
 
     return write
@@ -163,7 +163,7 @@ def test_no_repair_only_compares(run: Run, source: Path, tmp_path: Path, data: C
     assert run("prune", source, tmp_path / "a.onnx", "--no-compare") == 0
     assert run("prune", source, tmp_path / "b.onnx", "--data", data("1x3x8x8"), "--no-repair") == 0, run.err
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-    assert "judged on 40 samples" in run.out
+    assert "judged on 100 samples" in run.out
 
 
 class TestBadInput:
@@ -193,3 +193,18 @@ class TestBadInput:
         built = model([node("Relu", "x", "y")], {"x": "1x4"})
         np.save(tmp_path / "c.npy", np.ones((3, 4), np.float32))
         assert "nothing was pruned" in Prune(data=tmp_path / "c.npy", sparsity=0.5).run(built).notes[0]
+
+
+def test_what_cannot_be_repaired_is_pruned_by_magnitude_and_named(
+    data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxsparse.recovery.units.MOST_WORK", 16 * 36 * 36 - 1)
+    built = convolutions()
+    first = layers(built)[0].node
+    report = Prune(sparsity_op=0.5, data=data("1x4x9x9")).run(built)
+    assert [(s.node, s.reason) for s in report.skipped if "too large" in s.reason] == [
+        (first, "pruned by magnitude, not repaired: its matrix of 16 × 36 is too large")
+    ]
+    held, dense = built.weights["a"], convolutions().weights["a"]
+    assert np.array_equal(held, np.where(np.abs(dense) > np.median(np.abs(dense)), dense, 0))
+    assert layers(built).totals.sparsity_op == pytest.approx(0.5, abs=0.02)

@@ -7,7 +7,7 @@ from onnxsparse import Model
 from onnxsparse.calibration.walk import Walk
 from onnxsparse.runtime.inputs import seeded_samples
 from onnxsparse.runtime.samples import Samples
-from onnxsparse.runtime.session import runner
+from onnxsparse.runtime.session import Feeds, runner
 from tests.bodies import if_model
 from tests.graphs import INT64, chain, model, node
 
@@ -56,7 +56,7 @@ def test_later_nodes_see_changed_weights() -> None:
 
 def test_samples_of_different_sizes() -> None:
     built = model([node("Relu", "x", "r"), node("MatMul", "r w", "y")], {"x": "Nx4"}, ["y"], {"w": "4x3"})
-    feeds = [{"x": np.ones((rows, 4), np.float32)} for rows in (1, 5, 2)]
+    feeds: list[Feeds] = [{"x": np.ones((rows, 4), np.float32)} for rows in (1, 5, 2)]
     walk = Walk(built, Samples(feeds), 0)
     walk.advance(1)
     assert [values["y"].shape for values in walk.outputs(built, 3)] == [(1, 3), (5, 3), (2, 3)]
