@@ -23,14 +23,13 @@ from onnxsparse.pruning.scores import SCORES, Scored
 from onnxsparse.pruning.sparsity_pattern import GroupPattern
 from onnxsparse.records import Change, Skip
 from onnxsparse.recovery.allocation import Choices, allocate
+from onnxsparse.recovery.alps import Keep
 from onnxsparse.recovery.database import LayerCurve, measure
-from onnxsparse.recovery.patterns import Largest, LargestOfGroups, Mask
+from onnxsparse.recovery.patterns import Largest, LargestOfGroups
 from onnxsparse.recovery.repair import Repair
 from onnxsparse.recovery.units import Unit, find_units
 from onnxsparse.runtime.compare import compare
 from onnxsparse.runtime.samples import Samples
-
-Keeper = Callable[[np.ndarray[tuple[int, ...], np.dtype[np.floating]]], Mask]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +71,13 @@ class Recovery:
 
     def _run(self, candidates: Sequence[Candidate]) -> list[Change]:
         dense = self.model.copy()
-        units, self.skipped = find_units(self.model, candidates)
+        units, skipped = find_units(self.model, candidates)
+        done = "pruned by magnitude, not repaired" if self.goal.pattern is None else "left dense"
+        self.skipped = [Skip(skip.node, f"{done}: {skip.reason}") for skip in skipped]
         others = [c for c in candidates if c not in [unit.candidate for unit in units]]
         spread = self.learned.pick(np.random.default_rng(self.seed).permutation(len(self.learned)).tolist())
         changes = self._by_magnitude(others)
+        plain = self.model.copy()  # gets the same zeros, and no repair
         gained = sum((change.zeros_after - change.zeros_before) * self.goal.weigh(c) for change, c in changes)
         curves, shared = measure(self.model, units, Walk(self.model, spread, self.budget_bytes), self.seed)
         keepers = self._keepers(curves, self.goal.need - gained)
@@ -83,7 +85,10 @@ class Recovery:
         repair.run(units, spread)
         if repair.few:
             self.notes.append(f"{repair.few} layers have fewer positions than weights of a row; they were repaired cautiously")
-        self._judge(dense, units, keepers)
+        for unit in units:
+            if unit.candidate.name in keepers:
+                unit.store(plain, np.where(unit.matrix(self.model) != 0, unit.matrix(dense), 0))
+        self._judge(dense, plain)
         return [change for change, _ in changes if change.zeros_after > change.zeros_before] + self._changes(units, keepers)
 
     def _by_magnitude(self, candidates: Sequence[Candidate]) -> list[tuple[Change, Candidate]]:
@@ -100,7 +105,7 @@ class Recovery:
             found.append((Change(candidate.name, candidate.nodes, candidate.elements, candidate.zeros, zeros), candidate))
         return found
 
-    def _keepers(self, curves: Sequence[LayerCurve], need: int) -> dict[str, Keeper]:
+    def _keepers(self, curves: Sequence[LayerCurve], need: int) -> dict[str, Keep]:
         """Tensor → what may be kept of it; tensors that keep all are left out. Raises ParamError for a target out of reach."""
         goal = self.goal
         if goal.pattern is not None:
@@ -118,15 +123,15 @@ class Recovery:
                 f"prune: the target {goal.target:g} cannot be reached: at the lowest densities of these layers, {least - budget} "
                 "operations too many remain; lower it, or raise --max-layer-sparsity"
             )
-        found: dict[str, Keeper] = {}
+        found: dict[str, Keep] = {}
         for curve, count in zip(curves, kept, strict=True):
             candidate = curve.unit.candidate
             if count < candidate.elements - candidate.zeros:
                 found[candidate.name] = Largest(count, curve.unit.matrix(self.model) != 0)
         return found
 
-    def _groups(self, pattern: GroupPattern, units: Sequence[Unit]) -> "dict[str, Keeper]":
-        found: dict[str, Keeper] = {}
+    def _groups(self, pattern: GroupPattern, units: Sequence[Unit]) -> "dict[str, Keep]":
+        found: dict[str, Keep] = {}
         for unit in units:
             axes = unit.candidate.use.axes
             columns = unit.matrix(self.model).shape[2]
@@ -139,15 +144,11 @@ class Recovery:
             found[unit.candidate.name] = LargestOfGroups(pattern, inputs)
         return found
 
-    def _judge(self, dense: Model, units: Sequence[Unit], keepers: Mapping[str, Keeper]) -> None:
-        """Compare with the same zeros without repair, and keep the better of both."""
+    def _judge(self, dense: Model, plain: Model) -> None:
+        """Compare with the same zeros without repair, `plain`, and keep the better of both."""
         if self.judged is None:
             self.notes.append("the repair was not judged: there is no sample that it did not learn from; give --test")
             return
-        plain = dense.copy()
-        for unit in units:
-            if unit.candidate.name in keepers:
-                unit.store(plain, np.where(unit.matrix(self.model) != 0, unit.matrix(dense), 0))
         levels = [compare(dense, model, self.judged).worst_sqnr_db for model in (plain, self.model)]
         told = ["no figure" if level is None else f"{level:.2f} dB" for level in levels]
         if None not in levels and levels[1] < levels[0]:  # type: ignore[operator]  # both are numbers
@@ -156,7 +157,7 @@ class Recovery:
             return
         self.notes.append(f"the worst output or slice of held-out samples has {told[1]}; without the repair {told[0]}")
 
-    def _changes(self, units: Sequence[Unit], keepers: Mapping[str, Keeper]) -> list[Change]:
+    def _changes(self, units: Sequence[Unit], keepers: Mapping[str, Keep]) -> list[Change]:
         found = []
         for unit in units:
             c = unit.candidate

@@ -18,7 +18,7 @@ from onnxsparse.calibration.walk import Walk
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.progress import tell
-from onnxsparse.recovery.alps import RIDGE, Moments, alive, choose, refit
+from onnxsparse.recovery.alps import RIDGE, Keep, Moments, alive, choose, refit
 from onnxsparse.recovery.inputs import Inputs, gather
 from onnxsparse.recovery.patterns import Mask
 from onnxsparse.recovery.units import Floats, Unit
@@ -27,14 +27,14 @@ from onnxsparse.runtime.samples import Samples
 
 @dataclass
 class Repair:
-    """The final pass over `model`, which it changes. `dense`: the model before. `keepers`: unit → what may be kept of it.
+    """The final pass over `model`, which it changes. `dense`: the model before. `keepers`: tensor → what may be kept of it.
 
     `shared`: H of tensors that several nodes use, measured on the dense model. `notes`: sentences for the user.
     """
 
     model: Model
     dense: Model
-    keepers: Mapping[str, object]
+    keepers: Mapping[str, Keep]
     shared: Mapping[str, Floats]
     budget_bytes: int
     seed: int = 0
@@ -58,14 +58,14 @@ class Repair:
                 self._fit(unit, keep, first, second)
             changed = True
 
-    def _shared(self, unit: Unit, keep: object) -> None:
+    def _shared(self, unit: Unit, keep: Keep | None) -> None:
         """Choose and fit a tensor that several nodes use, on the inputs of the dense model."""
-        if not callable(keep):
+        if keep is None:
             return
         weight, moments = unit.matrix(self.model), Moments.of(self.shared[unit.candidate.name])
         unit.store(self.model, refit(weight, choose(weight, moments, keep), moments.h))
 
-    def _fit(self, unit: Unit, keep: object, first: Walk, second: Walk) -> None:
+    def _fit(self, unit: Unit, keep: Keep | None, first: Walk, second: Walk) -> None:
         site = unit.sites[0]
         wanted, given = (Inputs.of(gather(walk, site, self.seed), centre=unit.shifts) for walk in (first, second))
         weight = unit.matrix(self.dense)
@@ -75,7 +75,7 @@ class Repair:
             self.few += 1
             ridge *= 2 * h.shape[1] / given.count
         mask: Mask = weight != 0
-        if callable(keep):
+        if keep is not None:
             best = refit(weight, np.ones_like(mask), h, cross, ridge)
             mask = choose(best, Moments.of(h), keep, best @ h)
         fitted = refit(weight, mask, h, cross, ridge)

@@ -87,7 +87,7 @@ def find_units(model: Model, candidates: Sequence[Candidate]) -> tuple[list[Unit
         try:
             found.append(unit_of(survey, candidate, nodes))
         except UnknownFact as reason:
-            skipped += [Skip(node, f"pruned by magnitude, not repaired: {reason}") for node in candidate.nodes]
+            skipped += [Skip(node, str(reason)) for node in candidate.nodes]
     return sorted(found, key=lambda unit: unit.at), skipped
 
 

@@ -208,3 +208,17 @@ def test_what_cannot_be_repaired_is_pruned_by_magnitude_and_named(
     held, dense = built.weights["a"], convolutions().weights["a"]
     assert np.array_equal(held, np.where(np.abs(dense) > np.median(np.abs(dense)), dense, 0))
     assert layers(built).totals.sparsity_op == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_repair_that_harms_is_left_out_and_the_target_stays(data: Callable[[str], Path], tmp_path: Path) -> None:
+    """Learned from inputs that are nothing like those that are judged on."""
+    np.save(tmp_path / "learn.npy", np.repeat(inputs(1, "1x4x9x9"), 6, axis=0) * 1e-3)
+    np.save(tmp_path / "judge.npy", np.random.default_rng(8).standard_normal((6, 4, 9, 9)).astype(np.float32))
+    built, dense = convolutions(), convolutions()
+    report = Prune(sparsity_op=0.5, data=tmp_path / "learn.npy", test=tmp_path / "judge.npy").run(built)
+    assert any("the repair was left out" in note for note in report.notes)
+    assert layers(built).totals.sparsity_op == pytest.approx(0.5, abs=0.01)
+    for name in "abcde":
+        held = built.weights[name]
+        assert np.array_equal(held, np.where(held != 0, dense.weights[name], 0))
+    assert [len(n.input) for n in built.proto.graph.node] == [len(n.input) for n in dense.proto.graph.node]
