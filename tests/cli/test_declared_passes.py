@@ -45,7 +45,7 @@ def test_an_option_of_a_pass_replaces_one_of_running_with_its_name(run: Run, fol
     assert run("toy", "in.onnx", "o.onnx", "--data", "no file") == 0, run.err
     assert commands.pass_command("toy").__annotations__["running"] is CustomOps
     assert commands.pass_command("quantize").__annotations__["running"] is CustomOps
-    assert commands.pass_command("prune").__annotations__["running"] is Running
+    assert commands.pass_command("fold").__annotations__["running"] is Running
 
 
 def test_help_joins_the_lines_of_a_docstring(run: Run, toy: None, monkeypatch: pytest.MonkeyPatch) -> None:
