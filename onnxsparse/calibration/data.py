@@ -83,6 +83,17 @@ def files_of(source: Path, model: Model, images: Preprocessing, option: str) -> 
     return ArrayFiles(tuple(arrays), model, key, option)
 
 
+def holds_images(source: Path) -> bool:
+    """Whether a path stands for an image or a folder of images."""
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in data_files(source))
+
+
+def for_source(images: Preprocessing, source: Path, other: Path | None) -> Preprocessing:
+    """The preprocessing of a source beside another: none of arrays, if the preprocessing is for the images of the other."""
+    meant_for_other = other is not None and holds_images(other) and not holds_images(source)
+    return Preprocessing() if meant_for_other else images
+
+
 def load_samples(path: str | Path, model: Model) -> Samples:
     """Samples for `compare` from an npz or npy file, an image, or a folder of arrays or images. Raises as `open_data` does."""
     found = open_data(Path(path), model)

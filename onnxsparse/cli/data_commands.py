@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from onnxsparse.calibration.contact_sheet import Sheet, contact_sheet
-from onnxsparse.calibration.data import DataFiles, open_data
+from onnxsparse.calibration.data import DataFiles, for_source, open_data
 from onnxsparse.calibration.inspection import inspect_data
 from onnxsparse.calibration.preprocessing import PreprocessFile, Preprocessing, preprocessing_toml, read_preprocessing
 from onnxsparse.cli.jobs import Json, Sizes
@@ -107,9 +107,10 @@ def check_sheet(checking: Checking) -> None:
 
 def opened(checking: Checking, images: Preprocessing, model: Model) -> dict[str, Samples]:
     """`data`, and `test` if it is given, with their samples. Raises ParamError and ModelError as `open_data` does."""
-    parts = {"data": open_data(checking.data, model, images)}
-    if checking.test is not None:
-        parts["test"] = open_data(checking.test, model, images, option="--test")
+    data, test = checking.data, checking.test
+    parts = {"data": open_data(data, model, for_source(images, data, test))}
+    if test is not None:
+        parts["test"] = open_data(test, model, for_source(images, test, data), option="--test")
     return parts
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product as combinations
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,17 +51,51 @@ Form = Callable[[OpView], LinearForm]
 
 
 @dataclass(frozen=True)
-class ConvForm:
-    """Conv: activation N × C × positions, weight M × C/groups × kernel. Columns are C/groups × kernel, in this order."""
+class WindowForm:
+    """Ops that slide a kernel over an activation, N × C × positions. Columns are C/groups × kernel, in this order."""
 
     groups: int
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     begins: tuple[int, ...]
+    """Padding before the first element of each axis."""
     outputs: tuple[int, ...]
+    """Output positions along each axis."""
     data_at: int = 0
     bias_at: int | None = 2
+
+    def positions(self, data: Values) -> int:
+        """Batch × output positions."""
+        return int(data.shape[0]) * math.prod(self.outputs)
+
+    def columns(self, data: Values, places: Places) -> Values:
+        """The elements that meet the kernel at these output positions; zeros where none does."""
+        batch, *at = np.unravel_index(places, (data.shape[0], *self.outputs))
+        taps = np.array(list(combinations(*map(range, self.kernel))), np.int64).reshape(-1, len(self.kernel))
+        found, inside = [], np.ones((places.size, taps.shape[0]), bool)
+        for axis, position in enumerate(at):
+            index, exists = self.met(axis, position[:, None], taps[:, axis])
+            inside &= exists & (index >= 0) & (index < data.shape[2 + axis])
+            found.append(np.clip(index, 0, data.shape[2 + axis] - 1))
+        # places × taps × channels
+        met: tuple[Any, ...] = (batch[:, None], slice(None), *found)
+        picked = np.where(inside[:, :, None], data[met], 0)
+        return grouped(picked, self.groups)
+
+    def met(self, axis: int, position: Places, tap: Places) -> tuple[Places, NDArray[np.bool_]]:
+        """The index along an axis that meets kernel position `tap` at output `position`, and whether there is one at all."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ConvForm(WindowForm):
+    """Conv: weight M × C/groups × kernel."""
+
+    def met(self, axis: int, position: Places, tap: Places) -> tuple[Places, NDArray[np.bool_]]:
+        """Output o takes input o · stride + k · dilation − begin."""
+        index = position * self.strides[axis] + tap * self.dilations[axis] - self.begins[axis]
+        return index, np.ones(index.shape, bool)
 
     def matrix(self, weight: Values) -> Values:
         """The weight as groups × M/groups × columns."""
@@ -71,39 +105,15 @@ class ConvForm:
         """The inverse of `matrix`."""
         return matrix.reshape(shape)
 
-    def positions(self, data: Values) -> int:
-        """Batch × output positions."""
-        return int(data.shape[0]) * math.prod(self.outputs)
-
-    def columns(self, data: Values, places: Places) -> Values:
-        """The windows of the activation at these output positions; zeros in the padding."""
-        batch, *at = np.unravel_index(places, (data.shape[0], *self.outputs))
-        taps = np.array(list(combinations(*map(range, self.kernel))), np.int64).reshape(-1, len(self.kernel))
-        found, inside = [], np.ones((places.size, taps.shape[0]), bool)
-        for axis, position in enumerate(at):
-            index = position[:, None] * self.strides[axis] + taps[:, axis] * self.dilations[axis] - self.begins[axis]
-            inside &= (index >= 0) & (index < data.shape[2 + axis])
-            found.append(np.clip(index, 0, data.shape[2 + axis] - 1))
-        # places × taps × channels
-        picked = np.where(inside[:, :, None], data[(batch[:, None], slice(None), *found)], 0)
-        return grouped(picked, self.groups)
-
 
 @dataclass(frozen=True)
-class ConvTransposeForm:
-    """ConvTranspose: activation N × C × positions, weight C × M/groups × kernel. Columns are C/groups × kernel, in this order.
+class ConvTransposeForm(WindowForm):
+    """ConvTranspose: weight C × M/groups × kernel."""
 
-    Output o takes input i with kernel position k where o + begin = i · stride + k · dilation.
-    """
-
-    groups: int
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    begins: tuple[int, ...]
-    outputs: tuple[int, ...]
-    data_at: int = 0
-    bias_at: int | None = 2
+    def met(self, axis: int, position: Places, tap: Places) -> tuple[Places, NDArray[np.bool_]]:
+        """Output o takes input i where o + begin = i · stride + k · dilation."""
+        reached = position + self.begins[axis] - tap * self.dilations[axis]
+        return reached // self.strides[axis], reached % self.strides[axis] == 0
 
     def matrix(self, weight: Values) -> Values:
         """The weight as groups × M/groups × columns."""
@@ -114,23 +124,6 @@ class ConvTransposeForm:
         """The inverse of `matrix`."""
         split = matrix.reshape(self.groups, shape[1], shape[0] // self.groups, *shape[2:])
         return np.moveaxis(split, 2, 1).reshape(shape)
-
-    def positions(self, data: Values) -> int:
-        """Batch × output positions."""
-        return int(data.shape[0]) * math.prod(self.outputs)
-
-    def columns(self, data: Values, places: Places) -> Values:
-        """For each output position and kernel position the input that meets there; zero where none does."""
-        batch, *at = np.unravel_index(places, (data.shape[0], *self.outputs))
-        taps = np.array(list(combinations(*map(range, self.kernel))), np.int64).reshape(-1, len(self.kernel))
-        found, inside = [], np.ones((places.size, taps.shape[0]), bool)
-        for axis, position in enumerate(at):
-            reached = position[:, None] + self.begins[axis] - taps[:, axis] * self.dilations[axis]
-            index = reached // self.strides[axis]
-            inside &= (reached % self.strides[axis] == 0) & (index >= 0) & (index < data.shape[2 + axis])
-            found.append(np.clip(index, 0, data.shape[2 + axis] - 1))
-        picked = np.where(inside[:, :, None], data[(batch[:, None], slice(None), *found)], 0)
-        return grouped(picked, self.groups)
 
 
 def grouped(picked: Values, groups: int) -> Values:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
-from onnxsparse.calibration.data import DataFiles, check_first, open_data
+from onnxsparse.calibration.data import DataFiles, check_first, for_source, open_data
 from onnxsparse.calibration.preprocessing import PreprocessFile, Preprocessing, read_preprocessing
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import Role, one_path
@@ -52,9 +52,9 @@ class Learns:
         Raises ParamError and ModelError as `open_data` does.
         """
         images = self.preprocessing()
-        learned = None if self.data is None else open_data(self.data, model, images)
+        learned = None if self.data is None else open_data(self.data, model, for_source(images, self.data, self.test))
         if self.test is not None:
-            return learned, open_test(self.test, model, images)
+            return learned, open_test(self.test, model, for_source(images, self.test, self.data))
         if learned is None:
             return None, None
         learned, judged = hold_out(learned)
@@ -118,7 +118,7 @@ class Judging:
         and ModelError as `open_data` does.
         """
         if self.test is not None:
-            return open_test(self.test, model, self._images()), None
+            return open_test(self.test, model, for_source(self._images(), self.test, self.data)), None
         for step in steps:
             learned, judged = step.split(model) if isinstance(step, Learns) else (None, None)
             if judged is not None:

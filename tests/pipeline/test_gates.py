@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from onnxsparse import Model, ParamError, Pipeline, Prune, Quantize, compare, load, load_samples
 from onnxsparse.cost.estimate import deploy
@@ -174,6 +175,16 @@ class TestData:
     def test_where_nothing_learns_all_data_judges(self, run: Run, folder: Path, data: Path) -> None:
         assert run("prune", "in.onnx", "o.onnx", "--data", data, "--no-repair") == 0, run.err
         assert "judged on 4 samples of eval.npy" in run.out
+
+    def test_preprocessing_is_for_the_images_alone(self, run: Run, folder: Path, data: Path) -> None:
+        Path("pictures").mkdir()
+        for level in (10, 200):
+            Image.new("RGB", (9, 9), (level, 0, 255)).save(f"pictures/{level}.png")
+        Path("p.toml").write_text('resize = "stretch"\n')
+        options = ("--preprocess", "p.toml", "--data")
+        assert run("quantize", "in.onnx", "o.onnx", *options, "pictures", "--test", data) == 0, run.err
+        assert run("quantize", "in.onnx", "o.onnx", *options, data, "--test", "pictures") == 0, run.err
+        assert "is for images" in run.fails(2, "quantize", "in.onnx", "o.onnx", *options, data)
 
     def test_one_sample_is_learned_from_and_nothing_is_judged(self, run: Run, folder: Path) -> None:
         np.save("one.npy", np.ones((1, 3, 8, 8), np.float32))
