@@ -84,7 +84,10 @@ class WindowForm:
         return grouped(picked, self.groups)
 
     def met(self, axis: int, position: Places, tap: Places) -> tuple[Places, NDArray[np.bool_]]:
-        """The index along an axis that meets kernel position `tap` at output `position`, and whether there is one at all."""
+        """The index along an axis that meets kernel position `tap` at output `position`, and whether there is one at all.
+
+        Raises NotImplementedError: each kind of convolution defines it.
+        """
         raise NotImplementedError
 
 
