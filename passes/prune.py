@@ -278,7 +278,7 @@ class Prune(Learns):
         self, model: Model, facts: Layers, candidates: Sequence[Candidate], pattern: GroupPattern | None
     ) -> tuple[list[Change], list[Skip], list[str]]:
         """Prune with data (`recovery`)."""
-        _, target = self._target
+        kind, target = self._target
         before = facts.totals
         total = before.weight_macs if self._by_operations else before.weights
         base = (before.zero_macs if self._by_operations else before.zero_weights) or 0
@@ -286,6 +286,8 @@ class Prune(Learns):
         if self.scope == "layer":
             own = {node: target for c in candidates for node in c.nodes} | own
         goal = Goal(
+            kind=kind,
+            total=total,
             need=max(0, math.ceil(target * total) - base),
             weigh=(lambda c: c.uses) if self._by_operations else (lambda _: 1),
             target=target,

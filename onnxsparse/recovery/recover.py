@@ -14,11 +14,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onnxsparse.calibration.walk import Walk
-from onnxsparse.errors import ParamError
 from onnxsparse.ir.model import Model
 from onnxsparse.pruning.candidates import Candidate
 from onnxsparse.pruning.items import Elements, finite_histogram
-from onnxsparse.pruning.plan import Ranking, plan_by_layer
+from onnxsparse.pruning.plan import Ranking, plan_by_layer, refuse
 from onnxsparse.pruning.scores import SCORES, Scored
 from onnxsparse.pruning.sparsity_pattern import GroupPattern
 from onnxsparse.records import Change, Skip
@@ -36,12 +35,14 @@ from onnxsparse.runtime.samples import Samples
 class Goal:
     """What pruning is to reach.
 
+    `kind`, `target`: sparsity_op or sparsity, and its value, 0 to 1; `total`: what it is a share of, in operations or weights.
     `need`: operations, or weights, that are to become zero beyond those that are. `weigh`: operations of one element of a
-    candidate; 1 towards a sparsity. `target`: the share that was asked for, 0 to 1; also the sparsity of weights that cannot be
-    repaired. `max_sparsity`: of a layer. `own`: node → sparsity that the caller has set. `pattern`: N of every M inputs, which
-    fixes all.
+    candidate; 1 towards a sparsity. `max_sparsity`: of a layer. `own`: node → sparsity that the caller has set. `pattern`: N of
+    every M inputs, which fixes all. Weights that cannot be repaired get `target` as their sparsity.
     """
 
+    kind: str
+    total: int
     need: int
     weigh: Callable[[Candidate], int]
     target: float
@@ -119,10 +120,7 @@ class Recovery:
         kept = allocate(layers, budget)
         if kept is None:
             least = sum(int(layer.kept[0]) * layer.weight for layer in layers)
-            raise ParamError(
-                f"prune: the target {goal.target:g} cannot be reached: at the lowest densities of these layers, {least - budget} "
-                "operations too many remain; lower it, or raise --max-layer-sparsity"
-            )
+            raise refuse(goal.kind, goal.target, goal.target - (least - budget) / goal.total, goal.max_sparsity)
         found: dict[str, Keep] = {}
         for curve, count in zip(curves, kept, strict=True):
             candidate = curve.unit.candidate

@@ -92,6 +92,32 @@ class TestByNoise:
         assert "y says nothing about the change: it does not depend on the input" in report.failures[0]
 
 
+DIGITS = Path(__file__).parents[2] / "sample_models" / "digits.onnx"
+
+
+class TestByMetric:
+    @pytest.mark.parametrize(("most", "code"), [(3.6, 0), (3.4, 1)])
+    def test_top1(self, run: Run, folder: Path, most: float, code: int) -> None:
+        """In one shot, 70 % cost the digits 3.5 points: 99.75 to 96.25."""
+        pictures = DIGITS.with_name("digits_test.npz")
+        path = recipe("prune: {sparsity_op: 0.7}", f"check: {{metric: top1, max_drop: {most}}}", "save: mid.onnx")
+        options = ("--test", f"{pictures}:x", "--set", f"check.labels={pictures}:y", "--record", "r.json")
+        assert run("run", path, DIGITS, "o.onnx", *options) == code
+        assert Path("o.onnx").exists() == Path("mid.onnx").exists() == (code == 0)
+        metric = json.loads(Path("r.json").read_text())["steps"][1]["verdict"]["metric"]
+        assert (metric["before"], metric["after"], metric["drop"]) == (99.75, 96.25, 3.5)
+        assert ("top1 drops by 3.5 points, from 99.75 to 96.25; at most 3.4 is allowed" in run.err) == (code == 1)
+
+    def test_a_function_of_ones_own(self, run: Run, folder: Path) -> None:
+        """The mean of an output: folding changes it by rounding alone."""
+        code = "def mean(session, data):\n    return sum(session.run(None, f)[0].mean() for f in data) / len(data)"
+        Path("mine.py").write_text(code)
+        options = ("in.onnx", "o.onnx", "--test", "data.npy", "--metric", "mine.py:mean", "--max-drop")
+        assert run("run", recipe("fold"), *options, "0.001") == 0, run.err
+        assert run("run", recipe("fold"), *options, "-0.5") == 1
+        assert "at most -0.5 is allowed" in run.err
+
+
 class TestByCost:
     @pytest.mark.parametrize(("factor", "code"), [(1.01, 0), (0.99, 1)])
     def test_latency(self, run: Run, folder: Path, factor: float, code: int) -> None:

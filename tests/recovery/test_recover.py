@@ -186,7 +186,7 @@ class TestBadInput:
         assert "has NaN or infinite values" in line
 
     def test_a_target_out_of_reach(self, data: Callable[[str], Path]) -> None:
-        with pytest.raises(ParamError, match=r"the target 0\.99 cannot be reached"):
+        with pytest.raises(ParamError, match=r"sparsity_op 0\.99 cannot be reached: 9[34]\.\d % is the most"):
             Prune(sparsity_op=0.99, data=data("1x4x9x9")).run(convolutions())
 
     def test_nothing_to_prune(self, tmp_path: Path) -> None:
