@@ -66,9 +66,9 @@ def detector(out: Console, folder: Path) -> None:
     np.save(picture, page_of_digits())
     # a detector this compact bears little without fine-tuning; plain magnitude moves its outputs least at low targets
     options = ("--sparsity-op", "0.1", "--score", "l1", "--cost-exponent", "0")
-    step(out, "prune", source, pruned, DETECTOR_SIZE, *options, "--data", picture)
+    step(out, "prune", source, pruned, DETECTOR_SIZE, *options, "--test", picture)
     step(out, "annotate", pruned, annotated, DETECTOR_SIZE)
-    step(out, "compare", source, annotated, DETECTOR_SIZE, "--data", picture)
+    step(out, "compare", source, annotated, DETECTOR_SIZE, "--test", picture)
     step(out, "inspect", annotated, DETECTOR_SIZE, "--sort", "macs", "--top", "10", "--json", folder / "detector.json")
 
 

@@ -91,10 +91,11 @@ class Walk:
         nodes = len(model.proto.graph.node)
         names = [output.name for output in model.proto.graph.output]
         made = [name for name in made_in(model, self.at, nodes) if name in names]
-        running = segment(model, self.at, nodes, self.values[0], made)
+        running = segment(model, self.at, nodes, self.values[0], made) if made else None
         found = []
         for values in self.values[:samples]:
-            results = {name: values[name] for name in names if name in values} | running.run(used_of(running, values))
+            results = {name: values[name] for name in names if name in values}
+            results |= {} if running is None else running.run(used_of(running, values))
             found.append({name: results[name] for name in names})
         return found
 

@@ -64,10 +64,10 @@ class Cache:
             return made, replace(report, artifacts=artifacts, notes=(*report.notes, REUSED), reused=True)
         return None
 
-    def store(self, key: str, model: Model, report: StepReport) -> StepReport:
-        """Keep a result. Returns the report, whose artifacts are now written from the entry."""
+    def store(self, key: str, model: Model, report: StepReport) -> None:
+        """Keep a result, if the folder can be written and the model is not larger than the limit."""
         if model.written_bytes > self.limit_bytes:
-            return report
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".new-", dir=self.folder) as place:
@@ -77,12 +77,8 @@ class Cache:
                 with suppress(OSError):  # another run has stored the same
                     made.rename(self.folder / key)
         except (OSError, OnnxSparseError, pickle.PicklingError):
-            return report
+            return
         self.trim()
-        stored = self.folder / key
-        if not (stored / REPORT).is_file():
-            return report
-        return replace(report, artifacts={path: copier(stored / str(at)) for at, path in enumerate(report.artifacts)})
 
     def trim(self) -> None:
         """Remove the entries that were unused longest until the cache fits its limit."""
@@ -105,12 +101,13 @@ def fill(entry: Path, model: Model, report: StepReport) -> None:
 
 
 def copier(source: Path) -> ArtifactWriter:
-    """A writer of the content of a file."""
+    """A writer of the content of a file, which is opened now and may be deleted before it is written. Raises OSError."""
+    stored = source.open("rb")
 
     def write(file: IO[bytes]) -> None:
         """Copy the file's bytes."""
-        with source.open("rb") as stored:
-            shutil.copyfileobj(stored, file)
+        stored.seek(0)
+        shutil.copyfileobj(stored, file)
 
     return write
 
@@ -139,11 +136,10 @@ class Progress:
         model.assign(found[0])
         return found[1]
 
-    def store(self, step: Step, model: Model, report: StepReport) -> StepReport:
-        """Keep the result of `step`, which has just run. Returns the report to go on with."""
-        if self.key is None or self.cache is None or report.reused or not is_kept(step):
-            return report
-        return self.cache.store(self.key, model, report)
+    def store(self, step: Step, model: Model, report: StepReport) -> None:
+        """Keep the result of `step`, which has just run."""
+        if self.key is not None and self.cache is not None and not report.reused and is_kept(step):
+            self.cache.store(self.key, model, report)
 
     def _next(self, step: Step) -> str | None:
         """The key after `step`. None from a step on whose options name files that may be read or written."""

@@ -63,8 +63,13 @@ class Learns:
 
 def open_test(source: DataFiles, model: Model, images: Preprocessing) -> Samples:
     """The samples of --test. Raises ParamError and ModelError as `open_data` does."""
-    found = open_data(source, model, images, option="--test")
-    return replace(found, notes=(f"judged on {len(found)} samples of {found.source}",))
+    return to_judge(open_data(source, model, images, option="--test"))
+
+
+def to_judge(found: Samples) -> Samples:
+    """The samples, with the note that all of them are judged on."""
+    count = f"{len(found)} sample{'' if len(found) == 1 else 's'}"
+    return replace(found, notes=(f"judged on {count} of {found.source}",))
 
 
 def given_samples(samples: Iterable[Feeds], model: Model) -> Samples:
@@ -129,8 +134,7 @@ class Judging:
                 break  # the data of later passes is for other inputs
         if self.data is None:
             return None, None
-        found = open_data(self.data, model, self._images())
-        return replace(found, notes=(f"judged on {len(found)} samples of {found.source}",)), None
+        return to_judge(open_data(self.data, model, self._images())), None
 
     def _images(self) -> Preprocessing:
         return Preprocessing() if self.preprocess is None else read_preprocessing(self.preprocess)

@@ -138,7 +138,7 @@ class Running:
                 raise PassError(f"pass '{step.name}' broke {self.model.name}: {broken}")
             if report.verdict is not None and not report.verdict.passed:
                 break
-            done[-1] = self.progress.store(step, self.model, report)
+            self.progress.store(step, self.model, report)
         return done
 
     def _report(self, step: Step) -> StepReport:
@@ -159,7 +159,7 @@ def closed(report: RunReport, running: Running, judging: Judging) -> RunReport:
     verdicts = [step.verdict for step in report.steps if step.verdict is not None]
     latest = next((v.comparison for v in reversed(verdicts) if v.comparison is not None), None)
     if report.failures:
-        return replace(report, comparison=latest, metric=verdicts[-1].metric)
+        return replace(report, comparison=verdicts[-1].comparison, metric=verdicts[-1].metric)
     metric = judging.loaded_metric()
     if metric is not None:
         report = replace(report, metric=running.judge.measure(metric, running.model))

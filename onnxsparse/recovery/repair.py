@@ -29,7 +29,7 @@ from onnxsparse.runtime.samples import Samples
 class Repair:
     """The final pass over `model`, which it changes. `dense`: the model before. `keepers`: tensor → what may be kept of it.
 
-    `shared`: H of tensors that several nodes use, measured on the dense model. `notes`: sentences for the user.
+    `shared`: H of tensors that several nodes use, measured on the dense model.
     """
 
     model: Model

@@ -1,6 +1,8 @@
 """Finished passes are found again where everything that they depend on is the same, and nowhere else."""
 
+import io
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from onnxsparse.pipeline import cache as caching
 from onnxsparse.pipeline.base import StepReport
 from onnxsparse.pipeline.cache import Cache
 from onnxsparse.pipeline.check import Check, Step
+from onnxsparse.records import text_writer
 from tests.commands import Run, files
 from tests.graphs import chain
 
@@ -169,3 +172,15 @@ def test_a_model_made_in_memory_is_not_looked_up(folder: Path) -> None:
         report = Pipeline([Fold()]).run(Model.from_proto(chain(3, 4)), cache=Cache(folder / "c"))
         assert not report.steps[0].reused
     assert not (folder / "c").exists()
+
+
+def test_files_of_a_reused_pass_outlive_its_entry(folder: Path) -> None:
+    """Later passes of the same run may push it out of the cache."""
+    cache = Cache(folder / "c")
+    cache.store("a", load("in.onnx"), StepReport("fold", artifacts={Path("r.txt"): text_writer("told")}))
+    found = cache.find("a")
+    assert found is not None
+    shutil.rmtree(folder / "c")
+    held = io.BytesIO()
+    found[1].artifacts[Path("r.txt")](held)
+    assert held.getvalue() == b"told"

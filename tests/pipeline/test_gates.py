@@ -85,6 +85,12 @@ class TestByNoise:
         assert report.comparison is not None
         assert report.comparison.shortfall(200) is not None
 
+    def test_after_a_failed_check_no_older_comparison_is_shown(self) -> None:
+        steps: list[Step] = [Check(min_sqnr=-50.0), Prune(sparsity_op=0.9), Check(fail_if=("latency_ms>0",))]
+        report = Pipeline(steps).run(Model.from_proto(chain(3, 8, 4)))
+        assert report.failures
+        assert report.comparison is None
+
     def test_an_output_that_says_nothing_passes_no_gate(self) -> None:
         built = chain(3, 4)
         next(t for t in built.graph.initializer if "weight" in t.name).CopyFrom(zeros(built))
