@@ -59,14 +59,14 @@ def measure(model: Model, units: Sequence[Unit], walk: Walk, seed: int) -> tuple
     for number, unit in enumerate(units):
         tell("measuring layers", number, len(units))
         walk.advance(unit.at)
-        h = unit_moments(unit, walk, model, seed)
+        h = unit_moments(unit, walk, seed)
         if len(unit.sites) > 1:
             shared[unit.candidate.name] = h
         curves.append(curve(model, unit, h, walk, reference))
     return curves, shared
 
 
-def unit_moments(unit: Unit, walk: Walk, model: Model, seed: int) -> Floats:
+def unit_moments(unit: Unit, walk: Walk, seed: int) -> Floats:
     """H of a unit's inputs; of a tensor with several sites, the mean over them, each reached by a walk of its own."""
     found = Inputs.of(gather(walk, unit.sites[0], seed), centre=unit.shifts).moments()
     if len(unit.sites) == 1:
