@@ -1,39 +1,48 @@
 """Unstructured, block and N:M pruning towards a target.
 
 1. Find the tensors that may be pruned (`pruning.candidates`).
-2. Rank their elements or blocks by importance over operations (`_rank`).
-3. Choose the items to zero. Layers named by --layer-sparsity reach a sparsity of their own. The other layers make up the rest of
-   the target with one common threshold (`_plan_global`) or, with --scope layer, reach the target one by one.
-4. Zero the chosen elements. N:M patterns need no ranking: every group keeps its N largest (`_prune_groups`).
+2. Without data, prune by scores (`pruning.by_magnitude`). With data, each layer gets the density that its effect on the outputs
+   allows, and the weights that remain are repaired (`recovery`).
 """
 
-import math
-import re
 from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from onnxsparse.analysis.layer import Layers, Totals
-from onnxsparse.analysis.layer_filter import LayerPattern, check_pattern, choose, pattern_files
+from onnxsparse.analysis.layer import Layers
+from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
-from onnxsparse.analysis.stored_weights import count_zeros
-from onnxsparse.errors import ModelError, ParamError
+from onnxsparse.cost.backends.base import CostBackend
+from onnxsparse.cost.backends.hardware import names
+from onnxsparse.cost.estimate import is_predicting
+from onnxsparse.cost.registry import CostTarget, find_backend
+from onnxsparse.cost.workload import workload
+from onnxsparse.errors import ParamError
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.option_roles import OutputFile, Role
-from onnxsparse.pipeline.base import OPTIONS, StepReport, budget_bytes
+from onnxsparse.ir.option_roles import OutputFile, reading
+from onnxsparse.pipeline.base import OPTIONS, StepReport, budget_bytes, described
 from onnxsparse.pipeline.learning import Learns, open_test
-from onnxsparse.pruning.application import apply, make_items, split_blockless, stored_axis, why_no_groups
+from onnxsparse.pipeline.limits import Limits
+from onnxsparse.pruning.application import split_blockless
+from onnxsparse.pruning.by_magnitude import Magnitude, prune_groups
 from onnxsparse.pruning.candidates import Candidate, find_candidates
-from onnxsparse.pruning.coverage import require_counted, unknown_operations
-from onnxsparse.pruning.items import Elements, finite_histogram, keep_n_of_m
+from onnxsparse.pruning.coverage import unknown_operations
+from onnxsparse.pruning.items import Elements, finite_histogram
+from onnxsparse.pruning.layer_sparsity import LayerSparsity, set_sparsities
 from onnxsparse.pruning.masks import mask_writer
-from onnxsparse.pruning.plan import Plan, Ranking, plan_by_layer, plan_global, reachable, refuse
-from onnxsparse.pruning.scores import SCORES, Scored, ScoreName
+from onnxsparse.pruning.scores import ScoreName
 from onnxsparse.pruning.sparsity_pattern import BlockPattern, GroupPattern, Pattern, parse_pattern
+from onnxsparse.pruning.target import Target, require_operations
 from onnxsparse.records import Change, Skip
-from onnxsparse.recovery.recover import Goal, Recovery
+from onnxsparse.recovery.database_file import read_database
+from onnxsparse.recovery.other_allocation import compared
+from onnxsparse.recovery.prices import Latency
+from onnxsparse.recovery.recover import Recovery, Rules, recover
+from onnxsparse.runtime.judge import Judge
 from onnxsparse.runtime.samples import Samples
 
 DEFAULT_TARGET = 0.5
@@ -44,30 +53,9 @@ ADVICE = (
     "compression. Raise --sparsity-op as long as the outputs stay close enough, or fine-tune and prune further"
 )
 
-MAX_MACS = 1 << 62
-"""Gains are summed in signed 64-bit integers, which larger totals would overflow."""
-
-
-def pattern_and_sparsity(text: str) -> tuple[str, float]:
-    """Both parts of PATTERN=VALUE. Raises ParamError if VALUE is missing or not a number from 0 to 1."""
-    name, _, value = text.rpartition("=")
-    if not name or not re.fullmatch(r"0?\.\d+|0|1|1\.0+", value):
-        raise ParamError(f"prune: --layer-sparsity {text}: write it as PATTERN=VALUE with a value from 0 to 1")
-    return name, float(value)
-
-
-LayerSparsity = Annotated[
-    str,
-    Role(
-        lambda text, option: check_pattern(pattern_and_sparsity(text)[0], option),
-        reads=lambda text: pattern_files(pattern_and_sparsity(text)[0]),
-    ),
-]
-"""A pattern of layers and their sparsity, 0 to 1, as PATTERN=VALUE."""
-
 
 @dataclass(frozen=True, kw_only=True, config=OPTIONS)
-class Prune(Learns):
+class Prune(Learns, Limits):
     """Zero the weights that matter least until the target is reached.
 
     With data, each layer gets the density that its effect on the outputs allows, and the weights that remain are fitted to what
@@ -85,6 +73,14 @@ class Prune(Learns):
     """Share of the weights' operations to put on zeros, 0 to 1 (default: 0.5)."""
     sparsity: Annotated[float | None, Field(ge=0, lt=1)] = None
     """Share of the weights to set to zero, 0 to 1, in place of --sparsity-op."""
+    macs: Annotated[float | None, Field(gt=0, le=1)] = None
+    """Share of the multiply-accumulates to leave nonzero at most, 0 to 1, in place of --sparsity-op."""
+    latency_ms: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    """Latency on --target to reach in ms, in place of --sparsity-op; what costs no time stays dense. It needs --data."""
+    target: CostTarget | None = field(
+        default=None,
+        metadata=described(f"Target whose latency to predict for pruning with data: {', '.join(names())}, or a TOML file."),
+    )
     scope: Literal["global", "layer"] = "global"
     """Where the target holds: over the whole model, with one threshold (global), or in every layer (layer)."""
     score: ScoreName = "lamp"
@@ -108,6 +104,8 @@ class Prune(Learns):
     """Prune towards --sparsity-op even if the operations of some layers are unknown; only the known ones count."""
     repair: bool = True
     """Learn from --data, if it is given; otherwise outputs are only compared on it."""
+    database: Annotated[Path, reading(read_database)] | None = None
+    """File of 'onnxsparse sensitivity' on this model, in place of measuring; --data is still repaired on."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the positions at which activations are sampled."""
     memory: str = "2GB"
@@ -117,9 +115,44 @@ class Prune(Learns):
 
     def check(self) -> None:
         """Raises ParamError for options that do not go together."""
-        self._pattern()
+        self._check_targets()
+        self._check_learning()
+        self.check_limits(self.name)
         self._layer_cap()
         budget_bytes(self.memory)
+
+    def _check_targets(self) -> None:
+        names = ("sparsity_op", "sparsity", "macs", "latency_ms")
+        named = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise ParamError(f"prune: give {' or '.join(named)}, not {'both' if len(named) == 2 else 'all'}")
+        if self.judges_outputs and named:
+            raise ParamError(f"prune: limits ask for the highest sparsity_op that keeps them; leave {named[0]} out")
+        if isinstance(self._pattern, GroupPattern) and (named or self.layer_sparsity or self.judges_outputs):
+            raise ParamError(f"prune: --pattern {self.pattern} sets the sparsity of every layer; leave the target out")
+
+    def _check_learning(self) -> None:
+        needing = {
+            "--latency-ms": self.latency_ms is not None,
+            "--target": self.target is not None,
+            "--database": self.database is not None,
+            "--min-sqnr": self.min_sqnr is not None,
+            "--metric": self.metric is not None,
+        }
+        named = next((option for option, given in needing.items() if given), None)
+        if named is not None and not self.repair:
+            raise ParamError(f"prune: {named} learns from data; leave --no-repair out")
+        if self.database is not None and read_database(self.database).pattern != self.pattern:
+            raise ParamError(f"prune: --database {self.database} is for --pattern {read_database(self.database).pattern}")
+        self._backend()
+
+    def check_model(self, model: Model) -> None:
+        """Raises ParamError for an option that needs data without it, and ModelError for data that does not fit."""
+        wants = {"--latency-ms": self.latency_ms, "--target": self.target, "--database": self.database}
+        named = next((option for option, given in wants.items() if given is not None), "a limit" if self.judges_outputs else None)
+        if named is not None and self.data is None:
+            raise ParamError(f"prune: {named} needs --data to learn from")
+        super().check_model(model)
 
     def split(self, model: Model) -> tuple[Samples | None, Samples | None]:
         """The samples to learn from and those to judge on; without repair, all are judged on. Raises as `Learns.split` does."""
@@ -135,38 +168,25 @@ class Prune(Learns):
         for weights that are not finite or have no elements.
         """
         self.check()
-        pattern = self._pattern()
         facts = layers(model)
-        chosen = choose(facts, self.only, "prune: --only", model.name) if self.only else {layer.node for layer in facts}
-        excluded = choose(facts, self.exclude, "prune: --exclude", model.name)
-        by_operations = self._by_operations and pattern_needs_target(pattern)
-        if by_operations:
-            require_operations(facts, model, partial=self.partial)
-        candidates, skipped = find_candidates(model, facts, chosen, excluded, by_operations=by_operations)
-        if isinstance(pattern, BlockPattern):
-            candidates, blockless = split_blockless(candidates)
-            skipped += blockless
+        candidates, skipped = self._candidates(model, facts)
         before = facts.totals
         if not candidates:
             nothing = "nothing was pruned: no layer has weights that can be pruned; the reasons are listed per layer"
             return StepReport(self.name, skipped=skipped, notes=[nothing], before=before, after=before)
-        if self.repair and self.data is not None and not isinstance(pattern, BlockPattern):
-            changes, more, notes = self._recover(model, facts, candidates, pattern)
-        elif isinstance(pattern, GroupPattern):
-            changes, more, notes = self._prune_groups(model, candidates, pattern)
+        if self.repair and self.data is not None:
+            changes, more, notes = self._recover(model, facts, candidates)
         else:
-            own_targets = self._own_targets(facts, model)
-            changes, more, notes = self._prune_to_target(model, candidates, before, pattern, own_targets)
-        skipped += more
+            changes, more, notes = self._by_magnitude(model, facts, candidates)
         found = layers(model) if changes else facts
         after = found.totals
-        if by_operations and not before.macs_complete:
+        if self._by_operations and not before.macs_complete:
             reached = "unknown" if after.sparsity_op is None else f"{100 * after.sparsity_op:.2f} %"
             notes = [*notes, *(f"sparsity_op is {reached} of what is known: {gap}" for gap in unknown_operations(found))]
         return StepReport(
             self.name,
             changes=changes,
-            skipped=list(dict.fromkeys(skipped)),  # the two weights of a recurrent layer give the same reason twice
+            skipped=list(dict.fromkeys([*skipped, *more])),  # the two weights of a recurrent layer give the same reason twice
             notes=(*self._remarks(), *notes),
             before=before,
             after=after,
@@ -174,154 +194,102 @@ class Prune(Learns):
             advice=ADVICE if changes else None,
         )
 
+    def _candidates(self, model: Model, facts: Layers) -> tuple[list[Candidate], list[Skip]]:
+        """The tensors to prune, and the layers that are not pruned with the reason."""
+        chosen = choose(facts, self.only, "prune: --only", model.name) if self.only else {layer.node for layer in facts}
+        excluded = choose(facts, self.exclude, "prune: --exclude", model.name)
+        if self._by_operations:
+            require_operations(facts, model, partial=self.partial)
+        candidates, skipped = find_candidates(model, facts, chosen, excluded, by_operations=self._by_operations)
+        if not isinstance(self._pattern, BlockPattern):
+            return candidates, skipped
+        candidates, blockless = split_blockless(candidates)
+        return candidates, skipped + blockless
+
+    @property
     def _pattern(self) -> Pattern:
-        """The parsed pattern. Raises ParamError if it does not go with the other options."""
-        pattern = parse_pattern(self.pattern)
-        if self.sparsity_op is not None and self.sparsity is not None:
-            raise ParamError("prune: give --sparsity-op or --sparsity, not both")
-        given = self.sparsity_op is not None or self.sparsity is not None or self.layer_sparsity
-        if isinstance(pattern, GroupPattern) and given:
-            raise ParamError(f"prune: --pattern {self.pattern} sets the sparsity of every layer; leave the target out")
-        return pattern
+        return parse_pattern(self.pattern)
+
+    @property
+    def _target(self) -> Target:
+        """The target; the default where none is given."""
+        if self.sparsity is not None:
+            return Target("sparsity", self.sparsity)
+        if self.macs is not None:
+            return Target("macs", self.macs)
+        return Target("sparsity_op", DEFAULT_TARGET if self.sparsity_op is None else self.sparsity_op)
+
+    @property
+    def _by_operations(self) -> bool:
+        """Whether operations count; an N:M pattern has no target, and latency has a cost of its own."""
+        return self._target.by_operations and not isinstance(self._pattern, GroupPattern)
 
     def _layer_cap(self) -> float:
         """The highest sparsity of a layer with --scope layer. Raises ParamError if it is below the target of the layers."""
-        cap, target = 1.0 if self.max_layer_sparsity is None else self.max_layer_sparsity, self._target[1]
+        cap, target = 1.0 if self.max_layer_sparsity is None else self.max_layer_sparsity, self._target.sparsity
         if self.scope == "layer" and cap < target and ":" not in self.pattern:
             raise ParamError(f"prune: --max-layer-sparsity {cap:g} is below the target {target:g} of every layer")
         return cap
 
-    def _own_targets(self, facts: Layers, model: Model) -> dict[str, float]:
-        """Node → its --layer-sparsity, 0 to 1; a later pattern overrules an earlier one."""
-        found: dict[str, float] = {}
-        for text in self.layer_sparsity:
-            name, value = pattern_and_sparsity(text)
-            found |= dict.fromkeys(choose(facts, [name], "prune: --layer-sparsity", model.name), value)
-        return found
-
-    @property
-    def _target(self) -> tuple[str, float]:
-        if self.sparsity is not None:
-            return "sparsity", self.sparsity
-        return "sparsity_op", DEFAULT_TARGET if self.sparsity_op is None else self.sparsity_op
-
     def _remarks(self) -> tuple[str, ...]:
-        if self.sparsity_op is None and self.sparsity is None and ":" not in self.pattern:
+        given = (self.sparsity_op, self.sparsity, self.macs, self.latency_ms)
+        if given == (None,) * len(given) and not self.judges_outputs and not isinstance(self._pattern, GroupPattern):
             return ("no target was given: pruned to sparsity_op 0.5; choose with --sparsity-op or --sparsity",)
         return ()
 
-    @property
-    def _by_operations(self) -> bool:
-        return self._target[0] == "sparsity_op"
-
-    def _prune_to_target(
-        self,
-        model: Model,
-        candidates: Sequence[Candidate],
-        before: Totals,
-        pattern: BlockPattern | None,
-        own_targets: dict[str, float],
+    def _by_magnitude(
+        self, model: Model, facts: Layers, candidates: Sequence[Candidate]
     ) -> tuple[list[Change], list[Skip], list[str]]:
-        kind, target = self._target
-        rankings = [self._rank(model, c, pattern) for c in candidates]
-        fixed = [r for r in rankings if own_targets.keys() & set(r.candidate.nodes)]
-        free = [r for r in rankings if r not in fixed]
-        targets = [max(own_targets[n] for n in r.candidate.nodes if n in own_targets) for r in fixed]
-        settled = plan_by_layer(fixed, targets, 1.0)
-        if self.scope == "layer":
-            plan = plan_by_layer(free, [target] * len(free), self._layer_cap())
-        else:
-            settled_gain = sum(c.gain * r.weight for c, r in zip(settled.choices, fixed, strict=True))
-            plan = self._plan_global(free, before, settled_gain, kind, target)
-        chosen = [*zip(fixed, settled.choices, strict=True), *zip(free, plan.choices, strict=True)]
-        changes = [apply(model, ranking, choice) for ranking, choice in chosen if choice.gain]
-        return changes, self._spared(free, plan), self._tell(free, plan, changes, kind, target)
-
-    def _spared(self, rankings: Sequence[Ranking], plan: Plan) -> list[Skip]:
-        """Protected layers that were not pruned because the target was reached without them."""
-        if self.protect == "none" or self.scope == "layer" or plan.cut_protected:
-            return []
-        spared = [r.candidate for r in rankings if r.candidate.protected]
-        return [Skip(node, f"spared, the target is reached without it: {c.protected}") for c in spared for node in c.nodes]
-
-    def _plan_global(self, rankings: Sequence[Ranking], before: Totals, settled: int, kind: str, target: float) -> Plan:
-        total = before.weight_macs if self._by_operations else before.weights
-        base = settled + ((before.zero_macs if self._by_operations else before.zero_weights) or 0)
-        cap = default_cap(target) if self.max_layer_sparsity is None else self.max_layer_sparsity
-        need = math.ceil(target * total) - base
-        highest = reachable(rankings, base, total, cap)
-        if highest < target and need > 0:
-            raise refuse(kind, target, highest, cap)
-        return plan_global(rankings, need, cap, protect=self.protect == "soft")
-
-    def _rank(self, model: Model, candidate: Candidate, pattern: BlockPattern | None) -> Ranking:
-        weight = candidate.uses if self._by_operations else 1
-        exponent = float(self._by_operations) if self.cost_exponent is None else self.cost_exponent
-        items = make_items(model, candidate, pattern)
-        found = finite_histogram(items, candidate.nodes[0])
-        score = SCORES[self.score](Scored(found, max(candidate.uses, 1) ** exponent))
-        return Ranking(candidate, items, found, score, weight)
-
-    def _tell(self, rankings: Sequence[Ranking], plan: Plan, changes: Sequence[Change], kind: str, target: float) -> list[str]:
-        if not changes:
-            return [f"nothing was pruned: {kind} is already {target:g} or more"]
-        cut = [r.candidate for r, c in zip(rankings, plan.choices, strict=True) if c.gain and r.candidate.protected]
-        if not plan.cut_protected or not cut or self.protect == "none":
-            return []
-        why = "every layer is pruned to the target" if self.scope == "layer" else "the target cannot be reached without them"
-        return [
-            f"protected layers were pruned as well, since {why}: "
-            + ", ".join(dict.fromkeys(f"{c.nodes[0]} ({c.protected})" for c in cut))
-        ]
-
-    def _recover(
-        self, model: Model, facts: Layers, candidates: Sequence[Candidate], pattern: GroupPattern | None
-    ) -> tuple[list[Change], list[Skip], list[str]]:
-        """Prune with data (`recovery`)."""
-        kind, target = self._target
-        before = facts.totals
-        total = before.weight_macs if self._by_operations else before.weights
-        base = (before.zero_macs if self._by_operations else before.zero_weights) or 0
-        own = self._own_targets(facts, model)
-        if self.scope == "layer":
-            own = {node: target for c in candidates for node in c.nodes} | own
-        goal = Goal(
-            kind=kind,
-            total=total,
-            need=max(0, math.ceil(target * total) - base),
-            weigh=(lambda c: c.uses) if self._by_operations else (lambda _: 1),
+        """Prune without data: changes, layers that are not pruned, notes."""
+        pattern, target = self._pattern, self._target
+        if isinstance(pattern, GroupPattern):
+            return prune_groups(model, candidates, pattern, protect=self.protect == "soft")
+        cap = default_cap(target.sparsity) if self.max_layer_sparsity is None else self.max_layer_sparsity
+        pruning = Magnitude(
+            model=model,
             target=target,
-            max_sparsity=1.0 if self.max_layer_sparsity is None else self.max_layer_sparsity,
-            own=own,
+            own=set_sparsities(self.layer_sparsity, facts, model.name),
+            score=self.score,
+            cost_exponent=float(target.by_operations) if self.cost_exponent is None else self.cost_exponent,
+            max_sparsity=self._layer_cap() if self.scope == "layer" else cap,
+            by_layer=self.scope == "layer",
+            protect=self.protect == "soft",
             pattern=pattern,
         )
+        changes = pruning.run(candidates, facts.totals)
+        return changes, pruning.skipped, pruning.notes
+
+    def _recover(
+        self, model: Model, facts: Layers, candidates: Sequence[Candidate]
+    ) -> tuple[list[Change], list[Skip], list[str]]:
+        """Prune with data: changes, layers that are not repaired, notes."""
         for c in candidates:
             finite_histogram(Elements(model.weights, c.stored, c.elements), c.nodes[0])
+        own = set_sparsities(self.layer_sparsity, facts, model.name)
+        if self.scope == "layer":
+            own = {node: self._target.sparsity for c in candidates for node in c.nodes} | own
         learned, judged = self.split(model)
         assert learned is not None  # there is data
-        recovery = Recovery(model, goal, learned, judged, budget_bytes(self.memory), self.seed)
-        changes = recovery.run(candidates)
-        return changes, recovery.skipped, recovery.notes
+        dense, backend = model.copy(), self._backend()
+        rules = Rules(pattern=self._pattern, max_sparsity=self.max_layer_sparsity or 1.0, own=own)
+        stored = None if self.database is None else read_database(self.database)
+        recovery = Recovery(dense, facts.totals, rules, learned, judged, budget_bytes(self.memory), self.seed, stored)
+        latency = None if backend is None else Latency(backend, workload(model), self.latency_ms or 0.0)
+        target = self._target if latency is None or self.latency_ms is None else latency
+        judge = Judge(dense, judged)
+        found = recover(recovery, candidates, None if self.judges_outputs else target, lambda m: self.verdict(m, judge).failures)
+        model.assign(found.model)
+        notes = found.notes if latency is None or self.judges_outputs else [*found.notes, *compared(recovery, target, latency)]
+        return found.changes, recovery.skipped, notes
 
-    def _prune_groups(
-        self, model: Model, candidates: Sequence[Candidate], pattern: GroupPattern
-    ) -> tuple[list[Change], list[Skip], list[str]]:
-        changes: list[Change] = []
-        skipped: list[Skip] = []
-        for candidate in candidates:
-            axis = stored_axis(candidate, "input")
-            reason = why_no_groups(model, candidate, axis, pattern, protect=self.protect == "soft")
-            if reason is not None or axis is None:
-                skipped += [Skip(node, reason or "") for node in candidate.nodes]
-                continue
-            finite_histogram(Elements(model.weights, candidate.stored, candidate.elements), candidate.nodes[0])
-            array = keep_n_of_m(model.weights, candidate.stored, axis, pattern.keep, pattern.group)
-            model.weights[candidate.name] = array
-            zeros = count_zeros(candidate.stored, model.weights)
-            if zeros > candidate.zeros:
-                changes.append(Change(candidate.name, candidate.nodes, candidate.elements, candidate.zeros, zeros))
-        notes = [] if changes else [f"nothing was pruned: no layer can be, or all that can be are {self.pattern} already"]
-        return changes, skipped, notes
+    def _backend(self) -> CostBackend | None:
+        """The backend that predicts latency; None without one. Raises ParamError for a target that measures."""
+        if self.target is None and self.latency_ms is None:
+            return None
+        found = find_backend(self.target or "cv22")
+        if not is_predicting(found):
+            raise ParamError(f"prune: --target {self.target} measures models; name a target that predicts their cost")
+        return found
 
 
 def default_cap(target: float) -> float:
@@ -330,19 +298,3 @@ def default_cap(target: float) -> float:
     Without a cap, expensive layers would lose all of their weights.
     """
     return 1 - (1 - target) / 5
-
-
-def require_operations(facts: Layers, model: Model, *, partial: bool) -> None:
-    """Check that the MACs of the layers can be weighed against each other.
-
-    Raises ParamError if those of a layer with weights are unknown, unless `partial`, and ModelError if the total exceeds
-    MAX_MACS.
-    """
-    if facts.totals.weight_macs > MAX_MACS:
-        raise ModelError(f"{model.name} has {facts.totals.weight_macs:.1e} operations at these sizes, which no device runs")
-    require_counted("prune", facts, model.name, partial=partial, otherwise="prune towards --sparsity")
-
-
-def pattern_needs_target(pattern: Pattern) -> bool:
-    """Whether a target says how much is pruned; an N:M pattern fixes the sparsity by itself."""
-    return not isinstance(pattern, GroupPattern)

@@ -33,6 +33,10 @@ class LinearForm(Protocol):
     def bias_at(self) -> int | None:
         """The input that is added to each output row. None: the op takes none."""
 
+    @property
+    def taps(self) -> int:
+        """Columns of each input channel, which follow each other: kernel positions."""
+
     def matrix(self, weight: Values) -> Values:
         """The weight as groups × rows × columns."""
 
@@ -64,6 +68,11 @@ class WindowForm:
     """Output positions along each axis."""
     data_at: int = 0
     bias_at: int | None = 2
+
+    @property
+    def taps(self) -> int:
+        """Kernel positions."""
+        return math.prod(self.kernel)
 
     def positions(self, data: Values) -> int:
         """Batch × output positions."""
@@ -148,6 +157,7 @@ class ProductForm:
     data_at: int
     data_axis: int
     bias_at: int | None = None
+    taps: int = 1
 
     def matrix(self, weight: Values) -> Values:
         """The weight as 1 × rows × columns."""

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxsparse.errors import ParamError
 from onnxsparse.pruning.candidates import Candidate
 from onnxsparse.pruning.items import Blocks, Elements
 from onnxsparse.pruning.select import Choice, Histogram, Ranked, Score, select
@@ -77,10 +76,3 @@ def reachable(rankings: Sequence[Ranking], base: int, total: int, max_sparsity: 
     """The highest reachable target, as a share of `total`: `base`, which is zero in any case, plus what the tensors may lose."""
     gain = sum(ranked.limit * ranked.weight for ranked in (r.ranked(max_sparsity) for r in rankings))
     return (base + gain) / total
-
-
-def refuse(target: str, value: float, highest: float, max_sparsity: float) -> ParamError:
-    """The error for a target `value` above the `highest` reachable one; `target` is its name, both are shares from 0 to 1."""
-    cap = f" with --max-layer-sparsity {max_sparsity:g}" if max_sparsity < 1 else ""
-    shown = math.floor(highest * 1000) / 10
-    return ParamError(f"prune: {target} {value:g} cannot be reached: {shown:g} % is the most that these layers allow{cap}")

@@ -7,21 +7,31 @@
    and unevenly.
 """
 
+import hashlib
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass as plain_dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from onnxsparse.calibration.walk import Walk
+from onnxsparse.ir.mapped import byte_view
 from onnxsparse.ir.model import Model
 from onnxsparse.progress import tell
+from onnxsparse.pruning.sparsity_pattern import Pattern
+from onnxsparse.recovery.allocation import Counts
 from onnxsparse.recovery.alps import Moments, choose, error, refit
 from onnxsparse.recovery.divergence import Reference
-from onnxsparse.recovery.inputs import Inputs, gather
-from onnxsparse.recovery.patterns import Largest
+from onnxsparse.recovery.inputs import unit_moments
+from onnxsparse.recovery.patterns import keeper
+from onnxsparse.recovery.tasks import in_parallel
 from onnxsparse.recovery.units import Floats, Unit
+from onnxsparse.runtime.samples import Samples
 
 DENSITIES = (0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85)
 """Densities at which the error of a layer is measured; between them its logarithm is interpolated."""
@@ -36,65 +46,110 @@ TINY = 1e-12
 """Smallest relative error, so that logarithms are finite."""
 
 
+Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 @dataclass(frozen=True)
 class LayerCurve:
-    """One unit: the relative error of its output at DENSITIES, and the divergence of the model's outputs per unit of it."""
+    """One weight tensor: the relative error of its layer's output at DENSITIES, and the divergence of the model's outputs per
+    unit of it.
+    """
 
-    unit: Unit
-    errors: tuple[float, ...]
-    sensitivity: float
+    tensor: str
+    nodes: tuple[str, ...]
+    elements: Annotated[int, Field(gt=0)]
+    errors: Annotated[tuple[Finite, ...], Field(min_length=len(DENSITIES), max_length=len(DENSITIES))]
+    sensitivity: Finite
 
-    def loss(self, densities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The predicted divergence of the outputs at these densities, which falls to 0 at 1."""
+    def loss(self, kept: Counts | int) -> NDArray[np.float64]:
+        """The predicted divergence of the outputs with these numbers of nonzero elements; it falls to 0 at all of them."""
+        densities = np.asarray(kept) / self.elements
         logs = np.interp(densities, DENSITIES, np.log(np.maximum(self.errors, TINY)))
         beyond = np.clip((1 - densities) / (1 - DENSITIES[-1]), 0, 1)
         found: NDArray[np.float64] = self.sensitivity * np.exp(logs) * beyond
         return found
 
 
-def measure(model: Model, units: Sequence[Unit], walk: Walk, seed: int) -> tuple[list[LayerCurve], dict[str, Floats]]:
-    """The curve of every unit; and H of the tensors that several nodes use, by name. `walk`: of `model`, at its start."""
-    reference = Reference(walk.outputs(model, PROBED_SAMPLES))
-    curves, shared = [], {}
-    for number, unit in enumerate(units):
-        tell("measuring layers", number, len(units))
-        walk.advance(unit.at)
-        h = unit_moments(unit, walk, seed)
-        if len(unit.sites) > 1:
-            shared[unit.candidate.name] = h
-        curves.append(curve(model, unit, h, walk, reference))
-    return curves, shared
+@dataclass(frozen=True)
+class Database:
+    """The curves of a model. `graph`: the fingerprint of its graph; `weights`: of the values of its tensors.
+
+    `source`, `samples`, `seed`: the data that was learned from. `pattern`: as the option --pattern says it.
+    """
+
+    model: str
+    graph: str
+    weights: str
+    source: str
+    samples: int
+    seed: int
+    pattern: str
+    curves: tuple[LayerCurve, ...]
+
+    def curve(self, unit: Unit) -> LayerCurve | None:
+        """The curve of a unit; None if it has none."""
+        return next((curve for curve in self.curves if curve.tensor == unit.candidate.name), None)
 
 
-def unit_moments(unit: Unit, walk: Walk, seed: int) -> Floats:
-    """H of a unit's inputs; of a tensor with several sites, the mean over them, each reached by a walk of its own."""
-    found = Inputs.of(gather(walk, unit.sites[0], seed), centre=unit.shifts).moments()
-    if len(unit.sites) == 1:
-        return found
-    ahead = walk.fork()
-    for site in unit.sites[1:]:
-        ahead.advance(site.index)
-        found = found + Inputs.of(gather(ahead, site, seed), centre=False).moments()
-    return found / len(unit.sites)
+@plain_dataclass
+class Measuring:
+    """Measures the curves of `units` of `model`, along a walk over samples."""
 
+    model: Model
+    units: Sequence[Unit]
+    samples: Samples
+    budget_bytes: int
+    seed: int = 0
+    pattern: Pattern = None
+    seconds: float = 0.0
 
-def curve(model: Model, unit: Unit, h: Floats, walk: Walk, reference: Reference) -> LayerCurve:
-    """The errors and the sensitivity of one unit, before whose node the walk stands."""
-    weight = unit.matrix(model)
-    moments = Moments.of(h)
-    power = error(weight, moments.h) or 1.0
-    errors: list[float] = []
-    moved: list[float] = []
-    allowed = weight != 0
-    variant = model.copy()
-    for density in DENSITIES:
-        mask = choose(weight, moments, Largest(math.ceil(density * weight.size), allowed))
-        kept = refit(weight, mask, moments.h)
-        errors.append(error(kept - weight, moments.h) / power)
-        if density in PROBES:
+    def run(self) -> tuple[LayerCurve, ...]:
+        """The curve of every unit. Raises ModelError and BackendError as `Walk` does."""
+        walk = Walk(self.model, self.samples, self.budget_bytes)
+        reference = Reference(walk.outputs(self.model, PROBED_SAMPLES))
+        found = []
+        for number, unit in enumerate(self.units):
+            tell("measuring layers", number, len(self.units))
+            walk.advance(unit.at)
+            found.append(self._curve(unit, unit_moments(unit, walk, self.seed), walk, reference))
+        return tuple(found)
+
+    def _curve(self, unit: Unit, h: Floats, walk: Walk, reference: Reference) -> LayerCurve:
+        """The curve of one unit, before whose node the walk stands."""
+        weight = unit.matrix(self.model)
+        moments = Moments.of(h)
+        power = error(weight, moments.h) or 1.0
+        allowed = weight != 0
+
+        def pruned(density: float) -> Floats:
+            mask = choose(weight, moments, keeper(self.pattern, unit, allowed, math.ceil(density * weight.size)))
+            return refit(weight, mask, moments.h)
+
+        kept = in_parallel(pruned, DENSITIES)
+        errors = np.array([error(values - weight, moments.h) / power for values in kept])
+        start = time.perf_counter()
+        sensitivity = self._sensitivity(
+            unit, {d: (k, e) for d, k, e in zip(DENSITIES, kept, errors, strict=True)}, walk, reference
+        )
+        self.seconds += time.perf_counter() - start
+        # errors are not smaller at lower densities; the search may find it so by chance
+        falling = np.maximum.accumulate(errors[::-1])[::-1]
+        candidate = unit.candidate
+        return LayerCurve(candidate.name, candidate.nodes, candidate.elements, tuple(map(float, falling)), sensitivity)
+
+    def _sensitivity(self, unit: Unit, found: dict[float, tuple[Floats, float]], walk: Walk, reference: Reference) -> float:
+        """Divergence of the outputs per unit of error. `found`: density → pruned weights and their error."""
+        variant, moved = self.model.copy(), []
+        for density in PROBES:
+            kept, off = found[density]
             unit.store(variant, kept)
-            moved.append(reference.divergence(walk.outputs(variant, PROBED_SAMPLES)) / max(errors[-1], TINY))
-    sensitivity = float(np.exp(np.mean(np.log(np.maximum(moved, TINY)))))
-    # errors are not smaller at lower densities; the search may find it so by chance
-    errors = list(np.maximum.accumulate(errors[::-1])[::-1])
-    return LayerCurve(unit, tuple(map(float, errors)), sensitivity)
+            moved.append(reference.divergence(walk.outputs(variant, PROBED_SAMPLES)) / max(off, TINY))
+        return float(np.exp(np.mean(np.log(np.maximum(moved, TINY)))))
+
+
+def weights_digest(model: Model, units: Sequence[Unit]) -> str:
+    """A digest of the values of the units' tensors, as 16 hexadecimal digits."""
+    found = hashlib.sha256()
+    for unit in units:
+        found.update(byte_view(np.ascontiguousarray(model.weights[unit.candidate.name])))
+    return found.hexdigest()[:16]

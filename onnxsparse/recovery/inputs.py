@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from onnxsparse.calibration.walk import Walk
 from onnxsparse.errors import ModelError
-from onnxsparse.recovery.units import Floats, Site
+from onnxsparse.recovery.units import Floats, Site, Unit
 
 Singles = NDArray[np.float32]
 
@@ -48,7 +48,22 @@ class Inputs:
         return self.times(self)
 
 
-def gather(walk: Walk, site: Site, seed: int) -> Singles:
+def unit_moments(unit: Unit, walk: Walk, seed: int) -> Floats:
+    """H of a unit's inputs, before whose first node the walk stands.
+
+    Of a tensor with several sites, it is the mean over them; a walk of its own reaches the later ones.
+    """
+    found = Inputs.of(gather(walk, unit.sites[0], seed), centre=unit.shifts).moments()
+    if len(unit.sites) == 1:
+        return found
+    ahead = walk.fork()
+    for site in unit.sites[1:]:
+        ahead.advance(site.index)
+        found = found + Inputs.of(gather(ahead, site, seed), centre=False).moments()
+    return found / len(unit.sites)
+
+
+def gather(walk: Walk, site: Site, seed: int, positions: int = POSITIONS) -> Singles:
     """The columns of a site at sampled positions of all samples of a walk, which stands before its node.
 
     The same seed gives the same positions, so that versions of a model are compared at the same places. Raises ModelError for NaN
@@ -56,14 +71,14 @@ def gather(walk: Walk, site: Site, seed: int) -> Singles:
     """
     first = walk.values[0][site.data]
     width = site.form.columns(first, np.zeros(1, np.int64)).size
-    most = min(POSITIONS, max(1, MOST_BYTES // (4 * width)))
+    most = min(positions, max(1, MOST_BYTES // (4 * width)))
     each = max(1, -(-most // len(walk.values)))
     parts = []
     for number, values in enumerate(walk.values):
         data = values[site.data]
-        positions = site.form.positions(data)
+        count = site.form.positions(data)
         rng = np.random.default_rng((seed, site.index, number))
-        places = np.arange(positions) if positions <= each else np.sort(rng.choice(positions, each, replace=False))
+        places = np.arange(count) if count <= each else np.sort(rng.choice(count, each, replace=False))
         parts.append(site.form.columns(data, places).astype(np.float32))
         if not np.isfinite(parts[-1]).all():
             raise ModelError(

@@ -1,30 +1,38 @@
 """Pruning with data: from candidates and a target to a pruned and repaired model.
 
 1. Find the weights that can be repaired (`units`); the others are pruned by magnitude, each to the target.
-2. Measure what pruning costs each layer (`database`), and allocate densities (`allocation`).
-3. Prune and repair in the order of the model (`repair`).
-4. Compare with the same zeros without repair, on samples that nothing was learned from; the better of both stays.
+2. Measure what pruning costs each layer (`database`), or take it from a file.
+3. Allocate densities (`allocation`) at the prices of the target (`prices`).
+4. Prune and repair in the order of the model (`repair`).
+5. Compare with the same zeros without repair, on samples that nothing was learned from; the better of both stays.
+
+With a limit in place of a target, steps 3 to 5 are repeated to find the highest target that keeps it (`highest`).
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onnxsparse.calibration.walk import Walk
+from onnxsparse.analysis.layer import Totals
+from onnxsparse.annotations import fingerprint
+from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.ir.model import Model
+from onnxsparse.progress import tell
 from onnxsparse.pruning.candidates import Candidate
 from onnxsparse.pruning.items import Elements, finite_histogram
-from onnxsparse.pruning.plan import Ranking, plan_by_layer, refuse
+from onnxsparse.pruning.plan import Ranking, plan_by_layer
 from onnxsparse.pruning.scores import SCORES, Scored
-from onnxsparse.pruning.sparsity_pattern import GroupPattern
+from onnxsparse.pruning.sparsity_pattern import GroupPattern, Pattern
+from onnxsparse.pruning.target import Target, own_share
 from onnxsparse.records import Change, Skip
-from onnxsparse.recovery.allocation import Choices, allocate
+from onnxsparse.recovery.allocation import Choices, allocate, densities_of
 from onnxsparse.recovery.alps import Keep
-from onnxsparse.recovery.database import LayerCurve, measure
-from onnxsparse.recovery.patterns import Largest, LargestOfGroups
+from onnxsparse.recovery.database import Database, LayerCurve, Measuring
+from onnxsparse.recovery.patterns import keeper, why_not
+from onnxsparse.recovery.prices import Latency, Operations, Prices
 from onnxsparse.recovery.repair import Repair
 from onnxsparse.recovery.units import Unit, find_units
 from onnxsparse.runtime.compare import compare
@@ -32,134 +40,206 @@ from onnxsparse.runtime.samples import Samples
 
 
 @dataclass(frozen=True, kw_only=True)
-class Goal:
-    """What pruning is to reach.
+class Rules:
+    """What allocation obeys. `max_sparsity`: of a layer. `own`: node → sparsity that the caller has set."""
 
-    `kind`, `target`: sparsity_op or sparsity, and its value, 0 to 1; `total`: what it is a share of, in operations or weights.
-    `need`: operations, or weights, that are to become zero beyond those that are. `weigh`: operations of one element of a
-    candidate; 1 towards a sparsity. `max_sparsity`: of a layer. `own`: node → sparsity that the caller has set. `pattern`: N of
-    every M inputs, which fixes all. Weights that cannot be repaired get `target` as their sparsity.
-    """
-
-    kind: str
-    total: int
-    need: int
-    weigh: Callable[[Candidate], int]
-    target: float
+    pattern: Pattern = None
     max_sparsity: float = 1.0
     own: Mapping[str, float] = field(default_factory=dict)
-    pattern: GroupPattern | None = None
+
+
+@dataclass
+class Result:
+    """A pruned model, and what is to be told of it."""
+
+    model: Model
+    changes: list[Change]
+    notes: list[str]
 
 
 @dataclass
 class Recovery:
-    """One run of pruning with data. `model` is changed. `judged`: samples that nothing is learned from; None: no judgement."""
+    """Pruning of `dense` with data. `judged`: samples that nothing is learned from; None: no judgement.
 
-    model: Model
-    goal: Goal
+    `totals`: of the dense model. `stored`: a database to use in place of measuring.
+    """
+
+    dense: Model
+    totals: Totals
+    rules: Rules
     learned: Samples
     judged: Samples | None
     budget_bytes: int
     seed: int = 0
-    skipped: list[Skip] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    stored: Database | None = None
+    units: list[Unit] = field(default_factory=list, init=False)
+    others: list[Candidate] = field(default_factory=list, init=False)
+    skipped: list[Skip] = field(default_factory=list, init=False)
+    notes: list[str] = field(default_factory=list, init=False)
+    curves: Sequence[LayerCurve] = field(default=(), init=False)
 
-    def run(self, candidates: Sequence[Candidate]) -> list[Change]:
-        """Prune and repair. Raises ParamError for a target that cannot be reached, ModelError and BackendError for the model."""
-        # sums depend on the number of threads; and most matrices are so small that threads cost more than they gain
-        with threadpool_limits(limits=1, user_api="blas"):
-            return self._run(candidates)
-
-    def _run(self, candidates: Sequence[Candidate]) -> list[Change]:
-        dense = self.model.copy()
-        units, skipped = find_units(self.model, candidates)
-        done = "pruned by magnitude, not repaired" if self.goal.pattern is None else "left dense"
+    def prepare(self, candidates: Sequence[Candidate]) -> None:
+        """Steps 1 and 2. Raises ParamError for a stored database that lacks a layer, ModelError for one of another model."""
+        found, skipped = find_units(self.dense, candidates)
+        reasons = [(unit, why_not(self.rules.pattern, unit)) for unit in found]
+        self.units = [unit for unit, reason in reasons if reason is None]
+        skipped += [Skip(node, reason) for unit, reason in reasons if reason is not None for node in unit.candidate.nodes]
+        taken = [unit.candidate for unit in self.units]
+        self.others = [] if isinstance(self.rules.pattern, GroupPattern) else [c for c in candidates if c not in taken]
+        done = "pruned by magnitude, not repaired" if self.others else "left dense"
         self.skipped = [Skip(skip.node, f"{done}: {skip.reason}") for skip in skipped]
-        others = [c for c in candidates if c not in [unit.candidate for unit in units]]
-        spread = self.learned.pick(np.random.default_rng(self.seed).permutation(len(self.learned)).tolist())
-        changes = self._by_magnitude(others)
-        plain = self.model.copy()  # gets the same zeros, and no repair
-        gained = sum((change.zeros_after - change.zeros_before) * self.goal.weigh(c) for change, c in changes)
-        curves, shared = measure(self.model, units, Walk(self.model, spread, self.budget_bytes), self.seed)
-        keepers = self._keepers(curves, self.goal.need - gained)
-        repair = Repair(self.model, dense, keepers, shared, self.budget_bytes, self.seed)
-        repair.run(units, spread)
-        if repair.few:
-            self.notes.append(f"{repair.few} layers have fewer positions than weights of a row; they were repaired cautiously")
-        for unit in units:
-            if unit.candidate.name in keepers:
-                unit.store(plain, np.where(unit.matrix(self.model) != 0, unit.matrix(dense), 0))
-        self._judge(dense, plain)
-        return [change for change, _ in changes if change.zeros_after > change.zeros_before] + self._changes(units, keepers)
+        order = np.random.default_rng(self.seed).permutation(len(self.learned)).tolist()
+        self.learned = self.learned.pick(order)
+        if not isinstance(self.rules.pattern, GroupPattern):
+            self.curves = self._measured() if self.stored is None else self._stored(self.stored)
 
-    def _by_magnitude(self, candidates: Sequence[Candidate]) -> list[tuple[Change, Candidate]]:
+    def _measured(self) -> tuple[LayerCurve, ...]:
+        measuring = Measuring(self.dense, self.units, self.learned, self.budget_bytes, self.seed, self.rules.pattern)
+        found = measuring.run()
+        self.notes.append(f"sensitivity was measured in {measuring.seconds:.1f} s")
+        return found
+
+    def _stored(self, database: Database) -> list[LayerCurve]:
+        if database.graph != fingerprint(self.dense.proto):
+            raise ModelError(f"--database: it was made of another model, {database.model}, not of {self.dense.name}")
+        found = [database.curve(unit) for unit in self.units]
+        lacking = [unit.candidate.nodes[0] for unit, curve in zip(self.units, found, strict=True) if curve is None]
+        if lacking:
+            raise ParamError(f"--database: it lacks {lacking[0]}; make it without --only and --exclude, or leave the layer out")
+        return [curve for curve in found if curve is not None]
+
+    def run(self, target: Target | Latency) -> Result:
+        """Steps 3 to 5, once. Raises ParamError for a target that cannot be reached."""
+        model, changes, gained = self.dense.copy(), [], 0
+        if isinstance(target, Target):
+            pruned = self._by_magnitude(model, target.sparsity)
+            gained = sum((change.zeros_after - change.zeros_before) * target.weight(c) for change, c in pruned)
+            changes = [change for change, _ in pruned if change.zeros_after > change.zeros_before]
+        plain = model.copy()  # gets the same zeros, and no repair
+        keepers = self._keepers(self.prices(target, gained))
+        repair = Repair(model, self.dense, keepers, self.judged, self.budget_bytes, self.seed)
+        repair.run(self.units, self.learned)
+        for unit in self.units:
+            if unit.candidate.name in keepers:
+                unit.store(plain, np.where(unit.matrix(model) != 0, unit.matrix(self.dense), 0))
+        model, notes = self._judge(model, plain, repair)
+        return Result(model, changes + self._changes(model, keepers), notes)
+
+    def prices(self, target: Target | Latency, gained: int = 0) -> Prices:
+        """The prices of a target, if `gained` operations became zero already."""
+        return Operations(target, self.totals, gained) if isinstance(target, Target) else target
+
+    def _by_magnitude(self, model: Model, target: float) -> list[tuple[Change, Candidate]]:
         """Prune weights that cannot be repaired, each to its own sparsity or the target."""
         found = []
-        for candidate in candidates if self.goal.pattern is None else ():
-            items = Elements(self.model.weights, candidate.stored, candidate.elements - candidate.zeros)
+        for candidate in self.others:
+            items = Elements(model.weights, candidate.stored, candidate.elements - candidate.zeros)
             histogram = finite_histogram(items, candidate.nodes[0])
             ranking = Ranking(candidate, items, histogram, SCORES["l1"](Scored(histogram, 1.0)), 1)
-            wanted = max((self.goal.own[n] for n in candidate.nodes if n in self.goal.own), default=self.goal.target)
-            (choice,) = plan_by_layer([ranking], [wanted], 1.0).choices
-            self.model.weights.assign_parts(candidate.name, items.zeroed(choice))
+            own = own_share(self.rules.own, candidate.nodes)
+            (choice,) = plan_by_layer([ranking], [target if own is None else own], 1.0).choices
+            model.weights.assign_parts(candidate.name, items.zeroed(choice))
             zeros = candidate.zeros + choice.gain
             found.append((Change(candidate.name, candidate.nodes, candidate.elements, candidate.zeros, zeros), candidate))
         return found
 
-    def _keepers(self, curves: Sequence[LayerCurve], need: int) -> dict[str, Keep]:
-        """Tensor → what may be kept of it; tensors that keep all are left out. Raises ParamError for a target out of reach."""
-        goal = self.goal
-        if goal.pattern is not None:
-            return dict(self._groups(goal.pattern, [curve.unit for curve in curves]))
-        layers, budget = [], -need
-        for curve in curves:
-            candidate = curve.unit.candidate
-            fixed = max((goal.own[n] for n in candidate.nodes if n in goal.own), default=None)
-            layers.append(Choices.of(curve, goal.weigh(candidate), goal.max_sparsity, fixed))
-            budget += (candidate.elements - candidate.zeros) * goal.weigh(candidate)
-        kept = allocate(layers, budget)
-        if kept is None:
-            least = sum(int(layer.kept[0]) * layer.weight for layer in layers)
-            raise refuse(goal.kind, goal.target, goal.target - (least - budget) / goal.total, goal.max_sparsity)
-        found: dict[str, Keep] = {}
-        for curve, count in zip(curves, kept, strict=True):
-            candidate = curve.unit.candidate
+    def choices(self, prices: Prices) -> list[Choices]:
+        """What each unit may keep at these prices."""
+        found = []
+        for unit, curve in zip(self.units, self.curves, strict=True):
+            kept = densities_of(unit.candidate, self.rules.max_sparsity, own_share(self.rules.own, unit.candidate.nodes))
+            found.append(Choices(kept, curve.loss(kept), prices.costs(unit.candidate, kept)))
+        return found
+
+    def allocated(self, prices: Prices) -> list[int] | None:
+        """The elements that each unit keeps; None for a target out of reach."""
+        budget = prices.budget([unit.candidate for unit in self.units])
+        return allocate(self.choices(prices), budget, convex=prices.convex)
+
+    def kept(self, prices: Prices) -> list[int]:
+        """The elements that each unit keeps. Raises ParamError for a target out of reach."""
+        found = self.allocated(prices)
+        if found is None:
+            excess = sum(int(layer.cost[0]) for layer in self.choices(prices))
+            excess -= prices.budget([unit.candidate for unit in self.units])
+            raise prices.out_of_reach(excess, self.rules.max_sparsity)
+        return found
+
+    def _keepers(self, prices: Prices) -> dict[str, Keep]:
+        """Tensor → what may be kept of it; tensors that keep all are left out."""
+        pattern, found = self.rules.pattern, dict[str, Keep]()
+        counts = [0] * len(self.units) if isinstance(pattern, GroupPattern) else self.kept(prices)
+        for unit, count in zip(self.units, counts, strict=True):
+            candidate = unit.candidate
             if count < candidate.elements - candidate.zeros:
-                found[candidate.name] = Largest(count, curve.unit.matrix(self.model) != 0)
+                found[candidate.name] = keeper(pattern, unit, unit.matrix(self.dense) != 0, count)
         return found
 
-    def _groups(self, pattern: GroupPattern, units: Sequence[Unit]) -> "dict[str, Keep]":
-        found: dict[str, Keep] = {}
-        for unit in units:
-            axes = unit.candidate.use.axes
-            columns = unit.matrix(self.model).shape[2]
-            inputs = 0 if axes is None else self.model.weights.shape(unit.candidate.name)[unit.candidate.stored.axes[axes.input]]  # type: ignore[index]  # units have axes
-            inputs = math.gcd(inputs, columns)
-            if inputs == 0 or inputs % pattern.group:
-                reason = f"its input axis has {inputs} elements, not a multiple of {pattern.group}"
-                self.skipped += [Skip(node, reason) for node in unit.candidate.nodes]
-                continue
-            found[unit.candidate.name] = LargestOfGroups(pattern, inputs)
-        return found
-
-    def _judge(self, dense: Model, plain: Model) -> None:
-        """Compare with the same zeros without repair, `plain`, and keep the better of both."""
+    def _judge(self, model: Model, plain: Model, repair: Repair) -> tuple[Model, list[str]]:
+        """The better of the repaired model and of the same zeros without repair, `plain`; and notes."""
+        notes = []
+        if repair.few:
+            notes.append(f"{repair.few} layers have fewer positions than weights of a row; they were repaired cautiously")
+        if repair.left_out:
+            some = ", ".join(repair.left_out[:5]) + ("…" if len(repair.left_out) > 5 else "")
+            notes.append(f"{len(repair.left_out)} layers got no repair, which made held-out samples worse there: {some}")
         if self.judged is None:
-            self.notes.append("the repair was not judged: there is no sample that it did not learn from; give --test")
-            return
-        levels = [compare(dense, model, self.judged).worst_sqnr_db for model in (plain, self.model)]
+            return model, [*notes, "the repair was not judged: there is no sample that it did not learn from; give --test"]
+        levels = [compare(self.dense, found, self.judged).worst_sqnr_db for found in (plain, model)]
         told = ["no figure" if level is None else f"{level:.2f} dB" for level in levels]
         if None not in levels and levels[1] < levels[0]:  # type: ignore[operator]  # both are numbers
-            self.model.assign(plain)
-            self.notes.append(f"the repair was left out: the worst output or slice has {told[0]} without it, {told[1]} with it")
-            return
-        self.notes.append(f"the worst output or slice of held-out samples has {told[1]}; without the repair {told[0]}")
+            notes.append(f"the repair was left out: the worst output or slice has {told[0]} without it, {told[1]} with it")
+            return plain, notes
+        return model, [*notes, f"the worst output or slice of held-out samples has {told[1]}; without the repair {told[0]}"]
 
-    def _changes(self, units: Sequence[Unit], keepers: Mapping[str, Keep]) -> list[Change]:
+    def _changes(self, model: Model, keepers: Mapping[str, Keep]) -> list[Change]:
         found = []
-        for unit in units:
+        for unit in self.units:
             c = unit.candidate
-            zeros = c.elements - int(np.count_nonzero(self.model.weights[c.name]))
+            zeros = c.elements - int(np.count_nonzero(model.weights[c.name]))
             if c.name in keepers or zeros > c.zeros:
                 found.append(Change(c.name, c.nodes, c.elements, c.zeros, zeros))
         return found
+
+
+def recover(
+    recovery: Recovery,
+    candidates: Sequence[Candidate],
+    target: Target | Latency | None,
+    failures: Callable[[Model], Sequence[str]],
+) -> Result:
+    """Prune with data: towards `target` or, if it is None, to the highest sparsity_op whose model has no `failures`.
+
+    Raises ParamError for a target that cannot be reached, and if no sparsity keeps the limits.
+    """
+    # sums depend on the number of threads; tasks, not kernels, run in parallel
+    with threadpool_limits(limits=1, user_api="blas"):
+        recovery.prepare(candidates)
+        found = highest(recovery, failures) if target is None else recovery.run(target)
+    return replace(found, notes=[*recovery.notes, *found.notes])
+
+
+def highest(recovery: Recovery, failures: Callable[[Model], Sequence[str]]) -> Result:
+    """The result of the highest whole per cent of sparsity_op without `failures`, by bisection."""
+    totals = recovery.totals
+    prices = Operations(Target("sparsity_op", 0.0), totals)
+    gain = sum(int(layer.cost[-1] - layer.cost[0]) for layer in recovery.choices(prices))
+    low = math.ceil(100 * (totals.sparsity_op or 0.0))
+    high = math.floor(100 * (prices.target.reached(totals) + gain) / totals.weight_macs) + 1
+    best: Result | None = None
+    missed: Sequence[str] = ()
+    probes = 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        tell(f"probing sparsity_op {middle} %")
+        found = recovery.run(Target("sparsity_op", middle / 100))
+        probes += 1
+        failed = failures(found.model)
+        if failed:
+            high, missed = middle, failed
+        else:
+            low, best = middle, found
+    if best is None:
+        raise ParamError(f"prune: sparsity_op {high} % is too much already: {'; '.join(missed)}")
+    reached = f"sparsity_op {low} % is the most that keeps the limits, of {probes} probed"
+    return replace(best, notes=[reached, *([f"at {high} %: {'; '.join(missed)}"] if missed else []), *best.notes])

@@ -4,13 +4,14 @@ Two walks go side by side, of the dense model and of the model as pruned so far.
 
 1. the inputs of both at the same positions; the wanted outputs are the dense layer's;
 2. the best dense weights for the new inputs, then the kept ones (ALPS), then least squares on them;
-3. the bias takes the difference of the means.
+3. the bias takes the difference of the means;
+4. on samples that were not learned from, the layer's output with and without this fit; the better of both stays.
 
 Layers that keep all of their weights are fitted too, once an earlier layer has changed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,55 +20,79 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.progress import tell
 from onnxsparse.recovery.alps import RIDGE, Keep, Moments, alive, choose, refit
-from onnxsparse.recovery.inputs import Inputs, gather
+from onnxsparse.recovery.inputs import Inputs, gather, unit_moments
 from onnxsparse.recovery.patterns import Mask
 from onnxsparse.recovery.units import Floats, Unit
 from onnxsparse.runtime.samples import Samples
+
+JUDGED_POSITIONS = 4_000
+"""Output positions of a layer at which its fit is judged."""
+
+
+@dataclass(frozen=True)
+class Walks:
+    """The dense model and the model as pruned so far, side by side over the same samples."""
+
+    dense: Walk
+    pruned: Walk
+
+    @classmethod
+    def over(cls, samples: Samples, dense: Model, pruned: Model, budget_bytes: int) -> "Walks":
+        """Both at their start."""
+        return cls(Walk(dense, samples, budget_bytes // 2), Walk(pruned, samples, budget_bytes // 2))
+
+    def advance(self, to: int) -> None:
+        """Run both up to a node."""
+        for walk in (self.dense, self.pruned):
+            walk.advance(to)
 
 
 @dataclass
 class Repair:
     """The final pass over `model`, which it changes. `dense`: the model before. `keepers`: tensor → what may be kept of it.
 
-    `shared`: H of tensors that several nodes use, measured on the dense model.
+    `judged`: samples that nothing is learned from; None: every fit stays.
     """
 
     model: Model
     dense: Model
     keepers: Mapping[str, Keep]
-    shared: Mapping[str, Floats]
+    judged: Samples | None
     budget_bytes: int
     seed: int = 0
     few: int = 0
     """Layers with fewer positions than twice their columns."""
+    left_out: list[str] = field(default_factory=list)
+    """Nodes whose fit was worse than none on the samples that are judged on."""
 
     def run(self, units: Sequence[Unit], samples: Samples) -> None:
         """Prune and fit all units."""
-        first, second = (Walk(model, samples, self.budget_bytes // 2) for model in (self.dense, self.model))
+        budget = self.budget_bytes if self.judged is None else self.budget_bytes * 3 // 4
+        learned = Walks.over(samples, self.dense, self.model, budget)
+        judged = None if self.judged is None else Walks.over(self.judged, self.dense, self.model, self.budget_bytes - budget)
         changed = False
         for number, unit in enumerate(units):
             tell("pruning and repairing layers", number, len(units))
             keep = self.keepers.get(unit.candidate.name)
             if keep is None and not changed:
                 continue
-            for walk in (first, second):
-                walk.advance(unit.at)
+            learned.advance(unit.at)
             if len(unit.sites) > 1:
-                self._shared(unit, keep)
+                self._shared(unit, keep, learned.dense)
             else:
-                self._fit(unit, keep, first, second)
+                self._fit(unit, keep, learned, judged)
             changed = True
 
-    def _shared(self, unit: Unit, keep: Keep | None) -> None:
+    def _shared(self, unit: Unit, keep: Keep | None, dense: Walk) -> None:
         """Choose and fit a tensor that several nodes use, on the inputs of the dense model."""
         if keep is None:
             return
-        weight, moments = unit.matrix(self.model), Moments.of(self.shared[unit.candidate.name])
+        weight, moments = unit.matrix(self.model), Moments.of(unit_moments(unit, dense, self.seed))
         unit.store(self.model, refit(weight, choose(weight, moments, keep), moments.h))
 
-    def _fit(self, unit: Unit, keep: Keep | None, first: Walk, second: Walk) -> None:
+    def _fit(self, unit: Unit, keep: Keep | None, learned: Walks, judged: Walks | None) -> None:
         site = unit.sites[0]
-        wanted, given = (Inputs.of(gather(walk, site, self.seed), centre=unit.shifts) for walk in (first, second))
+        wanted, given = (Inputs.of(gather(w, site, self.seed), centre=unit.shifts) for w in (learned.dense, learned.pruned))
         weight = unit.matrix(self.dense)
         h, cross = alive(given.moments()), weight @ wanted.times(given)
         ridge = RIDGE
@@ -79,10 +104,25 @@ class Repair:
             best = refit(weight, np.ones_like(mask), h, cross, ridge)
             mask = choose(best, Moments.of(h), keep, best @ h)
         fitted = refit(weight, mask, h, cross, ridge)
-        unit.store(self.model, fitted)
+        shift = None
         if unit.shifts:
             shift = weight @ wanted.mean.swapaxes(1, 2) - fitted @ given.mean.swapaxes(1, 2)
+        if judged is not None and self._worse(unit, np.where(mask, weight, 0), fitted, shift, judged):
+            self.left_out.append(unit.candidate.nodes[0])
+            fitted, shift = np.where(mask, weight, 0), None
+        unit.store(self.model, fitted)
+        if shift is not None:
             add_bias(self.model, unit, shift.reshape(-1))
+
+    def _worse(self, unit: Unit, plain: Floats, fitted: Floats, shift: Floats | None, judged: Walks) -> bool:
+        """Whether the outputs of a unit are farther from the dense ones with `fitted` and `shift` than with `plain` weights."""
+        judged.advance(unit.at)
+        wanted, given = (gather(w, unit.sites[0], self.seed, JUDGED_POSITIONS) for w in (judged.dense, judged.pruned))
+        target = unit.matrix(self.dense) @ wanted.swapaxes(1, 2)
+        given = given.swapaxes(1, 2)
+        off = [target - plain @ given, target - fitted @ given - (0.0 if shift is None else shift)]
+        without, with_fit = (float((part**2).sum()) for part in off)
+        return with_fit > without
 
 
 def add_bias(model: Model, unit: Unit, shift: Floats) -> None:

@@ -39,6 +39,8 @@ class Unit:
 
     candidate: Candidate
     sites: tuple[Site, ...]
+    size: tuple[int, int, int]
+    """Groups, rows and columns of its matrix."""
     bias: str | None = None
     takes_bias: bool = False
 
@@ -51,6 +53,11 @@ class Unit:
     def at(self) -> int:
         """The first node that uses it."""
         return self.sites[0].index
+
+    @property
+    def inputs(self) -> int:
+        """Input channels of a group."""
+        return self.size[2] // self.form.taps
 
     @property
     def shifts(self) -> bool:
@@ -103,13 +110,13 @@ def unit_of(survey: Survey, candidate: Candidate, nodes: dict[str, int]) -> Unit
     sites = tuple(site for node in candidate.nodes for site in sites_of(survey, stored.name, nodes[node]))
     if len({(type(site.form), site.form.bias_at is None) for site in sites}) > 1:
         raise UnknownFact("ops of several kinds use it")
-    matrix = sites[0].form.matrix(seen(candidate, survey.model))
-    if matrix.size * matrix.shape[2] > MOST_WORK:
-        raise UnknownFact(f"its matrix of {matrix.shape[1]} × {matrix.shape[2]} is too large")
+    groups, rows, columns = sites[0].form.matrix(seen(candidate, survey.model)).shape
+    if groups * rows * columns**2 > MOST_WORK:
+        raise UnknownFact(f"its matrix of {rows} × {columns} is too large")
     bias, takes = None, False
     if len(sites) == 1:
         bias, takes = bias_of(survey, sites[0])
-    return Unit(candidate, sites, bias, takes)
+    return Unit(candidate, sites, (groups, rows, columns), bias, takes)
 
 
 def sites_of(survey: Survey, tensor: str, index: int) -> Iterator[Site]:
