@@ -14,12 +14,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.analysis.layer import Layers
-from onnxsparse.analysis.layer_filter import LayerPattern, choose
+from onnxsparse.analysis.layer_filter import LayerPattern
 from onnxsparse.analysis.layers import layers
 from onnxsparse.cost.backends.base import CostBackend
 from onnxsparse.cost.backends.hardware import names
-from onnxsparse.cost.estimate import is_predicting
-from onnxsparse.cost.registry import CostTarget, find_backend
+from onnxsparse.cost.registry import CostTarget, predicting_backend
 from onnxsparse.cost.workload import workload
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.model import Model
@@ -29,7 +28,7 @@ from onnxsparse.pipeline.learning import Learns, open_test
 from onnxsparse.pipeline.limits import Limits
 from onnxsparse.pruning.application import split_blockless
 from onnxsparse.pruning.by_magnitude import Magnitude, prune_groups
-from onnxsparse.pruning.candidates import Candidate, find_candidates
+from onnxsparse.pruning.candidates import Candidate, select_candidates
 from onnxsparse.pruning.coverage import unknown_operations
 from onnxsparse.pruning.items import Elements, finite_histogram
 from onnxsparse.pruning.layer_sparsity import LayerSparsity, set_sparsities
@@ -196,11 +195,10 @@ class Prune(Learns, Limits):
 
     def _candidates(self, model: Model, facts: Layers) -> tuple[list[Candidate], list[Skip]]:
         """The tensors to prune, and the layers that are not pruned with the reason."""
-        chosen = choose(facts, self.only, "prune: --only", model.name) if self.only else {layer.node for layer in facts}
-        excluded = choose(facts, self.exclude, "prune: --exclude", model.name)
-        if self._by_operations:
+        by_operations = self._by_operations
+        if by_operations:
             require_operations(facts, model, partial=self.partial)
-        candidates, skipped = find_candidates(model, facts, chosen, excluded, by_operations=self._by_operations)
+        candidates, skipped = select_candidates(model, facts, self.only, self.exclude, self.name, by_operations=by_operations)
         if not isinstance(self._pattern, BlockPattern):
             return candidates, skipped
         candidates, blockless = split_blockless(candidates)
@@ -286,10 +284,7 @@ class Prune(Learns, Limits):
         """The backend that predicts latency; None without one. Raises ParamError for a target that measures."""
         if self.target is None and self.latency_ms is None:
             return None
-        found = find_backend(self.target or "cv22")
-        if not is_predicting(found):
-            raise ParamError(f"prune: --target {self.target} measures models; name a target that predicts their cost")
-        return found
+        return predicting_backend(self.target or "cv22", self.name)
 
 
 def default_cap(target: float) -> float:

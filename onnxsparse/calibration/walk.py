@@ -19,13 +19,19 @@ from onnxsparse.ir.binding import fed_inputs
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.mapped import byte_view
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array
 from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import Runner, runner
 
 Values = dict[str, Array]
 """Value → array, of one sample."""
+
+
+TAILS = 16
+"""Places of a model from which on it is one session for `Walk.outputs`."""
+
+SHORTEST_STRIDE = 32
+"""Least number of nodes between two of them."""
 
 
 @dataclass
@@ -61,6 +67,8 @@ class Walk:
         self.at = 0
         self.budget_bytes = budget_bytes
         self._needed = last_uses(model)
+        self._stride = max(SHORTEST_STRIDE, len(model.proto.graph.node) // TAILS)
+        self._tail: tuple[int, Runner | None] | None = None
         self._store = Store(budget_bytes)
         names = {value.name for value in fed_inputs(model.proto.graph)}
         self.values: list[Values] = [
@@ -71,13 +79,11 @@ class Walk:
         """Run the nodes from `at` to `to`, the latter excluded, on all samples."""
         if to == self.at:
             return
-        kept = [name for name in made_in(self.model, self.at, to) if self._needed.get(name, -1) >= to]
-        running = segment(self.model, self.at, to, self.values[0], kept)
+        running = self._session(self.model, self.at, to, self.values[0])
         store = Store(self.budget_bytes)
         for index, values in enumerate(self.values):
             passed = {name: array for name, array in values.items() if self._needed.get(name, -1) >= to}
-            made = running.run(used_of(running, values)) if kept else {}
-            self.values[index] = {name: store.keep(array) for name, array in {**passed, **made}.items()}
+            self.values[index] = {name: store.keep(array) for name, array in {**passed, **ran(running, values)}.items()}
         self.at, self._store = to, store
 
     def fork(self) -> "Walk":
@@ -86,18 +92,34 @@ class Walk:
         twin.values = list(self.values)
         return twin
 
-    def outputs(self, model: Model, samples: int) -> list[Values]:
-        """The outputs of the first `samples` samples if all nodes from `at` on run as in `model`, whose nodes are the same."""
-        nodes = len(model.proto.graph.node)
-        names = [output.name for output in model.proto.graph.output]
-        made = [name for name in made_in(model, self.at, nodes) if name in names]
-        running = segment(model, self.at, nodes, self.values[0], made) if made else None
+    def outputs(self, model: Model, samples: Sequence[int], *, changed: int | None = None) -> list[Values]:
+        """The outputs of some samples, by number, if all nodes from `at` on run as in `model`, whose nodes are the same.
+
+        `changed`: the last node whose weights differ from those of this walk's model; None: any may. The nodes from some distance
+        behind it to the end are then one session, which serves many calls.
+        """
+        names, nodes = [output.name for output in model.proto.graph.output], len(model.proto.graph.node)
+        stop = nodes if changed is None else min(nodes, (changed // self._stride + 1) * self._stride)
+        head = self._session(model, self.at, stop, self.values[0])
         found = []
-        for values in self.values[:samples]:
-            results = {name: values[name] for name in names if name in values}
-            results |= {} if running is None else running.run(used_of(running, values))
+        for number in samples:
+            results = self.values[number] | ran(head, self.values[number])
+            if stop < nodes:
+                results |= ran(self._tail_session(stop, results), results)
             found.append({name: results[name] for name in names})
         return found
+
+    def _tail_session(self, start: int, given: Values) -> Runner | None:
+        """A session of all nodes from `start` on, kept until another is asked for."""
+        if self._tail is None or self._tail[0] != start:
+            self._tail = None  # before the next takes its memory
+            self._tail = (start, self._session(self.model, start, len(self.model.proto.graph.node), given))
+        return self._tail[1]
+
+    def _session(self, model: Model, start: int, stop: int, given: Values) -> Runner | None:
+        """A session of some nodes of `model`, which returns what later nodes or the caller need; None if that is nothing."""
+        wanted = [name for name in made_in(model, start, stop) if self._needed.get(name, -1) >= stop]
+        return segment(model, start, stop, given, wanted) if wanted else None
 
 
 def last_uses(model: Model) -> dict[str, float]:
@@ -116,11 +138,12 @@ def segment(model: Model, start: int, stop: int, given: Mapping[str, Array], wan
 
     Raises BackendError if onnxruntime refuses it, or if a value is no tensor.
     """
-    twin = model.copy()
-    graph = twin.proto.graph
-    nodes: list[onnx.NodeProto] = list(graph.node[start:stop])
-    replace_all(graph.node, nodes)
+    source, proto = model.proto.graph, header(model.proto)
+    graph = proto.graph
+    graph.node.extend(source.node[start:stop])
     used = Graph(graph).consumers
+    # a session takes time and memory for each weight, used or not
+    graph.initializer.extend(tensor for tensor in source.initializer if tensor.name in used)
     inputs = []
     for name, array in given.items():
         if name not in used:
@@ -130,14 +153,23 @@ def segment(model: Model, start: int, stop: int, given: Mapping[str, Array], wan
         inputs.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None))
     weights = {tensor.name for tensor in graph.initializer}
     # below IR version 4, initializers are listed as inputs
-    listed = [value for value in graph.input if value.name in weights]
-    replace_all(graph.input, [*inputs, *listed])
-    replace_all(graph.output, [onnx.ValueInfoProto(name=name) for name in wanted])
-    del graph.value_info[:]
-    twin.weights.refresh()
-    return runner(twin)
+    listed = [value for value in source.input if value.name in weights]
+    graph.input.extend([*inputs, *listed])
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    return runner(Model(proto, model.weights.copy(proto), model.path, model.role))
 
 
-def used_of(running: Runner, values: Values) -> Values:
-    """The values that a session takes."""
-    return {value.name: values[value.name] for value in running.session.get_inputs() if value.name in values}
+def header(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with an empty graph, of the same versions and functions."""
+    found = onnx.ModelProto(ir_version=proto.ir_version)
+    found.opset_import.extend(proto.opset_import)
+    found.functions.extend(proto.functions)
+    found.graph.name = proto.graph.name
+    return found
+
+
+def ran(running: Runner | None, values: Values) -> Values:
+    """The outputs of a session on those of the values that it takes; nothing without a session."""
+    if running is None:
+        return {}
+    return running.run({value.name: values[value.name] for value in running.session.get_inputs() if value.name in values})

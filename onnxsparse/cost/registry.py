@@ -60,6 +60,14 @@ def find_backend(target: str | Path, precision: Precision = EIGHT_BIT) -> Backen
     return make_backend(load_hardware(target, also=(*MEASURING, *third_parties())), precision)
 
 
+def predicting_backend(target: str | Path, command: str) -> CostBackend:
+    """The backend of a target that predicts costs. Raises ParamError for one that measures, and as `find_backend` does."""
+    found = find_backend(target)
+    if not hasattr(found, "cost"):
+        raise ParamError(f"{command}: --target {target} measures models; name a target that predicts their cost")
+    return cast(CostBackend, found)
+
+
 def load_point(point: EntryPoint, precision: Precision) -> Backend:
     """Import a backend and make it for a precision. Raises ParamError if the import fails."""
     try:

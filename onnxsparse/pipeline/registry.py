@@ -35,6 +35,10 @@ BUILT_IN = {
         "onnxsparse.passes.prune_channels:PruneChannels",
         "Remove whole channels from the model, rewrite all shapes, and prove in onnxruntime that nothing else has changed.",
     ),
+    "sensitivity": Entry(
+        "onnxsparse.passes.sensitivity:Sensitivity",
+        "Measure on data what pruning costs each layer, and how much the model's outputs feel it; the model stays as it is.",
+    ),
     "quantize": Entry(
         "onnxsparse.passes.quantize:Quantize",
         "Quantize a float model to int8, for the CV22 or onnxruntime, with scales chosen on calibration data.",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxsparse.analysis.layer import Layer, Layers, WeightUse
+from onnxsparse.analysis.layer_filter import choose
 from onnxsparse.analysis.stored_weights import StoredWeight
 from onnxsparse.errors import ModelError
 from onnxsparse.ir.graph import Graph
@@ -72,6 +73,18 @@ def find_candidates(
             shape = "x".join(map(str, model.weights.shape(name)))
             raise ModelError(f"{model.name}: weight '{name}' of node '{nodes[0]}' has no elements (shape {shape})")
     return candidates, skipped
+
+
+def select_candidates(
+    model: Model, facts: Layers, only: Sequence[str], exclude: Sequence[str], command: str, *, by_operations: bool
+) -> tuple[list[Candidate], list[Skip]]:
+    """`find_candidates` among the layers that match `only` (empty: all) and none of `exclude`.
+
+    Raises ParamError for a pattern that matches no layer, and as `find_candidates` does.
+    """
+    chosen = choose(facts, only, f"{command}: --only", model.name) if only else {layer.node for layer in facts}
+    excluded = choose(facts, exclude, f"{command}: --exclude", model.name)
+    return find_candidates(model, facts, chosen, excluded, by_operations=by_operations)
 
 
 def why_no_weights(layer: Layer) -> str | None:

@@ -40,7 +40,11 @@ PROBES = (0.1, 0.2, 0.4)
 """Densities to which a layer is pruned to measure its sensitivity; the geometric mean over them varies less than one of them."""
 
 PROBED_SAMPLES = 16
-"""Samples on which sensitivity is measured; each runs the rest of the model once for each layer."""
+"""Samples on which sensitivity is measured; the rest of the model runs on them once for each layer and density of PROBES."""
+
+PROBED_LAYERS = 100
+"""Layers up to which all densities are probed on the same samples. With more, each is probed on some of them, so that time grows
+with the layers and not with their square."""
 
 TINY = 1e-12
 """Smallest relative error, so that logarithms are finite."""
@@ -52,12 +56,14 @@ Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 @dataclass(frozen=True)
 class LayerCurve:
     """One weight tensor: the relative error of its layer's output at DENSITIES, and the divergence of the model's outputs per
-    unit of it.
+    unit of it. `digest`: of the tensor's values. `macs`: multiply-accumulates with the tensor.
     """
 
     tensor: str
+    digest: str
     nodes: tuple[str, ...]
     elements: Annotated[int, Field(gt=0)]
+    macs: Annotated[int, Field(ge=0)]
     errors: Annotated[tuple[Finite, ...], Field(min_length=len(DENSITIES), max_length=len(DENSITIES))]
     sensitivity: Finite
 
@@ -72,14 +78,13 @@ class LayerCurve:
 
 @dataclass(frozen=True)
 class Database:
-    """The curves of a model. `graph`: the fingerprint of its graph; `weights`: of the values of its tensors.
+    """The curves of a model. `graph`: the fingerprint of its graph.
 
     `source`, `samples`, `seed`: the data that was learned from. `pattern`: as the option --pattern says it.
     """
 
     model: str
     graph: str
-    weights: str
     source: str
     samples: int
     seed: int
@@ -103,10 +108,13 @@ class Measuring:
     pattern: Pattern = None
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._variant = self.model.copy()
+
     def run(self) -> tuple[LayerCurve, ...]:
         """The curve of every unit. Raises ModelError and BackendError as `Walk` does."""
         walk = Walk(self.model, self.samples, self.budget_bytes)
-        reference = Reference(walk.outputs(self.model, PROBED_SAMPLES))
+        reference = Reference(walk.outputs(self.model, range(min(PROBED_SAMPLES, len(walk.values)))))
         found = []
         for number, unit in enumerate(self.units):
             tell("measuring layers", number, len(self.units))
@@ -135,21 +143,35 @@ class Measuring:
         # errors are not smaller at lower densities; the search may find it so by chance
         falling = np.maximum.accumulate(errors[::-1])[::-1]
         candidate = unit.candidate
-        return LayerCurve(candidate.name, candidate.nodes, candidate.elements, tuple(map(float, falling)), sensitivity)
+        return LayerCurve(
+            tensor=candidate.name,
+            digest=digest(unit, self.model),
+            nodes=candidate.nodes,
+            elements=candidate.elements,
+            macs=candidate.uses * candidate.elements,
+            errors=tuple(falling.tolist()),
+            sensitivity=sensitivity,
+        )
 
     def _sensitivity(self, unit: Unit, found: dict[float, tuple[Floats, float]], walk: Walk, reference: Reference) -> float:
         """Divergence of the outputs per unit of error. `found`: density → pruned weights and their error."""
-        variant, moved = self.model.copy(), []
-        for density in PROBES:
+        variant, moved = self._variant, []
+        alone = unit.at if len(unit.sites) == 1 else None
+        for density, samples in zip(PROBES, probed(len(self.units), len(reference.outputs)), strict=True):
             kept, off = found[density]
             unit.store(variant, kept)
-            moved.append(reference.divergence(walk.outputs(variant, PROBED_SAMPLES)) / max(off, TINY))
+            outputs = walk.outputs(variant, samples, changed=alone)
+            moved.append(reference.divergence(outputs, samples) / max(off, TINY))
+        unit.store(variant, unit.matrix(self.model))
         return float(np.exp(np.mean(np.log(np.maximum(moved, TINY)))))
 
 
-def weights_digest(model: Model, units: Sequence[Unit]) -> str:
-    """A digest of the values of the units' tensors, as 16 hexadecimal digits."""
-    found = hashlib.sha256()
-    for unit in units:
-        found.update(byte_view(np.ascontiguousarray(model.weights[unit.candidate.name])))
-    return found.hexdigest()[:16]
+def probed(layers: int, samples: int) -> list[list[int]]:
+    """For each density of PROBES, the numbers of the samples on which it is probed in a model of so many layers."""
+    each = min(samples, max(2, round(PROBED_SAMPLES * PROBED_LAYERS / layers)))
+    return [[(each * at + number) % samples for number in range(each)] for at in range(len(PROBES))]
+
+
+def digest(unit: Unit, model: Model) -> str:
+    """A digest of the values of a unit's tensor in `model`, as 16 hexadecimal digits."""
+    return hashlib.sha256(byte_view(np.ascontiguousarray(model.weights[unit.candidate.name]))).hexdigest()[:16]

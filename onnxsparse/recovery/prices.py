@@ -77,11 +77,14 @@ class Latency:
             found += np.array([self._nanoseconds(replace(item, nonzeros=others + int(count))) for count in kept], np.int64)
         return np.maximum.accumulate(found)
 
+    def dense(self, candidate: Candidate) -> int:
+        """What the items that use a tensor cost as they are."""
+        return sum(self._nanoseconds(item) for item in self._items(candidate))
+
     def budget(self, candidates: Sequence[Candidate]) -> int:
         """What the items of other tensors leave of the limit. An item that uses several of these tensors is charged once."""
         fixed = sum(self._nanoseconds(item) for item in self.load.costed)
-        charged = sum(self._nanoseconds(item) for c in candidates for item in self._items(c))
-        return math.floor(self.limit_ms * NANOSECONDS) - fixed + charged
+        return math.floor(self.limit_ms * NANOSECONDS) - fixed + sum(map(self.dense, candidates))
 
     def out_of_reach(self, excess: int, max_sparsity: float) -> ParamError:
         """Names the lowest latency."""

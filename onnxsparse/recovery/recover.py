@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxsparse.analysis.layer import Totals
 from onnxsparse.annotations import fingerprint
-from onnxsparse.errors import ModelError, ParamError
+from onnxsparse.errors import ModelError, ParamError, PassError
 from onnxsparse.ir.model import Model
 from onnxsparse.progress import tell
 from onnxsparse.pruning.candidates import Candidate
@@ -30,7 +30,7 @@ from onnxsparse.pruning.target import Target, own_share
 from onnxsparse.records import Change, Skip
 from onnxsparse.recovery.allocation import Choices, allocate, densities_of
 from onnxsparse.recovery.alps import Keep
-from onnxsparse.recovery.database import Database, LayerCurve, Measuring
+from onnxsparse.recovery.database import Database, LayerCurve, Measuring, digest
 from onnxsparse.recovery.patterns import keeper, why_not
 from onnxsparse.recovery.prices import Latency, Operations, Prices
 from onnxsparse.recovery.repair import Repair
@@ -100,13 +100,20 @@ class Recovery:
         return found
 
     def _stored(self, database: Database) -> list[LayerCurve]:
-        if database.graph != fingerprint(self.dense.proto):
-            raise ModelError(f"--database: it was made of another model, {database.model}, not of {self.dense.name}")
         found = [database.curve(unit) for unit in self.units]
+        pairs = zip(self.units, found, strict=True)
+        other = any(curve is not None and curve.digest != digest(unit, self.dense) for unit, curve in pairs)
+        if other or database.graph != fingerprint(self.dense.proto):
+            raise ModelError(f"--database: it was made of another model, {database.model}, not of {self.dense.name}")
         lacking = [unit.candidate.nodes[0] for unit, curve in zip(self.units, found, strict=True) if curve is None]
         if lacking:
             raise ParamError(f"--database: it lacks {lacking[0]}; make it without --only and --exclude, or leave the layer out")
         return [curve for curve in found if curve is not None]
+
+    def database(self, source: str, pattern: str) -> Database:
+        """The curves as a database. `source`: the data, `pattern`: the pattern, as the options say them."""
+        graph, curves = fingerprint(self.dense.proto), tuple(self.curves)
+        return Database(self.dense.name, graph, source, len(self.learned), self.seed, pattern, curves)
 
     def run(self, target: Target | Latency) -> Result:
         """Steps 3 to 5, once. Raises ParamError for a target that cannot be reached."""
@@ -210,7 +217,7 @@ def recover(
 ) -> Result:
     """Prune with data: towards `target` or, if it is None, to the highest sparsity_op whose model has no `failures`.
 
-    Raises ParamError for a target that cannot be reached, and if no sparsity keeps the limits.
+    Raises ParamError for a target that cannot be reached, PassError if no sparsity keeps the limits.
     """
     # sums depend on the number of threads; tasks, not kernels, run in parallel
     with threadpool_limits(limits=1, user_api="blas"):
@@ -220,7 +227,7 @@ def recover(
 
 
 def highest(recovery: Recovery, failures: Callable[[Model], Sequence[str]]) -> Result:
-    """The result of the highest whole per cent of sparsity_op without `failures`, by bisection."""
+    """The result of the highest whole per cent of sparsity_op without `failures`, by bisection. Raises PassError without one."""
     totals = recovery.totals
     prices = Operations(Target("sparsity_op", 0.0), totals)
     gain = sum(int(layer.cost[-1] - layer.cost[0]) for layer in recovery.choices(prices))
@@ -240,6 +247,6 @@ def highest(recovery: Recovery, failures: Callable[[Model], Sequence[str]]) -> R
         else:
             low, best = middle, found
     if best is None:
-        raise ParamError(f"prune: sparsity_op {high} % is too much already: {'; '.join(missed)}")
+        raise PassError(f"prune: no sparsity_op keeps the limits; at {high} %: {'; '.join(missed)}")
     reached = f"sparsity_op {low} % is the most that keeps the limits, of {probes} probed"
     return replace(best, notes=[reached, *([f"at {high} %: {'; '.join(missed)}"] if missed else []), *best.notes])

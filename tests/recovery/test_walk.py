@@ -38,7 +38,7 @@ def test_in_parts_as_in_one(build: object, budget: int) -> None:
         walk = Walk(built, samples, budget)
         for at in cuts:
             walk.advance(at)
-        found = walk.outputs(built, 3)
+        found = walk.outputs(built, range(3))
         for one, other in zip(whole, found, strict=True):
             assert one.keys() == other.keys()
             assert all(np.allclose(one[name], other[name], atol=1e-5) for name in one)
@@ -47,11 +47,11 @@ def test_in_parts_as_in_one(build: object, budget: int) -> None:
 def test_later_nodes_see_changed_weights() -> None:
     built = Model.from_proto(chain(3, 8, 4))
     walk = Walk(built, seeded_samples(built, 1), 10**9)
-    before = walk.outputs(built, 1)[0]["y"]
+    before = walk.outputs(built, [0])[0]["y"]
     name = next(n for n in built.weights if n.endswith("weight"))
     built.weights[name] = built.weights[name] * 2
     walk.advance(1)
-    assert not np.allclose(walk.outputs(built, 1)[0]["y"], before)
+    assert not np.allclose(walk.outputs(built, [0])[0]["y"], before)
 
 
 def test_samples_of_different_sizes() -> None:
@@ -59,7 +59,7 @@ def test_samples_of_different_sizes() -> None:
     feeds: list[Feeds] = [{"x": np.ones((rows, 4), np.float32)} for rows in (1, 5, 2)]
     walk = Walk(built, Samples(feeds), 0)
     walk.advance(1)
-    assert [values["y"].shape for values in walk.outputs(built, 3)] == [(1, 3), (5, 3), (2, 3)]
+    assert [values["y"].shape for values in walk.outputs(built, range(3))] == [(1, 3), (5, 3), (2, 3)]
 
 
 def test_integers_cross_a_cut() -> None:
@@ -68,4 +68,22 @@ def test_integers_cross_a_cut() -> None:
     walk = Walk(built, Samples([{"i": np.array([0, 3, 7])}]), 10**9)
     walk.advance(1)
     assert walk.values[0]["j"].tolist() == [1, 4, 8]
-    assert np.array_equal(walk.outputs(built, 1)[0]["y"], built.weights["t"][[1, 4, 8]])
+    assert np.array_equal(walk.outputs(built, [0])[0]["y"], built.weights["t"][[1, 4, 8]])
+
+
+def test_outputs_from_a_session_that_serves_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever node changed, and wherever the walk stands, as with one session for all that follows."""
+    monkeypatch.setattr("onnxsparse.calibration.walk.SHORTEST_STRIDE", 2)
+    built = Model.from_proto(chain(3, 8, 8, 8, 4))
+    walk = Walk(built, seeded_samples(built, 3), 10**9)
+    nodes = walk.model.proto.graph.node
+    for at, changed in enumerate(nodes):
+        weight = next((name for name in changed.input if name in walk.model.weights), None)
+        if weight is None:
+            continue
+        walk.advance(at)
+        variant = walk.model.copy()
+        variant.weights[weight] = variant.weights[weight].astype(np.float32) * 0.5
+        found, expected = walk.outputs(variant, [2, 0], changed=at), walk.outputs(variant, [2, 0])
+        for ours, theirs in zip(found, expected, strict=True):
+            assert all(np.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
