@@ -5,7 +5,8 @@ is the squared difference of the outputs, tr((V − W) H (V − W)ᵀ).
 
 1. `choose`: the kept weights, by ADMM on the error (ALPS, arXiv 2406.07831). H is scaled to a unit diagonal, and the penalty
    grows with the number of weights that enter or leave.
-2. `refit`: the best values of the kept weights, row by row, by Cholesky; a ridge pulls them to the dense weights.
+2. `refit`: the best values of the kept weights, row by row, by Cholesky; a ridge pulls them to the dense weights. Where fewer
+   weights are gone than kept, the equations of those that are gone are solved instead.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+from onnxsparse.recovery.tasks import in_parallel
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -35,6 +38,12 @@ GROWTH = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
 
 RIDGE = 1e-3
 """Ridge of the refit, as a share of the mean of H's diagonal."""
+
+LARGE = 10**9
+"""Multiplications from which on work is shared by all cores."""
+
+BLOCKS = 4
+"""Blocks of rows of a large product."""
 
 DEAD = 1e-12
 """Share of the mean of H's diagonal below which a column carries nothing."""
@@ -82,13 +91,14 @@ def choose(weight: Floats, moments: Moments, keep: Keep, wanted: Floats | None =
     """
     scale, vectors, back = moments.scale[:, None, :], moments.vectors, moments.vectors.swapaxes(1, 2)
     scaled = (weight / scale).astype(np.float32)
-    target = (((weight @ moments.h) if wanted is None else wanted) * scale).astype(np.float32)
+    target: Singles = (((weight @ moments.h) if wanted is None else wanted) * scale).astype(np.float32)
     values = moments.values[:, None, :]
     penalty = FIRST_PENALTY
     mask = last = keep(np.abs(scaled))
-    kept, dual = np.where(mask, scaled, 0), np.zeros_like(scaled)
+    kept: Singles = np.where(mask, scaled, 0)
+    dual: Singles = np.zeros_like(scaled)
     for iteration in range(1, ITERATIONS + 1):
-        free = ((target - dual + penalty * kept) @ vectors) / (values + penalty) @ back
+        free = product(product(target - dual + penalty * kept, vectors) / (values + penalty), back)
         pulled = free + dual / penalty
         mask = keep(np.abs(pulled))
         kept = np.where(mask, pulled, 0)
@@ -102,6 +112,14 @@ def choose(weight: Floats, moments: Moments, keep: Keep, wanted: Floats | None =
     return mask
 
 
+def product(a: Singles, b: Singles) -> Singles:
+    """Matrix products, group by group; large ones in blocks of rows, which are the same for any number of cores."""
+    if a.size * b.shape[-1] < LARGE:
+        found: Singles = a @ b
+        return found
+    return np.concatenate(in_parallel(lambda rows: rows @ b, np.array_split(a, BLOCKS, axis=1)), axis=1)
+
+
 def refit(weight: Floats, mask: Mask, h: Floats, wanted: Floats | None = None, ridge: float = RIDGE) -> Floats:
     """The best weights where `mask` is set, and 0 elsewhere, for inputs with second moments `h`.
 
@@ -112,15 +130,46 @@ def refit(weight: Floats, mask: Mask, h: Floats, wanted: Floats | None = None, r
     found = np.zeros_like(weight)
     for group in range(weight.shape[0]):
         pull = ridge * (float(np.diagonal(h[group]).mean()) or 1.0)
-        for row in range(weight.shape[1]):
-            at = np.flatnonzero(mask[group, row])
-            if not at.size:
-                continue
-            part = h[group][np.ix_(at, at)]
-            part[np.diag_indices(at.size)] += pull
-            own = weight[group, row, at]
-            try:
-                found[group, row, at] = cho_solve(cho_factor(part, overwrite_a=True), right[group, row, at] + pull * own)
-            except LinAlgError:
-                found[group, row, at] = own
+        equations = h[group] + pull * np.eye(h.shape[1])
+        found[group] = solved(equations, right[group] + pull * weight[group], mask[group], weight[group])
+    return found
+
+
+def solved(equations: Floats, right: Floats, mask: Mask, own: Floats) -> Floats:
+    """Rows x with x · equations = right at the set elements of a row's mask, and 0 elsewhere; `own` where that is singular."""
+    few = mask.sum(1) <= mask.shape[1] // 2
+    inverse = whole = None
+    if not few.all():
+        try:
+            inverse = cho_solve(cho_factor(equations), np.eye(len(equations)))
+            whole = right @ inverse
+        except LinAlgError:
+            few[:] = True
+
+    def row(at: int) -> Floats:
+        kept, gone = np.flatnonzero(mask[at]), np.flatnonzero(~mask[at])
+        best: Floats
+        try:
+            if few[at] or inverse is None or whole is None:
+                return solution(equations, kept, right[at])
+            # of all weights free, less what brings those that are gone to 0
+            excess = solution(inverse, gone, whole[at])
+            best = whole[at][kept] - inverse[np.ix_(kept, gone)] @ excess
+        except LinAlgError:
+            best = own[at, kept]
+        return best
+
+    work = mask.shape[0] * mask.shape[1] ** 3 // 8
+    rows = in_parallel(row, range(len(mask))) if work > LARGE else map(row, range(len(mask)))
+    found = np.zeros_like(own)
+    for at, values in enumerate(rows):
+        found[at, mask[at]] = values
+    return found
+
+
+def solution(equations: Floats, at: NDArray[np.intp], right: Floats) -> Floats:
+    """The solution of the equations and unknowns at these places, where all other unknowns are 0. Raises LinAlgError."""
+    if not at.size:
+        return np.zeros(0)
+    found: Floats = cho_solve(cho_factor(equations[np.ix_(at, at)], overwrite_a=True), right[at])
     return found

@@ -46,6 +46,12 @@ PROBED_LAYERS = 100
 """Layers up to which all densities are probed on the same samples. With more, each is probed on some of them, so that time grows
 with the layers and not with their square."""
 
+MEASURED_WORK = 1_500_000_000
+"""Product of elements and columns of a layer beyond which only some of its rows are measured."""
+
+FEWEST_ROWS = 32
+"""Least number of rows of a large layer that are measured."""
+
 TINY = 1e-12
 """Smallest relative error, so that logarithms are finite."""
 
@@ -124,8 +130,9 @@ class Measuring:
 
     def _curve(self, unit: Unit, h: Floats, walk: Walk, reference: Reference) -> LayerCurve:
         """The curve of one unit, before whose node the walk stands."""
-        weight = unit.matrix(self.model)
-        moments = Moments.of(h)
+        whole = unit.matrix(self.model)
+        rows = self._rows(unit)
+        weight, moments = whole[:, rows], Moments.of(h)
         power = error(weight, moments.h) or 1.0
         allowed = weight != 0
 
@@ -136,9 +143,13 @@ class Measuring:
         kept = in_parallel(pruned, DENSITIES)
         errors = np.array([error(values - weight, moments.h) / power for values in kept])
         start = time.perf_counter()
-        sensitivity = self._sensitivity(
-            unit, {d: (k, e) for d, k, e in zip(DENSITIES, kept, errors, strict=True)}, walk, reference
-        )
+        share = power / (error(whole, moments.h) or power)  # of these rows in the output of the layer
+        found = []
+        for at in map(DENSITIES.index, PROBES):
+            changed = whole.copy()
+            changed[:, rows] = kept[at]
+            found.append((changed, share * float(errors[at])))
+        sensitivity = self._sensitivity(unit, found, walk, reference)
         self.seconds += time.perf_counter() - start
         # errors are not smaller at lower densities; the search may find it so by chance
         falling = np.maximum.accumulate(errors[::-1])[::-1]
@@ -153,12 +164,19 @@ class Measuring:
             sensitivity=sensitivity,
         )
 
-    def _sensitivity(self, unit: Unit, found: dict[float, tuple[Floats, float]], walk: Walk, reference: Reference) -> float:
-        """Divergence of the outputs per unit of error. `found`: density → pruned weights and their error."""
+    def _rows(self, unit: Unit) -> NDArray[np.int64]:
+        """The rows on which a unit is measured: all, or some of a large one, in order."""
+        groups, rows, columns = unit.size
+        most = max(FEWEST_ROWS, MEASURED_WORK // (groups * columns**2))
+        if rows <= most:
+            return np.arange(rows)
+        return np.sort(np.random.default_rng((self.seed, unit.at)).choice(rows, most, replace=False))
+
+    def _sensitivity(self, unit: Unit, found: Sequence[tuple[Floats, float]], walk: Walk, reference: Reference) -> float:
+        """Divergence of the outputs per unit of error. `found`: weights pruned to PROBES, and their relative errors."""
         variant, moved = self._variant, []
         alone = unit.at if len(unit.sites) == 1 else None
-        for density, samples in zip(PROBES, probed(len(self.units), len(reference.outputs)), strict=True):
-            kept, off = found[density]
+        for (kept, off), samples in zip(found, probed(len(self.units), len(reference.outputs)), strict=True):
             unit.store(variant, kept)
             outputs = walk.outputs(variant, samples, changed=alone)
             moved.append(reference.divergence(outputs, samples) / max(off, TINY))

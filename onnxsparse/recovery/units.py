@@ -16,8 +16,8 @@ from onnxsparse.records import Skip
 Floats = NDArray[np.float64]
 
 
-MOST_WORK = 1_500_000_000
-"""Largest product of elements and columns of a layer, to which the time of a repair is proportional: minutes at this limit."""
+MOST_WORK = 20_000_000_000
+"""Largest product of elements and columns of a layer, to which the time of a repair is proportional: a minute or two at it."""
 
 
 @dataclass(frozen=True)
