@@ -9,7 +9,7 @@ is the squared difference of the outputs, tr((V − W) H (V − W)ᵀ).
    weights are gone than kept, the equations of those that are gone are solved instead.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,55 +121,81 @@ def product(a: Singles, b: Singles) -> Singles:
 
 
 def refit(weight: Floats, mask: Mask, h: Floats, wanted: Floats | None = None, ridge: float = RIDGE) -> Floats:
-    """The best weights where `mask` is set, and 0 elsewhere, for inputs with second moments `h`.
+    """`Equations.refit` for inputs with second moments `h`."""
+    return Equations.of(h, ridge).refit(weight, mask, wanted)
 
-    `wanted`: as in `choose`. `ridge`: pull to `weight`, as a share of the mean of H's diagonal. A row whose equations are
-    singular keeps its own weights where the mask is set.
+
+@dataclass(frozen=True)
+class Equations:
+    """The equations of least squares of one layer: H, groups × columns × columns, plus `pulls` on the diagonal of each group.
+
+    `inverses`: of both, by group; None where they are singular.
     """
-    right = weight @ h if wanted is None else wanted
-    found = np.zeros_like(weight)
-    for group in range(weight.shape[0]):
-        pull = ridge * (float(np.diagonal(h[group]).mean()) or 1.0)
-        equations = h[group] + pull * np.eye(h.shape[1])
-        found[group] = solved(equations, right[group] + pull * weight[group], mask[group], weight[group])
-    return found
 
+    h: Floats
+    pulls: Sequence[float]
+    inverses: Sequence[Floats | None]
 
-def solved(equations: Floats, right: Floats, mask: Mask, own: Floats) -> Floats:
-    """Rows x with x · equations = right at the set elements of a row's mask, and 0 elsewhere; `own` where that is singular."""
-    few = mask.sum(1) <= mask.shape[1] // 2
-    inverse = whole = None
-    if not few.all():
-        try:
-            inverse = cho_solve(cho_factor(equations), np.eye(len(equations)))
-            whole = right @ inverse
-        except LinAlgError:
-            few[:] = True
+    @classmethod
+    def of(cls, h: Floats, ridge: float = RIDGE) -> "Equations":
+        """From second moments. `ridge`: pull to the dense weights, as a share of the mean of H's diagonal."""
+        pulls = [ridge * (float(np.diagonal(part).mean()) or 1.0) for part in h]
+        return cls(h, pulls, [inverse(part, pull) for part, pull in zip(h, pulls, strict=True)])
 
-    def row(at: int) -> Floats:
-        kept, gone = np.flatnonzero(mask[at]), np.flatnonzero(~mask[at])
+    def refit(self, weight: Floats, mask: Mask, wanted: Floats | None = None) -> Floats:
+        """The best weights where `mask` is set, and 0 elsewhere.
+
+        `wanted`: as in `choose`. A row whose equations are singular keeps its own weights where the mask is set.
+        """
+        right = weight @ self.h if wanted is None else wanted
+        found = np.zeros_like(weight)
+        for group, pull in enumerate(self.pulls):
+            target = right[group] + pull * weight[group]
+            free = self.inverses[group]
+            whole = None if free is None else target @ free
+
+            def row(at: int, group: int = group, target: Floats = target, whole: Floats | None = whole) -> Floats:
+                return self._row(group, mask[group, at], target[at], None if whole is None else whole[at], weight[group, at])
+
+            work = mask.shape[1] * mask.shape[2] ** 3 // 24
+            rows = in_parallel(row, range(mask.shape[1])) if work > LARGE else map(row, range(mask.shape[1]))
+            for at, values in enumerate(rows):
+                found[group, at, mask[group, at]] = values
+        return found
+
+    def _row(self, group: int, mask: Mask, target: Floats, whole: Floats | None, own: Floats) -> Floats:
+        """The kept weights of a row. `whole`: all of its weights if none had to be 0."""
+        kept, gone = np.flatnonzero(mask), np.flatnonzero(~mask)
+        free = self.inverses[group]
         best: Floats
         try:
-            if few[at] or inverse is None or whole is None:
-                return solution(equations, kept, right[at])
-            # of all weights free, less what brings those that are gone to 0
-            excess = solution(inverse, gone, whole[at])
-            best = whole[at][kept] - inverse[np.ix_(kept, gone)] @ excess
+            if free is None or whole is None or kept.size <= gone.size:
+                return solution(self.h[group], kept, target, self.pulls[group])
+            # what brings the weights that are gone to 0
+            excess = solution(free, gone, whole)
+            best = whole[kept] - free[np.ix_(kept, gone)] @ excess
         except LinAlgError:
-            best = own[at, kept]
+            best = own[kept]
         return best
 
-    work = mask.shape[0] * mask.shape[1] ** 3 // 8
-    rows = in_parallel(row, range(len(mask))) if work > LARGE else map(row, range(len(mask)))
-    found = np.zeros_like(own)
-    for at, values in enumerate(rows):
-        found[at, mask[at]] = values
+
+def inverse(h: Floats, pull: float) -> Floats | None:
+    """The inverse of a matrix plus `pull` on its diagonal; None if that is singular."""
+    try:
+        found: Floats = cho_solve(cho_factor(h + pull * np.eye(len(h)), overwrite_a=True), np.eye(len(h)), overwrite_b=True)
+    except LinAlgError:
+        return None
     return found
 
 
-def solution(equations: Floats, at: NDArray[np.intp], right: Floats) -> Floats:
-    """The solution of the equations and unknowns at these places, where all other unknowns are 0. Raises LinAlgError."""
+def solution(equations: Floats, at: NDArray[np.intp], right: Floats, pull: float = 0.0) -> Floats:
+    """The solution of equations at some places, plus `pull` on the diagonal, where all other unknowns are 0.
+
+    Raises LinAlgError if they are singular.
+    """
     if not at.size:
         return np.zeros(0)
-    found: Floats = cho_solve(cho_factor(equations[np.ix_(at, at)], overwrite_a=True), right[at])
+    part = equations[np.ix_(at, at)]
+    part[np.diag_indices(at.size)] += pull
+    found: Floats = cho_solve(cho_factor(part, overwrite_a=True), right[at])
     return found

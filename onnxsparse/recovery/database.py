@@ -25,7 +25,7 @@ from onnxsparse.ir.model import Model
 from onnxsparse.progress import tell
 from onnxsparse.pruning.sparsity_pattern import Pattern
 from onnxsparse.recovery.allocation import Counts
-from onnxsparse.recovery.alps import Moments, choose, error, refit
+from onnxsparse.recovery.alps import Equations, Moments, choose, error
 from onnxsparse.recovery.divergence import Reference
 from onnxsparse.recovery.inputs import unit_moments
 from onnxsparse.recovery.patterns import keeper
@@ -46,7 +46,7 @@ PROBED_LAYERS = 100
 """Layers up to which all densities are probed on the same samples. With more, each is probed on some of them, so that time grows
 with the layers and not with their square."""
 
-MEASURED_WORK = 1_500_000_000
+MEASURED_WORK = 1_000_000_000
 """Product of elements and columns of a layer beyond which only some of its rows are measured."""
 
 FEWEST_ROWS = 32
@@ -134,11 +134,11 @@ class Measuring:
         rows = self._rows(unit)
         weight, moments = whole[:, rows], Moments.of(h)
         power = error(weight, moments.h) or 1.0
-        allowed = weight != 0
+        allowed, equations = weight != 0, Equations.of(moments.h)
 
         def pruned(density: float) -> Floats:
             mask = choose(weight, moments, keeper(self.pattern, unit, allowed, math.ceil(density * weight.size)))
-            return refit(weight, mask, moments.h)
+            return equations.refit(weight, mask)
 
         kept = in_parallel(pruned, DENSITIES)
         errors = np.array([error(values - weight, moments.h) / power for values in kept])

@@ -19,7 +19,7 @@ from onnxsparse.calibration.walk import Walk
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.progress import tell
-from onnxsparse.recovery.alps import RIDGE, Keep, Moments, alive, choose, refit
+from onnxsparse.recovery.alps import RIDGE, Equations, Keep, Moments, alive, choose, refit
 from onnxsparse.recovery.inputs import Inputs, gather, unit_moments
 from onnxsparse.recovery.patterns import Mask
 from onnxsparse.recovery.units import Floats, Unit
@@ -100,10 +100,11 @@ class Repair:
             self.few += 1
             ridge *= 2 * h.shape[1] / given.count
         mask: Mask = weight != 0
+        equations = Equations.of(h, ridge)
         if keep is not None:
-            best = refit(weight, np.ones_like(mask), h, cross, ridge)
+            best = equations.refit(weight, np.ones_like(mask), cross)
             mask = choose(best, Moments.of(h), keep, best @ h)
-        fitted = refit(weight, mask, h, cross, ridge)
+        fitted = equations.refit(weight, mask, cross)
         shift = None
         if unit.shifts:
             shift = weight @ wanted.mean.swapaxes(1, 2) - fitted @ given.mean.swapaxes(1, 2)
