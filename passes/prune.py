@@ -28,7 +28,7 @@ from onnxsparse.pruning.application import apply, make_items, split_blockless, s
 from onnxsparse.pruning.candidates import Candidate, find_candidates
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
 from onnxsparse.pruning.items import Elements, finite_histogram, keep_n_of_m
-from onnxsparse.pruning.masks import mask_writer
+from onnxsparse.pruning.masks import writers
 from onnxsparse.pruning.plan import Plan, Ranking, plan_by_layer, plan_global, reachable, refuse
 from onnxsparse.pruning.scores import SCORES, Scored, ScoreName
 from onnxsparse.pruning.sparsity_pattern import BlockPattern, GroupPattern, Pattern, parse_pattern
@@ -114,6 +114,8 @@ class Prune(Learns):
     """Memory for activations while data is learned from, in bytes (KB, MB, GB)."""
     masks: OutputFile | None = None
     """File for the masks (npz: weight name to booleans, True where the weight is kept)."""
+    weights: OutputFile | None = None
+    """File for the pruned and repaired weights and their biases (npz: tensor name to values)."""
 
     def check(self) -> None:
         """Raises ParamError for options that do not go together."""
@@ -170,7 +172,7 @@ class Prune(Learns):
             notes=(*self._remarks(), *notes),
             before=before,
             after=after,
-            artifacts={self.masks: mask_writer(model.weights, [c.stored for c in candidates])} if self.masks else {},
+            artifacts=writers(model, candidates, self.masks, self.weights),
             advice=ADVICE if changes else None,
         )
 
