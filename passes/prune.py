@@ -32,7 +32,7 @@ from onnxsparse.pruning.candidates import Candidate, select_candidates
 from onnxsparse.pruning.coverage import unknown_operations
 from onnxsparse.pruning.items import Elements, finite_histogram
 from onnxsparse.pruning.layer_sparsity import LayerSparsity, set_sparsities
-from onnxsparse.pruning.masks import mask_writer
+from onnxsparse.pruning.masks import writers
 from onnxsparse.pruning.scores import ScoreName
 from onnxsparse.pruning.sparsity_pattern import BlockPattern, GroupPattern, Pattern, parse_pattern
 from onnxsparse.pruning.target import Target, require_operations
@@ -111,6 +111,8 @@ class Prune(Learns, Limits):
     """Memory for activations while data is learned from, in bytes (KB, MB, GB)."""
     masks: OutputFile | None = None
     """File for the masks (npz: weight name to booleans, True where the weight is kept)."""
+    weights: OutputFile | None = None
+    """File for the pruned and repaired weights and their biases (npz: tensor name to values)."""
 
     def check(self) -> None:
         """Raises ParamError for options that do not go together."""
@@ -189,7 +191,7 @@ class Prune(Learns, Limits):
             notes=(*self._remarks(), *notes),
             before=before,
             after=after,
-            artifacts={self.masks: mask_writer(model.weights, [c.stored for c in candidates])} if self.masks else {},
+            artifacts=writers(model, candidates, self.masks, self.weights),
             advice=ADVICE if changes else None,
         )
 
