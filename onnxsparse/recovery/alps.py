@@ -112,15 +112,23 @@ def refit(weight: Floats, mask: Mask, h: Floats, wanted: Floats | None = None, r
     found = np.zeros_like(weight)
     for group in range(weight.shape[0]):
         pull = ridge * (float(np.diagonal(h[group]).mean()) or 1.0)
-        for row in range(weight.shape[1]):
+        whole = mask[group].all(1)
+        if whole.any():
+            found[group, whole] = solved(h[group], right[group, whole], weight[group, whole], pull)
+        for row in np.flatnonzero(~whole):
             at = np.flatnonzero(mask[group, row])
-            if not at.size:
-                continue
-            part = h[group][np.ix_(at, at)]
-            part[np.diag_indices(at.size)] += pull
-            own = weight[group, row, at]
-            try:
-                found[group, row, at] = cho_solve(cho_factor(part, overwrite_a=True), right[group, row, at] + pull * own)
-            except LinAlgError:
-                found[group, row, at] = own
+            if at.size:
+                found[group, row, at] = solved(h[group][np.ix_(at, at)], right[group, row, at], weight[group, row, at], pull)
+    return found
+
+
+def solved(h: Floats, right: Floats, own: Floats, pull: float) -> Floats:
+    """V of V (H + pull I) = right + pull · own, for one or more rows; `own` if the equations are singular."""
+    pulled = h.copy()
+    pulled[np.diag_indices(h.shape[0])] += pull
+    try:
+        factors = cho_factor(pulled, overwrite_a=True)
+    except LinAlgError:
+        return own
+    found: Floats = cho_solve(factors, (right + pull * own).T).T
     return found

@@ -24,10 +24,10 @@ from onnxsparse.records import Change, Skip
 from onnxsparse.recovery.allocation import Choices, allocate
 from onnxsparse.recovery.alps import Keep
 from onnxsparse.recovery.database import LayerCurve, measure
+from onnxsparse.recovery.judgement import keep_better
 from onnxsparse.recovery.patterns import Largest, LargestOfGroups
 from onnxsparse.recovery.repair import Repair
 from onnxsparse.recovery.units import Unit, find_units
-from onnxsparse.runtime.compare import compare
 from onnxsparse.runtime.samples import Samples
 
 
@@ -89,7 +89,7 @@ class Recovery:
         for unit in units:
             if unit.candidate.name in keepers:
                 unit.store(plain, np.where(unit.matrix(self.model) != 0, unit.matrix(dense), 0))
-        self._judge(dense, plain)
+        self.notes.append(keep_better(dense, self.model, plain, self.judged, "repair"))
         return [change for change, _ in changes if change.zeros_after > change.zeros_before] + self._changes(units, keepers)
 
     def _by_magnitude(self, candidates: Sequence[Candidate]) -> list[tuple[Change, Candidate]]:
@@ -141,19 +141,6 @@ class Recovery:
                 continue
             found[unit.candidate.name] = LargestOfGroups(pattern, inputs)
         return found
-
-    def _judge(self, dense: Model, plain: Model) -> None:
-        """Compare with the same zeros without repair, `plain`, and keep the better of both."""
-        if self.judged is None:
-            self.notes.append("the repair was not judged: there is no sample that it did not learn from; give --test")
-            return
-        levels = [compare(dense, model, self.judged).worst_sqnr_db for model in (plain, self.model)]
-        told = ["no figure" if level is None else f"{level:.2f} dB" for level in levels]
-        if None not in levels and levels[1] < levels[0]:  # type: ignore[operator]  # both are numbers
-            self.model.assign(plain)
-            self.notes.append(f"the repair was left out: the worst output or slice has {told[0]} without it, {told[1]} with it")
-            return
-        self.notes.append(f"the worst output or slice of held-out samples has {told[1]}; without the repair {told[0]}")
 
     def _changes(self, units: Sequence[Unit], keepers: Mapping[str, Keep]) -> list[Change]:
         found = []

@@ -16,11 +16,11 @@ import numpy as np
 
 from onnxsparse.calibration.walk import Walk
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.progress import tell
-from onnxsparse.recovery.alps import RIDGE, Keep, Moments, alive, choose, refit
+from onnxsparse.recovery.alps import Keep, Moments, choose, refit
 from onnxsparse.recovery.inputs import Inputs, gather
 from onnxsparse.recovery.patterns import Mask
+from onnxsparse.recovery.targets import Target
 from onnxsparse.recovery.units import Floats, Unit
 from onnxsparse.runtime.samples import Samples
 
@@ -69,35 +69,11 @@ class Repair:
         site = unit.sites[0]
         wanted, given = (Inputs.of(gather(walk, site, self.seed), centre=unit.shifts) for walk in (first, second))
         weight = unit.matrix(self.dense)
-        h, cross = alive(given.moments()), weight @ wanted.times(given)
-        ridge = RIDGE
-        if given.count < 2 * h.shape[1]:
-            self.few += 1
-            ridge *= 2 * h.shape[1] / given.count
+        target = Target(weight, wanted, given)
+        self.few += target.few
         mask: Mask = weight != 0
+        h, products = target.h, target.products
         if keep is not None:
-            best = refit(weight, np.ones_like(mask), h, cross, ridge)
+            best = refit(weight, np.ones_like(mask), h, products, target.ridge)
             mask = choose(best, Moments.of(h), keep, best @ h)
-        fitted = refit(weight, mask, h, cross, ridge)
-        unit.store(self.model, fitted)
-        if unit.shifts:
-            shift = weight @ wanted.mean.swapaxes(1, 2) - fitted @ given.mean.swapaxes(1, 2)
-            add_bias(self.model, unit, shift.reshape(-1))
-
-
-def add_bias(model: Model, unit: Unit, shift: Floats) -> None:
-    """Add a constant to each output row of a unit, in its bias or in a new one."""
-    if unit.bias is not None:
-        held = model.weights[unit.bias]
-        model.weights[unit.bias] = (held.astype(np.float64) + shift.reshape(held.shape)).astype(held.dtype)
-        return
-    at = unit.form.bias_at
-    node = model.proto.graph.node[unit.at]
-    if at is None:
-        return
-    additions = Additions(model)
-    dtype = model.weights[unit.candidate.name].dtype
-    name = additions.constant(f"{unit.candidate.name}.bias", shift.astype(dtype))
-    node.input.extend([""] * (at + 1 - len(node.input)))
-    node.input[at] = name
-    additions.write()
+        target.store(self.model, unit, refit(weight, mask, h, products, target.ridge))
