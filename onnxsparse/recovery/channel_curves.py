@@ -35,8 +35,8 @@ from onnxsparse.recovery.units import Unit, find_units
 from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import runner
 
-PROBED_SHARES = (0.25, 0.5)
-"""Shares of a group's channels that are removed to measure its sensitivity, which is the geometric mean over them."""
+PROBED_SHARES = (0.125, 0.25, 0.5, 0.75)
+"""Shares of a group's channels that are removed to measure its sensitivity; between them its logarithm is interpolated."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ class Measuring:
             for index, group in enumerate(self.groups):
                 if index in found:
                     order = group.classes[found[index].order]
-                    curves.append(LossCurve(group, order, levels[index] * found[index].errors))
+                    loss = np.maximum.accumulate(levels[index] * found[index].errors)
+                    curves.append(LossCurve(group, order, loss))
                 else:
                     others.append(group)
                     curves.append(self._by_weights(group, scores, few, reference))
@@ -222,18 +223,19 @@ class Measuring:
 
     def _sensitivities(
         self, readings: dict[int, list[Reading]], found: dict[int, Elimination], walk: Walk, reference: Reference
-    ) -> dict[int, float]:
-        """Group → divergence of the outputs per unit of error."""
-        levels: dict[int, float] = {}
+    ) -> dict[int, Floats]:
+        """Group → divergence of the outputs per unit of error, for each number of removed channels."""
+        levels: dict[int, Floats] = {}
         starts = sorted((min(r.unit.at for r in own), index) for index, own in readings.items())
         for number, (at, index) in enumerate(starts):
             tell("measuring sensitivity", number, len(starts))
             walk.advance(at)
-            moved = []
+            marks, moved = list(self.probes[index]), []
             for mark, changed in self.probes.pop(index).items():
                 divergence = reference.divergence(walk.outputs(with_weights(self.model, changed), PROBED_SAMPLES))
                 moved.append(divergence / max(float(found[index].errors[mark]), TINY))
-            levels[index] = float(np.exp(np.mean(np.log(np.maximum(moved, TINY))))) if moved else 0.0
+            count = np.arange(found[index].errors.size)
+            levels[index] = np.exp(np.interp(count, marks, np.log(np.maximum(moved, TINY))))
         return levels
 
     def _by_weights(self, group: Group, scores: Floats, few: Samples, reference: Reference) -> LossCurve:
