@@ -1,14 +1,16 @@
 """Removal of whole channels: smaller tensors, the same inputs and outputs.
 
 1. Find the groups of channels that can only be removed together (`channels.groups.solve`).
-2. Choose channels by importance, up to a ratio or a share of the MACs, or read them from a plan (`_choose`).
+2. Choose channels up to a ratio or a share of the MACs, or read them from a plan (`_choose`): with data those without which the
+   outputs lose least (`recovery.channel_curves`), else the least important ones.
 3. Cut every tensor along the axes of the chosen channels (`channels.cut`).
 4. Prove in onnxruntime that the result is the original without these channels (`channels.proof`).
-5. With calibration data, add the expected value of the removed channels to biases (`channels.statistics`).
+5. With data, fit the weights that remain to what the original computes (`recovery.channels`); or only add the expected value of
+   the removed channels to biases (`channels.statistics`).
 """
 
 import json as json_format
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -22,27 +24,31 @@ from onnxsparse.analysis.layer import Layers
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
 from onnxsparse.calibration.data import DataFiles
+from onnxsparse.channels.allocation import LossCurve, allocate, scores_of
 from onnxsparse.channels.cut import apply_cut
-from onnxsparse.channels.groups import Group, Solution, solve
+from onnxsparse.channels.groups import Group, Removed, Solution, solve
 from onnxsparse.channels.importance import Scores, activation_importance, weight_importance
-from onnxsparse.channels.plan import classes_of, macs_at_stake, plan_json, read_cuts
+from onnxsparse.channels.plan import classes_of, plan_json, read_cuts
 from onnxsparse.channels.proof import Proof, prove
+from onnxsparse.channels.report import groups_table, told, unmeasured, why_nothing
 from onnxsparse.channels.selection import Choice, choose_channels, choose_for_macs
-from onnxsparse.channels.statistics import ChannelMeans, channel_means, compensate, only_biases_differ
+from onnxsparse.channels.statistics import channel_means, compensate, only_biases_differ
 from onnxsparse.channels.versions import CutResult
 from onnxsparse.cost.backends.hardware import alignment_of, names
 from onnxsparse.cost.registry import HardwareTarget
 from onnxsparse.errors import BackendError, ParamError, PassError
 from onnxsparse.folding import computes_on_constants, fold_all_constants
-from onnxsparse.format import format_count
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, reading
 from onnxsparse.ops.coupling import Role
 from onnxsparse.ops.labels import Labels
-from onnxsparse.pipeline.base import OLD_NAME, OPTIONS, StepReport, described, named_target
+from onnxsparse.pipeline.base import OLD_NAME, OPTIONS, StepReport, budget_bytes, described, named_target
 from onnxsparse.pipeline.learning import Learns
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
-from onnxsparse.records import ArtifactWriter, Skip, TextTable, text_writer
+from onnxsparse.records import ArtifactWriter, Skip, text_writer
+from onnxsparse.recovery.channel_curves import Measuring
+from onnxsparse.recovery.channels import Refit, only_fitted_differ
+from onnxsparse.recovery.judgement import keep_better
 from onnxsparse.runtime.samples import Samples
 
 DEFAULT_RATIO = 0.5
@@ -57,6 +63,9 @@ class PruneChannels(Learns):
     """Remove whole channels from the model, rewrite all shapes, and prove in onnxruntime that nothing else has changed.
 
     The result computes what the original computes without the removed channels. Shapes of inputs and outputs stay as they are.
+
+    With data, those channels go without which the outputs lose least, and the weights that remain are then fitted to what the
+    original computes.
     """
 
     name: ClassVar[str] = "prune-channels"
@@ -68,10 +77,12 @@ class PruneChannels(Learns):
     """Share of the multiply-accumulates to keep at most, 0 to 1, in place of --ratio."""
     sparsity_op: Annotated[float | None, Field(gt=0, lt=1)] = None
     """Share of the operations to cut, 0 to 1, in place of --ratio; the same as --macs with 1 minus it."""
-    importance: Literal["l1", "l2", "bn-scale", "activation"] = "l1"
-    """Importance of a channel: its weights (l1, l2), its BatchNormalization scale, or its activations on --data."""
-    scope: Literal["group", "all"] = "group"
-    """Where the share holds: in every group (group), or over all groups, least important channels first (all)."""
+    importance: Literal["output", "l1", "l2", "bn-scale", "activation"] | None = None
+    """Importance of a channel: what is lost without it after the best refit on --data (output), its weights (l1, l2), its
+    BatchNormalization scale, or its activations on --data (default: output where data is learned from, else l1)."""
+    scope: Literal["group", "all"] | None = None
+    """Where the share holds: in every group (group), or over all groups, least important channels first (all) (default: all for
+    --macs and --sparsity-op by --importance output, else group)."""
     round_to: Annotated[int | None, Field(ge=1)] = None
     """Number of channels of which a group keeps a multiple (default: the alignment of --target, else 8)."""
     target: HardwareTarget | None = field(
@@ -92,7 +103,13 @@ class PruneChannels(Learns):
     partial: bool = False
     """Cut to --macs or --sparsity-op even if the operations of some layers are unknown; only the known ones count."""
     calibration: Annotated[DataFiles | None, OLD_NAME] = None
-    """Old name of --data, on which the mean of each removed channel is measured, to fold it into biases."""
+    """Old name of --data."""
+    repair: bool = True
+    """Fit the remaining weights on --data, if it is given; otherwise only the means of removed channels go into biases."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the positions at which activations are sampled."""
+    memory: str = "2GB"
+    """Memory for activations while data is learned from, in bytes (KB, MB, GB)."""
     plan: bool = False
     """Only show the groups, what can be cut, and what cannot and why."""
     from_plan: Annotated[Path, reading(read_cuts)] | None = None
@@ -113,9 +130,23 @@ class PruneChannels(Learns):
             raise ParamError("prune-channels: give one of --ratio, --macs, --sparsity-op and --from-plan")
         if None not in (self.data, self.calibration) and self.data != self.calibration:
             raise ParamError("prune-channels: --calibration is the old name of --data; give one of them")
-        if self.importance == "activation" and self.data is None and self.calibration is None:
-            raise ParamError("prune-channels: --importance activation needs --data")
+        if self.importance in ("activation", "output") and not self._has_data:
+            raise ParamError(f"prune-channels: --importance {self.importance} needs --data")
+        budget_bytes(self.memory)
         self._target()
+
+    @property
+    def _has_data(self) -> bool:
+        return self.data is not None or self.calibration is not None
+
+    @property
+    def _importance(self) -> str:
+        return self.importance or ("output" if self.repair and self._has_data else "l1")
+
+    @property
+    def _over_all(self) -> bool:
+        by_macs = self.macs is not None or self.sparsity_op is not None
+        return self.scope == "all" or (self.scope is None and by_macs and self._importance == "output")
 
     def _target(self) -> str | None:
         return named_target(self.name, None, target=self.target, backend=self.backend)
@@ -141,8 +172,9 @@ class PruneChannels(Learns):
         solution = solve(model, cut_norms=self.cut_norms)
         groups = self._groups(solution, *named)
         original = model.copy()
-        means = self._means(original, solution)
-        chosen = self._choose(model, solution, groups, means)
+        learned, judged = self.split(original)
+        chosen, more = self._choose(original, solution, groups, learned)
+        notes += more
         skipped = [Skip(f.node, f"{f.channels} of {f.of} outputs stay: {f.reason}") for f in solution.frozen()]
         report = StepReport(self.name, skipped=skipped, notes=notes, before=facts.totals, after=facts.totals)
         if self.plan:
@@ -151,19 +183,16 @@ class PruneChannels(Learns):
             report = replace(report, tables=(groups_table(solution, chosen),), dry=True)
             return replace(report, artifacts=self._plan_file(model, facts, solution, chosen, result, None))
         if not chosen.size:
-            raise ParamError(f"prune-channels: nothing can be cut from {model.name}: {self._why_nothing(solution, groups)}")
+            raise ParamError(f"prune-channels: nothing can be cut from {model.name}: {why_nothing(solution, groups)}")
         result = apply_cut(model, solution, solution.removal(chosen))
         proof = self._prove(original, solution, chosen, model) if self.verify else None
         notes += list(told(solution, chosen, result, proof))
-        if means is not None:
-            proven = model.copy()
-            folded = compensate(model, original, solution, solution.removal(chosen), means)
-            if self.verify and not only_biases_differ(proven, model):
-                raise PassError("prune-channels: folding expected values changed more than biases")
-            notes.append(f"the expected value of removed channels was folded into {folded} biases")
+        if learned is not None:
+            more, left = self._learn(model, original, solution, solution.removal(chosen), learned, judged)
+            notes, skipped = notes + more, skipped + left
         after = layers(model).totals
         artifacts = self._plan_file(model, facts, solution, chosen, result, proof)
-        return replace(report, notes=notes, after=after, rewrote=True, shrank=True, artifacts=artifacts)
+        return replace(report, skipped=skipped, notes=notes, after=after, rewrote=True, shrank=True, artifacts=artifacts)
 
     def _named(self, facts: Layers, model: Model) -> tuple[set[str] | None, set[str]]:
         """The layers of --only (None: all) and of --exclude. Raises ParamError for a pattern that matches no layer."""
@@ -179,46 +208,73 @@ class PruneChannels(Learns):
                 found.append(group)
         return found
 
-    def _means(self, original: Model, solution: Solution) -> dict[str, ChannelMeans] | None:
-        learned, _ = self.split(original)
-        return None if learned is None else channel_means(original, solution, learned)
-
-    def _choose(self, model: Model, solution: Solution, groups: list[Group], means: dict[str, ChannelMeans] | None) -> Labels:
+    def _choose(self, model: Model, solution: Solution, groups: list[Group], learned: Samples | None) -> tuple[Labels, list[str]]:
+        """The classes to cut, and notes."""
         if self.from_plan is not None:
-            return classes_of(read_cuts(self.from_plan), model, solution, self.from_plan)
-        scores = self._scores(model, solution, means)
+            return classes_of(read_cuts(self.from_plan), model, solution, self.from_plan), []
         target = self._target()
         rounding = self.round_to or (DEFAULT_ROUNDING if target is None else alignment_of(target, DEFAULT_ROUNDING))
-        choice = Choice(self.ratio or DEFAULT_RATIO, self.scope == "all", rounding, self.min_channels, self.max_share)
-        share = self.macs if self.sparsity_op is None else 1 - self.sparsity_op
-        if share is None:
+        choice = Choice(self.ratio or DEFAULT_RATIO, self._over_all, rounding, self.min_channels, self.max_share)
+        if self._importance == "output":
+            assert learned is not None  # `check` requires data
+            measured = Measuring(model, solution, groups, learned, budget_bytes(self.memory), self.seed).run()
+            chosen = self._by_curves(solution, measured.curves, choice)
+            return chosen, list(unmeasured(measured.unmeasured))
+        scores = self._scores(model, solution, learned)
+        macs = self._most_macs(solution)
+        if macs is None:
+            return choose_channels(groups, scores, choice), []
+        return self._reaching(choose_for_macs(solution, groups, scores, choice, macs), solution), []
+
+    def _by_curves(self, solution: Solution, curves: Sequence[LossCurve], choice: Choice) -> Labels:
+        """The classes to cut by predicted loss, or in each group in the order of the curves."""
+        macs = self._most_macs(solution)
+        if self._over_all:
+            return self._reaching(allocate(solution, curves, choice, macs), solution)
+        groups, scores = [curve.group for curve in curves], scores_of(curves, solution)
+        if macs is None:
             return choose_channels(groups, scores, choice)
-        before = solution.macs(solution.removal(np.zeros(0, np.int64)))
-        chosen = choose_for_macs(solution, groups, scores, choice, round(share * before))
-        left = solution.macs(solution.removal(chosen))
-        if left > share * before:
-            raise ParamError(
-                f"prune-channels: at most {1 - left / before:.1%} of the operations of {model.name} can be cut; see --plan"
-            )
+        return self._reaching(choose_for_macs(solution, groups, scores, choice, macs), solution)
+
+    def _most_macs(self, solution: Solution) -> int | None:
+        """The operations that may stay. None: the target is a share of the channels."""
+        share = self.macs if self.sparsity_op is None else 1 - self.sparsity_op
+        return None if share is None else int(share * solution.macs(solution.removal(np.zeros(0, np.int64))))
+
+    def _reaching(self, chosen: Labels, solution: Solution) -> Labels:
+        """`chosen`. Raises ParamError if more operations than the target stay."""
+        most, left = self._most_macs(solution), solution.macs(solution.removal(chosen))
+        if most is not None and left > most:
+            cut = 1 - left / solution.macs(solution.removal(np.zeros(0, np.int64)))
+            name = solution.found.model.name
+            raise ParamError(f"prune-channels: at most {cut:.1%} of the operations of {name} can be cut; see --plan")
         return chosen
 
-    def _scores(self, model: Model, solution: Solution, means: dict[str, ChannelMeans] | None) -> Scores:
-        if self.importance != "activation":
-            return weight_importance(model, solution, self.importance)
-        assert means is not None
-        return activation_importance(weight_importance(model, solution, "l1"), solution, means)
+    def _scores(self, model: Model, solution: Solution, learned: Samples | None) -> Scores:
+        if self._importance != "activation":
+            return weight_importance(model, solution, self._importance)
+        assert learned is not None  # `check` requires data
+        return activation_importance(weight_importance(model, solution, "l1"), solution, channel_means(model, solution, learned))
 
-    def _why_nothing(self, solution: Solution, groups: list[Group]) -> str:
-        if not solution.groups:
-            reasons = Counter(f.reason.split(" (")[0] for f in solution.frozen()) or Counter(solution.found.stopped.values())
-            why = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3)) or "it has no layers with weights"
-            open_sizes = "; ".join(solution.found.model.binding.unbound) if solution.found.open_sizes else ""
-            hint = f"give the open sizes with --input-shape ({open_sizes})" if open_sizes else "see --plan"
-            return f"all channels have to stay ({why}); {hint}"
-        if not groups:
-            return "--only and --exclude leave nothing"
-        largest = max(int(group.classes.size) * group.width for group in groups)
-        return f"no group gets smaller when it is rounded to --round-to (the largest has {largest} channels); see --plan"
+    def _learn(
+        self, model: Model, original: Model, solution: Solution, removed: Removed, learned: Samples, judged: Samples | None
+    ) -> tuple[list[str], list[Skip]]:
+        """Fit the weights of the cut `model`, or only its biases; notes, and layers that were not fitted.
+
+        Raises PassError if more than weights or biases change.
+        """
+        proven, plain = model.copy(), model.copy()
+        folded = compensate(plain, original, solution, removed, channel_means(original, solution, learned))
+        if self.verify and not only_biases_differ(proven, plain):
+            raise PassError("prune-channels: folding expected values changed more than biases")
+        if not self.repair:
+            model.assign(plain)
+            return [f"the expected value of removed channels was folded into {folded} biases"], []
+        refit = Refit(model, original, solution, removed, budget_bytes(self.memory), self.seed)
+        refit.run(learned)
+        if self.verify and not only_fitted_differ(proven, model, refit.fitted):
+            raise PassError("prune-channels: the refit changed more than weights and biases")
+        return [*refit.notes(), keep_better(original, model, plain, judged, "refit")], refit.skipped
 
     def _prove(self, original: Model, solution: Solution, chosen: Labels, cut: Model) -> Proof:
         try:
@@ -238,43 +294,3 @@ class PruneChannels(Learns):
             return {}
         content = plan_json(model, facts, solution, chosen, result, proof)
         return {self.json: text_writer(f"{json_format.dumps(content, indent=1)}\n")}
-
-
-def told(solution: Solution, chosen: Labels, result: CutResult, proof: Proof | None) -> list[str]:
-    """Notes for the user: how much was cut, which tensors were copied, and what the proof showed (None: it was not made)."""
-    groups = sum(bool(np.isin(group.classes, chosen).any()) for group in solution.groups)
-    notes = [f"{chosen.size} channels of {groups} groups were cut from {len({c.tensor for c in result.cuts})} tensors"]
-    if result.copied:
-        some = ", ".join(result.copied[:3]) + ("…" if len(result.copied) > 3 else "")
-        notes.append(f"{len(result.copied)} tensors were copied, since the nodes that use them are cut differently: {some}")
-    if proof is None:
-        notes.append("the cut was not proven (--no-verify)")
-        return notes
-    worst = 0.0 if proof.worst_node is None else proof.worst_node.error
-    notes.append(
-        f"proven in onnxruntime: outputs equal the original's without those channels to {proof.output_error:.1e}, "
-        f"each of {proof.nodes} nodes alone to {worst:.1e}"
-    )
-    if not proof.sensitive:
-        notes.append(
-            f"but other channels would have changed the outputs by only {proof.moved:.1e}, so that equal outputs prove little"
-        )
-    elif proof.rescaled:
-        notes.append("the weights were rescaled for the proof: unscaled, no choice of channels changes the outputs")
-    return notes
-
-
-def groups_table(solution: Solution, chosen: Labels) -> TextTable:
-    """One row per group of channels; "to cut" counts its channels in `chosen`."""
-    rows = [
-        (
-            group.name,
-            str(group.classes.size),
-            str(group.width),
-            str(int(np.isin(group.classes, chosen).sum())),
-            format_count(macs_at_stake(solution, group)),
-            str(len(group.members)),
-        )
-        for group in solution.groups
-    ]
-    return TextTable("groups", ("group", "channels", "width", "to cut", "MACs at stake", "tensors"), tuple(rows))

@@ -92,8 +92,8 @@ class Walk:
         twin.values = list(self.values)
         return twin
 
-    def outputs(self, model: Model, samples: Sequence[int], *, changed: int | None = None) -> list[Values]:
-        """The outputs of some samples, by number, if all nodes from `at` on run as in `model`, whose nodes are the same.
+    def outputs(self, model: Model, samples: Sequence[int] | None = None, *, changed: int | None = None) -> list[Values]:
+        """The outputs of some samples, by number (None: all), if the nodes from `at` on run as in `model`, which has the same ones.
 
         `changed`: the last node whose weights differ from those of this walk's model; None: any may. The nodes from some distance
         behind it to the end are then one session, which serves many calls.
@@ -102,7 +102,7 @@ class Walk:
         stop = nodes if changed is None else min(nodes, (changed // self._stride + 1) * self._stride)
         head = self._session(model, self.at, stop, self.values[0])
         found = []
-        for number in samples:
+        for number in range(len(self.values)) if samples is None else samples:
             results = self.values[number] | ran(head, self.values[number])
             if stop < nodes:
                 results |= ran(self._tail_session(stop, results), results)

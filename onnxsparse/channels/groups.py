@@ -133,15 +133,15 @@ class Solution:
 
     def macs(self, removed: Removed) -> int:
         """Multiply-accumulates after a cut, over all ops whose count is known."""
-        total = 0
-        for index in range(len(self.found.places)):
-            spec = self.found.spec(index)
-            if spec is not None and spec.macs is not None:
-                try:
-                    total += spec.macs(self.new_view(index, removed))
-                except UnknownFact:
-                    continue  # unknown before and after
-        return total
+        return sum(self.macs_of(index, removed) for index in range(len(self.found.places)))
+
+    def macs_of(self, index: int, removed: Removed) -> int:
+        """Multiply-accumulates of a node after a cut; 0 if they are unknown, before as after."""
+        spec = self.found.spec(index)
+        try:
+            return 0 if spec is None or spec.macs is None else spec.macs(self.new_view(index, removed))
+        except UnknownFact:
+            return 0
 
     def frozen(self) -> Iterator[Frozen]:
         """Output channels of linear ops that stay, one entry per op and reason."""

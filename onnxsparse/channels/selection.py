@@ -41,11 +41,15 @@ def choose_channels(groups: Sequence[Group], scores: Scores, choice: Choice) -> 
 
 def least(group: Group, scores: Scores, share: float, choice: Choice) -> Labels:
     """The least important classes of a group, `share` of them; of equal scores the later channel is cut."""
-    kept = kept_channels(group.classes.size, min(share, choice.cap), choice.round_to, group.width)
-    kept = min(group.classes.size, max(kept, math.ceil(choice.floor / group.width)))
     order = np.argsort(-scores[group.classes], kind="stable")
-    chosen: Labels = group.classes[order[kept:]]
+    chosen: Labels = group.classes[order[fewest(group, share, choice) :]]
     return chosen
+
+
+def fewest(group: Group, share: float, choice: Choice) -> int:
+    """The channels of a group that stay if `share` of them are to be cut."""
+    kept = kept_channels(group.classes.size, min(share, choice.cap), choice.round_to, group.width)
+    return min(int(group.classes.size), max(kept, math.ceil(choice.floor / group.width)))
 
 
 def shares_over_all(groups: Sequence[Group], scores: Scores, choice: Choice) -> list[float]:

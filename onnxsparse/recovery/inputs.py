@@ -36,6 +36,10 @@ class Inputs:
         mean = columns.mean(1, keepdims=True, dtype=np.float64).astype(np.float32) if centre else np.zeros_like(columns[:, :1])
         return cls(columns - mean, mean)
 
+    def pick(self, groups: NDArray[np.int64]) -> "Inputs":
+        """Those of some groups."""
+        return Inputs(self.centred[groups], self.mean[groups])
+
     def times(self, other: "Inputs") -> Floats:
         """The mean products with another version of these inputs: groups × own columns × its columns.
 

@@ -31,11 +31,11 @@ from onnxsparse.records import Change, Skip
 from onnxsparse.recovery.allocation import Choices, allocate, densities_of
 from onnxsparse.recovery.alps import Keep
 from onnxsparse.recovery.database import Database, LayerCurve, Measuring, digest
+from onnxsparse.recovery.judgement import keep_better
 from onnxsparse.recovery.patterns import keeper, why_not
 from onnxsparse.recovery.prices import Latency, Operations, Prices
 from onnxsparse.recovery.repair import Repair
 from onnxsparse.recovery.units import Unit, find_units
-from onnxsparse.runtime.compare import compare
 from onnxsparse.runtime.samples import Samples
 
 
@@ -129,7 +129,7 @@ class Recovery:
         for unit in self.units:
             if unit.candidate.name in keepers:
                 unit.store(plain, np.where(unit.matrix(model) != 0, unit.matrix(self.dense), 0))
-        model, notes = self._judge(model, plain, repair)
+        notes = self._judge(model, plain, repair)
         return Result(model, changes + self._changes(model, keepers), notes)
 
     def prices(self, target: Target | Latency, gained: int = 0) -> Prices:
@@ -182,22 +182,15 @@ class Recovery:
                 found[candidate.name] = keeper(pattern, unit, unit.matrix(self.dense) != 0, count)
         return found
 
-    def _judge(self, model: Model, plain: Model, repair: Repair) -> tuple[Model, list[str]]:
-        """The better of the repaired model and of the same zeros without repair, `plain`; and notes."""
+    def _judge(self, model: Model, plain: Model, repair: Repair) -> list[str]:
+        """Make `model` the better of itself and of the same zeros without repair, `plain`; returns notes."""
         notes = []
         if repair.few:
             notes.append(f"{repair.few} layers have fewer positions than weights of a row; they were repaired cautiously")
         if repair.left_out:
             some = ", ".join(repair.left_out[:5]) + ("…" if len(repair.left_out) > 5 else "")
             notes.append(f"{len(repair.left_out)} layers got no repair, which made held-out samples worse there: {some}")
-        if self.judged is None:
-            return model, [*notes, "the repair was not judged: there is no sample that it did not learn from; give --test"]
-        levels = [compare(self.dense, found, self.judged).worst_sqnr_db for found in (plain, model)]
-        told = ["no figure" if level is None else f"{level:.2f} dB" for level in levels]
-        if None not in levels and levels[1] < levels[0]:  # type: ignore[operator]  # both are numbers
-            notes.append(f"the repair was left out: the worst output or slice has {told[0]} without it, {told[1]} with it")
-            return plain, notes
-        return model, [*notes, f"the worst output or slice of held-out samples has {told[1]}; without the repair {told[0]}"]
+        return [*notes, keep_better(self.dense, model, plain, self.judged, "repair")]
 
     def _changes(self, model: Model, keepers: Mapping[str, Keep]) -> list[Change]:
         found = []

@@ -17,11 +17,11 @@ import numpy as np
 
 from onnxsparse.calibration.walk import Walk
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.progress import tell
-from onnxsparse.recovery.alps import RIDGE, Equations, Keep, Moments, alive, choose, refit
+from onnxsparse.recovery.alps import Equations, Keep, Moments, choose, refit
 from onnxsparse.recovery.inputs import Inputs, gather, unit_moments
 from onnxsparse.recovery.patterns import Mask
+from onnxsparse.recovery.targets import Target, add_bias
 from onnxsparse.recovery.units import Floats, Unit
 from onnxsparse.runtime.samples import Samples
 
@@ -94,20 +94,16 @@ class Repair:
         site = unit.sites[0]
         wanted, given = (Inputs.of(gather(w, site, self.seed), centre=unit.shifts) for w in (learned.dense, learned.pruned))
         weight = unit.matrix(self.dense)
-        h, cross = alive(given.moments()), weight @ wanted.times(given)
-        ridge = RIDGE
-        if given.count < 2 * h.shape[1]:
-            self.few += 1
-            ridge *= 2 * h.shape[1] / given.count
+        target = Target(weight, wanted, given)
+        self.few += target.few
+        h, cross = target.h, target.products
         mask: Mask = weight != 0
-        equations = Equations.of(h, ridge)
+        equations = Equations.of(h, target.ridge)
         if keep is not None:
             best = equations.refit(weight, np.ones_like(mask), cross)
             mask = choose(best, Moments.of(h), keep, best @ h)
         fitted = equations.refit(weight, mask, cross)
-        shift = None
-        if unit.shifts:
-            shift = weight @ wanted.mean.swapaxes(1, 2) - fitted @ given.mean.swapaxes(1, 2)
+        shift = target.shift(fitted) if unit.shifts else None
         if judged is not None and self._worse(unit, np.where(mask, weight, 0), fitted, shift, judged):
             self.left_out.append(unit.candidate.nodes[0])
             fitted, shift = np.where(mask, weight, 0), None
@@ -124,21 +120,3 @@ class Repair:
         off = [target - plain @ given, target - fitted @ given - (0.0 if shift is None else shift)]
         without, with_fit = (float((part**2).sum()) for part in off)
         return with_fit > without
-
-
-def add_bias(model: Model, unit: Unit, shift: Floats) -> None:
-    """Add a constant to each output row of a unit, in its bias or in a new one."""
-    if unit.bias is not None:
-        held = model.weights[unit.bias]
-        model.weights[unit.bias] = (held.astype(np.float64) + shift.reshape(held.shape)).astype(held.dtype)
-        return
-    at = unit.form.bias_at
-    node = model.proto.graph.node[unit.at]
-    if at is None:
-        return
-    additions = Additions(model)
-    dtype = model.weights[unit.candidate.name].dtype
-    name = additions.constant(f"{unit.candidate.name}.bias", shift.astype(dtype))
-    node.input.extend([""] * (at + 1 - len(node.input)))
-    node.input[at] = name
-    additions.write()
