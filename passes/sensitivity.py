@@ -115,7 +115,7 @@ def table(found: Database, recovery: Recovery, latency: Latency | None) -> TextT
     """One row per weight tensor: its MACs, its latency in ms, and the SQNR in dB of the outputs if it alone is pruned."""
     columns = ("layer", "MACs", *(("latency, ms",) if latency else ()), *(f"dB at {share:.0%}" for share in SHOWN), "sensitivity")
     rows = []
-    for curve, unit in zip(found.curves, recovery.units, strict=True):
+    for curve, unit in zip(found.layers, recovery.units, strict=True):
         cells = [curve.nodes[0], format_count(curve.macs)]
         if latency is not None:
             cells.append(f"{latency.dense(unit.candidate) / NANOSECONDS:.3f}")

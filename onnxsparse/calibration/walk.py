@@ -93,7 +93,7 @@ class Walk:
         return twin
 
     def outputs(self, model: Model, samples: Sequence[int] | None = None, *, changed: int | None = None) -> list[Values]:
-        """The outputs of some samples, by number (None: all), if the nodes from `at` on run as in `model`, which has the same ones.
+        """The outputs of some samples, by number (None: all), if nodes from `at` on run as in `model`, which has the same ones.
 
         `changed`: the last node whose weights differ from those of this walk's model; None: any may. The nodes from some distance
         behind it to the end are then one session, which serves many calls.

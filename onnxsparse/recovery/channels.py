@@ -108,7 +108,7 @@ class Refit:
         """What was fitted, for people."""
         found = [f"{len(self.fitted)} layers were refitted to what the original computes"]
         if self.few:
-            found.append(f"{self.few} layers have fewer positions than twice their columns; they were refitted cautiously")
+            found.append(f"positions are fewer than twice the columns of {self.few} layers, which were refitted cautiously")
         return found
 
     def _pairs(self) -> list[tuple[Unit, Part]]:

@@ -95,11 +95,12 @@ class Database:
     samples: int
     seed: int
     pattern: str
-    curves: tuple[LayerCurve, ...]
+    layers: tuple[LayerCurve, ...]
+    densities: tuple[float, ...] = DENSITIES
 
     def curve(self, unit: Unit) -> LayerCurve | None:
         """The curve of a unit; None if it has none."""
-        return next((curve for curve in self.curves if curve.tensor == unit.candidate.name), None)
+        return next((curve for curve in self.layers if curve.tensor == unit.candidate.name), None)
 
 
 @plain_dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from onnxsparse.errors import ModelError
-from onnxsparse.recovery.database import Database
+from onnxsparse.recovery.database import DENSITIES, Database
 
 SCHEMA = 1
 """Version of the file's format."""
@@ -28,8 +28,11 @@ def read_database(path: Path) -> Database:
     if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
         raise ModelError(f"--database {path}: it is no database of schema {SCHEMA}, as 'onnxsparse sensitivity' writes")
     try:
-        return TypeAdapter(Database).validate_python(content)
+        found = TypeAdapter(Database).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ModelError(f"--database {path}: {place}: {first['msg']}") from None
+    if found.densities != DENSITIES:
+        raise ModelError(f"--database {path}: it holds other densities than this version measures; make it again")
+    return found

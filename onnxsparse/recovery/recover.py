@@ -186,10 +186,10 @@ class Recovery:
         """Make `model` the better of itself and of the same zeros without repair, `plain`; returns notes."""
         notes = []
         if repair.few:
-            notes.append(f"{repair.few} layers have fewer positions than weights of a row; they were repaired cautiously")
+            notes.append(f"positions are fewer than twice the columns of {repair.few} layers, which were repaired cautiously")
         if repair.left_out:
             some = ", ".join(repair.left_out[:5]) + ("…" if len(repair.left_out) > 5 else "")
-            notes.append(f"{len(repair.left_out)} layers got no repair, which made held-out samples worse there: {some}")
+            notes.append(f"{len(repair.left_out)} × no repair, as held-out samples ask for: {some}")
         return [*notes, keep_better(self.dense, model, plain, self.judged, "repair")]
 
     def _changes(self, model: Model, keepers: Mapping[str, Keep]) -> list[Change]:

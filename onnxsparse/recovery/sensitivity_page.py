@@ -24,12 +24,12 @@ def figures(found: Database) -> Spec:
             "error": error,
             "level_db": level(curve.sensitivity * error),
         }
-        for place, curve in enumerate(found.curves, start=1)
+        for place, curve in enumerate(found.layers, start=1)
         for density, error in zip(DENSITIES, curve.errors, strict=True)
     ]
     rows: list[Spec] = [
         {"place": place, "layer": curve.nodes[0], "sensitivity": curve.sensitivity, "macs": curve.macs, "weights": curve.elements}
-        for place, curve in enumerate(found.curves, start=1)
+        for place, curve in enumerate(found.layers, start=1)
     ]
     title = f"{found.model}: what pruning costs, measured on {found.samples} samples of {found.source}"
     return figure(title, vconcat=[levels(points), errors(points), bars(rows)]) | {"background": "white"}
