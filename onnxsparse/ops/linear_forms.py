@@ -180,6 +180,33 @@ class ProductForm:
         return found
 
 
+@dataclass(frozen=True)
+class GatesForm:
+    """W of LSTM, GRU and RNN: directions × gates·hidden × input, on X: steps × batch × input, or batch first."""
+
+    directions: int
+    data_at: int = 0
+    bias_at: int | None = None
+    taps: int = 1
+
+    def matrix(self, weight: Values) -> Values:
+        """The weight as it is; each direction is a group."""
+        return weight
+
+    def weight(self, matrix: Values, shape: tuple[int, ...]) -> Values:
+        """The inverse of `matrix`."""
+        return matrix.reshape(shape)
+
+    def positions(self, data: Values) -> int:
+        """Steps × batch."""
+        return int(data.size // data.shape[-1])
+
+    def columns(self, data: Values, places: Places) -> Values:
+        """The vectors of these steps, which both directions read."""
+        vectors = data.reshape(-1, data.shape[-1])[places]
+        return np.broadcast_to(vectors, (self.directions, *vectors.shape))
+
+
 def conv_form(op: OpView) -> ConvForm:
     """Raises UnknownFact for a shape that is not fully known."""
     data, weight = op.input(0, least=3), op.input(1, rank=len(op.input(0, least=3)))

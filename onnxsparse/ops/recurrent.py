@@ -14,6 +14,7 @@ from onnxsparse.ir.binding import Shape
 from onnxsparse.ops.conflicts import recurring, starting
 from onnxsparse.ops.coupling import Coupling, Role
 from onnxsparse.ops.facets import ChannelRules, QuantRules, ShapeRules
+from onnxsparse.ops.linear_forms import GatesForm
 from onnxsparse.ops.refit import Refit
 from onnxsparse.ops.spec import OpSpec, WeightAxes, WeightSlot
 from onnxsparse.ops.view import OpView, product
@@ -42,7 +43,13 @@ def recurrent_axes(op: OpView) -> WeightAxes:
 def slot(at: int) -> WeightSlot:
     """The weight at input `at`, with its own multiply-accumulates."""
     macs: Callable[[OpView], int] = partial(operand_macs, at=at)
-    return WeightSlot(at=at, axes=recurrent_axes, macs=macs)
+    # R multiplies states, which are no activation of the graph
+    return WeightSlot(at=at, axes=recurrent_axes, macs=macs, form=input_form if at == 1 else None)
+
+
+def input_form(op: OpView) -> GatesForm:
+    """W. Raises UnknownFact for a weight whose shape is not known."""
+    return GatesForm(directions=op.input(1, rank=3)[0])
 
 
 def quantized_slot(at: int, scale: int, zero_point: int) -> WeightSlot:

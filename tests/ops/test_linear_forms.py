@@ -109,6 +109,23 @@ def test_products(op: str, order: str, x: str, w: str, at: int, rows_axis: int, 
     same(single(op, order, {"x": x}, {"w": w}, **attributes), at, w, x, rows_axis)
 
 
+@pytest.mark.parametrize(("direction", "directions"), [("forward", 1), ("bidirectional", 2)])
+def test_inputs_of_a_recurrent_layer(direction: str, directions: int) -> None:
+    """An RNN whose activation is the identity and whose states count for nothing computes X · W."""
+    identity = {
+        "activations": ["Affine"] * directions,
+        "activation_alpha": [1.0] * directions,
+        "activation_beta": [0.0] * directions,
+    }
+    held = {"w": weight(f"{directions}x4x5"), "r": np.zeros((directions, 4, 4), np.float32)}
+    built = single("RNN", "x w r", {"x": "3x2x5"}, held, hidden_size=4, direction=direction, **identity)
+    data, form = weight("3x2x5", 7), form_of(built, 1)
+    made = runner(built).run({"x": data})["y"]  # steps × directions × batch × hidden
+    found = form.matrix(held["w"]).astype(np.float64) @ form.columns(data, np.arange(6)).astype(np.float64).swapaxes(1, 2)
+    assert np.allclose(found, made.transpose(1, 3, 0, 2).reshape(directions, 4, 6), atol=1e-5)
+    assert np.array_equal(form.weight(form.matrix(held["w"]), held["w"].shape), held["w"])
+
+
 @pytest.mark.parametrize(
     ("built", "at", "reason"),
     [
