@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxsparse.passes.prune import Prune
     from onnxsparse.passes.prune_channels import PruneChannels
     from onnxsparse.passes.quantize import Quantize
+    from onnxsparse.passes.sensitivity import Sensitivity
     from onnxsparse.passes.strip import Strip
     from onnxsparse.pipeline.run import Pipeline
     from onnxsparse.runtime.compare import compare
@@ -42,6 +43,7 @@ _HOMES = {
     "Prune": "onnxsparse.passes.prune",
     "PruneChannels": "onnxsparse.passes.prune_channels",
     "Quantize": "onnxsparse.passes.quantize",
+    "Sensitivity": "onnxsparse.passes.sensitivity",
     "Strip": "onnxsparse.passes.strip",
     "TestData": "onnxsparse.runtime.metric",
     "compare": "onnxsparse.runtime.compare",
@@ -65,6 +67,7 @@ __all__ = [
     "Prune",
     "PruneChannels",
     "Quantize",
+    "Sensitivity",
     "Strip",
     "TestData",
     "compare",
