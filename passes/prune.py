@@ -276,7 +276,8 @@ class Prune(Learns, Limits):
         recovery = Recovery(dense, facts.totals, rules, learned, judged, budget_bytes(self.memory), self.seed, stored)
         latency = None if backend is None else Latency(backend, workload(model), self.latency_ms or 0.0)
         target = self._target if latency is None or self.latency_ms is None else latency
-        judge = Judge(dense, judged)
+        lacking = None if judged is not None else f"prune: {self.data} holds one sample, which is learned from; give --test"
+        judge = Judge(dense, judged, lacking=lacking)
         found = recover(recovery, candidates, None if self.judges_outputs else target, lambda m: self.verdict(m, judge).failures)
         model.assign(found.model)
         notes = found.notes if latency is None or self.judges_outputs else [*found.notes, *compared(recovery, target, latency)]

@@ -12,7 +12,8 @@ from onnxsparse.calibration.preprocessing import PreprocessFile, Preprocessing, 
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import Role, one_path
 from onnxsparse.pipeline.base import OPTIONS, described
-from onnxsparse.pipeline.check import Check, Step
+from onnxsparse.pipeline.check import Step
+from onnxsparse.pipeline.limits import Limits
 from onnxsparse.runtime.judge import Judge
 from onnxsparse.runtime.labels import LabelsFile
 from onnxsparse.runtime.metric import Metric, MetricName, load_metric
@@ -97,8 +98,8 @@ class Judging:
 
     def _filled(self, step: Step) -> Step:
         names: tuple[str, ...] = ("data", "test", "preprocess") if isinstance(step, Learns) else ()
-        if isinstance(step, Check) and step.metric is not None:
-            names = ("labels",)
+        if isinstance(step, Limits) and step.metric is not None:
+            names += ("labels",)
         given = {name: getattr(self, name) for name in names if getattr(step, name) is None}
         return replace(step, **given) if given else step  # type: ignore[type-var]  # every pass is a dataclass
 

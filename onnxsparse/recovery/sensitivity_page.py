@@ -32,7 +32,8 @@ def figures(found: Database) -> Spec:
         for place, curve in enumerate(found.layers, start=1)
     ]
     title = f"{found.model}: what pruning costs, measured on {found.samples} samples of {found.source}"
-    return figure(title, vconcat=[levels(points), errors(points), bars(rows)]) | {"background": "white"}
+    own = {"scale": {"color": "independent"}, "legend": {"color": "independent"}}
+    return figure(title, vconcat=[levels(points), errors(points), bars(rows)], resolve=own) | {"background": "white"}
 
 
 def level(loss: float) -> float | None:

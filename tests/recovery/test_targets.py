@@ -195,3 +195,17 @@ def test_options_that_do_not_go_together(
     options: tuple[str, ...], said: str, run: Run, given: Path, tmp_path: Path, calib: Callable[..., Path]
 ) -> None:
     assert said in run.fails(2, "prune", given, tmp_path / "o.onnx", *options)
+
+
+def test_one_sample_cannot_be_learned_from_and_judged_on(run: Run, given: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", inputs(1, SHAPE))
+    line = run.fails(2, "prune", given, tmp_path / "o.onnx", "--data", tmp_path / "one.npy", "--min-sqnr", "10")
+    assert "holds one sample, which is learned from; give --test" in line
+
+
+def test_a_recipe_gives_labels_to_prune(run: Run, tmp_path: Path) -> None:
+    recipe = f"labels: '{PICTURES}:y'\npasses:\n  - prune: {{metric: top1, max_drop: 3}}\n"
+    (tmp_path / "r.yaml").write_text(recipe)
+    data = ("--data", f"{PICTURES}:x", "--test", f"{PICTURES}:x")
+    assert run("run", tmp_path / "r.yaml", DIGITS, tmp_path / "o.onnx", *data, "--no-cache") == 0, run.err
+    assert "is the most that keeps the limits" in run.out
