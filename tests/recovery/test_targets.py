@@ -12,6 +12,7 @@ import pytest
 from onnxsparse import Model, ParamError, PassError, Prune, layers, load
 from onnxsparse.cost.estimate import deploy_on
 from onnxsparse.cost.registry import find_backend
+from onnxsparse.pipeline.learning import Judging
 from tests.commands import Run
 from tests.graphs import chain, model, node, weight
 from tests.recovery.test_recover import DIGITS, PICTURES, inputs
@@ -150,8 +151,8 @@ class TestLimits:
 
     def test_the_highest_sparsity_that_keeps_a_metric(self, run: Run, tmp_path: Path) -> None:
         with np.load(PICTURES) as held:
-            np.savez(tmp_path / "learn.npz", x=held["x"][:100])
-            np.savez(tmp_path / "test.npz", x=held["x"][100:], y=held["y"][100:])
+            np.savez(tmp_path / "learn.npz", x=held["x"][:40])
+            np.savez(tmp_path / "test.npz", x=held["x"][40:200], y=held["y"][40:200])
         data = ("--data", f"{tmp_path / 'learn.npz'}:x", "--test", f"{tmp_path / 'test.npz'}:x")
         metric = ("--metric", "top1", "--labels", f"{tmp_path / 'test.npz'}:y", "--max-drop", "2")
         assert run("prune", DIGITS, tmp_path / "o.onnx", *data, *metric) == 0, run.err
@@ -203,9 +204,9 @@ def test_one_sample_cannot_be_learned_from_and_judged_on(run: Run, given: Path, 
     assert "holds one sample, which is learned from; give --test" in line
 
 
-def test_a_recipe_gives_labels_to_prune(run: Run, tmp_path: Path) -> None:
-    recipe = f"labels: '{PICTURES}:y'\npasses:\n  - prune: {{metric: top1, max_drop: 3}}\n"
-    (tmp_path / "r.yaml").write_text(recipe)
-    data = ("--data", f"{PICTURES}:x", "--test", f"{PICTURES}:x")
-    assert run("run", tmp_path / "r.yaml", DIGITS, tmp_path / "o.onnx", *data, "--no-cache") == 0, run.err
-    assert "is the most that keeps the limits" in run.out
+def test_a_recipe_gives_labels_to_prune() -> None:
+    labels = Path(f"{PICTURES}:y")
+    with_metric, without = Judging(labels=labels).fill([Prune(metric="top1", max_drop=3), Prune(min_sqnr=9)])
+    assert isinstance(with_metric, Prune)
+    assert isinstance(without, Prune)
+    assert (with_metric.labels, without.labels) == (labels, None)
