@@ -5,7 +5,7 @@
 Each FOLDER holds model.onnx, calib.npz to learn from and test.npz to judge on, one array for each input, as
 benchmarks/peers/repair_models.py and efficientnet_lite0.py make them (the latter's calib0.npz and calib1.npz as one). The error
 is the worst output or slice of an output, as `onnxsparse compare` says it. Each run is a process of its own; its peak is that of
-resident memory with mapped pages counted (ru_maxrss), interpreter included.
+resident memory with mapped pages counted (ru_maxrss), interpreter included; CPU seconds are those of the whole process.
 """
 
 import argparse
@@ -30,7 +30,7 @@ TARGET = 0.5
 WRITTEN = {False: "without_data.onnx", True: "with_data.onnx"}
 """Whether there was data → file of the pruned model in the folder."""
 
-COLUMNS = ("network", "samples", "without data, dB", "its zeros, no repair, dB", "with data, dB", "seconds", "peak MB", "said")
+COLUMNS = ("network", "samples", "without data, dB", "its zeros, no repair, dB", "with data, dB", "CPU s", "s", "peak MB", "said")
 
 
 def opened(folder: Path) -> Model:
@@ -60,8 +60,8 @@ def pruned(folder: Path, *, with_data: bool) -> dict[str, Any]:
     return {"seconds": seconds, "notes": report.notes, "tensors": [change.tensor for change in report.changes]}
 
 
-def ask(folder: Path, *, with_data: bool) -> tuple[dict[str, Any], float]:
-    """`pruned` in a process of its own, and its peak in MB. Raises SystemExit if it fails."""
+def ask(folder: Path, *, with_data: bool) -> dict[str, Any]:
+    """`pruned` in a process of its own, and its `cpu_s` and `peak_mb`. Raises SystemExit if it fails."""
     command = [sys.executable, "-m", "benchmarks.accuracy.output_error", "--prune", str(int(with_data)), str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -69,7 +69,8 @@ def ask(folder: Path, *, with_data: bool) -> tuple[dict[str, Any], float]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"accuracy/output_error: pruning {folder} ended with {os.waitstatus_to_exitcode(status)}")
-    return json.loads(told.splitlines()[-1]), usage.ru_maxrss / 1024
+    found: dict[str, Any] = json.loads(told.splitlines()[-1])
+    return found | {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}
 
 
 def unrepaired(dense: Model, repaired: Model, tensors: list[str]) -> Model:
@@ -83,7 +84,7 @@ def unrepaired(dense: Model, repaired: Model, tensors: list[str]) -> Model:
 def row(folder: Path) -> tuple[object, ...]:
     """A line of the table."""
     ask(folder, with_data=False)
-    told, peak_mb = ask(folder, with_data=True)
+    told = ask(folder, with_data=True)
     dense, samples = opened(folder), judged(folder)
     plain, repaired = (load(folder / name) for name in WRITTEN.values())
     models = (plain, unrepaired(dense, repaired, told["tensors"]), repaired)
@@ -91,7 +92,20 @@ def row(folder: Path) -> tuple[object, ...]:
     with np.load(folder / "calib.npz") as calib:
         count = len(calib[calib.files[0]])
     cells = ["none" if error is None else f"{error:.2f}" for error in errors]
-    return folder.name, count, *cells, f"{told['seconds']:.0f}", f"{peak_mb:.0f}", "; ".join(told["notes"])
+    costs = [f"{told[name]:.0f}" for name in ("cpu_s", "seconds", "peak_mb")]
+    return folder.name, count, *cells, *costs, "; ".join(told["notes"])
+
+
+def lines(rows: list[tuple[object, ...]]) -> list[str]:
+    """The table and what it shows."""
+    return [
+        f"# Output error at sparsity_op {TARGET}, without repair and with it",
+        "",
+        "Made by `benchmarks/accuracy/output_error.py`: SQNR of the worst output or slice of an output, on inputs that nothing "
+        "was learned from.",
+        "",
+        *table(COLUMNS, rows),
+    ]
 
 
 def main() -> None:
@@ -109,15 +123,7 @@ def main() -> None:
     for folder in options.folders:
         rows.append(row(folder))
         print(rows[-1], flush=True)
-    lines = [
-        f"# Output error at sparsity_op {TARGET}, without repair and with it",
-        "",
-        "Made by `benchmarks/accuracy/output_error.py`: SQNR of the worst output or slice of an output, on inputs that nothing "
-        "was learned from.",
-        "",
-        *table(COLUMNS, rows),
-    ]
-    options.out.write_text("\n".join(lines) + "\n")
+        options.out.write_text("\n".join(lines(rows)) + "\n")
 
 
 if __name__ == "__main__":

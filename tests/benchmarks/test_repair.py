@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import vl_convert
 
+from benchmarks.accuracy.curves import COUNTS, TARGETS, Curves, figure
 from benchmarks.accuracy.output_error import unrepaired
 from benchmarks.peers import repair_methods
 from benchmarks.peers.repair_methods import prune, sparsegpt, wanda
@@ -68,3 +70,10 @@ def test_a_made_network_has_the_layers_asked_for_and_finite_outputs_at_any_depth
         assert sum(bool(layer.weights) for layer in layers(model)) == count
         (made,) = runner(model).run({"x": weight(f"1x{CHANNELS}x{SIDE}x{SIDE}")}).values()
         assert 0 < np.abs(made).max() < 100
+
+
+def test_the_curves_are_drawn_as_a_small_figure() -> None:
+    curves = Curves(90.0, dict.fromkeys(TARGETS, 50.0), dict.fromkeys(TARGETS, 80.0), dict.fromkeys(COUNTS, 70.0))
+    drawn = vl_convert.vegalite_to_svg(figure(curves))
+    assert len(drawn) < 60_000
+    assert all(kind in drawn for kind in ("with data", "without data", "dense"))
