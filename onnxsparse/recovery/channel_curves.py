@@ -35,7 +35,7 @@ from onnxsparse.recovery.units import Unit, find_units
 from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import runner
 
-PROBED_SHARES = (0.125, 0.25, 0.5, 0.75)
+PROBED_SHARES = (0.25, 0.5)
 """Shares of a group's channels that are removed to measure its sensitivity; between them its logarithm is interpolated."""
 
 

@@ -9,13 +9,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxsparse import Model, ParamError, PassError, PruneChannels, compare, layers
+from onnxsparse import Model, ParamError, PassError, PruneChannels, layers
 from onnxsparse.channels.groups import Solution, solve
 from onnxsparse.recovery.channel_curves import Curves, Measuring
 from onnxsparse.recovery.channels import Refit
 from onnxsparse.runtime.samples import Samples
 from tests.commands import Run
 from tests.graphs import Values, model, node, weight
+from tests.recovery.judged import level
 
 Floats = NDArray[np.float32]
 
@@ -32,13 +33,6 @@ def data(tmp_path: Path) -> Callable[[str], Path]:
         return tmp_path / "calib.npy"
 
     return write
-
-
-def level(original: Model, changed: Model, shape: str) -> float:
-    """The SQNR of the outputs in dB on inputs that were not learned from; 200 for equal ones."""
-    (name,) = (value.name for value in original.proto.graph.input)
-    found = compare(original, changed, Samples([{name: x[None]} for x in inputs(8, shape, 9)])).worst_sqnr_db
-    return 200.0 if found is None else found
 
 
 def measured(built: Model, shape: str) -> tuple[Solution, Curves]:
@@ -69,7 +63,7 @@ class TestChoice:
         assert first_removed(built, "1x8x5x5") in (0, 1, 2)
         PruneChannels(ratio=0.17, round_to=1, data=data("1x8x5x5")).run(built)
         assert built.weights.shape("a") == (5, 8, 1, 1)
-        assert level(original, built, "1x8x5x5") > 50
+        assert level(original, built, inputs(8, "1x8x5x5", 9)) > 50
 
     def test_channels_are_seen_behind_a_depthwise_layer(self, data: Callable[[str], Path]) -> None:
         depthwise = node("Conv", "h d", "r", group=6)
@@ -77,7 +71,7 @@ class TestChoice:
         built, original = redundant(depthwise, weights=filters), redundant(depthwise, weights=filters)
         PruneChannels(ratio=0.17, round_to=1, data=data("1x8x5x5")).run(built)
         assert built.weights.shape("d") == (5, 1, 1, 1)
-        assert level(original, built, "1x8x5x5") > 50
+        assert level(original, built, inputs(8, "1x8x5x5", 9)) > 50
 
     @pytest.mark.parametrize("small", ["b", "c"])
     def test_all_layers_that_read_a_channel_count(self, small: str) -> None:
@@ -169,7 +163,7 @@ class TestRefit:
         report = PruneChannels(macs=0.7, round_to=1, data=data(shape)).run(built)
         PruneChannels(macs=0.7, round_to=1, data=data(shape), importance="output", repair=False).run(plain)
         assert [built.weights.shape(n) for n in original.weights] == [plain.weights.shape(n) for n in original.weights]
-        assert level(original, built, shape) > level(original, plain, shape) + 1
+        assert level(original, built, inputs(8, shape, 9)) > level(original, plain, inputs(8, shape, 9)) + 1
         assert layers(built).totals.macs <= 0.7 * layers(original).totals.macs  # type: ignore[operator]
         assert any("without the refit" in note for note in report.notes)
         assert not report.skipped or all("not refitted" not in skip.reason for skip in report.skipped)
