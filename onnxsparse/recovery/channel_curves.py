@@ -25,6 +25,7 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ops.labels import Labels
 from onnxsparse.progress import tell
 from onnxsparse.pruning.candidates import find_candidates
+from onnxsparse.records import Skip
 from onnxsparse.recovery.alps import Floats
 from onnxsparse.recovery.database import PROBED_SAMPLES, TINY, unit_moments
 from onnxsparse.recovery.divergence import Reference
@@ -71,11 +72,11 @@ def numbered(group: Group, classes: Labels) -> Indices:
     return found
 
 
-def all_units(model: Model) -> list[Unit]:
-    """Every weight of a model that can be fitted, in the order of its first use."""
+def all_units(model: Model) -> tuple[list[Unit], list[Skip]]:
+    """Every weight of a model that can be fitted, in the order of its first use, and why others cannot."""
     facts = layers(model)
     candidates, _ = find_candidates(model, facts, {layer.node for layer in facts}, set(), by_operations=False)
-    return find_units(model, candidates)[0]
+    return find_units(model, candidates)
 
 
 def main_places(solution: Solution) -> list[int]:
@@ -87,7 +88,7 @@ def find_readings(model: Model, solution: Solution) -> list[Reading]:
     """The units that sum over labelled channels, in the order of the model on which `solution` was found."""
     places = main_places(solution)
     found = []
-    for unit in all_units(model):
+    for unit in all_units(model)[0]:
         columns = column_classes(unit, model, solution, places[unit.at])
         if columns is not None:
             found.append(Reading(unit, columns, row_classes(unit, model, solution, places[unit.at])))
@@ -197,8 +198,9 @@ class Measuring:
         for number, (at, unit) in enumerate(units):
             tell("measuring channels", number, len(units))
             walk.advance(at)
-            mean = Inputs.of(gather(walk, unit.sites[0], self.seed), centre=unit.shifts).mean
-            held[at] = unit_moments(unit, walk, self.seed), mean.astype(np.float64)
+            inputs = Inputs.of(gather(walk, unit.sites[0], self.seed), centre=unit.shifts)
+            h = inputs.moments() if len(unit.sites) == 1 else unit_moments(unit, walk, self.seed)
+            held[at] = h, inputs.mean.astype(np.float64)
             for index in [index for index, end in last.items() if end == at]:
                 found[index] = self._eliminated(index, readings[index], held)
             ahead = {r.unit.at for index, own in readings.items() if last[index] > at for r in own}
