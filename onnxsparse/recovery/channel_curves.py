@@ -30,7 +30,7 @@ from onnxsparse.recovery.alps import Floats
 from onnxsparse.recovery.database import PROBED_SAMPLES, TINY, unit_moments
 from onnxsparse.recovery.divergence import Reference
 from onnxsparse.recovery.elimination import NONE, Elimination, Indices, Reader, eliminate
-from onnxsparse.recovery.inputs import Inputs, gather
+from onnxsparse.recovery.inputs import Inputs, Singles, gather
 from onnxsparse.recovery.targets import add_bias
 from onnxsparse.recovery.units import Unit, find_units
 from onnxsparse.runtime.samples import Samples
@@ -53,7 +53,7 @@ class Reading:
         return Reader.of(weight, h, numbered(group, self.columns), numbered(group, self.rows))
 
 
-Changed = tuple[Unit, Floats, Floats]
+Changed = tuple[Unit, Singles, Floats]
 """A unit, its refitted weights, and the mean of the outputs that these miss."""
 
 
@@ -138,7 +138,7 @@ def with_weights(model: Model, changed: Sequence[Changed]) -> Model:
     """A copy with other weights."""
     variant = model.copy()
     for unit, matrix, missing in changed:
-        unit.store(variant, matrix)
+        unit.store(variant, matrix.astype(np.float64))
         if unit.shifts:
             add_bias(variant, unit, missing.reshape(-1))
     return variant
@@ -159,6 +159,8 @@ class Measuring:
 
     def run(self) -> Curves:
         """The curves. Raises ModelError and BackendError for a model or samples that onnxruntime does not run."""
+        if not self.groups:
+            return Curves((), ())
         with threadpool_limits(limits=1, user_api="blas"):
             spread = self.samples.pick(np.random.default_rng(self.seed).permutation(len(self.samples)).tolist())
             few = spread.pick(range(min(PROBED_SAMPLES, len(spread))))
@@ -216,7 +218,7 @@ class Measuring:
         found = eliminate(readers, count, marks)
         self.probes[index] = {
             mark: [
-                (reading.unit, refitted, (weight - refitted) @ held[reading.unit.at][1].swapaxes(1, 2))
+                (reading.unit, refitted.astype(np.float32), (weight - refitted) @ held[reading.unit.at][1].swapaxes(1, 2))
                 for reading, weight, refitted in zip(readings, weights, found.refitted[mark], strict=True)
             ]
             for mark in marks
@@ -237,7 +239,7 @@ class Measuring:
                 divergence = reference.divergence(walk.outputs(with_weights(self.model, changed), PROBED_SAMPLES))
                 moved.append(divergence / max(float(found[index].errors[mark]), TINY))
             count = np.arange(found[index].errors.size)
-            levels[index] = np.exp(np.interp(count, marks, np.log(np.maximum(moved, TINY))))
+            levels[index] = np.exp(np.interp(count, marks, np.log(np.maximum(moved, TINY)))) if marks else np.zeros(1)
         return levels
 
     def _by_weights(self, group: Group, scores: Floats, few: Samples, reference: Reference) -> LossCurve:
