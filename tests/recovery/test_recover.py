@@ -6,35 +6,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 
 from onnxsparse import Model, ParamError, Prune, compare, layers, load
 from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import Feeds
 from tests.commands import Run
 from tests.graphs import FLOAT16, chain, model, node, weight
-from tests.recovery.judged import level
+from tests.recovery.samples import inputs, level
 
 DIGITS = Path(__file__).parents[2] / "sample_models" / "digits.onnx"
 PICTURES = DIGITS.with_name("digits_test.npz")
-
-
-def inputs(count: int, shape: str, seed: int = 0) -> NDArray[np.float32]:
-    """Correlated inputs: mixtures of a few patterns, as real activations are."""
-    rng = np.random.default_rng(seed)
-    size = tuple(map(int, shape.split("x")))
-    patterns = np.random.default_rng(1).standard_normal((20, int(np.prod(size))))
-    found: NDArray[np.float32] = (rng.standard_normal((count, 20)) @ patterns).reshape(count, *size[1:]).astype(np.float32)
-    return found
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Callable[[str], Path]:
-    def write(shape: str) -> Path:
-        np.save(tmp_path / "calib.npy", inputs(100, shape))
-        return tmp_path / "calib.npy"
-
-    return write
 
 
 def convolutions() -> Model:
