@@ -24,7 +24,7 @@ from onnxsparse.analysis.layer import Layers
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
 from onnxsparse.calibration.data import DataFiles
-from onnxsparse.channels.allocation import LossCurve, allocate, scores_of
+from onnxsparse.channels.allocation import LossCurve, allocate, scores_of, steps
 from onnxsparse.channels.cut import apply_cut
 from onnxsparse.channels.groups import Group, Removed, Solution, solve
 from onnxsparse.channels.importance import Scores, activation_importance, weight_importance
@@ -217,7 +217,8 @@ class PruneChannels(Learns):
         choice = Choice(self.ratio or DEFAULT_RATIO, self._over_all, rounding, self.min_channels, self.max_share)
         if self._importance == "output":
             assert learned is not None  # `check` requires data
-            measured = Measuring(model, solution, groups, learned, budget_bytes(self.memory), self.seed).run()
+            free = [group for group in groups if len(steps(group, choice)) > 1]
+            measured = Measuring(model, solution, free, learned, budget_bytes(self.memory), self.seed).run()
             chosen = self._by_curves(solution, measured.curves, choice)
             return chosen, list(unmeasured(measured.unmeasured))
         scores = self._scores(model, solution, learned)
@@ -274,7 +275,7 @@ class PruneChannels(Learns):
         refit.run(learned)
         if self.verify and not only_fitted_differ(proven, model, refit.fitted):
             raise PassError("prune-channels: the refit changed more than weights and biases")
-        return [*refit.notes(), keep_better(original, model, plain, judged, "refit")], refit.skipped
+        return [*refit.notes(), keep_better(original, model, plain, judged, "refit")], list(dict.fromkeys(refit.skipped))
 
     def _prove(self, original: Model, solution: Solution, chosen: Labels, cut: Model) -> Proof:
         try:

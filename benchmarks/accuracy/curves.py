@@ -17,7 +17,7 @@ import numpy as np
 import vl_convert
 from numpy.typing import NDArray
 
-from benchmarks.accuracy.repair import prepared
+from benchmarks.accuracy.classifier import prepared
 from benchmarks.accuracy.scores import top1
 from benchmarks.tables import table
 from onnxsparse import Prune, load

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from benchmarks.accuracy.repair import prepared
+from benchmarks.accuracy.classifier import prepared
 from benchmarks.accuracy.scores import top1
 from benchmarks.peers import repair_methods, repair_onnxsim
 from benchmarks.tables import table

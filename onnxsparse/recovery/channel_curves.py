@@ -25,17 +25,18 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ops.labels import Labels
 from onnxsparse.progress import tell
 from onnxsparse.pruning.candidates import find_candidates
+from onnxsparse.records import Skip
 from onnxsparse.recovery.alps import Floats
 from onnxsparse.recovery.database import PROBED_SAMPLES, TINY
 from onnxsparse.recovery.divergence import Reference
 from onnxsparse.recovery.elimination import NONE, Elimination, Indices, Reader, eliminate
-from onnxsparse.recovery.inputs import Inputs, gather, unit_moments
+from onnxsparse.recovery.inputs import Inputs, Singles, gather, unit_moments
 from onnxsparse.recovery.targets import add_bias
 from onnxsparse.recovery.units import Unit, find_units
 from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import runner
 
-PROBED_SHARES = (0.125, 0.25, 0.5, 0.75)
+PROBED_SHARES = (0.25, 0.5)
 """Shares of a group's channels that are removed to measure its sensitivity; between them its logarithm is interpolated."""
 
 
@@ -52,7 +53,7 @@ class Reading:
         return Reader.of(weight, h, numbered(group, self.columns), numbered(group, self.rows))
 
 
-Changed = tuple[Unit, Floats, Floats]
+Changed = tuple[Unit, Singles, Floats]
 """A unit, its refitted weights, and the mean of the outputs that these miss."""
 
 
@@ -71,11 +72,11 @@ def numbered(group: Group, classes: Labels) -> Indices:
     return found
 
 
-def all_units(model: Model) -> list[Unit]:
-    """Every weight of a model that can be fitted, in the order of its first use."""
+def all_units(model: Model) -> tuple[list[Unit], list[Skip]]:
+    """Every weight of a model that can be fitted, in the order of its first use, and why others cannot."""
     facts = layers(model)
     candidates, _ = find_candidates(model, facts, {layer.node for layer in facts}, set(), by_operations=False)
-    return find_units(model, candidates)[0]
+    return find_units(model, candidates)
 
 
 def main_places(solution: Solution) -> list[int]:
@@ -87,7 +88,7 @@ def find_readings(model: Model, solution: Solution) -> list[Reading]:
     """The units that sum over labelled channels, in the order of the model on which `solution` was found."""
     places = main_places(solution)
     found = []
-    for unit in all_units(model):
+    for unit in all_units(model)[0]:
         columns = column_classes(unit, model, solution, places[unit.at])
         if columns is not None:
             found.append(Reading(unit, columns, row_classes(unit, model, solution, places[unit.at])))
@@ -137,7 +138,7 @@ def with_weights(model: Model, changed: Sequence[Changed]) -> Model:
     """A copy with other weights."""
     variant = model.copy()
     for unit, matrix, missing in changed:
-        unit.store(variant, matrix)
+        unit.store(variant, matrix.astype(np.float64))
         if unit.shifts:
             add_bias(variant, unit, missing.reshape(-1))
     return variant
@@ -158,6 +159,8 @@ class Measuring:
 
     def run(self) -> Curves:
         """The curves. Raises ModelError and BackendError for a model or samples that onnxruntime does not run."""
+        if not self.groups:
+            return Curves((), ())
         with threadpool_limits(limits=1, user_api="blas"):
             spread = self.samples.pick(np.random.default_rng(self.seed).permutation(len(self.samples)).tolist())
             few = spread.pick(range(min(PROBED_SAMPLES, len(spread))))
@@ -197,8 +200,9 @@ class Measuring:
         for number, (at, unit) in enumerate(units):
             tell("measuring channels", number, len(units))
             walk.advance(at)
-            mean = Inputs.of(gather(walk, unit.sites[0], self.seed), centre=unit.shifts).mean
-            held[at] = unit_moments(unit, walk, self.seed), mean.astype(np.float64)
+            inputs = Inputs.of(gather(walk, unit.sites[0], self.seed), centre=unit.shifts)
+            h = inputs.moments() if len(unit.sites) == 1 else unit_moments(unit, walk, self.seed)
+            held[at] = h, inputs.mean.astype(np.float64)
             for index in [index for index, end in last.items() if end == at]:
                 found[index] = self._eliminated(index, readings[index], held)
             ahead = {r.unit.at for index, own in readings.items() if last[index] > at for r in own}
@@ -214,7 +218,7 @@ class Measuring:
         found = eliminate(readers, count, marks)
         self.probes[index] = {
             mark: [
-                (reading.unit, refitted, (weight - refitted) @ held[reading.unit.at][1].swapaxes(1, 2))
+                (reading.unit, refitted.astype(np.float32), (weight - refitted) @ held[reading.unit.at][1].swapaxes(1, 2))
                 for reading, weight, refitted in zip(readings, weights, found.refitted[mark], strict=True)
             ]
             for mark in marks
@@ -235,7 +239,7 @@ class Measuring:
                 divergence = reference.divergence(walk.outputs(with_weights(self.model, changed)))
                 moved.append(divergence / max(float(found[index].errors[mark]), TINY))
             count = np.arange(found[index].errors.size)
-            levels[index] = np.exp(np.interp(count, marks, np.log(np.maximum(moved, TINY))))
+            levels[index] = np.exp(np.interp(count, marks, np.log(np.maximum(moved, TINY)))) if marks else np.zeros(1)
         return levels
 
     def _by_weights(self, group: Group, scores: Floats, few: Samples, reference: Reference) -> LossCurve:

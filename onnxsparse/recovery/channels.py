@@ -114,9 +114,11 @@ class Refit:
     def _pairs(self) -> list[tuple[Unit, Part]]:
         """The units of the cut model in order, each with its part of the dense model's."""
         old, new = self.original.proto.graph.node, self.model.proto.graph.node
-        users = {old[site.index].output[0]: (unit, site) for unit in all_units(self.original) for site in unit.sites}
+        users = {old[site.index].output[0]: (unit, site) for unit in all_units(self.original)[0] for site in unit.sites}
         found = []
-        for unit in all_units(self.model):
+        units, skipped = all_units(self.model)
+        self.skipped += [Skip(skip.node, f"not refitted: {skip.reason}") for skip in skipped]
+        for unit in units:
             uses = [users[name] for site in unit.sites if (name := new[site.index].output[0]) in users]
             part = None
             if len(uses) == len(unit.sites):

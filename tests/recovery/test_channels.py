@@ -9,42 +9,27 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxsparse import Model, ParamError, PassError, PruneChannels, compare, layers
+from onnxsparse import Model, ParamError, PassError, PruneChannels, layers
 from onnxsparse.channels.groups import Solution, solve
 from onnxsparse.recovery.channel_curves import Curves, Measuring
 from onnxsparse.recovery.channels import Refit
 from onnxsparse.runtime.samples import Samples
 from tests.commands import Run
 from tests.graphs import Values, model, node, weight
+from tests.recovery.samples import level
 
 Floats = NDArray[np.float32]
 
 
-def inputs(count: int, shape: str, seed: int = 0) -> Floats:
+def noise(count: int, shape: str, seed: int = 0) -> Floats:
     size = tuple(map(int, shape.split("x")))
     return np.random.default_rng(seed).standard_normal((count, *size[1:])).astype(np.float32)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Callable[[str], Path]:
-    def write(shape: str) -> Path:
-        np.save(tmp_path / "calib.npy", inputs(40, shape))
-        return tmp_path / "calib.npy"
-
-    return write
-
-
-def level(original: Model, changed: Model, shape: str) -> float:
-    """The SQNR of the outputs in dB on inputs that were not learned from; 200 for equal ones."""
-    (name,) = (value.name for value in original.proto.graph.input)
-    found = compare(original, changed, Samples([{name: x[None]} for x in inputs(8, shape, 9)])).worst_sqnr_db
-    return 200.0 if found is None else found
 
 
 def measured(built: Model, shape: str) -> tuple[Solution, Curves]:
     (name,) = (value.name for value in built.proto.graph.input)
     solution = solve(built)
-    samples = Samples([{name: x[None]} for x in inputs(30, shape)])
+    samples = Samples([{name: x[None]} for x in noise(30, shape)])
     return solution, Measuring(built, solution, solution.groups, samples, 10**9).run()
 
 
@@ -69,7 +54,7 @@ class TestChoice:
         assert first_removed(built, "1x8x5x5") in (0, 1, 2)
         PruneChannels(ratio=0.17, round_to=1, data=data("1x8x5x5")).run(built)
         assert built.weights.shape("a") == (5, 8, 1, 1)
-        assert level(original, built, "1x8x5x5") > 50
+        assert level(original, built, noise(8, "1x8x5x5", 9)) > 50
 
     def test_channels_are_seen_behind_a_depthwise_layer(self, data: Callable[[str], Path]) -> None:
         depthwise = node("Conv", "h d", "r", group=6)
@@ -77,7 +62,7 @@ class TestChoice:
         built, original = redundant(depthwise, weights=filters), redundant(depthwise, weights=filters)
         PruneChannels(ratio=0.17, round_to=1, data=data("1x8x5x5")).run(built)
         assert built.weights.shape("d") == (5, 1, 1, 1)
-        assert level(original, built, "1x8x5x5") > 50
+        assert level(original, built, noise(8, "1x8x5x5", 9)) > 50
 
     @pytest.mark.parametrize("small", ["b", "c"])
     def test_all_layers_that_read_a_channel_count(self, small: str) -> None:
@@ -169,7 +154,7 @@ class TestRefit:
         report = PruneChannels(macs=0.7, round_to=1, data=data(shape)).run(built)
         PruneChannels(macs=0.7, round_to=1, data=data(shape), importance="output", repair=False).run(plain)
         assert [built.weights.shape(n) for n in original.weights] == [plain.weights.shape(n) for n in original.weights]
-        assert level(original, built, shape) > level(original, plain, shape) + 1
+        assert level(original, built, noise(8, shape, 9)) > level(original, plain, noise(8, shape, 9)) + 1
         assert layers(built).totals.macs <= 0.7 * layers(original).totals.macs  # type: ignore[operator]
         assert any("without the refit" in note for note in report.notes)
         assert not report.skipped or all("not refitted" not in skip.reason for skip in report.skipped)
@@ -213,8 +198,8 @@ class TestRefit:
 
     def test_a_refit_that_harms_is_left_out(self, data: Callable[[str], Path], tmp_path: Path) -> None:
         """Learned from inputs that are nothing like those that are judged on."""
-        np.save(tmp_path / "learn.npy", np.repeat(inputs(1, "1x4x9x9"), 6, axis=0) * 1e-3)
-        np.save(tmp_path / "judge.npy", inputs(6, "1x4x9x9", 8))
+        np.save(tmp_path / "learn.npy", np.repeat(noise(1, "1x4x9x9"), 6, axis=0) * 1e-3)
+        np.save(tmp_path / "judge.npy", noise(6, "1x4x9x9", 8))
         built, plain = convolutions(), convolutions()
         files = {"data": tmp_path / "learn.npy", "test": tmp_path / "judge.npy"}
         report = PruneChannels(ratio=0.5, round_to=1, **files).run(built)  # type: ignore[arg-type]
@@ -225,7 +210,7 @@ class TestRefit:
 
 class TestBadInput:
     def test_one_sample_is_not_judged(self, run: Run, source: Path, tmp_path: Path) -> None:
-        np.save(tmp_path / "one.npy", inputs(1, "1x3x8x8"))
+        np.save(tmp_path / "one.npy", noise(1, "1x3x8x8"))
         options = ("--data", tmp_path / "one.npy", "--round-to", "1")
         assert run("prune-channels", source, tmp_path / "o.onnx", *options) == 0, run.err
         assert "the refit was not judged: there is no sample that it did not learn from; give --test" in run.out
@@ -239,8 +224,6 @@ class TestBadInput:
             PruneChannels(macs=0.01, data=data("1x4x9x9")).run(convolutions())
 
     def test_nan(self, run: Run, source: Path, tmp_path: Path) -> None:
-        values = inputs(4, "1x3x8x8")
-        values[0, 0, 0, 0] = np.nan
-        np.save(tmp_path / "c.npy", values)
+        np.save(tmp_path / "c.npy", np.full((4, 3, 8, 8), np.nan, np.float32))
         line = run.fails(1, "prune-channels", source, tmp_path / "o.onnx", "--data", tmp_path / "c.npy")
         assert "has NaN or infinite values" in line

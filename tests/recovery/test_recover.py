@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 
 from onnxsparse import Model, ParamError, Prune, compare, layers, load
 from onnxsparse.recovery.repair import Repair
@@ -14,35 +13,10 @@ from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import Feeds
 from tests.commands import Run
 from tests.graphs import FLOAT16, chain, model, node, weight
+from tests.recovery.samples import inputs, level
 
 DIGITS = Path(__file__).parents[2] / "sample_models" / "digits.onnx"
 PICTURES = DIGITS.with_name("digits_test.npz")
-
-
-def inputs(count: int, shape: str, seed: int = 0) -> NDArray[np.float32]:
-    """Correlated inputs: mixtures of a few patterns, as real activations are."""
-    rng = np.random.default_rng(seed)
-    size = tuple(map(int, shape.split("x")))
-    patterns = np.random.default_rng(1).standard_normal((20, int(np.prod(size))))
-    found: NDArray[np.float32] = (rng.standard_normal((count, 20)) @ patterns).reshape(count, *size[1:]).astype(np.float32)
-    return found
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Callable[[str], Path]:
-    def write(shape: str) -> Path:
-        np.save(tmp_path / "calib.npy", inputs(100, shape))
-        return tmp_path / "calib.npy"
-
-    return write
-
-
-def level(original: Model, pruned: Model, shape: str) -> float:
-    """The SQNR of the outputs in dB on inputs that were not learned from."""
-    (name,) = (value.name for value in original.proto.graph.input)
-    found = compare(original, pruned, Samples([{name: x[None]} for x in inputs(8, shape, 9)])).outputs[0].sqnr_db
-    assert found is not None
-    return found
 
 
 def convolutions() -> Model:
@@ -84,7 +58,7 @@ def test_the_target_is_met_and_outputs_come_back(build: Callable[[], Model], sha
     heaviest = max(w.uses or 0 for layer in layers(original) for w in layer.weights)
     assert totals.zero_macs is not None
     assert 0 <= totals.zero_macs - 0.5 * totals.weight_macs <= heaviest
-    assert level(original, repaired, shape) > level(original, plain, shape) + 2
+    assert level(original, repaired, inputs(8, shape, 9)) > level(original, plain, inputs(8, shape, 9)) + 2
     assert any("without the repair" in note for note in report.notes)
     assert {change.tensor for change in report.changes} <= set(original.weights)
 
@@ -134,7 +108,7 @@ def test_two_of_four(data: Callable[[str], Path]) -> None:
     report = Prune(pattern="2:4", data=data("1x4x9x9")).run(built)
     assert (np.count_nonzero(built.weights["a"].reshape(16, 1, 4, 9), axis=2) == 2).all()
     assert any("not a multiple of 4" in skip.reason for skip in report.skipped)
-    assert level(original, built, "1x4x9x9") > level(original, plain, "1x4x9x9")
+    assert level(original, built, inputs(8, "1x4x9x9", 9)) > level(original, plain, inputs(8, "1x4x9x9", 9))
 
 
 def test_halves_are_pruned_in_floats_and_stay_halves(data: Callable[[str], Path], tmp_path: Path) -> None:

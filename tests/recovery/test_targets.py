@@ -15,7 +15,8 @@ from onnxsparse.cost.registry import find_backend
 from onnxsparse.pipeline.learning import Judging
 from tests.commands import Run
 from tests.graphs import chain, model, node, weight
-from tests.recovery.test_recover import DIGITS, PICTURES, inputs
+from tests.recovery.samples import inputs
+from tests.recovery.test_recover import DIGITS, PICTURES
 
 SHAPE = "1x3x8x8"
 
