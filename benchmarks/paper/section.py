@@ -10,8 +10,8 @@ Spec = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Section:
-    """`name`: short, for file names. `verdict`: begins with "holds", "holds under variant", "differs, because" or "cannot be tested
-    here, because". `lines`: Markdown that follows the verdict, tables included. `figures`: name → figure, below the lines.
+    """`name`: short, for file names. `verdict`: begins with "holds", "holds under variant", "differs, because" or "cannot be
+    tested here, because". `lines`: Markdown that follows the verdict, tables included. `figures`: name → figure, below the lines.
     """
 
     name: str
@@ -24,8 +24,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Context:
-    """What sections have at hand. `work`: a folder for models on the way. `eval`: a folder with networks and labelled data that this
-    project does not ship (resnet20_cifar10.onnx, cifar10_calib512.npz, cifar10_test2000.npz, rfb320.onnx); None: without.
+    """What sections have at hand. `work`: a folder for models on the way. `eval`: a folder with networks and labelled data that
+    this project does not ship (resnet20_cifar10.onnx, cifar10_calib512.npz, cifar10_test2000.npz, rfb320.onnx); None: without.
     `quick`: fewer points, for the test that compares page and script.
     """
 
