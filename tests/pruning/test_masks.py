@@ -70,7 +70,7 @@ class TestWeights:
         return model(nodes, {"x": "1x3x9x9"}, ["y"], {name: weight(shape).astype(dtype) for name, shape in shapes.items()})
 
     def data(self, folder: Path) -> Path:
-        np.save(folder / "calib.npy", weight("40x3x9x9", 1))
+        np.save(folder / "calib.npy", weight("40x3x9x9", 1) + 1)  # a mean, which biases have to make up for
         return folder / "calib.npy"
 
     def test_repaired_weights_and_biases_by_name(self, tmp_path: Path) -> None:
