@@ -162,10 +162,11 @@ class Measuring:
         if not self.groups:
             return Curves((), ())
         with threadpool_limits(limits=1, user_api="blas"):
-            spread = self.samples.pick(np.random.default_rng(self.seed).permutation(len(self.samples)).tolist())
-            few = spread.pick(range(min(PROBED_SAMPLES, len(spread))))
+            # in the order of the files, so that each is read once
+            drawn = np.random.default_rng(self.seed).permutation(len(self.samples))[:PROBED_SAMPLES]
+            few = self.samples.pick(sorted(drawn.tolist()))
             readings = self._readings()
-            found = self._eliminate(readings, Walk(self.model, spread, self.budget_bytes))
+            found = self._eliminate(readings, Walk(self.model, self.samples, self.budget_bytes))
             walk = Walk(self.model, few, self.budget_bytes)
             reference = Reference(walk.outputs(self.model))
             levels = self._sensitivities(readings, found, walk, reference)

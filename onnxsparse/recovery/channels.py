@@ -23,7 +23,7 @@ from onnxsparse.records import Skip
 from onnxsparse.recovery.alps import alive, refit
 from onnxsparse.recovery.channel_curves import all_units, main_places, weight_at
 from onnxsparse.recovery.elimination import Indices
-from onnxsparse.recovery.inputs import Inputs, gather, unit_moments
+from onnxsparse.recovery.inputs import Inputs, gather, positions_each, unit_moments
 from onnxsparse.recovery.targets import Target
 from onnxsparse.recovery.units import Floats, Unit, seen
 from onnxsparse.runtime.samples import Samples
@@ -92,9 +92,8 @@ class Refit:
     def run(self, samples: Samples) -> None:
         """Fit all units. Raises ModelError and BackendError for samples or models that onnxruntime does not run."""
         with threadpool_limits(limits=1, user_api="blas"):
-            spread = samples.pick(np.random.default_rng(self.seed).permutation(len(samples)).tolist())
             pairs = self._pairs()
-            walks = [Walk(model, spread, self.budget_bytes // 2) for model in (self.original, self.model)]
+            walks = [Walk(model, samples, self.budget_bytes // 2) for model in (self.original, self.model)]
             for number, (unit, part) in enumerate(pairs):
                 tell("refitting layers", number, len(pairs))
                 walks[0].advance(part.unit.at)
@@ -132,11 +131,12 @@ class Refit:
         return found
 
     def _fit(self, unit: Unit, part: Part, first: Walk, second: Walk) -> None:
-        # positions are drawn by the index of the node, which a cut may change; the forms differ in their numbers of groups
+        # positions follow from the index of the node and the number of columns, which a cut may change
         of_dense = part.unit.sites[0]
         of_cut = replace(unit.sites[0], index=of_dense.index)
-        wanted = Inputs.of(gather(first, of_dense, self.seed), centre=unit.shifts).pick(part.groups)
-        given = Inputs.of(gather(second, of_cut, self.seed), centre=unit.shifts)
+        each = positions_each(first, of_dense)
+        wanted = Inputs.of(gather(first, of_dense, self.seed, each), centre=unit.shifts).pick(part.groups)
+        given = Inputs.of(gather(second, of_cut, self.seed, each), centre=unit.shifts)
         if np.array_equal(wanted.centred, given.centred) and np.array_equal(wanted.mean, given.mean):
             return
         target = Target(part.wanted(part.unit.matrix(self.original)), wanted, given)

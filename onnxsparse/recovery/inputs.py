@@ -67,16 +67,23 @@ def unit_moments(unit: Unit, walk: Walk, seed: int) -> Floats:
     return found / len(unit.sites)
 
 
-def gather(walk: Walk, site: Site, seed: int, positions: int = POSITIONS) -> Singles:
+def positions_each(walk: Walk, site: Site, positions: int = POSITIONS) -> int:
+    """The number of positions of each sample at which a site's inputs are sampled, at most, so that MOST_BYTES hold them.
+
+    `positions`: over all samples.
+    """
+    width = site.form.columns(walk.values[0][site.data], np.zeros(1, np.int64)).size
+    most = min(positions, max(1, MOST_BYTES // (4 * width)))
+    return max(1, -(-most // len(walk.values)))
+
+
+def gather(walk: Walk, site: Site, seed: int, each: int | None = None) -> Singles:
     """The columns of a site at sampled positions of all samples of a walk, which stands before its node.
 
-    The same seed gives the same positions, so that versions of a model are compared at the same places. Raises ModelError for NaN
-    and infinite values.
+    `each`: positions of each sample, at most; None: as many as `positions_each`. The same seed, number and index of the site give
+    the same positions, so that versions of a model meet at the same places. Raises ModelError for NaN and infinite values.
     """
-    first = walk.values[0][site.data]
-    width = site.form.columns(first, np.zeros(1, np.int64)).size
-    most = min(positions, max(1, MOST_BYTES // (4 * width)))
-    each = max(1, -(-most // len(walk.values)))
+    each = positions_each(walk, site) if each is None else each
     parts = []
     for number, values in enumerate(walk.values):
         data = values[site.data]

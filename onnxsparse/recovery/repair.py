@@ -19,7 +19,7 @@ from onnxsparse.calibration.walk import Walk
 from onnxsparse.ir.model import Model
 from onnxsparse.progress import tell
 from onnxsparse.recovery.alps import Equations, Keep, Moments, choose, refit
-from onnxsparse.recovery.inputs import Inputs, gather, unit_moments
+from onnxsparse.recovery.inputs import Inputs, gather, positions_each, unit_moments
 from onnxsparse.recovery.patterns import Mask
 from onnxsparse.recovery.targets import Target, add_bias
 from onnxsparse.recovery.units import Floats, Unit
@@ -114,7 +114,8 @@ class Repair:
     def _worse(self, unit: Unit, plain: Floats, fitted: Floats, shift: Floats | None, judged: Walks) -> bool:
         """Whether the outputs of a unit are farther from the dense ones with `fitted` and `shift` than with `plain` weights."""
         judged.advance(unit.at)
-        wanted, given = (gather(w, unit.sites[0], self.seed, JUDGED_POSITIONS) for w in (judged.dense, judged.pruned))
+        each = positions_each(judged.dense, unit.sites[0], JUDGED_POSITIONS)
+        wanted, given = (gather(w, unit.sites[0], self.seed, each) for w in (judged.dense, judged.pruned))
         target = unit.matrix(self.dense) @ wanted.swapaxes(1, 2)
         given = given.swapaxes(1, 2)
         off = [target - plain @ given, target - fitted @ given - (0.0 if shift is None else shift)]

@@ -159,6 +159,15 @@ class TestRefit:
         assert any("without the refit" in note for note in report.notes)
         assert not report.skipped or all("not refitted" not in skip.reason for skip in report.skipped)
 
+    def test_fewer_columns_are_sampled_at_the_same_positions(
+        self, data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So many bytes that the original's columns fit fewer positions than the cut's."""
+        monkeypatch.setattr("onnxsparse.recovery.inputs.MOST_BYTES", 4 * 6 * 9 * 1000)
+        original, built = convolutions(), convolutions()
+        PruneChannels(macs=0.7, round_to=1, data=data("1x4x9x9")).run(built)
+        assert level(original, built, noise(8, "1x4x9x9", 9)) > 0
+
     def test_zeros_stay_zeros(self, data: Callable[[str], Path]) -> None:
         built = convolutions()
         array = built.weights["e"].copy()
