@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench paper clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,10 @@ endif
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
+
+# EVAL: a folder with networks and labelled data that this project does not ship (benchmarks/paper/section.py)
+paper: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.paper.page --out docs/paper.md $(if $(EVAL),--eval $(EVAL))
 
 clean:
 	rm -rf $(VENV) out build .hypothesis .mypy_cache .pytest_cache .ruff_cache
