@@ -5,6 +5,7 @@
    allows, and the weights that remain are repaired (`recovery`).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
@@ -100,7 +101,7 @@ class Prune(Learns, Limits):
     layer_sparsity: tuple[LayerSparsity, ...] = ()
     """Sparsity of single layers, as PATTERN=VALUE from 0 to 1; 0 leaves them unchanged. The other layers make up for it."""
     partial: bool = False
-    """Prune towards --sparsity-op even if the operations of some layers are unknown; only the known ones count."""
+    """Prune even if the operations of some layers are unknown, or their costs with --latency-ms; only the known ones count."""
     repair: bool = True
     """Learn from --data, if it is given; otherwise outputs are only compared on it."""
     database: Annotated[Path, reading(read_database)] | None = None
@@ -222,7 +223,8 @@ class Prune(Learns, Limits):
     @property
     def _by_operations(self) -> bool:
         """Whether operations count; an N:M pattern has no target, and latency has a cost of its own."""
-        return self._target.by_operations and not isinstance(self._pattern, GroupPattern)
+        has_target = self.latency_ms is None and not isinstance(self._pattern, GroupPattern)
+        return has_target and self._target.by_operations
 
     def _layer_cap(self) -> float:
         """The highest sparsity of a layer with --scope layer. Raises ParamError if it is below the target of the layers."""
@@ -274,14 +276,26 @@ class Prune(Learns, Limits):
         rules = Rules(pattern=self._pattern, max_sparsity=self.max_layer_sparsity or 1.0, own=own)
         stored = None if self.database is None else read_database(self.database)
         recovery = Recovery(dense, facts.totals, rules, learned, judged, budget_bytes(self.memory), self.seed, stored)
-        latency = None if backend is None else Latency(backend, workload(model), self.latency_ms or 0.0)
-        target = self._target if latency is None or self.latency_ms is None else latency
+        latency = None if backend is None else Latency(backend, workload(model), self.latency_ms or math.inf)
+        target: Target | Latency = self._target
+        if latency is not None and self.latency_ms is not None:
+            self._require_costs(latency, model)
+            target = latency
         lacking = None if judged is not None else f"prune: {self.data} holds one sample, which is learned from; give --test"
         judge = Judge(dense, judged, lacking=lacking)
         found = recover(recovery, candidates, None if self.judges_outputs else target, lambda m: self.verdict(m, judge).failures)
         model.assign(found.model)
-        notes = found.notes if latency is None or self.judges_outputs else [*found.notes, *compared(recovery, target, latency)]
+        notes = found.notes if latency is None else [*found.notes, *compared(recovery, found, latency)]
         return found.changes, recovery.skipped, notes
+
+    def _require_costs(self, latency: Latency, model: Model) -> None:
+        """Raises ParamError if the latency to reach is not known as a whole, unless --partial."""
+        if latency.unknown and not self.partial:
+            lacking = f"{len(latency.unknown)} of {model.name}, {latency.unknown[0]} first"
+            raise ParamError(
+                f"prune: --latency-ms {self.latency_ms:g}: layers have no known cost on {latency.backend.name} ({lacking}); "
+                "--partial counts the others"
+            )
 
     def _backend(self) -> CostBackend | None:
         """The backend that predicts latency; None without one. Raises ParamError for a target that measures."""

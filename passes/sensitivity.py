@@ -86,13 +86,13 @@ class Sensitivity(Learns):
         pattern = parse_pattern(self.pattern)
         recovery = Recovery(model, facts.totals, Rules(pattern=pattern), learned, None, budget_bytes(self.memory), self.seed)
         with threadpool_limits(limits=1, user_api="blas"):
-            recovery.prepare(candidates)
+            recovery.prepare(candidates, "not measured")
         if not recovery.curves:
             reason = next((f"{skip.node}: {skip.reason}" for skip in [*recovery.skipped, *skipped]), "it has no weights")
             raise ParamError(f"sensitivity: no layer of {model.name} can be measured ({reason})")
         found = recovery.database(str(self.data), self.pattern)
         backend = self._backend()
-        latency = None if backend is None else Latency(backend, workload(model), 0.0)
+        latency = None if backend is None else Latency(backend, workload(model))
         artifacts = {} if self.json is None else {self.json: text_writer(database_json(found))}
         if self.html is not None:
             artifacts[self.html] = text_writer(sensitivity_html(found))
@@ -118,7 +118,8 @@ def table(found: Database, recovery: Recovery, latency: Latency | None) -> TextT
     for curve, unit in zip(found.layers, recovery.units, strict=True):
         cells = [curve.nodes[0], format_count(curve.macs)]
         if latency is not None:
-            cells.append(f"{latency.dense(unit.candidate) / NANOSECONDS:.3f}")
+            cost = latency.dense(unit.candidate)
+            cells.append("unknown" if cost is None else f"{cost / NANOSECONDS:.3f}")
         losses = [float(curve.loss(math.ceil((1 - share) * curve.elements))) for share in SHOWN]
         cells += ["-" if loss <= 0 else f"{-10 * math.log10(loss):.1f}" for loss in losses]
         rows.append((*cells, f"{curve.sensitivity:.3g}"))

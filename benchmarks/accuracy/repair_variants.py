@@ -119,7 +119,7 @@ def variants(folder: Path, target: float, seed: int) -> dict[str, Model]:
     candidates, _ = select_candidates(dense, facts, (), (), "prune", by_operations=True)
     learned = open_data(folder / "calib.npz", dense)
     recovery = Recovery(dense, facts.totals, Rules(), learned, None, 2 * 10**9, seed)
-    recovery.prepare(candidates)
+    recovery.prepare(candidates, "left dense")
     found = {"one pass": passes(recovery, (target,))}
     for rounds, shares in SHARES.items():
         found[f"{rounds} rounds"] = passes(recovery, tuple(target * share for share in shares))

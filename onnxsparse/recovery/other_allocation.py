@@ -3,33 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from onnxsparse.cost.estimate import deploy_on
 from onnxsparse.pruning.target import Target
 from onnxsparse.recovery.prices import Latency
-from onnxsparse.recovery.recover import Recovery
+from onnxsparse.recovery.recover import Recovery, Result
 
 HALVINGS = 12
 """Bisections of the sparsity_op that has a given latency."""
 
 
-def compared(recovery: Recovery, target: Target | Latency, latency: Latency) -> list[str]:
-    """Notes on the predicted latency of the model for `target`, and on the loss at this latency with the other allocation.
+def compared(recovery: Recovery, found: Result, latency: Latency) -> list[str]:
+    """Notes on the predicted latency of what `recovery` has `found`, and on the loss at this latency with the other allocation.
 
-    `latency`: the prices on the device. The model is that of `recovery.run(target)`.
+    `latency`: the prices on the device.
     """
-    candidates = [unit.candidate for unit in recovery.units]
-    own = recovery.kept(recovery.prices(target))
-    reached = latency.latency_ms(dict(zip([c.name for c in candidates], own, strict=True)), candidates)
-    lacking = [item.node for item in latency.load.costed if latency.backend.cost(item) is None]
-    bound = "" if not lacking else f"at least, since the cost of {lacking[0]} is unknown: "
+    reached = deploy_on(found.model, latency.backend).latency_ms
+    bound = f"at least, since the cost of {latency.unknown[0]} is unknown: " if latency.unknown else ""
     notes = [f"predicted latency on {latency.backend.name}: {bound}{reached:.3f} ms"]
-    by = "latency" if isinstance(target, Target) else "operations"
-    if isinstance(target, Target):
+    if found.kept is None:  # the pattern leaves nothing to allocate
+        return notes
+    by = "latency" if isinstance(found.target, Target) else "operations"
+    if isinstance(found.target, Target):
         other = recovery.allocated(replace(latency, limit_ms=reached))
     else:
         other = by_operations(recovery, latency, reached)
     if other is None:
         return [*notes, f"allocated by {by}, this latency is out of reach"]
-    mine, others = predicted_loss(recovery, own), predicted_loss(recovery, other)
+    mine, others = predicted_loss(recovery, found.kept), predicted_loss(recovery, other)
     if mine > 0:
         notes.append(f"allocated by {by}, the same latency has {others / mine:.2f} times the predicted loss")
     return notes

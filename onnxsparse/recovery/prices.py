@@ -62,11 +62,11 @@ class Operations:
 
 @dataclass(frozen=True)
 class Latency:
-    """The predicted latency of a model on a target, in nanoseconds. `load`: of the dense model."""
+    """The predicted latency of a model on a target, in nanoseconds. `load`: of the dense model. `limit_ms`: what it may be."""
 
     backend: CostBackend
     load: Workload
-    limit_ms: float
+    limit_ms: float = math.inf
     convex: ClassVar[bool] = False
 
     def costs(self, candidate: Candidate, kept: Counts) -> Counts:
@@ -77,14 +77,24 @@ class Latency:
             found += np.array([self._nanoseconds(replace(item, nonzeros=others + int(count))) for count in kept], np.int64)
         return np.maximum.accumulate(found)
 
-    def dense(self, candidate: Candidate) -> int:
-        """What the items that use a tensor cost as they are."""
-        return sum(self._nanoseconds(item) for item in self._items(candidate))
+    @property
+    def unknown(self) -> list[str]:
+        """The nodes of unknown cost, which count as 0."""
+        return [item.node for item in self.load.costed if self.backend.cost(item) is None]
+
+    def dense(self, candidate: Candidate) -> int | None:
+        """What the items that use a tensor cost as they are; None if that is unknown."""
+        items = self._items(candidate)
+        return None if any(self.backend.cost(item) is None for item in items) else sum(map(self._nanoseconds, items))
 
     def budget(self, candidates: Sequence[Candidate]) -> int:
         """What the items of other tensors leave of the limit. An item that uses several of these tensors is charged once."""
         fixed = sum(self._nanoseconds(item) for item in self.load.costed)
-        return math.floor(self.limit_ms * NANOSECONDS) - fixed + sum(map(self.dense, candidates))
+        return (
+            math.floor(self.limit_ms * NANOSECONDS)
+            - fixed
+            + sum(self._nanoseconds(i) for c in candidates for i in self._items(c))
+        )
 
     def out_of_reach(self, excess: int, max_sparsity: float) -> ParamError:
         """Names the lowest latency."""

@@ -50,9 +50,14 @@ class Rules:
 
 @dataclass
 class Result:
-    """A pruned model, and what is to be told of it."""
+    """A pruned model, and what is to be told of it.
+
+    `target`: what it was pruned to. `kept`: the elements that each unit was allowed; None for a pattern that fixes all.
+    """
 
     model: Model
+    target: Target | Latency
+    kept: list[int] | None
     changes: list[Change]
     notes: list[str]
 
@@ -78,16 +83,18 @@ class Recovery:
     notes: list[str] = field(default_factory=list, init=False)
     curves: Sequence[LayerCurve] = field(default=(), init=False)
 
-    def prepare(self, candidates: Sequence[Candidate]) -> None:
-        """Steps 1 and 2. Raises ParamError for a stored database that lacks a layer, ModelError for one of another model."""
+    def prepare(self, candidates: Sequence[Candidate], others: str) -> None:
+        """Steps 1 and 2. `others`: what becomes of weights that cannot be repaired, in words.
+
+        Raises ParamError for a stored database that lacks a layer, ModelError for one of another model.
+        """
         found, skipped = find_units(self.dense, candidates)
         reasons = [(unit, why_not(self.rules.pattern, unit)) for unit in found]
         self.units = [unit for unit, reason in reasons if reason is None]
         skipped += [Skip(node, reason) for unit, reason in reasons if reason is not None for node in unit.candidate.nodes]
         taken = [unit.candidate for unit in self.units]
         self.others = [] if isinstance(self.rules.pattern, GroupPattern) else [c for c in candidates if c not in taken]
-        done = "pruned by magnitude, not repaired" if self.others else "left dense"
-        self.skipped = [Skip(skip.node, f"{done}: {skip.reason}") for skip in skipped]
+        self.skipped = [Skip(skip.node, f"{others}: {skip.reason}") for skip in skipped]
         order = np.random.default_rng(self.seed).permutation(len(self.learned)).tolist()
         self.learned = self.learned.pick(order)
         if not isinstance(self.rules.pattern, GroupPattern):
@@ -123,14 +130,15 @@ class Recovery:
             gained = sum((change.zeros_after - change.zeros_before) * target.weight(c) for change, c in pruned)
             changes = [change for change, _ in pruned if change.zeros_after > change.zeros_before]
         plain = model.copy()  # gets the same zeros, and no repair
-        keepers = self._keepers(self.prices(target, gained))
+        kept = None if isinstance(self.rules.pattern, GroupPattern) else self.kept(self.prices(target, gained))
+        keepers = self._keepers(kept)
         repair = Repair(model, self.dense, keepers, self.judged, self.budget_bytes, self.seed)
         repair.run(self.units, self.learned)
         for unit in self.units:
             if unit.candidate.name in keepers:
                 unit.store(plain, np.where(unit.matrix(model) != 0, unit.matrix(self.dense), 0))
         notes = self._judge(model, plain, repair)
-        return Result(model, changes + self._changes(model, keepers), notes)
+        return Result(model, target, kept, changes + self._changes(model, keepers), notes)
 
     def prices(self, target: Target | Latency, gained: int = 0) -> Prices:
         """The prices of a target, if `gained` operations became zero already."""
@@ -172,14 +180,13 @@ class Recovery:
             raise prices.out_of_reach(excess, self.rules.max_sparsity)
         return found
 
-    def _keepers(self, prices: Prices) -> dict[str, Keep]:
-        """Tensor → what may be kept of it; tensors that keep all are left out."""
-        pattern, found = self.rules.pattern, dict[str, Keep]()
-        counts = [0] * len(self.units) if isinstance(pattern, GroupPattern) else self.kept(prices)
-        for unit, count in zip(self.units, counts, strict=True):
+    def _keepers(self, kept: Sequence[int] | None) -> dict[str, Keep]:
+        """Tensor → what may be kept of it; tensors that keep all are left out. `kept`: as in `Result`."""
+        found: dict[str, Keep] = {}
+        for unit, count in zip(self.units, [0] * len(self.units) if kept is None else kept, strict=True):
             candidate = unit.candidate
             if count < candidate.elements - candidate.zeros:
-                found[candidate.name] = keeper(pattern, unit, unit.matrix(self.dense) != 0, count)
+                found[candidate.name] = keeper(self.rules.pattern, unit, unit.matrix(self.dense) != 0, count)
         return found
 
     def _judge(self, model: Model, plain: Model, repair: Repair) -> list[str]:
@@ -212,20 +219,27 @@ def recover(
 
     Raises ParamError for a target that cannot be reached, PassError if no sparsity keeps the limits.
     """
+    stay = isinstance(target, Latency) or isinstance(recovery.rules.pattern, GroupPattern)
+    others = "left dense" if stay else "pruned by magnitude, not repaired"
     # sums depend on the number of threads; tasks, not kernels, run in parallel
     with threadpool_limits(limits=1, user_api="blas"):
-        recovery.prepare(candidates)
+        recovery.prepare(candidates, others)
         found = highest(recovery, failures) if target is None else recovery.run(target)
     return replace(found, notes=[*recovery.notes, *found.notes])
 
 
 def highest(recovery: Recovery, failures: Callable[[Model], Sequence[str]]) -> Result:
-    """The result of the highest whole per cent of sparsity_op without `failures`, by bisection. Raises PassError without one."""
+    """The result of the highest whole per cent of sparsity_op without `failures`, by bisection.
+
+    Raises PassError if there is none, ParamError if no layer can lose a per cent more.
+    """
     totals = recovery.totals
     prices = Operations(Target("sparsity_op", 0.0), totals)
     gain = sum(int(layer.cost[-1] - layer.cost[0]) for layer in recovery.choices(prices))
     low = math.ceil(100 * (totals.sparsity_op or 0.0))
     high = math.floor(100 * (prices.target.reached(totals) + gain) / totals.weight_macs) + 1
+    if high - low <= 1:
+        raise ParamError(f"prune: sparsity_op {low} % is the most that these layers allow, and is reached already")
     best: Result | None = None
     missed: Sequence[str] = ()
     probes = 0

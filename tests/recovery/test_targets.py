@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxsparse import Model, ParamError, PassError, Prune, layers, load
+from onnxsparse import Model, ParamError, PassError, Prune, Sensitivity, layers, load
 from onnxsparse.cost.estimate import deploy_on
 from onnxsparse.cost.registry import find_backend
 from onnxsparse.pipeline.learning import Judging
@@ -84,6 +84,11 @@ class TestDatabase:
         line = run.fails(1, "prune", given, tmp_path / "o.onnx", "--data", calib, "--database", tmp_path / "db.json")
         assert said in line
 
+    def test_what_is_not_measured_is_named(self, given: Path, calib: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("onnxsparse.recovery.units.MOST_WORK", 16 * 27 * 27)
+        report = Sensitivity(data=calib).run(load(given))
+        assert ("conv1", "not measured: its matrix of 24 × 144 is too large") in [(s.node, s.reason) for s in report.skipped]
+
     def test_nothing_to_measure(self, run: Run, calib: Path, given: Path, tmp_path: Path) -> None:
         model([node("Relu", "x", "y")], {"x": SHAPE}).save(tmp_path / "relu.onnx")
         assert "no layer of relu.onnx can be measured" in run.fails(2, "sensitivity", tmp_path / "relu.onnx", "--data", calib)
@@ -123,6 +128,30 @@ class TestLatency:
         with pytest.raises(ParamError, match=r"--latency-ms 0\.01 cannot be reached on cv22: 0\.\d+ ms is the least"):
             Prune(latency_ms=0.01, data=tmp_path / "c.npy").run(self.wide())
 
+    def test_what_a_host_runs_has_no_known_cost(self, run: Run, calib: Path, tmp_path: Path) -> None:
+        """A limit on a total of which a part is unknown is refused, unless --partial; layers without weights are named too."""
+        nodes = [node("Conv", "x a", "c"), node("NonZero", "c", "y", name="host")]
+        model(nodes, {"x": SHAPE}, ["y"], {"a": "8x3x3x3"}).save(tmp_path / "in.onnx")
+        options = ("--data", calib, "--latency-ms", "9", "--no-compare")
+        line = run.fails(2, "prune", tmp_path / "in.onnx", tmp_path / "o.onnx", *options)
+        assert "--latency-ms 9: layers have no known cost on cv22 (1 of in.onnx, host first); --partial counts the others" in line
+        assert run("prune", tmp_path / "in.onnx", tmp_path / "o.onnx", *options, "--partial") == 0, run.err
+        assert "predicted latency on cv22: at least, since the cost of host is unknown: 0.0" in run.out
+
+    def test_what_cannot_be_repaired_stays_dense(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("onnxsparse.recovery.units.MOST_WORK", 8 * 64 * 64)
+        np.save(tmp_path / "c.npy", inputs(8, "1x16x64x64"))
+        built = self.wide()
+        report = Prune(latency_ms=100, data=tmp_path / "c.npy").run(built)
+        assert [(s.node, s.reason) for s in report.skipped] == [("computes", "left dense: its matrix of 64 × 144 is too large")]
+        assert layers(built).totals.zero_weights == 0
+
+    def test_a_pattern_that_fixes_all_has_a_latency_too(self, given: Path, calib: Path) -> None:
+        built = load(given)
+        report = Prune(pattern="2:4", data=calib, target="cv22").run(built)
+        reached = deploy_on(built, find_backend("cv22")).latency_ms
+        assert f"predicted latency on cv22: {reached:.3f} ms" in report.notes
+
     def test_multiply_accumulates(self, given: Path, calib: Path) -> None:
         for data in (None, calib):
             built = load(given)
@@ -159,6 +188,16 @@ class TestLimits:
         assert run("prune", DIGITS, tmp_path / "o.onnx", *data, *metric) == 0, run.err
         assert (layers(load(tmp_path / "o.onnx")).totals.sparsity_op or 0) > 0.6
         assert run("compare", DIGITS, tmp_path / "o.onnx", *data[2:], *metric) == 0, run.err
+
+    def test_the_latency_of_what_was_found(self, given: Path, calib: Path) -> None:
+        built = load(given)
+        report = Prune(min_sqnr=12, data=calib, target="cv22").run(built)
+        reached = deploy_on(built, find_backend("cv22")).latency_ms
+        assert f"predicted latency on cv22: {reached:.3f} ms" in report.notes
+
+    def test_nothing_left_to_probe(self, given: Path, calib: Path) -> None:
+        with pytest.raises(ParamError, match=r"sparsity_op 0 % is the most that these layers allow, and is reached already"):
+            Prune(min_sqnr=12, data=calib, max_layer_sparsity=0.001).run(load(given))
 
     def test_no_sparsity_keeps_the_limit(self, given: Path, calib: Path) -> None:
         with pytest.raises(PassError, match=r"no sparsity_op keeps the limits; at 1 %: .* does not reach|not every output"):
