@@ -7,7 +7,6 @@ The files are those of benchmarks/accuracy/repair.py. Of the calibration picture
 held out. Figures are means over SEEDS.
 """
 
-import argparse
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import vl_convert
-from numpy.typing import NDArray
 
-from benchmarks.accuracy.classifier import prepared
-from benchmarks.accuracy.scores import top1
+from benchmarks.accuracy.classifier import Classifier, parser
 from benchmarks.tables import table
 from onnxsparse import Prune, load
 
@@ -32,31 +29,19 @@ COLOURS = {"with data": "#4c78a8", "without data": "#f58518", "dense": "#8a8a8a"
 Spec = dict[str, object]
 
 
-@dataclass(frozen=True)
-class Judge:
-    """Top-1 of a model pruned in several ways. `images`, `labels`: of the test. `learned`: inputs to learn from."""
+def pruned(classifier: Classifier, target: float, count: int, seed: int) -> float:
+    """Top-1 at a sparsity_op, in per cent, with the first `count` inputs; 0: without data."""
+    model = load(classifier.path)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "calib.npy"
+        np.save(data, classifier.learned[:count])
+        Prune(sparsity_op=target, data=data if count else None, seed=seed).run(model)
+    return classifier.top1(model)
 
-    model: Path
-    learned: NDArray[np.float32]
-    images: NDArray[np.float32]
-    labels: NDArray[np.int64]
 
-    def dense(self) -> float:
-        """Of the model as it is, in per cent."""
-        return 100 * top1(load(self.model).to_bytes(), self.images, self.labels)
-
-    def pruned(self, target: float, count: int, seed: int) -> float:
-        """Of the model at a sparsity_op, in per cent, with the first `count` inputs; 0: without data."""
-        model = load(self.model)
-        with tempfile.TemporaryDirectory() as folder:
-            data = Path(folder) / "calib.npy"
-            np.save(data, self.learned[:count])
-            Prune(sparsity_op=target, data=data if count else None, seed=seed).run(model)
-        return 100 * top1(model.to_bytes(), self.images, self.labels)
-
-    def mean(self, target: float, count: int) -> float:
-        """`pruned`, the mean over SEEDS."""
-        return float(np.mean([self.pruned(target, count, seed) for seed in SEEDS]))
+def mean(classifier: Classifier, target: float, count: int) -> float:
+    """`pruned`, the mean over SEEDS."""
+    return float(np.mean([pruned(classifier, target, count, seed) for seed in SEEDS]))
 
 
 @dataclass(frozen=True)
@@ -69,18 +54,18 @@ class Curves:
     by_count: dict[int, float]
 
 
-def measured(judge: Judge) -> Curves:
+def measured(classifier: Classifier) -> Curves:
     """All figures, printed as they come."""
-    every = len(judge.learned)
+    every = len(classifier.learned)
     plain, repaired = {}, {}
     for target in TARGETS:
-        plain[target], repaired[target] = judge.pruned(target, 0, 0), judge.mean(target, every)
+        plain[target], repaired[target] = pruned(classifier, target, 0, 0), mean(classifier, target, every)
         print(f"sparsity_op {target}: {plain[target]:.2f} without data, {repaired[target]:.2f} with", flush=True)
     by_count = {}
     for count in COUNTS:
-        by_count[count] = repaired[COUNTED_AT] if count == every else judge.mean(COUNTED_AT, count)
+        by_count[count] = repaired[COUNTED_AT] if count == every else mean(classifier, COUNTED_AT, count)
         print(f"{count} pictures: {by_count[count]:.2f}", flush=True)
-    return Curves(judge.dense(), plain, repaired, by_count)
+    return Curves(classifier.top1(), plain, repaired, by_count)
 
 
 def lines(curves: Curves, name: str, pictures: int, learned: int) -> Iterable[str]:
@@ -139,19 +124,13 @@ def panel(title: str, rows: Sequence[dict[str, object]], dense: float, x: Spec, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "calib", "test"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--mean", type=float, nargs="+", required=True)
-    parser.add_argument("--std", type=float, nargs="+", required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--figure", type=Path, required=True)
-    options = parser.parse_args()
-    with np.load(options.calib) as calib, np.load(options.test) as test:
-        learned = prepared(calib["x"], options.mean, options.std)
-        judge = Judge(options.model, learned, prepared(test["x"], options.mean, options.std), test["y"])
-    curves = measured(judge)
-    options.out.write_text("\n".join(lines(curves, options.model.name, len(judge.labels), len(learned))) + "\n")
+    taking = parser(__doc__)
+    taking.add_argument("--figure", type=Path, required=True)
+    options = taking.parse_args()
+    classifier = Classifier.read(options)
+    curves = measured(classifier)
+    told = lines(curves, options.model.name, len(classifier.labels), len(classifier.learned))
+    options.out.write_text("\n".join(told) + "\n")
     options.figure.write_text(vl_convert.vegalite_to_svg(figure(curves)) + "\n")
 
 

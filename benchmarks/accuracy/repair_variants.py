@@ -27,12 +27,11 @@ from onnxsparse.calibration.data import open_data
 from onnxsparse.pruning.candidates import select_candidates
 from onnxsparse.pruning.target import Target
 from onnxsparse.recovery.alps import Equations, Keep, Moments, choose
+from onnxsparse.recovery.fit import Fit, add_bias
 from onnxsparse.recovery.inputs import Inputs, gather
 from onnxsparse.recovery.patterns import Largest
 from onnxsparse.recovery.recover import Recovery, Rules
 from onnxsparse.recovery.repair import Repair, Walks
-from onnxsparse.recovery.targets import Target as Goal
-from onnxsparse.recovery.targets import add_bias
 from onnxsparse.recovery.units import Unit
 from onnxsparse.runtime.compare import compare
 
@@ -51,7 +50,7 @@ class Variant(Repair):
     def _fit(self, unit: Unit, keep: Keep | None, learned: Walks, judged: Walks | None) -> None:
         site = unit.sites[0]
         wanted, given = (Inputs.of(gather(w, site, self.seed), centre=unit.shifts) for w in (learned.dense, learned.pruned))
-        goal = Goal(unit.matrix(self.dense), wanted, given)
+        goal = Fit(unit.matrix(self.dense), wanted, given)
         begun = unit.matrix(self.start)
         mask = begun != 0
         equations = Equations.of(goal.h, goal.ridge)

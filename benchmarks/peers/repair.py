@@ -9,7 +9,6 @@ The files are those of benchmarks/accuracy/repair.py. wanda and SparseGPT are th
 network as pruned so far, as the papers do it. One thread for each method; without --onnxsim, a row says that it is not installed.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -25,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from benchmarks.accuracy.classifier import prepared
-from benchmarks.accuracy.scores import top1
+from benchmarks.accuracy.classifier import Classifier, parser
 from benchmarks.peers import repair_methods, repair_onnxsim
 from benchmarks.tables import table
 from onnxsparse import Model, Prune, layers, load
@@ -64,7 +62,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method at one sparsity. `top1`: 0 to 1, None with a `fault`."""
+    """One method at one sparsity. `top1`: in per cent, None with a `fault`."""
 
     top1: float | None = None
     sparsity_op: float | None = None
@@ -119,53 +117,46 @@ def methods(task: Task, python: Path | None) -> dict[str, Method]:
     return found | {"onnxsparse without data": partial(with_ours, task, None), "onnxsparse": partial(with_ours, task, task.data)}
 
 
-def cell(method: Method, sparsity: float | None, images: Images, labels: NDArray[np.int64]) -> Cell:
+def cell(method: Method, sparsity: float | None, classifier: Classifier) -> Cell:
     """One method at one sparsity, judged on other pictures."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             model, seconds, dense = method(sparsity, Path(folder) / "pruned.onnx")
         except SystemExit as fault:
             return Cell(fault=str(fault))
-        return Cell(top1(model.to_bytes(), images, labels), layers(model).totals.sparsity_op, seconds, dense)
+        return Cell(classifier.top1(model), layers(model).totals.sparsity_op, seconds, dense)
 
 
 def told(found: Cell) -> str:
     """A cell of the table."""
     if found.top1 is None or found.sparsity_op is None:
         return found.fault
-    return f"{100 * found.top1:.2f} (at {100 * found.sparsity_op:.1f} %)"
+    return f"{found.top1:.2f} (at {100 * found.sparsity_op:.1f} %)"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "calib", "test"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--mean", type=float, nargs="+", required=True)
-    parser.add_argument("--std", type=float, nargs="+", required=True)
-    parser.add_argument("--onnxsim", type=Path, help="an interpreter with onnxsim")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    with np.load(options.calib) as calib, np.load(options.test) as test:
-        learned = prepared(calib["x"], options.mean, options.std)
-        images, labels = prepared(test["x"], options.mean, options.std), test["y"]
-    dense = top1(load(options.model).to_bytes(), images, labels)
+    taking = parser(__doc__)
+    taking.add_argument("--onnxsim", type=Path, help="an interpreter with onnxsim")
+    options = taking.parse_args()
+    classifier = Classifier.read(options)
+    learned, labels = classifier.learned, classifier.labels
     rows, groups = [], []
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "calib.npy"
         np.save(data, learned)
         for row, method in methods(Task(options.model, data, learned), options.onnxsim).items():
-            cells = [cell(method, target, images, labels) for target in TARGETS]
+            cells = [cell(method, target, classifier) for target in TARGETS]
             rows.append((row, *map(told, cells), f"{np.mean([each.seconds for each in cells]):.1f}"))
             print(rows[-1], file=sys.stderr, flush=True)
             if row != ONE_THRESHOLD and row.removesuffix(IN_ORDER) not in repair_methods.METHODS:
-                of_four = cell(method, None, images, labels)
+                of_four = cell(method, None, classifier)
                 groups.append((row, told(of_four), "; ".join(of_four.dense), f"{of_four.seconds:.1f}"))
     if options.onnxsim is None:
         rows.insert(0, ("onnxsim", *["not installed"] * len(TARGETS), ""))
     lines = [
         f"# Top-1 accuracy of {options.model.name} after pruning without training",
         "",
-        f"Made by `benchmarks/peers/repair.py`, in per cent, with the sparsity_op reached; dense: {100 * dense:.2f} of "
+        f"Made by `benchmarks/peers/repair.py`, in per cent, with the sparsity_op reached; dense: {classifier.top1():.2f} of "
         f"{len(labels)} pictures. All methods with data got the same {len(learned)} pictures without labels, of which onnxsparse "
         "held a tenth out. wanda, SparseGPT: the same sparsity in every layer, on the inputs of the dense network, or in order "
         "on those of the network as pruned so far. Seconds: the mean over the targets, on one thread.",

@@ -16,11 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from onnxsparse.recovery.array_types import Floats, Mask, Singles
 from onnxsparse.recovery.tasks import in_parallel
-
-Floats = NDArray[np.float64]
-Singles = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 Keep = Callable[[NDArray[np.floating]], Mask]
 """Magnitudes of a matrix → the mask of what is kept: as many as the caller wants, in the pattern that the target needs."""

@@ -26,12 +26,12 @@ from onnxsparse.ops.labels import Labels
 from onnxsparse.progress import tell
 from onnxsparse.pruning.candidates import find_candidates
 from onnxsparse.records import Skip
-from onnxsparse.recovery.alps import Floats
+from onnxsparse.recovery.array_types import Floats, Indices, Singles
 from onnxsparse.recovery.database import PROBED_SAMPLES, TINY
 from onnxsparse.recovery.divergence import Reference
-from onnxsparse.recovery.elimination import NONE, Elimination, Indices, Reader, eliminate
-from onnxsparse.recovery.inputs import Inputs, Singles, gather, unit_moments
-from onnxsparse.recovery.targets import add_bias
+from onnxsparse.recovery.elimination import NONE, Elimination, Reader, eliminate
+from onnxsparse.recovery.fit import add_bias
+from onnxsparse.recovery.inputs import Inputs, gather, unit_moments
 from onnxsparse.recovery.units import Unit, find_units
 from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import runner

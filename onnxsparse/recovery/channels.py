@@ -21,11 +21,11 @@ from onnxsparse.ir.model import Model
 from onnxsparse.progress import tell
 from onnxsparse.records import Skip
 from onnxsparse.recovery.alps import alive, refit
+from onnxsparse.recovery.array_types import Floats, Indices
 from onnxsparse.recovery.channel_curves import all_units, main_places, weight_at
-from onnxsparse.recovery.elimination import Indices
+from onnxsparse.recovery.fit import Fit
 from onnxsparse.recovery.inputs import Inputs, gather, positions_each, unit_moments
-from onnxsparse.recovery.targets import Target
-from onnxsparse.recovery.units import Floats, Unit, seen
+from onnxsparse.recovery.units import Unit, seen
 from onnxsparse.runtime.samples import Samples
 
 
@@ -139,10 +139,10 @@ class Refit:
         given = Inputs.of(gather(second, of_cut, self.seed, each), centre=unit.shifts)
         if np.array_equal(wanted.centred, given.centred) and np.array_equal(wanted.mean, given.mean):
             return
-        target = Target(part.wanted(part.unit.matrix(self.original)), wanted, given)
-        self.few += target.few
+        fit = Fit(part.wanted(part.unit.matrix(self.original)), wanted, given)
+        self.few += fit.few
         own = unit.matrix(self.model)
-        target.store(self.model, unit, refit(own, own != 0, target.h, target.products, target.ridge))
+        fit.store(self.model, unit, refit(own, own != 0, fit.h, fit.products, fit.ridge))
         self.fitted.append(unit)
 
     def _fit_shared(self, unit: Unit, part: Part, walk: Walk) -> None:

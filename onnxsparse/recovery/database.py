@@ -26,11 +26,12 @@ from onnxsparse.progress import tell
 from onnxsparse.pruning.sparsity_pattern import Pattern
 from onnxsparse.recovery.allocation import Counts
 from onnxsparse.recovery.alps import Equations, Moments, choose, error
+from onnxsparse.recovery.array_types import Floats
 from onnxsparse.recovery.divergence import Reference
 from onnxsparse.recovery.inputs import unit_moments
 from onnxsparse.recovery.patterns import keeper
 from onnxsparse.recovery.tasks import in_parallel
-from onnxsparse.recovery.units import Floats, Unit
+from onnxsparse.recovery.units import Unit
 from onnxsparse.runtime.samples import Samples
 
 DENSITIES = (0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85)

@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from onnxsparse.calibration.walk import Walk
 from onnxsparse.errors import ModelError
-from onnxsparse.recovery.units import Floats, Site, Unit
-
-Singles = NDArray[np.float32]
+from onnxsparse.recovery.array_types import Floats, Singles
+from onnxsparse.recovery.units import Site, Unit
 
 POSITIONS = 24_000
 """Output positions of a layer that are sampled over all samples."""

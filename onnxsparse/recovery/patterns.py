@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxsparse.pruning.sparsity_pattern import BlockPattern, GroupPattern, Pattern
+from onnxsparse.recovery.array_types import Mask
 from onnxsparse.recovery.units import Unit
-
-Mask = NDArray[np.bool_]
 
 Magnitudes = NDArray[np.floating]
 

@@ -19,10 +19,10 @@ from onnxsparse.calibration.walk import Walk
 from onnxsparse.ir.model import Model
 from onnxsparse.progress import tell
 from onnxsparse.recovery.alps import Equations, Keep, Moments, choose, refit
+from onnxsparse.recovery.array_types import Floats, Mask
+from onnxsparse.recovery.fit import Fit, add_bias
 from onnxsparse.recovery.inputs import Inputs, gather, positions_each, unit_moments
-from onnxsparse.recovery.patterns import Mask
-from onnxsparse.recovery.targets import Target, add_bias
-from onnxsparse.recovery.units import Floats, Unit
+from onnxsparse.recovery.units import Unit
 from onnxsparse.runtime.samples import Samples
 
 JUDGED_POSITIONS = 4_000
@@ -94,16 +94,16 @@ class Repair:
         site = unit.sites[0]
         wanted, given = (Inputs.of(gather(w, site, self.seed), centre=unit.shifts) for w in (learned.dense, learned.pruned))
         weight = unit.matrix(self.dense)
-        target = Target(weight, wanted, given)
-        self.few += target.few
-        h, cross = target.h, target.products
+        fit = Fit(weight, wanted, given)
+        self.few += fit.few
+        h, cross = fit.h, fit.products
         mask: Mask = weight != 0
-        equations = Equations.of(h, target.ridge)
+        equations = Equations.of(h, fit.ridge)
         if keep is not None:
             best = equations.refit(weight, np.ones_like(mask), cross)
             mask = choose(best, Moments.of(h), keep, best @ h)
         fitted = equations.refit(weight, mask, cross)
-        shift = target.shift(fitted) if unit.shifts else None
+        shift = fit.shift(fitted) if unit.shifts else None
         if judged is not None and self._worse(unit, np.where(mask, weight, 0), fitted, shift, judged):
             self.left_out.append(unit.candidate.nodes[0])
             fitted, shift = np.where(mask, weight, 0), None

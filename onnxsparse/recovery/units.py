@@ -12,12 +12,10 @@ from onnxsparse.ops import UnknownFact
 from onnxsparse.ops.linear_forms import LinearForm
 from onnxsparse.pruning.candidates import Candidate
 from onnxsparse.records import Skip
-
-Floats = NDArray[np.float64]
-
+from onnxsparse.recovery.array_types import Floats
 
 MOST_WORK = 20_000_000_000
-"""Largest product of elements and columns of a layer, to which the time of a repair is proportional: a minute or two at it."""
+"""Largest product of elements and columns of a layer, to which the time of a repair is proportional."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import pytest
 
 from onnxsparse.pruning.sparsity_pattern import GroupPattern
 from onnxsparse.recovery.alps import Moments, choose, error, refit
+from onnxsparse.recovery.array_types import Floats
 from onnxsparse.recovery.patterns import Largest, LargestOfGroups
-from onnxsparse.recovery.units import Floats
 
 
 def correlated(columns: int, seed: int = 0) -> Floats:

@@ -8,12 +8,13 @@ import numpy as np
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.recovery.alps import RIDGE, alive
+from onnxsparse.recovery.array_types import Floats
 from onnxsparse.recovery.inputs import Inputs
-from onnxsparse.recovery.units import Floats, Unit
+from onnxsparse.recovery.units import Unit
 
 
 @dataclass(frozen=True)
-class Target:
+class Fit:
     """`dense`: weights of the wanted outputs, groups × rows × dense columns. `wanted`, `given`: their inputs, and those that the
     changed model gives, at the same positions.
     """
