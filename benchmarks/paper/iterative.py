@@ -68,17 +68,16 @@ def section(context: Context) -> Section:
 
 
 def verdict(rows: list[Row]) -> str:
-    """Training is not at hand; whether 70 % without it, by repair, is free of significant degradation is."""
+    """Fine-tuning is not at hand; what repair does in its place, and rounds without it, is told."""
     at = [r for r in rows if r.sparsity_op == 0.7]
     lost = ", ".join(f"{r.network} {r.dense - r.repaired:+.2f}" for r in at)
     alone = ", ".join(f"{r.network} {r.dense - r.rounds:+.2f}" for r in at)
     same = "the same zeros as" if all(r.same for r in rows) else "other zeros than"
-    if all(r.dense - r.repaired <= SIGNIFICANT_POINTS for r in at):
-        return (
-            f"holds for 70 % with label-free repair in place of fine-tuning (points lost: {lost}); rounds without training give "
-            f"{same} one shot (points lost: {alone})"
-        )
-    return f"cannot be tested here, because fine-tuning needs labels; label-free repair loses {lost} points at 70 %"
+    level = "without" if all(r.dense - r.repaired <= SIGNIFICANT_POINTS for r in at) else "with"
+    return (
+        f"cannot be tested here, because fine-tuning needs labels; by label-free repair in its place, 70 % is reached {level} "
+        f"significant degradation (points lost: {lost}), and rounds without training give {same} one shot (points lost: {alone})"
+    )
 
 
 def measured(network: Trained, targets: tuple[float, ...]) -> Iterator[Row]:

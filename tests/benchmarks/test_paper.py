@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.paper import definition, linear, page, rows
+from benchmarks.paper import combined, definition, linear, page, rows
 from benchmarks.paper.detectors import PAPER, WAYS
 from benchmarks.paper.section import Context, Section
 
@@ -33,19 +33,38 @@ def test_a_section_without_a_verdict_is_refused(tmp_path: Path, monkeypatch: pyt
 def test_a_line_its_fit_and_its_knee() -> None:
     """100 ms at 0, 10 ms less for each tenth up to 0.8, then 1 ms less for each."""
     points = [(i / 10, 100.0 - 10 * i) for i in range(9)] + [(0.9, 19.0)]
-    found = linear.line(points)
+    found = linear.line(points, 0.7)
     assert found.slope == pytest.approx(-10)
     assert found.r2 == pytest.approx(1)
     assert found.knee == 0.8
 
 
 def test_verdicts_come_out_either_way() -> None:
-    straight, bent = linear.Line(-10, 0.999, 0.8), linear.Line(-10, 0.9, 0.3)
+    straight, bent, skips = linear.Line(-10, 0.999, 0.8, 0.9), linear.Line(-10, 0.9, 0.3, 0.9), linear.Line(-10, 0.999, 0.8, 0.1)
     assert linear.verdict({"a": straight}) == "holds, under every variant"
-    assert linear.verdict({"a": straight, "b": bent}) == "holds under variant a"
+    assert linear.verdict({"a": straight, "b": bent}).startswith("holds under variant a (not b: R² 0.900")
+    assert linear.verdict({"a": straight, "b": skips}).startswith("holds under variant a (not b: R² 0.999, knee 80%, 10% of")
     assert linear.verdict({"b": bent}).startswith("differs, because")
     assert definition.verdict({"a": (0.5, 0.9)}).startswith("holds")
     assert definition.verdict({"a": (0.9, 0.9)}).startswith("differs, because")
+
+
+@pytest.mark.parametrize(
+    ("both", "ms", "said"),
+    [
+        (90.0, 30.0, "holds: both together keep the most accuracy and take 14% less time"),
+        (
+            84.0,
+            30.0,
+            "differs, because single zeros keep more accuracy on n at 50%; both together have at least the accuracy",
+        ),
+        (90.0, 36.0, "differs, because single zeros are as fast on cv22"),
+    ],
+)
+def test_both_together_are_best_only_if_neither_is_more_accurate_alone(both: float, ms: float, said: str) -> None:
+    row = combined.Row("n", 0.5, {}, {"single zeros": 85.0, "channels": 79.0, "both": both})
+    costs = [combined.Cost("single zeros", 8.0, 35.0, 3.0, 12.0), combined.Cost("both", 8.0, ms, 2.0, 9.0)]
+    assert combined.verdict([row], costs).startswith(said)
 
 
 @pytest.mark.parametrize(("latency", "said"), [(1.0, "holds under variant cv22"), (2.0, "differs, because")])
@@ -58,7 +77,7 @@ def test_rows_hold_if_every_column_is_near(latency: float, said: str) -> None:
             weights_m=paper.params_m,
             nonzeros_m=1.0,
             sparsity_op=paper.sparsity_op,
-            gmacs_pruned=0.0,
+            gmacs_left=paper.gmacs_left,
             latency_ms={"cv22": latency * paper.latency_ms},
             mem_p_mb=paper.mem_p_mb,
             mem_p_span=(paper.mem_p_mb, paper.mem_p_mb),
