@@ -32,7 +32,7 @@ from onnxsparse.recovery.inputs import Inputs, gather
 from onnxsparse.recovery.patterns import Largest
 from onnxsparse.recovery.recover import Recovery, Rules
 from onnxsparse.recovery.repair import Repair, Walks
-from onnxsparse.recovery.units import Unit
+from onnxsparse.recovery.units import Unit, find_units
 from onnxsparse.runtime.compare import compare
 
 SEEDS = (0, 1)
@@ -104,8 +104,6 @@ def passes(recovery: Recovery, targets: tuple[float, ...], *, scaled: bool = Fal
 
 def found_again(fresh: Recovery, recovery: Recovery) -> list[Unit]:
     """The units of `recovery` in the model of `fresh`."""
-    from onnxsparse.recovery.units import find_units
-
     candidates, _ = select_candidates(fresh.dense, layers(fresh.dense), (), (), "prune", by_operations=True)
     found = {unit.candidate.name: unit for unit in find_units(fresh.dense, candidates)[0]}
     return [found[unit.candidate.name] for unit in recovery.units]
