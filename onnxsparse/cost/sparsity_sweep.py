@@ -77,7 +77,7 @@ def latencies(items: list[WorkItem], targets: Sequence[CostBackend]) -> list[lis
     """For each target, milliseconds at each of SPARSITIES; items of unknown cost count as 0."""
     found: list[list[float]] = [[] for _ in targets]
     for sparsity in SPARSITIES:
-        pruned = [replace(item, nonzeros=round(item.weights * (1 - sparsity))) for item in items]
+        pruned = [replace(item, nonzeros=round(item.weights * (1 - sparsity)), two_of_four=False) for item in items]
         for target, latencies_ms in zip(targets, found, strict=True):
             latencies_ms.append(sum(layer_times(target, pruned)))
     return found

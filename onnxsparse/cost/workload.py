@@ -18,6 +18,7 @@ import onnx
 from onnxsparse.analysis.layer import Layer, Layers, UnknownNode, add_up
 from onnxsparse.analysis.layer_filter import NamedNode, choose
 from onnxsparse.analysis.layers import Survey, evaluate
+from onnxsparse.analysis.structured_sparsity import two_of_four
 from onnxsparse.cost.backends.work import Volume, WorkItem, total_bytes
 from onnxsparse.ir.model import Model
 from onnxsparse.ops import OpSpec, Quant, Work
@@ -245,6 +246,7 @@ class Scheduler:
             op_types=tuple(self.graph.proto.node[at].op_type for at in group.nodes),
             tensors=tuple(dict.fromkeys(w.tensor for layer in found for w in layer.weights)),
             on_host=self._on_host(group),
+            two_of_four=two_of_four(found, self.survey.model.weights),
             unknown=self._why_unknown(dict.fromkeys((*inputs, *outputs)), found),
         )
 

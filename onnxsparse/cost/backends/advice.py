@@ -1,9 +1,10 @@
 """Advice per layer: what would make it cheaper, found by predicting its cost after a change.
 
 1. If zeroing one more step of the weights saves at least WORTH of the layer's latency: prune on.
-2. Else, if the overhead dominates: nothing left.
-3. Else, if compute dominates, or activations rather than coefficients dominate the traffic: cut channels.
-4. Else the layer waits for coefficients whose encoding is no smaller than dense yet: prune on past the sparsity from which
+2. Else, if the pattern 2:4 does: prune to 2:4.
+3. Else, if the overhead dominates: nothing left.
+4. Else, if compute dominates, or activations rather than coefficients dominate the traffic: cut channels.
+5. Else the layer waits for coefficients whose encoding is no smaller than dense yet: prune on past the sparsity from which
    pruning saves time again, or cut channels if there is none.
 """
 
@@ -19,15 +20,15 @@ STEP = 0.1
 WORTH = 0.01
 """Share of the layer's latency below which a gain is not worth advice."""
 
-Action = Literal["prune on", "cut channels", "nothing left"]
+Action = Literal["prune on", "prune to 2:4", "cut channels", "nothing left"]
 
 
 @dataclass(frozen=True)
 class Advice:
     """What to do about one layer.
 
-    `gain_ms`: latency that one STEP of pruning saves; None for another action. `past`: sparsity at which pruning starts to pay,
-    None if it pays now.
+    `gain_ms`: latency that one STEP of pruning saves, or the pattern; None for another action. `past`: sparsity at which pruning
+    starts to pay, None if it pays now.
     """
 
     action: Action
@@ -36,7 +37,9 @@ class Advice:
 
     def __str__(self) -> str:
         start = "" if self.past is None else f" past {100 * self.past:.0f} %"
-        return self.action if self.gain_ms is None else f"{self.action}{start}: {self.gain_ms:.3f} ms per 10 %"
+        if self.gain_ms is None:
+            return self.action
+        return f"{self.action}{start}: {self.gain_ms:.3f} ms{'' if self.action == 'prune to 2:4' else ' per 10 %'}"
 
 
 def advise(model: CostBackend, item: WorkItem, cost: LayerCost) -> Advice | None:
@@ -45,6 +48,8 @@ def advise(model: CostBackend, item: WorkItem, cost: LayerCost) -> Advice | None
         return None
     if (gain := gain_ms(model, item, item.nonzeros)) > WORTH * cost.latency_ms:
         return Advice("prune on", gain)
+    if item.two_of_four is False and (gain := pattern_gain_ms(model, item)) > WORTH * cost.latency_ms:
+        return Advice("prune to 2:4", gain)
     if cost.compute_ms is None or cost.io_ms is None or cost.overhead_ms is None:
         return None
     if max(cost.compute_ms, cost.io_ms) <= cost.overhead_ms:
@@ -67,6 +72,17 @@ def prune_further(model: CostBackend, item: WorkItem, cost: LayerCost) -> Advice
 
 def gain_ms(model: CostBackend, item: WorkItem, nonzeros: int) -> float:
     """Milliseconds that one more STEP of pruning saves, for a layer with `nonzeros` nonzero weights."""
-    costs = [model.cost(replace(item, nonzeros=n)) for n in (nonzeros, max(0, nonzeros - round(STEP * item.weights)))]
-    before, after = (0.0 if cost is None else cost.latency_ms for cost in costs)
-    return before - after
+    fewer = max(0, nonzeros - round(STEP * item.weights))
+    return saved_ms(model, replace(item, nonzeros=nonzeros), replace(item, nonzeros=fewer))
+
+
+def pattern_gain_ms(model: CostBackend, item: WorkItem) -> float:
+    """Milliseconds that the pattern 2:4 saves."""
+    return saved_ms(model, item, replace(item, nonzeros=min(item.nonzeros, item.weights // 2), two_of_four=True))
+
+
+def saved_ms(model: CostBackend, before: WorkItem, after: WorkItem) -> float:
+    """Milliseconds between two states of a layer."""
+    costs = (model.cost(item) for item in (before, after))
+    first, second = (0.0 if cost is None else cost.latency_ms for cost in costs)
+    return first - second

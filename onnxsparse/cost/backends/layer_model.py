@@ -18,6 +18,10 @@ from onnxsparse.cost.backends.base import EIGHT_BIT, MB, Bound, LayerCost, Preci
 from onnxsparse.cost.backends.hardware import Hardware, Number, Numbers, RooflineNumbers, load_hardware, numbers_of, with_value
 from onnxsparse.cost.backends.work import WorkItem, total_bytes
 
+INDEX_BITS = 2
+"""Position of a value among four, stored with it. Source: NVIDIA A100 Tensor Core GPU Architecture (whitepaper), fine-grained
+structured sparsity."""
+
 
 class Formula(Protocol):
     """A layer's time from a target's numbers."""
@@ -75,7 +79,8 @@ class Roofline:
     """Peak and bandwidth, and what is lost to alignment. `coefficient_bits`: width of float coefficients.
 
     t = max(padded MACs · max(density, 1 / skip limit) / peak, bytes / bandwidth) + overhead. Inputs and outputs up to the
-    on-chip size move nothing; coefficients are read once, dense.
+    on-chip size move nothing; coefficients are read once, dense. If the target gains from structured sparsity, 2:4 weights take
+    1 / structured sparsity of the compute time, and are stored as two values of every four with an index of two bits each.
     """
 
     numbers: RooflineNumbers
@@ -89,11 +94,15 @@ class Roofline:
         """The cost by the formula of this class; `passes` is 0 for an input that stays on chip."""
         numbers = self.numbers
         used, limited = skipping(work, numbers.skip_limit.value)
+        structured = self.structured(work)
+        if structured:
+            used = min(used, 1 / numbers.structured_sparsity.value)
+            limited = used > work.nonzeros / work.weights
         alignment = max(1, round(numbers.channel_alignment.value))
         padded = -work.output_channels % alignment
         filled = 1 + padded / work.output_channels if work.output_channels else 1.0
         compute_ms = macs * used * filled / (numbers.peak_gmac_per_s.value * 1e6)
-        coefficients = total_bytes(work.coefficients, self.coefficient_bits)
+        coefficients = self.coefficient_bytes(work, structured=structured)
         on_chip = numbers.on_chip_mb.value * MB
         passes = int(input_bytes > on_chip)
         moved = coefficients + input_bytes * passes + (output_bytes if output_bytes > on_chip else 0)
@@ -103,6 +112,18 @@ class Roofline:
         latency_ms = max(compute_ms, io_ms) + overhead_ms
         sizes = (coefficients, input_bytes, output_bytes, passes, moved, padded * work.groups)
         return LayerCost(latency_ms, compute_ms, io_ms, overhead_ms, bound, *sizes)
+
+    def structured(self, work: WorkItem) -> bool:
+        """Whether a layer gains from structured sparsity: the target does, and the weights are 2:4."""
+        return self.numbers.structured_sparsity.value > 1 and work.two_of_four is True
+
+    def coefficient_bytes(self, work: WorkItem, *, structured: bool) -> int:
+        """Bytes of the dense coefficients, or of two values and two indices for every four."""
+        dense = total_bytes(work.coefficients, self.coefficient_bits)
+        if not structured:
+            return dense
+        kept = work.weights / 2
+        return min(dense, math.ceil(kept * (work.coefficient_bits(self.coefficient_bits) + INDEX_BITS) / 8))
 
 
 @dataclass(frozen=True)
@@ -139,6 +160,12 @@ class FileBackend:
     def with_value(self, name: str, value: float) -> "FileBackend":
         """The same target with one number changed."""
         return make_backend(with_value(self.hardware, name, value), self.precision)
+
+    @property
+    def structured_sparsity(self) -> float:
+        """Factor by which 2:4 weights shorten the compute time; 1: none."""
+        numbers = self.hardware.numbers
+        return numbers.structured_sparsity.value if isinstance(numbers, RooflineNumbers) else 1.0
 
     def roof(self) -> tuple[float, float]:
         """The highest possible GMAC/s and GB/s."""

@@ -72,6 +72,8 @@ class WorkItem:
     """Names of the weight tensors, which other layers may share."""
     on_host: bool = False
     """Whether its work depends on values, so that no accelerator runs it."""
+    two_of_four: bool | None = None
+    """Whether at most two of every four consecutive inputs of its weights are nonzero; None: no fours, or unknown."""
     unknown: str | None = None
     """Why its sizes or its MACs are unknown, as a clause; None if they are known."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from onnxsparse.cost.backends.layer_model import FileBackend
 from onnxsparse.cost.estimate import Deployment
 from onnxsparse.cost.report.completeness import assumed_free, incomplete, marks
 from onnxsparse.format import AT_LEAST, marked
@@ -16,6 +17,8 @@ def caveats(found: Deployment) -> Iterator[str]:
         yield counts
     if found.costs:
         yield from trust(found)
+    if (pattern := structured(found)) is not None:
+        yield pattern
     if (free := assumed_free(found.load.layers)) is not None:
         yield free
 
@@ -37,6 +40,20 @@ def trust(found: Deployment) -> Iterator[str]:
         widths = f"from {told.before_ms:.2f} to {told.after_ms:.2f} ms wide"
         known = "" if mark is None else ", of the layers whose cost is known"
         yield f"the measurement that would narrow it most: {told.node} alone, all numbers together {widths}{known}"
+
+
+def structured(found: Deployment) -> str | None:
+    """How many layers are 2:4, would be and what that saves, and cannot be; None for a target that does not gain from it."""
+    if not isinstance(found.backend, FileBackend) or found.backend.structured_sparsity <= 1:
+        return None
+    layers = [item.two_of_four for item in found.load.costed if item.weights and item.macs]
+    conforming, possible, other = (sum(each is kind for each in layers) for kind in (True, False, None))
+    advice = (row.advice for row in found.rows if row.advice is not None)
+    saved_ms = sum(each.gain_ms or 0.0 for each in advice if each.action == "prune to 2:4")
+    told = f"pattern 2:4: {conforming} of {len(layers)} layers have it, and only they gain from zeros"
+    would = f"; {possible} could by 'prune --pattern 2:4 --protect none', which saves {saved_ms:.3g} ms" if possible else ""
+    cannot = f"; {other} cannot: their inputs are unknown, packed or no multiple of 4" if other else ""
+    return told + would + cannot
 
 
 def widths_of(found: Deployment) -> str | None:

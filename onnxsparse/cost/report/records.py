@@ -107,6 +107,7 @@ def row_json(row: Row) -> dict[str, object]:
         "nonzeros": item.nonzeros,
         "density": item.nonzeros / item.weights if item.weights else None,
         "sparsity_op": item.weight_share,
+        "two_of_four": item.two_of_four,
     }
     if cost is None:
         return facts | dict.fromkeys(COST_KEYS) | {"reason": row.reason, "advice": None}
