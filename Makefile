@@ -35,8 +35,13 @@ endif
 bench: $(VENV)/.installed
 	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
+# `paper` also fine-tunes, in PyTorch, and takes pictures out of scikit-image
+$(VENV)/.paper: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,paper]'
+	touch $@
+
 # EVAL: a folder with networks and labelled data that this project does not ship (benchmarks/paper/section.py)
-paper: $(VENV)/.installed
+paper: $(VENV)/.paper
 	$(BIN)/python -m benchmarks.paper.page --out docs/paper.md $(if $(EVAL),--eval $(EVAL))
 
 clean:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.paper.section import Context, Section, Spec
 
-SECTIONS = ("rows", "linear", "definition", "combined", "iterative", "eight_bit")
+SECTIONS = ("rows", "linear", "definition", "combined", "iterative", "patterns", "eight_bit", "detector")
 """Modules, in the order of the page."""
 
 VERDICTS = ("holds", "differs, because", "cannot be tested here, because")
