@@ -27,8 +27,9 @@ HEAD = """# The paper, reproduced
 [doi 10.1145/3578356.3592583](https://doi.org/10.1145/3578356.3592583)) is where this project starts from. This page tries its
 claims. All of it, numbers and verdicts included, is written by `make paper` (`benchmarks/paper/`), in a quarter of an hour on two
 cores; it also installs PyTorch, scikit-learn and scikit-image. ResNet-20 and the trained detector are not shipped: `make paper
-EVAL=FOLDER` takes them from a folder. Latencies are predictions of the targets `cv22`, `cv22-skiplimit` and `cv22-stream`, which were fitted to two rows of the paper ([backends.md](backends.md)):
-that these rows come out proves little, and that other claims do, a little more."""
+EVAL=FOLDER` takes them from a folder. Latencies are predictions of the targets `cv22`, `cv22-skiplimit` and `cv22-stream`, which
+were fitted to two rows of the paper ([backends.md](backends.md)): that these rows come out proves little, and that other claims
+do, a little more."""
 
 
 def made(name: str, context: Context) -> Section:

@@ -128,9 +128,20 @@ def last_uses(model: Model) -> dict[str, float]:
     return found | dict.fromkeys((output.name for output in model.proto.graph.output), math.inf)
 
 
+def stored_in(model: Model) -> dict[str, onnx.NodeProto]:
+    """Weight → the node that holds it, which is in every segment that reads it, as an initializer is.
+
+    So a segment of a model with other weights gets these. Outputs of the model are left out.
+    """
+    outputs = {output.name for output in model.proto.graph.output}
+    made = ((node.output[0], node) for node in model.proto.graph.node if node.output)
+    return {name: node for name, node in made if name in model.weights and name not in outputs}
+
+
 def made_in(model: Model, start: int, stop: int) -> list[str]:
     """The values that the nodes from `start` to `stop`, the latter excluded, produce."""
-    return [name for node in model.proto.graph.node[start:stop] for name in node.output if name]
+    held = stored_in(model)
+    return [name for node in model.proto.graph.node[start:stop] for name in node.output if name and name not in held]
 
 
 def segment(model: Model, start: int, stop: int, given: Mapping[str, Array], wanted: Sequence[str]) -> Runner:
@@ -139,9 +150,11 @@ def segment(model: Model, start: int, stop: int, given: Mapping[str, Array], wan
     Raises BackendError if onnxruntime refuses it, or if a value is no tensor.
     """
     source, proto = model.proto.graph, header(model.proto)
-    graph = proto.graph
-    graph.node.extend(source.node[start:stop])
+    graph, held = proto.graph, stored_in(model)
+    graph.node.extend(node for node in source.node[start:stop] if not held.keys() & set(node.output))
     used = Graph(graph).consumers
+    for name in (name for name in held if name in used):
+        graph.node.insert(0, held[name])
     # a session takes time and memory for each weight, used or not
     graph.initializer.extend(tensor for tensor in source.initializer if tensor.name in used)
     inputs = []

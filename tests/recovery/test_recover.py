@@ -226,3 +226,22 @@ def test_inputs_of_a_recurrent_layer_are_repaired_and_its_states_are_named(tmp_p
     judged, dense = steps(8, 9).reshape(-1, 10).T.astype(np.float64), original.weights["w"][0]
     off, off_plain = (float(np.square((found.weights["w"][0] - dense) @ judged).sum()) for found in (built, plain))
     assert off < 0.3 * off_plain
+
+
+@pytest.mark.parametrize(("build", "shape"), [(convolutions, "1x4x9x9"), (products, "1x5x8")])
+def test_weights_in_constant_nodes_are_pruned_as_others(
+    build: Callable[[], Model], shape: str, data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Constant nodes run once when a walk passes them; a probe with other weights has to see those all the same."""
+    plain, moved = build(), build()
+    moved.save(tmp_path / "plain.onnx")
+    proto = onnx.load(tmp_path / "plain.onnx")
+    held = [onnx.helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in proto.graph.initializer]
+    nodes = [*held, *proto.graph.node]
+    del proto.graph.node[:], proto.graph.initializer[:]
+    proto.graph.node.extend(nodes)
+    onnx.save(proto, tmp_path / "moved.onnx")
+    moved = load(tmp_path / "moved.onnx")
+    reports = [Prune(sparsity_op=0.5, data=data(shape)).run(each) for each in (plain, moved)]
+    zeros = [{c.tensor: c.zeros_after for c in report.changes} for report in reports]
+    assert zeros[1] == pytest.approx(zeros[0], abs=3)  # positions are sampled by the number of the node
