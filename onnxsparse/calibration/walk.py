@@ -6,7 +6,7 @@ file. The model may be changed after each segment: later nodes see what earlier 
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 
@@ -92,18 +92,27 @@ class Walk:
         twin.values = list(self.values)
         return twin
 
-    def outputs(self, model: Model, samples: Sequence[int] | None = None, *, changed: int | None = None) -> list[Values]:
+    def outputs(
+        self,
+        model: Model,
+        samples: Sequence[int] | None = None,
+        *,
+        changed: int | None = None,
+        replaced: Mapping[str, Callable[[Array], Array]] | None = None,
+    ) -> list[Values]:
         """The outputs of some samples, by number (None: all), if nodes from `at` on run as in `model`, which has the same ones.
 
         `changed`: the last node whose weights differ from those of this walk's model; None: any may. The nodes from some distance
-        behind it to the end are then one session, which serves many calls.
+        behind it to the end are then one session, which serves many calls. `replaced`: values, and what takes their place.
         """
         names, nodes = [output.name for output in model.proto.graph.output], len(model.proto.graph.node)
         stop = nodes if changed is None else min(nodes, (changed // self._stride + 1) * self._stride)
         head = self._session(model, self.at, stop, self.values[0])
         found = []
         for number in range(len(self.values)) if samples is None else samples:
-            results = self.values[number] | ran(head, self.values[number])
+            values = self.values[number]
+            values = values | {name: change(values[name]) for name, change in (replaced or {}).items()}
+            results = values | ran(head, values)
             if stop < nodes:
                 results |= ran(self._tail_session(stop, results), results)
             found.append({name: results[name] for name in names})

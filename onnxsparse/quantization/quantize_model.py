@@ -1,21 +1,32 @@
 """From a placement to a quantized model: ranges, improvements of accuracy, and Q/DQ nodes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxsparse.calibration.methods import Range
 from onnxsparse.errors import ParamError
-from onnxsparse.quantization.accuracy.bias_correction import correct_biases
+from onnxsparse.ir.model import Model
+from onnxsparse.quantization.accuracy.bias_correction import correct_biases, remaining_shifts
 from onnxsparse.quantization.accuracy.equalization import equalize
-from onnxsparse.quantization.accuracy.mixed_precision import Quality, ranked, widened
+from onnxsparse.quantization.accuracy.mixed_precision import Candidate, candidates, count_ops, strongest, widened
+from onnxsparse.quantization.accuracy.output_noise import Measuring, loudest
+from onnxsparse.quantization.accuracy.precision_search import Search
 from onnxsparse.quantization.activation_ranges import Calibrated, Calibration
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.scales import Choices
+from onnxsparse.quantization.write.grid import Floats
 from onnxsparse.quantization.write.qdq import Written, write_integers
 from onnxsparse.runtime.samples import Samples
 
 MEASURED_SAMPLES = 32
-"""Evenly spaced samples of the calibration data that bias correction and noise use, as they need only means; ranges use all."""
+"""Evenly spaced samples of the calibration data that bias correction uses, as it needs only means; ranges use all."""
+
+
+FEWEST_HALVED = 4
+"""Samples from which on noise is probed with ranges of other samples."""
+
+Quality = Callable[[Model], float | None]
+"""A function that returns the SQNR in dB of a quantized model's worst output or slice; None if no output can be compared."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +81,12 @@ class Quantizing:
 
     1. Equalize channels (optional), which changes weights.
     2. Find the ranges of activations.
-    3. Rank units by their own noise and widen the noisiest: a given number, or as few as reach an SQNR (bisection).
-    4. Correct biases for the error that remains.
+    3. Correct biases for the error of each layer.
+    4. Measure what each tensor costs the outputs, and widen those that cost most: of a given number of ops, or of as few as reach
+       an SQNR (`Search`). Correct biases for the error that remains.
     5. Write integers.
 
-    `quality` returns the SQNR that the bisection compares with `min_sqnr_db`.
+    `quality` returns the SQNR that the search compares with `min_sqnr_db`.
     """
 
     calibration: Calibration
@@ -94,69 +106,90 @@ class Quantizing:
         if data is not None and self.improvements.equalize:
             notes.append(f"{equalize(placement, data)} pairs of layers were equalized")
         calibrated = self.calibration.run(placement)
-        draft, said = self._widened(calibrated, self._ranked(calibrated))
+        draft, said = self._widened(self._corrected(calibrated, Choices(calibrated.ranges)))
         notes += said
         if self.improvements.correct_bias and data is None:
             notes.append("biases were not corrected: that needs --data")
         found = draft.calibrated
         return QuantizedModel(found.placement, draft.written(), found.ranges, found.samples, (*found.notes, *notes))
 
-    def _measured(self, calibrated: Calibrated) -> Samples | None:
-        """The samples for means and noise; None without data."""
+    def _measured(self) -> Samples | None:
+        """The samples for means; None without data."""
         data = self.calibration.data
         return None if data is None else measurement_subset(data)
 
-    def _ranked(self, calibrated: Calibrated) -> list[int]:
-        """Units in descending order of their own noise; empty if none are to become wide."""
-        measured = self._measured(calibrated)
-        if measured is None or not (self.improvements.wide_layers or self.improvements.min_sqnr_db is not None):
-            return []
-        choices = Choices(calibrated.ranges, calibrated.extremes)
-        return ranked(calibrated.placement, choices, measured, self.calibration.budget_bytes)
+    def _candidates(self, draft: Draft, data: Samples, weight_shifts: Mapping[int, Floats]) -> list[Candidate]:
+        """What can become wide, with its noise. `draft`: of 8 bits."""
+        placement = draft.calibrated.placement
+        few = loudest(placement.anatomy.model, data)
+        folds = list(self._folds(draft, few))
+        tensors = Measuring(placement, draft.choices, weight_shifts, few, self.calibration.budget_bytes, folds).run()
+        return candidates(tensors, placement.anatomy.target.wide)
 
-    def _widened(self, calibrated: Calibrated, order: list[int]) -> tuple[Draft, list[str]]:
-        """The draft with the first units of `order` widened, as many as the options say; and notes."""
-        wanted, notes = self.improvements.min_sqnr_db, []
+    def _folds(self, draft: Draft, few: Samples) -> Iterator[tuple[list[int], Choices]]:
+        """Both halves of the probed samples, by number, with the ranges of the other half; all with their own if they are few."""
+        if len(few) < FEWEST_HALVED:
+            yield list(range(len(few))), draft.choices
+            return
+        for own, other in ((0, 1), (1, 0)):
+            half = few.pick(list(range(other, len(few), 2)))
+            found = replace(self.calibration, data=half).run(draft.calibrated.placement)
+            yield list(range(own, len(few), 2)), replace(draft.choices, ranges={**draft.choices.ranges, **found.ranges})
+
+    def _widened(self, draft: Draft) -> tuple[Draft, list[str]]:
+        """`draft` with as many ops wide as the options say; and notes."""
+        wanted, data = self.improvements.min_sqnr_db, self.calibration.data
+        if data is None or not (self.improvements.wide_layers or wanted is not None):
+            return draft, []
+        all_values = replace(draft.choices, wide_values=frozenset(draft.calibrated.placement.sources))
+        weight_shifts = self._corrected(draft.calibrated, all_values).choices.bias_shifts
+        found = self._candidates(draft, data, weight_shifts)
         if wanted is None:
-            count = min(self.improvements.wide_layers, len(order))
-            draft = self._with_wide(calibrated, order[:count])
-        else:
-            count, draft, reached = self._bisect(calibrated, order, wanted)
-            notes.append(verdict(wanted, reached))
-        if count:
-            names = [calibrated.placement.anatomy.graph.names[root] for root in order[:count]]
-            shown = ", ".join(names[:3]) + ("…" if count > 3 else "")
-            kind = "16 bits" if calibrated.placement.anatomy.target.wide == "int16" else "floats"
-            notes.append(f"{count} of {len(order)} layers and other ops are {kind}, those that add most noise: {shown}")
-        return draft, notes
+            wide = strongest(found, self.improvements.wide_layers)
+            return self._with_wide(draft, wide), told(draft, found, wide)
+        best = Search(wanted, found, lambda wide: self._quality(self._uncorrected(draft, weight_shifts, wide))).run()
+        drafts = [self._uncorrected(draft, weight_shifts, best.wide), self._with_wide(draft, best.wide)]
+        levels = [best.sqnr_db, self._quality(drafts[1])]
+        better = int(levels[0] is None or (levels[1] is not None and levels[1] > levels[0]))
+        return drafts[better], [verdict(wanted, levels[better]), *told(draft, found, best.wide)]
 
-    def _bisect(self, calibrated: Calibrated, order: list[int], wanted_db: float) -> tuple[int, Draft, float | None]:
-        """The smallest number of wide units that reaches `wanted_db`, its draft, and the SQNR reached in dB.
+    def _quality(self, draft: Draft) -> float | None:
+        return self.quality(draft.written().model)
 
-        All units if none suffices. The search assumes that the SQNR rises with the number of wide units.
-        """
-        few, many = 0, len(order)
-        best = self._with_wide(calibrated, order)
-        reached = self.quality(best.written().model)
-        while few < many:
-            count = (few + many) // 2
-            draft = self._with_wide(calibrated, order[:count])
-            sqnr_db = self.quality(draft.written().model)
-            if sqnr_db is not None and sqnr_db >= wanted_db:
-                best, many, reached = draft, count, sqnr_db
-            else:
-                few = count + 1
-        return many, best, reached
+    def _uncorrected(self, draft: Draft, weight_shifts: Mapping[int, Floats], wide: Sequence[Candidate]) -> Draft:
+        """The draft with some tensors wide; of the biases' shifts, the parts that are for 8-bit tensors stay."""
+        placement, choices = widened(draft.calibrated.placement, draft.choices, wide)
+        shifts = remaining_shifts(placement, choices, weight_shifts)
+        found = self.calibration.run(placement, draft.calibrated)
+        choices = replace(choices, ranges=found.ranges, extremes=found.extremes, bias_shifts=shifts)
+        return Draft(found, choices)
 
-    def _with_wide(self, calibrated: Calibrated, roots: list[int]) -> Draft:
-        """The draft with these units wide, ranges for what is new, and biases corrected for the error that remains."""
-        placement, choices = widened(calibrated.placement, Choices(calibrated.ranges, calibrated.extremes), roots)
-        found = self.calibration.run(placement, calibrated)
-        choices = replace(choices, ranges=found.ranges, extremes=found.extremes)
-        measured = self._measured(calibrated)
+    def _with_wide(self, draft: Draft, wide: Sequence[Candidate]) -> Draft:
+        """The draft with these tensors wide, ranges for what is new, and biases corrected for the error that remains."""
+        placement, choices = widened(draft.calibrated.placement, draft.choices, wide)
+        return self._corrected(self.calibration.run(placement, draft.calibrated), choices)
+
+    def _corrected(self, found: Calibrated, choices: Choices) -> Draft:
+        """A draft with the ranges of `found`, biases corrected."""
+        choices = replace(choices, ranges=found.ranges, extremes=found.extremes, bias_shifts={})
+        measured = self._measured()
         if self.improvements.correct_bias and measured is not None:
             choices = correct_biases(found.placement, choices, measured, self.calibration.budget_bytes)
         return Draft(found, choices)
+
+
+def told(draft: Draft, choices: Sequence[Candidate], wide: Sequence[Candidate]) -> list[str]:
+    """A note on the ops that are wide; none without."""
+    if not wide:
+        return []
+    anatomy = draft.calibrated.placement.anatomy
+    names = list(dict.fromkeys(each.tensors[0].name if each.owner is None else anatomy.graph.names[each.owner] for each in wide))
+    shown = ", ".join(names[:3]) + ("…" if len(names) > 3 else "")
+    kind = "floats"
+    if anatomy.target.wide == "int16":
+        weights = sum(tensor.is_weight for each in wide for tensor in each.tensors)
+        kind = f"16 bits ({len(wide) - weights} activations, {weights} weights)"
+    return [f"{len(names)} of {count_ops(choices)} layers and other ops are {kind}, those whose noise the outputs feel: {shown}"]
 
 
 def measurement_subset(data: Samples) -> Samples:

@@ -174,7 +174,7 @@ def compare(
     for feeds in samples:
         measure(runners, feeds, meters)
     if not differ(samples):
-        probe(runners[0], first, meters, seed)
+        probe(runners[0], first, samples.feeds[0], meters, seed)
     outputs = with_slices([meter.result() for meter in meters.values()], meters)
     notes = [*samples.notes, *(f"output '{name}' is only in {first.name}" for name in lost)]
     notes += [*processor_notes(first), *processor_notes(second)]
@@ -248,9 +248,9 @@ def differ(samples: Samples) -> bool:
     return any(not np.array_equal(other[name], array) for other in samples for name, array in first.items())
 
 
-def probe(first: Runner, model: Model, meters: "dict[str, Meter]", seed: int) -> None:
-    """Run the first model on a random sample too, to see whether its outputs change: the given samples are all equal."""
-    values = first.run(seeded_samples(model, 1, seed + 1).feeds[0])
+def probe(first: Runner, model: Model, given: Feeds, meters: "dict[str, Meter]", seed: int) -> None:
+    """Run the first model on a random sample too, to see whether its outputs change: all samples are equal to `given`."""
+    values = first.run(seeded_samples(model, 1, seed + 1, like=given).feeds[0])
     for name, meter in meters.items():
         meter.see(values[name])
 

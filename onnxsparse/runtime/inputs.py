@@ -13,6 +13,7 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array, element_dtype
 from onnxsparse.ops import OpView, find
 from onnxsparse.runtime.samples import Samples
+from onnxsparse.runtime.session import Feeds
 
 MAX_INPUT_BYTES = 1 << 47
 """The address space of a process on x86-64, in bytes."""
@@ -22,7 +23,7 @@ DIFFERENCE = "random inputs show that outputs differ, not how good they are; giv
 """The warning about judging on random inputs."""
 
 
-def seeded_samples(model: Model, count: int, seed: int = 0) -> Samples:
+def seeded_samples(model: Model, count: int, seed: int = 0, like: Feeds | None = None) -> Samples:
     """`count` random feeds, equal for equal seeds. The values of an input depend on its type and use:
 
     - floats: standard normal;
@@ -30,12 +31,15 @@ def seeded_samples(model: Model, count: int, seed: int = 0) -> Samples:
     - other integers: the first constant that the model compares them with, else 1;
     - booleans, and inputs with `mask` in their name: 1.
 
+    `like`: a sample whose shapes they have; None: the shapes of the model.
+
     Raises ParamError for an input with open sizes, of a type that cannot be drawn, or larger than memory.
     """
     rng = np.random.default_rng(seed)
     graph = Graph(model.proto.graph)
     notes: list[str] = []
-    makers = {value.name: InputMaker(model, graph, value, notes) for value in fed_inputs(model.proto.graph)}
+    shapes = {name: array.shape for name, array in (like or {}).items()}
+    makers = {v.name: InputMaker(model, graph, v, notes, shapes.get(v.name)) for v in fed_inputs(model.proto.graph)}
     feeds = tuple({name: maker.draw(rng) for name, maker in makers.items()} for _ in range(count))
     return Samples(feeds, (f"{count} seeded random inputs", *notes, DIFFERENCE))
 
@@ -47,10 +51,12 @@ class InputMaker:
     `notes`: a list to which the choice is added. Raises ParamError as `seeded_samples` does.
     """
 
-    def __init__(self, model: Model, graph: Graph, value: onnx.ValueInfoProto, notes: list[str]) -> None:
+    def __init__(
+        self, model: Model, graph: Graph, value: onnx.ValueInfoProto, notes: list[str], shape: tuple[int, ...] | None = None
+    ) -> None:
         if not value.type.HasField("tensor_type"):
             raise ParamError(f"input '{value.name}' of {model.name} is not a tensor; give --data")
-        self.shape = require_sizes(model, value.name)
+        self.shape = require_sizes(model, value.name) if shape is None else shape
         self.dtype = element_dtype(value.name, value.type.tensor_type.elem_type)
         if self.dtype.kind not in "fiubV":
             raise ParamError(

@@ -1,33 +1,118 @@
-"""Mixed precision: more than 8 bits for the layers and other ops that add the most noise of their own.
+"""Mixed precision: which activations and weights get more than 8 bits, by what the outputs feel.
 
-Ratios of noise to signal approximately add up along a network. Units are therefore ranked by the ratio that each adds by itself,
-which one pass over the data measures for all of them.
+`output_noise` measures what each tensor alone costs each output and judged slice. Noise approximately adds up, so that a set of
+wide tensors leaves the sum over the others. `wide_set` finds a small set for a largest sum, greedily.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
-from onnxsparse.ir.model import Model
-from onnxsparse.quantization.accuracy.unit_noise import own_noise
+import numpy as np
+
+from onnxsparse.quantization.accuracy.output_noise import Ratios, Tensor
 from onnxsparse.quantization.plan.placement import Placement, place
 from onnxsparse.quantization.plan.scales import Choices
-from onnxsparse.quantization.write.qdq import write_integers
-from onnxsparse.runtime.samples import Samples
 
-Quality = Callable[[Model], float | None]
-"""A function that returns the SQNR in dB of a quantized model's worst output or slice; None if no output can be compared."""
+SAME_OP = 0.1
+"""Price of widening a second tensor of an op that is wide already, where a first one costs 1."""
 
 
-def ranked(placement: Placement, choices: Choices, data: Samples, budget_bytes: int) -> list[int]:
-    """The root nodes of all units (layers, and arithmetic such as a residual Add), in descending order of their own noise."""
-    noise = own_noise(placement, write_integers(placement, choices), data, budget_bytes)
-    return sorted((unit.root for unit in placement.units), key=lambda root: -noise[root])
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Tensors that become wide together. `owner`: the op that they count for, if any."""
+
+    tensors: tuple[Tensor, ...]
+    owner: int | None
+
+    @property
+    def noise(self) -> Ratios:
+        """The noise that goes if they become wide."""
+        found: Ratios = np.sum([tensor.noise for tensor in self.tensors], axis=0)
+        return found
+
+    @property
+    def op(self) -> object:
+        """What counts as one wide op."""
+        return self.tensors[0].name if self.owner is None else self.owner
 
 
-def widened(placement: Placement, choices: Choices, roots: list[int]) -> tuple[Placement, Choices]:
-    """Placement and choices in which the units `roots` are wide: 16 bits or float, as the target's `wide` says."""
+def candidates(tensors: Sequence[Tensor], target_wide: str) -> list[Candidate]:
+    """What can become wide by itself: a tensor of its own in 16 bits, and all that an op reads if it becomes float.
+
+    A value stays rounded as long as an op reads its integers, so that each of its readers has a share in its noise.
+    """
+    if target_wide == "int16":
+        return [Candidate((tensor,), tensor.owner) for tensor in tensors]
+    owned: dict[int, list[Tensor]] = {}
+    for tensor in tensors:
+        for root in tensor.readers:
+            owned.setdefault(root, []).append(replace(tensor, noise=tensor.noise / len(tensor.readers)))
+    return [Candidate(tuple(own), owner) for owner, own in owned.items()]
+
+
+def wide_set(choices: Sequence[Candidate], allowed: float, count: int | None = None) -> list[Candidate]:
+    """Candidates that leave at most `allowed` noise over power in every output and slice; fewer if `count` ops are wide before.
+
+    In each step the one that takes most of what is too much, summed over outputs and slices, per price.
+    """
+    if not choices:
+        return []
+    noise = np.array([each.noise for each in choices])
+    left, free = noise.sum(0), np.ones(len(choices), bool)
+    ops = [each.op for each in choices]
+    found: list[int] = []
+    while left.max(initial=0.0) > allowed and free.any():
+        wide = {ops[at] for at in found}
+        price = np.array([SAME_OP if op in wide else 1.0 for op in ops])
+        gain = np.minimum(noise, np.maximum(left - allowed, 0)).sum(1) / price
+        best = int(np.where(free, gain, -1).argmax())
+        if gain[best] <= 0 or (count is not None and ops[best] not in wide and len(wide) == count):
+            break
+        found.append(best)
+        free[best] = False
+        left = noise[free].sum(0)
+    return [choices[at] for at in found]
+
+
+def strongest(choices: Sequence[Candidate], count: int) -> list[Candidate]:
+    """Candidates of at most `count` ops that leave least noise in the worst output or slice: bisection over what is allowed."""
+    low, high = 0.0, float(np.sum([each.noise for each in choices], axis=0).max(initial=0.0))
+    best = wide_set(choices, low, count)
+    if count_ops(best) < count:
+        return best
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        found = wide_set(choices, middle, count)
+        if left(choices, found) <= middle:
+            best, high = found, middle
+        else:
+            low = middle
+    return best
+
+
+BISECTIONS = 20
+"""Steps of the search for what a number of ops can reach."""
+
+
+def left(choices: Sequence[Candidate], wide: Sequence[Candidate]) -> float:
+    """The noise over power that stays in the worst output or slice."""
+    names = {id(each) for each in wide}
+    rest = [each.noise for each in choices if id(each) not in names]
+    return float(np.sum(rest, axis=0).max(initial=0.0)) if rest else 0.0
+
+
+def count_ops(wide: Sequence[Candidate]) -> int:
+    """The number of ops that the candidates belong to."""
+    return len({each.op for each in wide})
+
+
+def widened(placement: Placement, choices: Choices, wide: Collection[Candidate]) -> tuple[Placement, Choices]:
+    """Placement and choices in which the candidates are wide: 16 bits, or their ops float, as the target's `wide` says."""
     anatomy = placement.anatomy
     if anatomy.target.wide == "int16":
-        return placement, replace(choices, wide=choices.wide | set(roots))
-    kept = placement.kept | dict.fromkeys(roots, "8 bits add too much noise")
+        tensors = [tensor for each in wide for tensor in each.tensors]
+        values = frozenset(tensor.name for tensor in tensors if not tensor.is_weight)
+        weights = frozenset(tensor.name for tensor in tensors if tensor.is_weight)
+        return placement, replace(choices, wide_values=values, wide_weights=weights)
+    kept = placement.kept | {each.owner: "8 bits add too much noise" for each in wide if each.owner is not None}
     return place(anatomy.model, anatomy.target, kept), choices

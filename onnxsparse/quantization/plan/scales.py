@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from onnxsparse.calibration.methods import Range
+from onnxsparse.ir.weights import Array
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.write.grid import Floats, Grid
+from onnxsparse.quantization.write.weights import along, quantize_weight
 
 HEADROOM = 2.0
 """Factor between a 16-bit range and the observed extremes, since clipping unseen values costs more than one of 16 bits.
@@ -21,6 +25,13 @@ class ValueScale:
     scale: float
     zero_point: int
 
+    def rounded(self, values: Array) -> Array:
+        """The values that the integers stand for."""
+        found = np.rint(values.astype(np.float32) / np.float32(self.scale))
+        np.clip(found, self.grid.low - self.zero_point, self.grid.high - self.zero_point, out=found)
+        result: Array = (found * np.float32(self.scale)).astype(values.dtype)
+        return result
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -30,8 +41,10 @@ class Choices:
     """Activation → its 8-bit range."""
     extremes: Mapping[str, Range] = field(default_factory=dict)
     """Activation → observed minimum and maximum, from which a 16-bit range is made."""
-    wide: frozenset[int] = frozenset()
-    """Units that compute in 16 bits, with the values that they read and produce."""
+    wide_values: frozenset[str] = frozenset()
+    """Activations of 16 bits, by the value that stands for their scale."""
+    wide_weights: frozenset[str] = frozenset()
+    """Stored weights of 16 bits."""
     bias_shifts: Mapping[int, Floats] = field(default_factory=dict)
     """Unit → addend of its bias, one number per output channel."""
 
@@ -55,15 +68,18 @@ class WeightScale:
     scale: Floats
     axis: int | None
 
+    def rounded(self, values: Array) -> Array:
+        """The weights that the integers stand for."""
+        integers = quantize_weight(values, self.scale, self.axis, self.grid).integers
+        found: Array = (integers.astype(np.float64) * along(self.scale, self.axis, values.ndim)).astype(values.dtype)
+        return found
+
 
 def value_scales(placement: Placement, choices: Choices) -> dict[str, ValueScale]:
     """Value → scale, for all scaled values of a placement; a shared scale covers the union of the ranges of its sources."""
-    anatomy, grid, wide = placement.anatomy, placement.anatomy.target.activations.grid, choices.wide
-    read = {anatomy.nodes[u.root].input[at] for u in placement.units if u.root in wide for at in u.activations}
-    wider = {placement.scaled.get(n) for n in (*read, *(u.exit for u in placement.units if u.root in wide))}
-    found = {}
+    grid, found = placement.anatomy.target.activations.grid, {}
     for root, names in placement.sources.items():
-        own = grid.wider(16) if root in wider else grid
+        own = grid.wider(16) if root in choices.wide_values else grid
         covered = [choices.range_of(name, own) for name in names]
         low, high = min(r.low for r in covered), max(r.high for r in covered)
         found[root] = ValueScale(own, *own.parameters(low, high))

@@ -150,7 +150,7 @@ class Inserter:
         per_channel = self.target.weights.per_channel and self.model.opset() >= PER_CHANNEL_OPSET and len(axes) == 1
         axis = next(iter(axes)) if per_channel else None
         grid = self.target.weights.grid
-        grid = grid.wider(16) if any(unit.root in self.choices.wide for unit, _ in users) else grid
+        grid = grid.wider(16) if name in self.choices.wide_weights else grid
         scale = weight_scale(weight, axis, grid)
         for unit, _ in users:
             scale = self._fit_bias(unit, scale, grid)
