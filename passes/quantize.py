@@ -107,7 +107,7 @@ class Quantize(Learns):
     correct_bias: bool = True
     """Subtract the mean error of each layer from its bias."""
     wide_layers: Annotated[int, Field(ge=0)] = 0
-    """Number of layers and other ops, those with most noise of their own, to give 16 bits or floats, as the target file says."""
+    """Number of layers and other ops to give 16 bits or floats, as the target file says: those whose noise the outputs feel."""
     min_sqnr: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     """SQNR in dB that every output and its worst slice have to reach on some of the data, in place of --wide-layers: as many
     layers as needed."""
