@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnxsparse import Model, Quantize, compare
 from onnxsparse.calibration.methods import Range
 from onnxsparse.quantization.accuracy.mixed_precision import Candidate, count_ops, left, strongest, wide_set
-from onnxsparse.quantization.accuracy.output_noise import Measuring, Tensor, loudest
+from onnxsparse.quantization.accuracy.output_noise import LARGEST_RATIO, Measuring, Outputs, Tensor, loudest
 from onnxsparse.quantization.accuracy.precision_search import CLOSE_DB, Search
 from onnxsparse.quantization.plan.placement import place
 from onnxsparse.quantization.plan.scales import Choices, value_scales
@@ -74,6 +74,14 @@ def test_tensors_belong_to_the_op_that_makes_them() -> None:
         ("conv1.weight", 2),
         ("y", 2),
     }
+
+
+def test_an_output_of_another_shape_is_all_noise() -> None:
+    """A detector may find another number of boxes."""
+    outputs = Outputs.of([{"y": np.ones((1, 3, 4), np.float32)}])
+    assert outputs.ratios([{"y": np.ones((1, 2, 4), np.float32)}])[0] == 1
+    assert outputs.ratios([{"y": np.full((1, 3, 4), 1.5, np.float32)}])[0] == 0.25
+    assert outputs.ratios([{"y": np.full((1, 3, 4), np.nan, np.float32)}])[0] == LARGEST_RATIO
 
 
 def test_the_loudest_samples_are_probed() -> None:

@@ -81,11 +81,11 @@ class Outputs:
         return cls(values, {name: (found[name].axis, kept[name]) if name in found else None for name in names})
 
     def ratios(self, others: Sequence[Values]) -> Ratios:
-        """Noise over power of each whole output and each judged slice, over all samples."""
+        """Noise over power of each whole output and each judged slice, over all samples; 1 for an output of another shape."""
         found: list[Ratios] = []
         for name, part in self.parts.items():
-            both = zip(self.values, others, strict=True)
-            pairs = [(own[name].astype(np.float64), other[name].astype(np.float64)) for own, other in both]
+            both = [(a[name].astype(np.float64), b[name].astype(np.float64)) for a, b in zip(self.values, others, strict=True)]
+            pairs = [(a, b if a.shape == b.shape else np.zeros_like(a)) for a, b in both]
             sliced = None if part is None else part[0]
             noise = np.sum([sums((a - b) ** 2, sliced) for a, b in pairs], axis=0)
             power = np.sum([sums(a**2, sliced) for a, _ in pairs], axis=0)
