@@ -84,6 +84,13 @@ def test_an_output_of_another_shape_is_all_noise() -> None:
     assert outputs.ratios([{"y": np.full((1, 3, 4), np.nan, np.float32)}])[0] == LARGEST_RATIO
 
 
+def test_of_integers_those_that_change_count() -> None:
+    """A classifier that gives labels alone; with float outputs, labels do not count."""
+    labels, scores = np.array([[1, 2, 3, 4]]), np.ones((1, 4), np.float32)
+    assert Outputs.of([{"labels": labels}]).ratios([{"labels": np.array([[1, 2, 9, 9]])}]).tolist() == [0.5]
+    assert Outputs.of([{"labels": labels, "scores": scores}]).ratios([{"labels": labels + 1, "scores": scores}]).tolist()[0] == 0
+
+
 def test_the_loudest_samples_are_probed() -> None:
     built = Model.from_proto(chain(3, 4))
     levels = [1e-3, 2e-3, 50.0, 3e-3, 4e-3, -60.0, 70.0, 80.0]

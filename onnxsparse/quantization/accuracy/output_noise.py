@@ -63,7 +63,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The outputs of the float model by sample, and for each float output the axis and indices of the slices that are judged."""
+    """The outputs of the float model by sample, and for each that counts the axis and indices of the slices that are judged.
+
+    Float outputs count; integers and booleans do if there is no other: how many of their elements change.
+    """
 
     values: Sequence[Values]
     parts: Mapping[str, tuple[int, NDArray[np.intp]] | None]
@@ -71,21 +74,21 @@ class Outputs:
     @classmethod
     def of(cls, values: Sequence[Values]) -> "Outputs":
         """From what the float model says of each sample."""
-        names = [name for name, array in values[0].items() if array.dtype.kind == "f" and any(v[name].any() for v in values)]
-        sums = {name: Slices() for name in names}
+        floats = [name for name, array in values[0].items() if array.dtype.kind == "f" and any(v[name].any() for v in values)]
+        others = [name for name, array in values[0].items() if array.dtype.kind in "iub" and array.size]
+        sums = {name: Slices() for name in floats or others}
         for each in values:
             for name, own in sums.items():
                 own.add(each[name], each[name])
         found = judged(sums)
         kept = {name: np.flatnonzero(found[name].carries & (found[name].sums.power > 0)) for name in found}
-        return cls(values, {name: (found[name].axis, kept[name]) if name in found else None for name in names})
+        return cls(values, {name: (found[name].axis, kept[name]) if name in found else None for name in sums})
 
     def ratios(self, others: Sequence[Values]) -> Ratios:
         """Noise over power of each whole output and each judged slice, over all samples; 1 for an output of another shape."""
         found: list[Ratios] = []
         for name, part in self.parts.items():
-            both = [(a[name].astype(np.float64), b[name].astype(np.float64)) for a, b in zip(self.values, others, strict=True)]
-            pairs = [(a, b if a.shape == b.shape else np.zeros_like(a)) for a, b in both]
+            pairs = [as_numbers(a[name], b[name]) for a, b in zip(self.values, others, strict=True)]
             sliced = None if part is None else part[0]
             noise = np.sum([sums((a - b) ** 2, sliced) for a, b in pairs], axis=0)
             power = np.sum([sums(a**2, sliced) for a, _ in pairs], axis=0)
@@ -93,6 +96,14 @@ class Outputs:
             if part is not None:
                 found.append(noise[part[1]] / power[part[1]])
         return finite(np.concatenate([np.zeros(0), *found]))
+
+
+def as_numbers(a: Array, b: Array) -> tuple[Floats, Floats]:
+    """Both versions of an output; of integers, ones and where they agree. Zeros for a second one of another shape."""
+    numbers = a.astype(np.float64) if a.dtype.kind == "f" else np.ones(a.shape)
+    if a.shape != b.shape:
+        return numbers, np.zeros(a.shape)
+    return numbers, b.astype(np.float64) if a.dtype.kind == "f" else (a == b).astype(np.float64)
 
 
 def loudest(model: Model, samples: Samples) -> Samples:
