@@ -9,6 +9,7 @@ import pytest
 from onnxsparse import BackendError, Model, ModelError, ParamError, compare, load_samples
 from onnxsparse.runtime import distance
 from onnxsparse.runtime.inputs import DIFFERENCE
+from onnxsparse.runtime.samples import Samples
 from tests.graphs import BOOL, FLOAT, INT64, chain, model, node, weight
 
 
@@ -188,3 +189,10 @@ def test_shapes_that_differ_are_said() -> None:
     output = compare(linear(), longer).outputs[0]
     assert output.sqnr_db is None
     assert output.vacuous == "has shape [2, 4] in one model and [2, 8] in the other"
+
+
+def test_one_sample_of_a_model_with_open_sizes() -> None:
+    """Whether outputs change at all is probed with a random input of the sample's shape."""
+    built = model([node("Conv", "x w", "y")], {"x": "1x3xHxW"}, ["y"], {"w": "4x3x1x1"})
+    one = Samples([{"x": np.ones((1, 3, 5, 7), np.float32)}])
+    assert compare(built, built.copy(), one).outputs[0].vacuous is None
