@@ -16,6 +16,9 @@ from onnxsparse.quantization.plan.scales import Choices
 SAME_OP = 0.1
 """Price of widening a second tensor of an op that is wide already, where a first one costs 1."""
 
+BISECTIONS = 20
+"""Steps of the search for what a number of ops can reach."""
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
@@ -88,10 +91,6 @@ def strongest(choices: Sequence[Candidate], count: int) -> list[Candidate]:
         else:
             low = middle
     return best
-
-
-BISECTIONS = 20
-"""Steps of the search for what a number of ops can reach."""
 
 
 def left(choices: Sequence[Candidate], wide: Sequence[Candidate]) -> float:
