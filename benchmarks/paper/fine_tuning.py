@@ -37,13 +37,13 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Training:
-    """A torch module that computes what the file does, and how it learns. `names`: tensor of the file → parameter.
+    """A torch module that computes what the file does, and how it learns. `names`: tensor of the file → name of the parameter.
 
     `loss`: what the module says, numbers of the pictures, and the pictures as it got them → a scalar.
     """
 
     module: Any
-    names: dict[str, Any]
+    names: dict[str, str]
     x: Any
     loss: Callable[[Any, Any, Any], Any]
     flip: bool
@@ -52,10 +52,12 @@ class Training:
         """Train the weights of a pruned model in place; zeros stay."""
         import torch
 
-        for name, parameter in self.names.items():
-            parameter.data = torch.tensor(model.weights[name])
-        masks = [(parameter, (parameter != 0).float()) for parameter in self.names.values() if parameter.ndim > 1]
+        from examples import iterative_finetune as loop
+
+        stored = {parameter: model.weights[name] for name, parameter in self.names.items()}
+        loop.load_weights(self.module, stored)
         optimizer = torch.optim.Adam(self.module.parameters(), lr=RATE)
+        loop.hold_zeros(optimizer, self.module, {name: values != 0 for name, values in stored.items() if values.ndim > 1})
         steps = EPOCHS * len(self.x) // BATCH
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
@@ -66,10 +68,8 @@ class Training:
             loss.backward()
             optimizer.step()
             schedule.step()
-            for parameter, mask in masks:
-                parameter.data *= mask
         for name, parameter in self.names.items():
-            model.weights[name] = parameter.detach().numpy().copy()
+            model.weights[name] = self.module.get_parameter(parameter).detach().numpy().copy()
 
     def _augmented(self, batch: Any) -> Any:
         """The pictures, moved by up to a pixel, and some of them mirrored."""
@@ -160,21 +160,19 @@ def resnet20_module() -> Any:
     return Network()
 
 
-def matched(module: Any, network: Trained) -> dict[str, Any]:
-    """Tensor → parameter, in the order of the layers; the parameters get the tensors' values.
+def matched(module: Any, network: Trained) -> dict[str, str]:
+    """Tensor → name of the parameter, in the order of the layers; the parameters get the tensors' values.
 
     Raises AssertionError if the module does not compute what the network does.
     """
     import torch
 
+    from examples import iterative_finetune as loop
+
     model = load(network.dense)
     nodes = [node for node in model.proto.graph.node if node.op_type in ("Conv", "Gemm")]
-    parts = [part for part in module.modules() if getattr(part, "weight", None) is not None]
-    found = {}
-    for part, node in zip(parts, nodes, strict=True):
-        for name, parameter in zip(node.input[1:], (part.weight, part.bias), strict=True):
-            parameter.data = torch.tensor(model.weights[name])
-            found[name] = parameter
+    found = dict(zip((n for node in nodes for n in node.input[1:]), (n for n, _ in module.named_parameters()), strict=True))
+    loop.load_weights(module, {parameter: model.weights[name] for name, parameter in found.items()})
     with torch.no_grad():
         said = np.asarray(module.eval()(torch.from_numpy(network.x[:8])))
     (wanted,) = runner(model).run({model.proto.graph.input[0].name: network.x[:8]}).values()

@@ -23,9 +23,7 @@ def conforms(use: WeightUse, weights: Weights) -> bool | None:
     if axes is None or stored is None or use.stored.packing is not None or max(axes.input, axes.output) >= len(stored):
         return None
     axis = stored[axes.input]
-    if weights.shape(use.tensor)[axis] % GROUP:
-        return None
-    if use.zeros is None:
+    if use.zeros is None or weights.shape(use.tensor)[axis] % GROUP:
         return None
     if 2 * use.zeros < use.elements:
         return False

@@ -141,13 +141,16 @@ class Quantizing:
         wanted, data = self.improvements.min_sqnr_db, self.calibration.data
         if data is None or not (self.improvements.wide_layers or wanted is not None):
             return draft, []
+        plain_db = None if wanted is None else self._quality(draft)
+        if wanted is not None and plain_db is not None and plain_db >= wanted:
+            return draft, [verdict(wanted, plain_db)]
         all_values = replace(draft.choices, wide_values=frozenset(draft.calibrated.placement.sources))
         weight_shifts = self._corrected(draft.calibrated, all_values).choices.bias_shifts
         found = self._candidates(draft, data, weight_shifts)
         if wanted is None:
             wide = strongest(found, self.improvements.wide_layers)
             return self._with_wide(draft, wide), told(draft, found, wide)
-        best = Search(wanted, found, lambda wide: self._quality(self._uncorrected(draft, weight_shifts, wide))).run()
+        best = Search(wanted, plain_db, found, lambda wide: self._quality(self._uncorrected(draft, weight_shifts, wide))).run()
         drafts = [self._uncorrected(draft, weight_shifts, best.wide), self._with_wide(draft, best.wide)]
         levels = [best.sqnr_db, self._quality(drafts[1])]
         better = int(levels[0] is None or (levels[1] is not None and levels[1] > levels[0]))

@@ -2,7 +2,7 @@
 
 1. Run the float model over a few samples, segment by segment (`calibration.walk`).
 2. Behind the node that makes a scaled activation, round the activation to its 8-bit integers, and run the rest in floats. Before
-   the first node that uses a weight, do the same with the weight. Biases are corrected for the mean error of this tensor.
+   the first node that reads a weight, do the same with the weight. Biases are corrected for the mean error of this tensor.
 3. The noise of the outputs over their power, for each output and each slice that is judged, is what the tensor alone costs.
 
 Noise of small, unrelated errors adds up, so that the sums over tensors predict the whole model.
@@ -39,7 +39,7 @@ LARGEST_RATIO = 1e6
 Ratios = NDArray[np.float64]
 
 Probe = tuple[int, str, WeightScale | None]
-"""The node before which an activation is known or a weight is used first, its name, and a weight's scale."""
+"""The node before which an activation is known or a weight is read first, its name, and a weight's scale."""
 
 Changes = dict[str, Callable[[Array], Array]]
 """Activation, weight or bias → what takes its place."""
@@ -181,13 +181,7 @@ class Measuring:
         """Those that are quantized here."""
         written = write_integers(self.placement, self.choices)
         for name, scale in written.weights.items():
-            moved = self._read_as(name) == {name} and not self._is_direct(name)
-            first = self.placement.anatomy.readers(name) if moved else [unit.root for unit in self._users(name)]
-            yield min(first), name, scale
-
-    def _is_direct(self, name: str) -> bool:
-        nodes = self.placement.anatomy.nodes
-        return all(name in nodes[unit.root].input for unit in self._users(name))
+            yield min(self.placement.anatomy.readers(name)), name, scale
 
     def _users(self, name: str) -> list[Unit]:
         return [unit for unit in self.placement.units if any(w.stored.name == name for w in unit.weights)]
@@ -210,7 +204,7 @@ class Measuring:
     def _weight(self, name: str, scale: WeightScale) -> tuple[int, tuple[int, ...], list[Values]]:
         """The owner and the readers of a weight, and the outputs if it alone is rounded."""
         users = self._users(name)
-        changes: Changes = dict.fromkeys(self._read_as(name), scale.rounded)
+        changes: Changes = {name: scale.rounded}
         for unit in users:
             changes |= self._shifted(unit, self.weight_shifts.get(unit.root))
         root = [unit.root for unit in users]
@@ -219,19 +213,9 @@ class Measuring:
     def _outputs(self, changes: Changes, last: int, numbers: Sequence[int] | None = None) -> list[Values]:
         """The outputs of some samples with changed values and weights. `last`: the last node that reads a changed weight."""
         variant = self.walk.model.copy()
-        for stored in changes.keys() - self.walk.values[0].keys():  # what a copy makes has run already
+        for stored in changes.keys() - self.walk.values[0].keys():  # a bias that a node copies has been copied already
             variant.weights[stored] = changes.pop(stored)(variant.weights[stored])
         return self.walk.outputs(variant, numbers, changed=last, replaced=changes)
-
-    def _read_as(self, name: str) -> set[str]:
-        """The values as which units read a stored weight: the weight, or a copy. A weight that is moved counts as stored."""
-        found = set()
-        for unit in self._users(name):
-            for weight in unit.weights:
-                axes = weight.stored.axes
-                copied = weight.stored.name == name and axes is not None and list(axes) == sorted(axes)
-                found |= {self.placement.anatomy.nodes[unit.root].input[weight.at]} if copied else set()
-        return found or {name}
 
     def _shifted(self, unit: Unit, shift: Floats | None) -> Changes:
         """A unit's bias as its node reads it → that with a shift; empty without."""

@@ -13,7 +13,7 @@ from onnxsparse.progress import tell
 from onnxsparse.quantization.accuracy.mixed_precision import Candidate, count_ops, left, wide_set
 
 MOST_JUDGED = 8
-"""Quantized models that are judged, at most, beside the one with nothing and the one with everything wide."""
+"""Quantized models that are judged, at most, beside the one with everything wide."""
 
 CLOSE_DB = 1.0
 """How far above the wanted SQNR the search ends."""
@@ -41,20 +41,20 @@ class Found:
 
 @dataclass
 class Search:
-    """A search for `wanted_db`. `judge`: the SQNR with a set wide."""
+    """A search for `wanted_db`. `plain_db`: the SQNR with nothing wide, which is too low. `judge`: the SQNR with a set wide."""
 
     wanted_db: float
+    plain_db: float | None
     candidates: Sequence[Candidate]
     judge: Callable[[Sequence[Candidate]], float | None]
     judged: dict[tuple[int, ...], Found] = field(default_factory=dict)
 
     def run(self) -> Found:
         """The smallest judged set that reaches the wanted SQNR; if none does, everything."""
-        first = self._found(())
-        if first.reaches(self.wanted_db) or not self.candidates:
-            return first
+        if not self.candidates:
+            return Found((), self.plain_db)
         low, high = predicted_db(self.candidates, ()), DEEPEST_DB
-        at, reached = low, first.sqnr_db
+        at, reached = low, self.plain_db
         for _ in range(MOST_JUDGED):
             at = self._next(at, reached, low, high)
             tell(f"probing {at:.1f} dB")

@@ -27,10 +27,9 @@ class ValueScale:
 
     def rounded(self, values: Array) -> Array:
         """The values that the integers stand for."""
-        found = np.rint(values.astype(np.float32) / np.float32(self.scale))
-        np.clip(found, self.grid.low - self.zero_point, self.grid.high - self.zero_point, out=found)
-        result: Array = (found * np.float32(self.scale)).astype(values.dtype)
-        return result
+        integers = self.grid.integers(values, self.scale, self.zero_point).astype(np.float64)
+        found: Array = ((integers - self.zero_point) * self.scale).astype(values.dtype)
+        return found
 
 
 @dataclass(frozen=True)
