@@ -24,11 +24,11 @@ from benchmarks.accuracy.scores import top1
 from benchmarks.tables import table
 from onnxsparse import Model, layers
 from onnxsparse.calibration.data import open_data
+from onnxsparse.calibration.positions import Inputs, gather
 from onnxsparse.pruning.candidates import select_candidates
 from onnxsparse.pruning.target import Target
 from onnxsparse.recovery.alps import Equations, Keep, Moments, choose
 from onnxsparse.recovery.fit import Fit, add_bias
-from onnxsparse.recovery.inputs import Inputs, gather
 from onnxsparse.recovery.patterns import Largest
 from onnxsparse.recovery.recover import Recovery, Rules
 from onnxsparse.recovery.repair import Repair, Walks

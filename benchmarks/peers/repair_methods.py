@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxsparse import Model, layers
+from onnxsparse.calibration.positions import gather
 from onnxsparse.calibration.walk import Walk
 from onnxsparse.pruning.candidates import find_candidates
-from onnxsparse.recovery.inputs import gather
 from onnxsparse.recovery.units import Unit, find_units
 from onnxsparse.runtime.samples import Samples
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from onnxsparse.recovery.array_types import Floats, Mask, Singles
+from onnxsparse.ir.array_types import Floats, Mask, Singles
 from onnxsparse.recovery.tasks import in_parallel
 
 Keep = Callable[[NDArray[np.floating]], Mask]

@@ -16,22 +16,23 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onnxsparse.analysis.layers import layers
+from onnxsparse.calibration.positions import Inputs, gather
 from onnxsparse.calibration.walk import Values, Walk
 from onnxsparse.channels.allocation import LossCurve
 from onnxsparse.channels.cut import apply_cut
 from onnxsparse.channels.groups import Group, Solution
 from onnxsparse.channels.importance import weight_importance
+from onnxsparse.ir.array_types import Floats, Indices, Singles
 from onnxsparse.ir.model import Model
 from onnxsparse.ops.labels import Labels
 from onnxsparse.progress import tell
 from onnxsparse.pruning.candidates import find_candidates
 from onnxsparse.records import Skip
-from onnxsparse.recovery.array_types import Floats, Indices, Singles
 from onnxsparse.recovery.database import PROBED_SAMPLES, TINY
 from onnxsparse.recovery.divergence import Reference
 from onnxsparse.recovery.elimination import NONE, Elimination, Reader, eliminate
 from onnxsparse.recovery.fit import add_bias
-from onnxsparse.recovery.inputs import Inputs, gather, unit_moments
+from onnxsparse.recovery.moments import unit_moments
 from onnxsparse.recovery.units import Unit, find_units
 from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import runner

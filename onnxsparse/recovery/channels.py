@@ -14,17 +14,18 @@ import numpy as np
 import onnx
 from threadpoolctl import threadpool_limits
 
+from onnxsparse.calibration.positions import Inputs, gather, positions_each
 from onnxsparse.calibration.walk import Walk
 from onnxsparse.channels.groups import Removed, Solution
+from onnxsparse.ir.array_types import Floats, Indices
 from onnxsparse.ir.mapped import byte_view
 from onnxsparse.ir.model import Model
 from onnxsparse.progress import tell
 from onnxsparse.records import Skip
 from onnxsparse.recovery.alps import alive, refit
-from onnxsparse.recovery.array_types import Floats, Indices
 from onnxsparse.recovery.channel_curves import all_units, main_places, weight_at
 from onnxsparse.recovery.fit import Fit
-from onnxsparse.recovery.inputs import Inputs, gather, positions_each, unit_moments
+from onnxsparse.recovery.moments import unit_moments
 from onnxsparse.recovery.units import Unit, seen
 from onnxsparse.runtime.samples import Samples
 

@@ -20,15 +20,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.calibration.walk import Walk
+from onnxsparse.ir.array_types import Floats
 from onnxsparse.ir.mapped import byte_view
 from onnxsparse.ir.model import Model
 from onnxsparse.progress import tell
 from onnxsparse.pruning.sparsity_pattern import Pattern
 from onnxsparse.recovery.allocation import Counts
 from onnxsparse.recovery.alps import Equations, Moments, choose, error
-from onnxsparse.recovery.array_types import Floats
 from onnxsparse.recovery.divergence import Reference
-from onnxsparse.recovery.inputs import unit_moments
+from onnxsparse.recovery.moments import unit_moments
 from onnxsparse.recovery.patterns import keeper
 from onnxsparse.recovery.tasks import in_parallel
 from onnxsparse.recovery.units import Unit

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.ir.array_types import Floats, Indices
 from onnxsparse.recovery.alps import RIDGE, alive, error
-from onnxsparse.recovery.array_types import Floats, Indices
 
 AT_ONCE = 64
 """One of this many channels that are left is removed at once, so that a group of 1152 takes 281 steps."""

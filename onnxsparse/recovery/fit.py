@@ -5,11 +5,11 @@ from functools import cached_property
 
 import numpy as np
 
+from onnxsparse.calibration.positions import Inputs
+from onnxsparse.ir.array_types import Floats
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.recovery.alps import RIDGE, alive
-from onnxsparse.recovery.array_types import Floats
-from onnxsparse.recovery.inputs import Inputs
 from onnxsparse.recovery.units import Unit
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.ir.array_types import Mask
 from onnxsparse.pruning.sparsity_pattern import BlockPattern, GroupPattern, Pattern
-from onnxsparse.recovery.array_types import Mask
 from onnxsparse.recovery.units import Unit
 
 Magnitudes = NDArray[np.floating]

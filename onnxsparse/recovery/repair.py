@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxsparse.calibration.positions import Inputs, gather, positions_each
 from onnxsparse.calibration.walk import Walk
+from onnxsparse.ir.array_types import Floats, Mask
 from onnxsparse.ir.model import Model
 from onnxsparse.progress import tell
 from onnxsparse.recovery.alps import Equations, Keep, Moments, choose, refit
-from onnxsparse.recovery.array_types import Floats, Mask
 from onnxsparse.recovery.fit import Fit, add_bias
-from onnxsparse.recovery.inputs import Inputs, gather, positions_each, unit_moments
+from onnxsparse.recovery.moments import unit_moments
 from onnxsparse.recovery.units import Unit
 from onnxsparse.runtime.samples import Samples
 

@@ -1,30 +1,22 @@
 """Weights that can be repaired: where they multiply which activation, and as which matrix."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxsparse.analysis.layers import Survey
+from onnxsparse.analysis.linear_sites import Site, sites_of
+from onnxsparse.ir.array_types import Floats
 from onnxsparse.ir.model import Model
 from onnxsparse.ops import UnknownFact
 from onnxsparse.ops.linear_forms import LinearForm
 from onnxsparse.pruning.candidates import Candidate
 from onnxsparse.records import Skip
-from onnxsparse.recovery.array_types import Floats
 
 MOST_WORK = 20_000_000_000
 """Largest product of elements and columns of a layer, to which the time of a repair is proportional."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """A node that uses a weight. `index`: in the main graph. `data`: the activation that it multiplies."""
-
-    index: int
-    form: LinearForm
-    data: str
 
 
 @dataclass(frozen=True)
@@ -115,25 +107,6 @@ def unit_of(survey: Survey, candidate: Candidate, nodes: dict[str, int]) -> Unit
     if len(sites) == 1:
         bias, takes = bias_of(survey, sites[0])
     return Unit(candidate, sites, (groups, rows, columns), bias, takes)
-
-
-def sites_of(survey: Survey, tensor: str, index: int) -> Iterator[Site]:
-    """The sites of a tensor in one node. Raises UnknownFact if it has none."""
-    context, node = survey.context, survey.context.nodes[index]
-    spec = context.specs[index]
-    op = survey.view(context.graph, node)
-    found = False
-    for slot in spec.weights if spec is not None else ():
-        held = context.resolver.resolve(context.graph, node.input[slot.at]) if op.has_input(slot.at) else None
-        if held is None or held.name != tensor:
-            continue
-        if slot.form is None:
-            raise UnknownFact(f"how {node.op_type} multiplies is not known as a matrix")
-        form = slot.form(op)
-        found = True
-        yield Site(index, form, node.input[form.data_at])
-    if not found:
-        raise UnknownFact("its op does not read it directly")
 
 
 def bias_of(survey: Survey, site: Site) -> tuple[str | None, bool]:

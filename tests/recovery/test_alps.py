@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
+from onnxsparse.ir.array_types import Floats
 from onnxsparse.pruning.sparsity_pattern import GroupPattern
 from onnxsparse.recovery.alps import Moments, choose, error, refit
-from onnxsparse.recovery.array_types import Floats
 from onnxsparse.recovery.patterns import Largest, LargestOfGroups
 
 

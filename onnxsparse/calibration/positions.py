@@ -1,14 +1,14 @@
-"""Inputs of a layer at sampled positions, and their moments."""
+"""Inputs of a linear op at sampled output positions, and their moments."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.analysis.linear_sites import Site
 from onnxsparse.calibration.walk import Walk
 from onnxsparse.errors import ModelError
-from onnxsparse.recovery.array_types import Floats, Singles
-from onnxsparse.recovery.units import Site, Unit
+from onnxsparse.ir.array_types import Floats, Singles
 
 POSITIONS = 24_000
 """Output positions of a layer that are sampled over all samples."""
@@ -49,21 +49,6 @@ class Inputs:
     def moments(self) -> Floats:
         """Second moments: groups × columns × columns."""
         return self.times(self)
-
-
-def unit_moments(unit: Unit, walk: Walk, seed: int) -> Floats:
-    """H of a unit's inputs, before whose first node the walk stands.
-
-    Of a tensor with several sites, it is the mean over them; a walk of its own reaches the later ones.
-    """
-    found = Inputs.of(gather(walk, unit.sites[0], seed), centre=unit.shifts).moments()
-    if len(unit.sites) == 1:
-        return found
-    ahead = walk.fork()
-    for site in unit.sites[1:]:
-        ahead.advance(site.index)
-        found = found + Inputs.of(gather(ahead, site, seed), centre=False).moments()
-    return found / len(unit.sites)
 
 
 def positions_each(walk: Walk, site: Site, positions: int = POSITIONS) -> int:
