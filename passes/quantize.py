@@ -40,7 +40,7 @@ from onnxsparse.quantization.diagnosis.page import diagnosis_html
 from onnxsparse.quantization.export import check_export, export_files
 from onnxsparse.quantization.plan.placement import Placement, place
 from onnxsparse.quantization.plan.target import PowersOfTwo, QuantizationTarget, Target, load_target, names
-from onnxsparse.quantization.quantize_model import Improvements, QuantizedModel, Quantizing
+from onnxsparse.quantization.quantize_model import Improvements, QuantizedModel, Quantizing, Rounding
 from onnxsparse.quantization.strip.dequantize import Stripped, strip_scales
 from onnxsparse.records import ArtifactWriter, text_writer
 from onnxsparse.runtime.compare import compare
@@ -73,7 +73,8 @@ class Quantize(Learns):
     activation_bits: Bits | None = None
     """Activation width in bits (default: from the target file)."""
     weight_bits: WeightBits | None = None
-    """Weight width in bits (default: from the target file); 7 uses half the range of 8."""
+    """Weight width in bits (default: from the target file); 7 uses half the range of 8. In place of 4 bits, wide layers have
+    the target file's."""
     per_tensor: bool = False
     """Use one scale for each weight tensor, in place of one for each output channel."""
     power_of_two: PowersOfTwo | None = None
@@ -106,6 +107,10 @@ class Quantize(Learns):
     """Make the channels of an activation alike in range, by factors moved from one layer to the next."""
     correct_bias: bool = True
     """Subtract the mean error of each layer from its bias."""
+    rounding: Rounding | None = None
+    """Choice of a weight's integers: the nearest ones (nearest), or those with which its layer's outputs are closest to the
+    float ones, errors made up for by other weights (gptq), where that is better on held-out samples. Default: gptq for weights
+    of 4 bits, else nearest."""
     wide_layers: Annotated[int, Field(ge=0)] = 0
     """Number of layers and other ops to give 16 bits or floats, as the target file says: those whose noise the outputs feel."""
     min_sqnr: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
@@ -182,7 +187,7 @@ class Quantize(Learns):
             )
 
     def _improvements(self) -> Improvements:
-        return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr)
+        return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr, self.rounding)
 
     def _quality(self, original: Model, samples: Samples | None, quantized: Model) -> float | None:
         """SQNR of the worst output or slice in dB; None if no output can be compared. Raises ParamError without samples."""
@@ -316,7 +321,7 @@ def what_was_done(found: QuantizedModel) -> list[str]:
     notes = [
         f"{target.name}: {linear} layers and {len(placement.units) - linear} other ops in integers",
         f"activations: {of_bits(s.grid.bits for s in written.scales.values())} ({kind}); weights: "
-        f"{of_bits(w.grid.bits for w in written.weights.values())} ({scales}); {written.biases} biases of 32 bits",
+        f"{of_bits(w.grid.bits for w in written.weights.values())} ({scales}); {len(written.biases)} biases of 32 bits",
     ]
     if zeros or rounded:
         also = f"; {format_count(rounded)} others are so small that they became zero" if rounded else ""

@@ -25,7 +25,7 @@ def row(folder: Path, **options: float) -> tuple[str, ...]:
     model, cpu, start = plain.copy(), time.process_time(), time.perf_counter()
     notes = " ".join(Quantize(target="cv22", data=folder / "calib.npz", **options).run(model).notes)  # type: ignore[arg-type]  # numbers of options
     seconds = (f"{time.process_time() - cpu:.0f}", f"{time.perf_counter() - start:.0f}")
-    wide = re.search(r"(\d+ of \d+) layers and other ops are 16 bits \((\d+) activations, (\d+) weights\)", notes)
+    wide = re.search(r"(\d+ of \d+) layers and other ops have more bits \((\d+) activations of 16, (\d+) weights of 16\)", notes)
     level = re.search(r"slice has (\S+) dB", notes)
     found = compare(plain, model, judged(folder)).worst_sqnr_db
     return (

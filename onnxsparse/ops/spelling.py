@@ -11,8 +11,8 @@ QUANTIZE_OPSET = 10
 PER_CHANNEL_OPSET = 13
 """First opset whose DequantizeLinear takes one scale per index of an axis."""
 
-SIXTEEN_BIT_OPSET = 21
-"""First opset whose QuantizeLinear produces 16-bit integers; before it, only that of com.microsoft does."""
+ALL_WIDTHS_OPSET = 21
+"""First opset whose QuantizeLinear and DequantizeLinear know 4 and 16 bits; before it, only those of com.microsoft do."""
 
 CLIP_INPUTS_OPSET = 11
 """First opset whose Clip takes its bounds as inputs; before it, they are attributes."""

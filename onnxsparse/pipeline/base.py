@@ -27,7 +27,7 @@ def from_text(given: object) -> object:
 Bits = Annotated[Literal[8, 16], BeforeValidator(from_text)]
 """Width of an integer in bits."""
 
-WeightBits = Annotated[Literal[7, 8, 16], BeforeValidator(from_text)]
+WeightBits = Annotated[Literal[4, 7, 8, 16], BeforeValidator(from_text)]
 """Width of a weight in bits; 7 bits are stored in 8 and use half of their range."""
 
 OLD_NAME = Parameter(show=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from onnxsparse.calibration.methods import Range
 from onnxsparse.errors import ParamError
@@ -11,12 +12,14 @@ from onnxsparse.quantization.accuracy.equalization import equalize
 from onnxsparse.quantization.accuracy.mixed_precision import Candidate, candidates, count_ops, strongest, widened
 from onnxsparse.quantization.accuracy.output_noise import Measuring, loudest
 from onnxsparse.quantization.accuracy.precision_search import Search
+from onnxsparse.quantization.accuracy.rounding import round_weights
 from onnxsparse.quantization.activation_ranges import Calibrated, Calibration
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.scales import Choices
 from onnxsparse.quantization.write.grid import Floats
 from onnxsparse.quantization.write.qdq import Written, write_integers
-from onnxsparse.runtime.samples import Samples
+from onnxsparse.runtime.compare import compare
+from onnxsparse.runtime.samples import Samples, hold_out
 
 MEASURED_SAMPLES = 32
 """Evenly spaced samples of the calibration data that bias correction uses, as it needs only means; ranges use all."""
@@ -24,6 +27,9 @@ MEASURED_SAMPLES = 32
 
 FEWEST_HALVED = 4
 """Samples from which on noise is probed with ranges of other samples."""
+
+Rounding = Literal["nearest", "gptq"]
+"""How weights become integers: each to the nearest, or by what it does to the outputs of their layer."""
 
 Quality = Callable[[Model], float | None]
 """A function that returns the SQNR in dB of a quantized model's worst output or slice; None if no output can be compared."""
@@ -34,19 +40,21 @@ class Improvements:
     """Measures for accuracy beyond the choice of ranges.
 
     `wide_layers`: number of units with more than 8 bits. `min_sqnr_db`: instead, as few as reach this SQNR of the worst output
-    or slice.
+    or slice. `rounding`: None: gptq for weights of 4 bits, if there is data for it, else nearest.
     """
 
     equalize: bool = False
     correct_bias: bool = True
     wide_layers: int = 0
     min_sqnr_db: float | None = None
+    rounding: Rounding | None = None
 
     @property
     def named(self) -> str | None:
         """An option in use that needs calibration data; None if none is in use."""
         wide = "--wide-layers" if self.wide_layers else None
-        return "--equalize" if self.equalize else "--min-sqnr" if self.min_sqnr_db is not None else wide
+        rounding = "--rounding gptq" if self.rounding == "gptq" else wide
+        return "--equalize" if self.equalize else "--min-sqnr" if self.min_sqnr_db is not None else rounding
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class Draft:
 
     calibrated: Calibrated
     choices: Choices
+    note: str | None = None
+    """What rounding gained."""
 
     def written(self) -> Written:
         """The quantized model. Raises PassError as `write_integers` does."""
@@ -81,9 +91,9 @@ class Quantizing:
 
     1. Equalize channels (optional), which changes weights.
     2. Find the ranges of activations.
-    3. Correct biases for the error of each layer.
+    3. Correct biases for the error of each layer, and round weights (optional).
     4. Measure what each tensor costs the outputs, and widen those that cost most: of a given number of ops, or of as few as reach
-       an SQNR (`Search`). Correct biases for the error that remains.
+       an SQNR (`Search`). Correct biases for the error that remains, and round again.
     5. Write integers.
 
     `quality` returns the SQNR that the search compares with `min_sqnr_db`.
@@ -102,12 +112,15 @@ class Quantizing:
         data = self.calibration.data
         if data is None and self.improvements.named is not None:
             raise ParamError(f"quantize: {self.improvements.named} needs --data: it runs the model on samples")
+        if data is not None and len(data) < 2 and self.improvements.rounding == "gptq":
+            raise ParamError("quantize: --rounding gptq judges on samples that it did not learn from: give two or more")
         notes = []
         if data is not None and self.improvements.equalize:
             notes.append(f"{equalize(placement, data)} pairs of layers were equalized")
         calibrated = self.calibration.run(placement)
-        draft, said = self._widened(self._corrected(calibrated, Choices(calibrated.ranges)))
+        draft, said = self._widened(self._rounded(self._corrected(calibrated, Choices(calibrated.ranges))))
         notes += said
+        notes += [] if draft.note is None else [draft.note]
         if self.improvements.correct_bias and data is None:
             notes.append("biases were not corrected: that needs --data")
         found = draft.calibrated
@@ -124,7 +137,7 @@ class Quantizing:
         few = loudest(placement.anatomy.model, data)
         folds = list(self._folds(draft, few))
         tensors = Measuring(placement, draft.choices, weight_shifts, few, self.calibration.budget_bytes, folds).run()
-        return candidates(tensors, placement.anatomy.target.wide)
+        return candidates(tensors, placement.anatomy.target)
 
     def _folds(self, draft: Draft, few: Samples) -> Iterator[tuple[list[int], Choices]]:
         """Both halves of the probed samples, by number, with the ranges of the other half; all with their own if they are few."""
@@ -169,8 +182,26 @@ class Quantizing:
 
     def _with_wide(self, draft: Draft, wide: Sequence[Candidate]) -> Draft:
         """The draft with these tensors wide, ranges for what is new, and biases corrected for the error that remains."""
-        placement, choices = widened(draft.calibrated.placement, draft.choices, wide)
-        return self._corrected(self.calibration.run(placement, draft.calibrated), choices)
+        placement, choices = widened(draft.calibrated.placement, replace(draft.choices, rounded={}), wide)
+        return self._rounded(self._corrected(self.calibration.run(placement, draft.calibrated), choices))
+
+    def _rounded(self, draft: Draft) -> Draft:
+        """The draft with weights rounded as the options say, if that is better on held-out samples, and a note."""
+        data, placement = self.calibration.data, draft.calibrated.placement
+        fine = placement.anatomy.target.weights.bits > 4 or data is None or len(data) < 2
+        rounding = self.improvements.rounding or ("nearest" if fine else "gptq")
+        if rounding == "nearest" or data is None:
+            return draft
+        budget, correct_bias = self.calibration.budget_bytes, self.improvements.correct_bias
+        found = Draft(draft.calibrated, round_weights(placement, draft.choices, data, budget, correct_bias=correct_bias))
+        model, judged = placement.anatomy.model, hold_out(data)[1]
+        plain_db, found_db = (compare(model, each.written().model, judged).worst_sqnr_db for each in (draft, found))
+        if found_db is None or plain_db is None or found_db <= plain_db:
+            return replace(draft, note="nearest integers stay: on held-out samples, gptq is not better")
+        told = (
+            f"the worst output or slice of held-out samples has {found_db:.1f} dB with gptq, {plain_db:.1f} with nearest integers"
+        )
+        return replace(found, note=told)
 
     def _corrected(self, found: Calibrated, choices: Choices) -> Draft:
         """A draft with the ranges of `found`, biases corrected."""
@@ -188,11 +219,12 @@ def told(draft: Draft, choices: Sequence[Candidate], wide: Sequence[Candidate]) 
     anatomy = draft.calibrated.placement.anatomy
     names = list(dict.fromkeys(each.tensors[0].name if each.owner is None else anatomy.graph.names[each.owner] for each in wide))
     shown = ", ".join(names[:3]) + ("…" if len(names) > 3 else "")
-    kind = "floats"
-    if anatomy.target.wide == "int16":
+    kind = "are floats"
+    if anatomy.target.widens_tensors:
         weights = sum(tensor.is_weight for each in wide for tensor in each.tensors)
-        kind = f"16 bits ({len(wide) - weights} activations, {weights} weights)"
-    return [f"{len(names)} of {count_ops(choices)} layers and other ops are {kind}, those whose noise the outputs feel: {shown}"]
+        bits = anatomy.target.weights.wide_bits
+        kind = f"have more bits ({len(wide) - weights} activations of 16, {weights} weights of {bits})"
+    return [f"{len(names)} of {count_ops(choices)} layers and other ops {kind}, those whose noise the outputs feel: {shown}"]
 
 
 def measurement_subset(data: Samples) -> Samples:

@@ -205,7 +205,7 @@ def asymmetric(tmp_path_factory: pytest.TempPathFactory) -> str:
     """onnxruntime's target, if it had kernels of 16 bits."""
     text = files("onnxsparse.targets").joinpath("onnxruntime-x86.toml").read_text()
     path = tmp_path_factory.mktemp("targets") / "wide.toml"
-    path.write_text(text.replace("bits = [7, 8]\n", "bits = [8, 16]\n"))
+    path.write_text(text.replace("bits = [4, 7, 8]\n", "bits = [8, 16]\n"))
     return str(path)
 
 

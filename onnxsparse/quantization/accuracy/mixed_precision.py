@@ -12,6 +12,7 @@ import numpy as np
 from onnxsparse.quantization.accuracy.output_noise import Ratios, Tensor
 from onnxsparse.quantization.plan.placement import Placement, place
 from onnxsparse.quantization.plan.scales import Choices
+from onnxsparse.quantization.plan.target import Target
 
 SAME_OP = 0.1
 """Price of widening a second tensor of an op that is wide already, where a first one costs 1."""
@@ -39,13 +40,13 @@ class Candidate:
         return self.tensors[0].name if self.owner is None else self.owner
 
 
-def candidates(tensors: Sequence[Tensor], target_wide: str) -> list[Candidate]:
-    """What can become wide by itself: a tensor of its own in 16 bits, and all that an op reads if it becomes float.
+def candidates(tensors: Sequence[Tensor], target: Target) -> list[Candidate]:
+    """What can become wide by itself: a tensor of its own in more bits, or all that an op reads if it becomes float.
 
     A value stays rounded as long as an op reads its integers, so that each of its readers has a share in its noise.
     """
-    if target_wide == "int16":
-        return [Candidate((tensor,), tensor.owner) for tensor in tensors]
+    if target.widens_tensors:
+        return [Candidate((tensor,), tensor.owner) for tensor in tensors if tensor.is_weight or target.wide == "int16"]
     owned: dict[int, list[Tensor]] = {}
     for tensor in tensors:
         for root in tensor.readers:
@@ -106,12 +107,16 @@ def count_ops(wide: Sequence[Candidate]) -> int:
 
 
 def widened(placement: Placement, choices: Choices, wide: Collection[Candidate]) -> tuple[Placement, Choices]:
-    """Placement and choices in which the candidates are wide: 16 bits, or their ops float, as the target's `wide` says."""
+    """Placement and choices in which the candidates are wide: with more bits, or their ops float, as the target says.
+
+    Weights that become wide lose the integers that were chosen for fewer bits.
+    """
     anatomy = placement.anatomy
-    if anatomy.target.wide == "int16":
+    if anatomy.target.widens_tensors:
         tensors = [tensor for each in wide for tensor in each.tensors]
         values = frozenset(tensor.name for tensor in tensors if not tensor.is_weight)
         weights = frozenset(tensor.name for tensor in tensors if tensor.is_weight)
-        return placement, replace(choices, wide_values=values, wide_weights=weights)
+        rounded = {name: found for name, found in choices.rounded.items() if name not in weights}
+        return placement, replace(choices, wide_values=values, wide_weights=weights, rounded=rounded)
     kept = placement.kept | {each.owner: "8 bits add too much noise" for each in wide if each.owner is not None}
     return place(anatomy.model, anatomy.target, kept), choices

@@ -9,7 +9,7 @@ from onnxsparse.calibration.methods import Range
 from onnxsparse.ir.weights import Array
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.write.grid import Floats, Grid
-from onnxsparse.quantization.write.weights import along, quantize_weight
+from onnxsparse.quantization.write.weights import Quantized, along, quantize_weight
 
 HEADROOM = 2.0
 """Factor between a 16-bit range and the observed extremes, since clipping unseen values costs more than one of 16 bits.
@@ -43,7 +43,9 @@ class Choices:
     wide_values: frozenset[str] = frozenset()
     """Activations of 16 bits, by the value that stands for their scale."""
     wide_weights: frozenset[str] = frozenset()
-    """Stored weights of 16 bits."""
+    """Stored weights with more bits than others."""
+    rounded: Mapping[str, Quantized] = field(default_factory=dict)
+    """Stored weight → its integers, of other weights than the nearest ones."""
     bias_shifts: Mapping[int, Floats] = field(default_factory=dict)
     """Unit → addend of its bias, one number per output channel."""
 
@@ -61,15 +63,20 @@ class Choices:
 
 @dataclass(frozen=True)
 class WeightScale:
-    """Scale of a weight: one number, or one for each index along `axis` (None: one number)."""
+    """Scale of a weight: one number, or one for each index along `axis` (None: one number).
+
+    `integers`: those that were chosen; None: the nearest ones.
+    """
 
     grid: Grid
     scale: Floats
     axis: int | None
+    integers: Array | None = None
 
     def rounded(self, values: Array) -> Array:
         """The weights that the integers stand for."""
-        integers = quantize_weight(values, self.scale, self.axis, self.grid).integers
+        chosen = self.integers
+        integers = quantize_weight(values, self.scale, self.axis, self.grid).integers if chosen is None else chosen
         found: Array = (integers.astype(np.float64) * along(self.scale, self.axis, values.ndim)).astype(values.dtype)
         return found
 

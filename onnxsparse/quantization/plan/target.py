@@ -57,8 +57,10 @@ class Activations:
 class Coefficients:
     """The integers of weights: symmetric, with as many integers below zero as above."""
 
-    bits: Literal[7, 8, 16] = 8
+    bits: Literal[4, 7, 8, 16] = 8
     """Width in bits; 7 bits are stored in 8 and use half of their range."""
+    wide_bits: Literal[7, 8, 16] = 16
+    """Width in bits of a weight for which `bits` are too few."""
     per_channel: bool = True
     """One scale per output channel instead of one per tensor."""
     power_of_two: bool = False
@@ -68,6 +70,11 @@ class Coefficients:
     def grid(self) -> Grid:
         """The grid of a weight."""
         return Grid(self.bits, signed=True, symmetric=True, narrow=True, power_of_two=self.power_of_two)
+
+    @property
+    def wide_grid(self) -> Grid:
+        """The grid of a weight for which `bits` are too few."""
+        return self.grid.wider(self.wide_bits)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -88,7 +95,7 @@ class Target:
     """Ops that are fused into the producer of their input, without a quantizer between."""
     one_scale: tuple[OpType, ...] = ()
     """Ops whose inputs and output share one scale."""
-    bits: Annotated[tuple[Literal[7, 8, 16], ...], Field(min_length=1)] = (8, 16)
+    bits: Annotated[tuple[Literal[4, 7, 8, 16], ...], Field(min_length=1)] = (8, 16)
     """Widths in bits of the integers with which the target computes."""
     wide: Literal["int16", "float"] = "float"
     """The format of layers for which 8 bits are too few."""
@@ -97,11 +104,16 @@ class Target:
     activations: Activations = Activations()
     weights: Coefficients = Coefficients()
 
+    @property
+    def widens_tensors(self) -> bool:
+        """Whether tensors become wide one by one: in 16 bits, or weights in place of 4 bits; else whole ops become float."""
+        return self.wide == "int16" or self.weights.bits == 4
+
     def changed(
         self,
         *,
         activation_bits: Literal[8, 16] | None = None,
-        weight_bits: Literal[7, 8, 16] | None = None,
+        weight_bits: Literal[4, 7, 8, 16] | None = None,
         per_channel: bool | None = None,
         power_of_two: PowersOfTwo | None = None,
     ) -> "Target":
@@ -113,7 +125,8 @@ class Target:
         if activation_bits is not None:
             activations = replace(activations, bits=activation_bits)
         if weight_bits is not None:
-            weights = replace(weights, bits=weight_bits)
+            wide_bits = weights.bits if weight_bits == 4 != weights.bits else weights.wide_bits
+            weights = replace(weights, bits=weight_bits, wide_bits=wide_bits)
         if per_channel is not None:
             weights = replace(weights, per_channel=per_channel)
         if power_of_two is not None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,8 +31,11 @@ class Grid:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """The type in which the integers are stored, of 8 or 16 bits."""
-        return np.dtype(f"{'int' if self.signed else 'uint'}{8 if self.bits <= 8 else 16}")
+        """The type in which the integers are stored, of 4, 8 or 16 bits; numpy gives an element of 4 bits a byte."""
+        stored = next(bits for bits in (4, 8, 16) if self.bits <= bits)
+        name = f"{'int' if self.signed else 'uint'}{stored}"
+        found: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name) if stored == 4 else name)
+        return found
 
     @property
     def low(self) -> int:

@@ -18,7 +18,7 @@ from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.ir.protos import replace_all
 from onnxsparse.ir.weights import Array
-from onnxsparse.ops.spelling import PER_CHANNEL_OPSET, SIXTEEN_BIT_OPSET
+from onnxsparse.ops.spelling import ALL_WIDTHS_OPSET, PER_CHANNEL_OPSET
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.scales import Choices, ValueScale, WeightScale, value_scales
 from onnxsparse.quantization.plan.units import Unit, UnitWeight, is_float_weight
@@ -33,7 +33,15 @@ from onnxsparse.quantization.write.weights import (
 from onnxsparse.records import Change
 
 MICROSOFT = "com.microsoft"
-"""onnxruntime's domain, whose QuantizeLinear and DequantizeLinear support 16-bit integers at any opset."""
+"""onnxruntime's domain, whose QuantizeLinear and DequantizeLinear support integers of 4 and 16 bits at any opset."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The tensors that hold a quantized weight or bias."""
+
+    integers: str
+    scale: str
 
 
 @dataclass
@@ -51,12 +59,21 @@ class Written:
     """Output of the model → new name of the value before its quantizer; the dequantized value keeps the output's name."""
     changes: list[Change] = field(default_factory=list)
     """Quantized weights with their zeros before and after."""
-    biases: int = 0
-    """Biases stored as 32-bit integers."""
+    stored: dict[str, Stored] = field(default_factory=dict)
+    """Quantized weight → the tensors that hold it."""
+    biases: dict[int, Stored] = field(default_factory=dict)
+    """Root of a unit → the tensors that hold its bias as 32-bit integers."""
+    starts: list[int] = field(default_factory=list)
+    """Node of the float model → the first node here that computes it or dequantizes its weights."""
 
     def written_name(self, name: str) -> str:
         """The name, in the quantized model, of the float model's value `name` before its quantizer."""
         return self.unquantized.get(name, name)
+
+    def replace(self, stored: Stored, found: Quantized) -> None:
+        """Store other integers and scales of a weight or bias, in the same shapes."""
+        self.model.weights[stored.integers] = found.integers
+        self.model.weights[stored.scale] = found.scale.astype(np.float32)
 
 
 def write_integers(placement: Placement, choices: Choices) -> Written:
@@ -149,18 +166,21 @@ class Inserter:
         axes = {w.axis for _, w in users}
         per_channel = self.target.weights.per_channel and self.model.opset() >= PER_CHANNEL_OPSET and len(axes) == 1
         axis = next(iter(axes)) if per_channel else None
-        grid = self.target.weights.grid
-        grid = grid.wider(16) if name in self.choices.wide_weights else grid
-        scale = weight_scale(weight, axis, grid)
+        weights = self.target.weights
+        grid = weights.wide_grid if name in self.choices.wide_weights else weights.grid
+        chosen = self.choices.rounded.get(name)
+        scale = weight_scale(weight, axis, grid) if chosen is None else chosen.scale
         for unit, _ in users:
             scale = self._fit_bias(unit, scale, grid)
-        found = quantize_weight(weight, scale, axis, grid)
+        # a scale that was raised for a bias needs other integers
+        stays = chosen is not None and np.array_equal(scale, chosen.scale)
+        found = chosen if chosen is not None and stays else quantize_weight(weight, scale, axis, grid)
         self._check_zeros(name, weight, found)
         nodes = tuple(self.anatomy.graph.names[unit.root] for unit, _ in users)
         zeros = int(weight.size - np.count_nonzero(weight))
         self.written.changes.append(Change(name, nodes, weight.size, zeros, found.zeros))
-        self.written.weights[name] = WeightScale(grid, found.scale, axis)
-        self._store(name, found, self._edges(name, users))
+        self.written.weights[name] = WeightScale(grid, found.scale, axis, found.integers if found is chosen else None)
+        self.written.stored[name] = self._store(name, found, self._edges(name, users))
         self.model.weights.release(name)
 
     def _check_zeros(self, name: str, weight: Array, found: Quantized) -> None:
@@ -209,8 +229,7 @@ class Inserter:
         if bias is None or input_scale is None or len(weights) != 1 or len(unit.weights) != 1:
             return
         found = quantize_bias(self._shifted(unit, bias), weights[0].scale, input_scale)
-        self._store(bias, found, {unit.root}, at=unit.bias_at)
-        self.written.biases += 1
+        self.written.biases[unit.root] = self._store(bias, found, {unit.root}, at=unit.bias_at)
 
     def _quantize_constants(self, unit: Unit) -> None:
         """Store constant operands of arithmetic as integers on the grid of activations; non-finite ones stay float."""
@@ -226,7 +245,7 @@ class Inserter:
             found = Quantized(grid.integers(values, scale, zero_point), np.array(scale), None)
             self._store(name, found, {unit.root}, zero_point, at=at)
 
-    def _store(self, name: str, found: Quantized, readers: set[int], zero_point: int = 0, at: int | None = None) -> None:
+    def _store(self, name: str, found: Quantized, readers: set[int], zero_point: int = 0, at: int | None = None) -> Stored:
         """Store integers in place of tensor `name` if only `readers` use it, else as a new tensor; add a DequantizeLinear.
 
         `at`: the only input of the readers that is rewired; None for every input that reads `name`.
@@ -262,9 +281,11 @@ class Inserter:
                 self._rewire(index, name, result)
             else:
                 self.nodes[index].input[at] = result
+        return Stored(stored, parameters[0])
 
     def _domain(self, dtype: np.dtype[np.generic]) -> str:
-        return MICROSOFT if dtype.itemsize == 2 and self.model.opset() < SIXTEEN_BIT_OPSET else ""
+        common = dtype in (np.int8, np.uint8, np.int32)
+        return MICROSOFT if not common and self.model.opset() < ALL_WIDTHS_OPSET else ""
 
     def _write(self) -> None:
         graph = self.model.proto.graph
@@ -273,7 +294,11 @@ class Inserter:
             ordered += [*self.before.get(index, []), node, *self.behind.get(index, [])]
         read = {name for node in ordered for name in node.input} | self.anatomy.outputs | self.anatomy.captured
         dropped = self.beside - read
-        replace_all(graph.node, [node for node in ordered if not dropped.intersection(node.output)])
+        kept = [node for node in ordered if not dropped.intersection(node.output)]
+        places = {id(node): at for at, node in enumerate(kept)}
+        for index, node in enumerate(self.nodes):
+            self.written.starts.append(min(places.get(id(one), len(kept)) for one in (*self.before.get(index, []), node)))
+        replace_all(graph.node, kept)
         replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name not in dropped])
         replace_all(graph.input, [given for given in graph.input if given.name not in dropped])
         self.additions.write()
