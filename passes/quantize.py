@@ -7,7 +7,6 @@
 5. Optionally compare every tensor and output slice with the float model (`quantization.diagnosis`).
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import field
 from functools import partial
@@ -25,20 +24,23 @@ from onnxsparse.analysis.opset_upgrade import raise_opset
 from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method
 from onnxsparse.calibration.preprocessing import Preprocessing, Resize
 from onnxsparse.calibration.ranges import ranges_json, read_ranges
+from onnxsparse.cost.backends.base import CostBackend
+from onnxsparse.cost.registry import predicting_backend
 from onnxsparse.errors import ModelError, ParamError
 from onnxsparse.folding import fold
-from onnxsparse.format import format_count
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
-from onnxsparse.ir.option_roles import OutputFile, OutputFolder, reading
+from onnxsparse.ir.option_roles import OutputFile, OutputFolder, Role, check_output, one_path, reading
 from onnxsparse.ops.spelling import PER_CHANNEL_OPSET, QUANTIZE_OPSET
 from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, WeightBits, budget_bytes, described
 from onnxsparse.pipeline.learning import Learns, given_samples
+from onnxsparse.quantization.accuracy.precision_curve import curve_html, curve_json, curve_table
 from onnxsparse.quantization.activation_ranges import Calibration
 from onnxsparse.quantization.diagnosis.measure import Diagnosis, diagnose
 from onnxsparse.quantization.diagnosis.page import diagnosis_html
 from onnxsparse.quantization.export import check_export, export_files
-from onnxsparse.quantization.plan.placement import Placement, place
+from onnxsparse.quantization.notes import what_was_done, why_nothing
+from onnxsparse.quantization.plan.placement import place
 from onnxsparse.quantization.plan.target import PowersOfTwo, QuantizationTarget, Target, load_target, names
 from onnxsparse.quantization.quantize_model import Improvements, QuantizedModel, Quantizing, Rounding
 from onnxsparse.quantization.strip.dequantize import Stripped, strip_scales
@@ -46,6 +48,18 @@ from onnxsparse.records import ArtifactWriter, text_writer
 from onnxsparse.runtime.compare import compare
 from onnxsparse.runtime.samples import Samples, hold_out
 from onnxsparse.runtime.session import Feeds, processor_notes
+from onnxsparse.targets.files import has_section
+
+
+def check_curve_file(path: Path, option: str) -> None:
+    """Raises ParamError for a name that ends otherwise, and ParamError or ModelError for a file that cannot be written."""
+    if path.suffix not in (".json", ".html"):
+        raise ParamError(f"{option} {path}: give a name that ends in .json or .html")
+    check_output(path, option)
+
+
+CurveFile = Annotated[Path, Role(check_curve_file, writes=one_path)]
+"""A file for a curve, of the format that its name says."""
 
 NO_DATA = "quantize: give calibration data with --data (npz, or a folder of arrays or images), or --ranges"
 NO_DIAGNOSIS = "quantize: --diagnose needs --data: it runs both models on samples"
@@ -116,6 +130,9 @@ class Quantize(Learns):
     min_sqnr: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     """SQNR in dB that every output and its worst slice have to reach on some of the data, in place of --wide-layers: as many
     layers as needed."""
+    precision_curve: CurveFile | None = None
+    """File for the SQNR of sets of wide layers of all sizes, with the latency if the target has costs (.json, or .html for a
+    page with a plot that opens offline); a table is shown."""
     diagnose: bool = False
     """Show SQNR, range use and clipping of the worst activations and slices of outputs."""
     diagnosis_json: OutputFile | None = None
@@ -138,7 +155,8 @@ class Quantize(Learns):
             raise ParamError(NO_DIAGNOSIS)
 
     def run(self, model: Model, samples: Iterable[Feeds] | None = None) -> StepReport:
-        """Quantize `model` in place. `samples` replaces the data of the option; a tenth is held out of it for --min-sqnr alone.
+        """Quantize `model` in place. `samples` replaces the data of the option; a tenth is held out of it for --min-sqnr
+        and --precision-curve alone.
 
         Raises ParamError for options that do not go together or missing data, ModelError for a model or data that cannot be used,
         and PassError if a weight of zero would not stay zero.
@@ -159,7 +177,7 @@ class Quantize(Learns):
         data, judged = self._samples(work, samples)
         calibration = self._calibration(data)
         quality = partial(self._quality, model.copy(), judged)
-        found = Quantizing(calibration, self._improvements(), quality).run(placement)
+        found = Quantizing(calibration, self._improvements(), quality, self._backend()).run(placement)
         diagnosis = self._diagnosis(found, data, calibration.budget_bytes)
         model.assign(found.written.model)
         return StepReport(
@@ -170,7 +188,10 @@ class Quantize(Learns):
             before,
             layers(model).totals,
             self._artifacts(found, calibration, diagnosis, model.name),
-            tables=diagnosis.tables() if diagnosis is not None and self.diagnose else (),
+            tables=(
+                *((curve_table(found.curve),) if found.curve else ()),
+                *(diagnosis.tables() if diagnosis is not None and self.diagnose else ()),
+            ),
             runs_here=self._target().runs_here,
             rewrote=True,
             shrank=True,
@@ -187,13 +208,19 @@ class Quantize(Learns):
             )
 
     def _improvements(self) -> Improvements:
-        return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr, self.rounding)
+        curve = self.precision_curve is not None
+        return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr, self.rounding, curve)
 
     def _quality(self, original: Model, samples: Samples | None, quantized: Model) -> float | None:
         """SQNR of the worst output or slice in dB; None if no output can be compared. Raises ParamError without samples."""
         if samples is None:
-            raise ParamError("quantize: --min-sqnr judges on samples that were not calibrated on: give --test, or more samples")
+            option = "--min-sqnr" if self.min_sqnr is not None else "--precision-curve"
+            raise ParamError(f"quantize: {option} judges on samples that were not calibrated on: give --test, or more samples")
         return compare(original, quantized, samples).worst_sqnr_db
+
+    def _backend(self) -> CostBackend | None:
+        """What predicts the cost of the target; None if its file has no costs."""
+        return predicting_backend(self.target, "quantize") if has_section(self.target, "cost") else None
 
     @property
     def _diagnoses(self) -> bool:
@@ -235,7 +262,8 @@ class Quantize(Learns):
         samples = given_samples(given, model)
         if self.test is not None:
             return samples, self.split(model)[1]
-        return hold_out(samples) if self.min_sqnr is not None and len(samples) > 1 else (samples, None)
+        judges = self.min_sqnr is not None or self.precision_curve is not None
+        return hold_out(samples) if judges and len(samples) > 1 else (samples, None)
 
     def preprocessing(self) -> Preprocessing:
         """How images become inputs: by --preprocess or by the options for images. Raises ParamError if both are given."""
@@ -262,6 +290,9 @@ class Quantize(Learns):
             made[self.diagnosis_json] = text_writer(diagnosis.to_json(name))
         if diagnosis is not None and self.diagnosis_html is not None:
             made[self.diagnosis_html] = text_writer(diagnosis_html(diagnosis, name))
+        if self.precision_curve is not None:
+            write = curve_html if self.precision_curve.suffix == ".html" else curve_json
+            made[self.precision_curve] = text_writer(write(found.curve, name, self._target().name))
         if self.export is not None:
             made |= export_files(self.export, found, calibration)
         return made
@@ -293,44 +324,3 @@ def raised(model: Model, target: Target) -> tuple[Model, list[str]]:
     if why is not None:
         return model, [f"opset stays {opset}, in which a weight tensor has a single scale: {why}"]
     return copy, [f"opset raised from {opset} to {copy.opset()}, whose DequantizeLinear supports a scale per channel"]
-
-
-def why_nothing(placement: Placement) -> str:
-    """The note for a model without a unit to quantize: it is quantized already, or the most frequent reasons why not."""
-    before = len(placement.quantized_before)
-    reasons = Counter(skip.reason for skip in placement.skipped)
-    if reasons:
-        already = f"{before} layers are quantized already; " if before else ""
-        return f"nothing to quantize: {already}{', '.join(f'{n} × {reason}' for reason, n in reasons.most_common(3))}"
-    if before:
-        return f"nothing to do: {before} layers are quantized already, and nothing else is a layer with float weights"
-    return f"nothing to quantize: no layer of the model has float weights that {placement.anatomy.target.name} takes as integers"
-
-
-def what_was_done(found: QuantizedModel) -> list[str]:
-    """Notes for the user: layers in integers, widths and scales, zeros that stayed, and layers quantized before."""
-    placement, written = found.placement, found.written
-    target = placement.anatomy.target
-    linear = sum(unit.computes for unit in placement.units)
-    changes = written.changes
-    kind = "symmetric" if target.activations.symmetric else "asymmetric"
-    per_channel = target.weights.per_channel and written.model.opset() >= PER_CHANNEL_OPSET
-    scales = "one scale per output channel" if per_channel else "one scale per tensor"
-    zeros = sum(change.zeros_before for change in changes)
-    rounded = sum(change.zeros_after for change in changes) - zeros
-    notes = [
-        f"{target.name}: {linear} layers and {len(placement.units) - linear} other ops in integers",
-        f"activations: {of_bits(s.grid.bits for s in written.scales.values())} ({kind}); weights: "
-        f"{of_bits(w.grid.bits for w in written.weights.values())} ({scales}); {len(written.biases)} biases of 32 bits",
-    ]
-    if zeros or rounded:
-        also = f"; {format_count(rounded)} others are so small that they became zero" if rounded else ""
-        notes.append(f"all {format_count(zeros)} weights that were zero are integer 0{also}")
-    if placement.quantized_before:
-        notes.append(f"{len(placement.quantized_before)} layers were quantized already and keep their scales")
-    return notes
-
-
-def of_bits(widths: Iterable[int]) -> str:
-    """How many there are of each width, as text: `61 of 8 bits, 3 of 16 bits`."""
-    return ", ".join(f"{count} of {bits} bits" for bits, count in sorted(Counter(widths).items())) or "none"

@@ -5,14 +5,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from onnxsparse.calibration.methods import Range
+from onnxsparse.cost.backends.base import CostBackend
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.model import Model
 from onnxsparse.quantization.accuracy.bias_correction import correct_biases, remaining_shifts
 from onnxsparse.quantization.accuracy.equalization import equalize
 from onnxsparse.quantization.accuracy.mixed_precision import Candidate, candidates, count_ops, strongest, widened
 from onnxsparse.quantization.accuracy.output_noise import Measuring, loudest
+from onnxsparse.quantization.accuracy.precision_curve import CurvePoint, precision_curve
 from onnxsparse.quantization.accuracy.precision_search import Search
 from onnxsparse.quantization.accuracy.rounding import round_weights
+from onnxsparse.quantization.accuracy.wide_cost import WideCost
 from onnxsparse.quantization.activation_ranges import Calibrated, Calibration
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.scales import Choices
@@ -40,7 +43,8 @@ class Improvements:
     """Measures for accuracy beyond the choice of ranges.
 
     `wide_layers`: number of units with more than 8 bits. `min_sqnr_db`: instead, as few as reach this SQNR of the worst output
-    or slice. `rounding`: None: gptq for weights of 4 bits, if there is data for it, else nearest.
+    or slice. `rounding`: None: gptq for weights of 4 bits, if there is data for it, else nearest. `curve`: whether
+    sets of all sizes are judged.
     """
 
     equalize: bool = False
@@ -48,13 +52,15 @@ class Improvements:
     wide_layers: int = 0
     min_sqnr_db: float | None = None
     rounding: Rounding | None = None
+    curve: bool = False
 
     @property
     def named(self) -> str | None:
         """An option in use that needs calibration data; None if none is in use."""
         wide = "--wide-layers" if self.wide_layers else None
         rounding = "--rounding gptq" if self.rounding == "gptq" else wide
-        return "--equalize" if self.equalize else "--min-sqnr" if self.min_sqnr_db is not None else rounding
+        judged = "--min-sqnr" if self.min_sqnr_db is not None else "--precision-curve" if self.curve else rounding
+        return "--equalize" if self.equalize else judged
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class QuantizedModel:
     ranges: Mapping[str, Range]
     samples: int
     notes: tuple[str, ...]
+    curve: tuple[CurvePoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,12 +103,13 @@ class Quantizing:
        an SQNR (`Search`). Correct biases for the error that remains, and round again.
     5. Write integers.
 
-    `quality` returns the SQNR that the search compares with `min_sqnr_db`.
+    `quality` returns the SQNR that the search compares with `min_sqnr_db`. `backend` says what wide layers cost.
     """
 
     calibration: Calibration
     improvements: Improvements
     quality: Quality
+    backend: CostBackend | None = None
 
     def run(self, placement: Placement) -> QuantizedModel:
         """Quantize a placement's model; equalization changes the weights of that model, everything else works on copies.
@@ -118,13 +126,13 @@ class Quantizing:
         if data is not None and self.improvements.equalize:
             notes.append(f"{equalize(placement, data)} pairs of layers were equalized")
         calibrated = self.calibration.run(placement)
-        draft, said = self._widened(self._rounded(self._corrected(calibrated, Choices(calibrated.ranges))))
+        draft, curve, said = self._widened(self._rounded(self._corrected(calibrated, Choices(calibrated.ranges))))
         notes += said
         notes += [] if draft.note is None else [draft.note]
         if self.improvements.correct_bias and data is None:
             notes.append("biases were not corrected: that needs --data")
         found = draft.calibrated
-        return QuantizedModel(found.placement, draft.written(), found.ranges, found.samples, (*found.notes, *notes))
+        return QuantizedModel(found.placement, draft.written(), found.ranges, found.samples, (*found.notes, *notes), curve)
 
     def _measured(self) -> Samples | None:
         """The samples for means; None without data."""
@@ -132,7 +140,7 @@ class Quantizing:
         return None if data is None else measurement_subset(data)
 
     def _candidates(self, draft: Draft, data: Samples, weight_shifts: Mapping[int, Floats]) -> list[Candidate]:
-        """What can become wide, with its noise. `draft`: of 8 bits."""
+        """What can become wide, with its noise. `draft`: of the target's bits."""
         placement = draft.calibrated.placement
         few = loudest(placement.anatomy.model, data)
         folds = list(self._folds(draft, few))
@@ -149,25 +157,37 @@ class Quantizing:
             found = replace(self.calibration, data=half).run(draft.calibrated.placement)
             yield list(range(own, len(few), 2)), replace(draft.choices, ranges={**draft.choices.ranges, **found.ranges})
 
-    def _widened(self, draft: Draft) -> tuple[Draft, list[str]]:
-        """`draft` with as many ops wide as the options say; and notes."""
+    def _widened(self, draft: Draft) -> tuple[Draft, tuple[CurvePoint, ...], list[str]]:
+        """`draft` with as many ops wide as the options say; the curve if it is asked for; and notes."""
         wanted, data = self.improvements.min_sqnr_db, self.calibration.data
-        if data is None or not (self.improvements.wide_layers or wanted is not None):
-            return draft, []
+        if data is None or not (self.improvements.wide_layers or wanted is not None or self.improvements.curve):
+            return draft, (), []
         plain_db = None if wanted is None else self._quality(draft)
-        if wanted is not None and plain_db is not None and plain_db >= wanted:
-            return draft, [verdict(wanted, plain_db)]
-        all_values = replace(draft.choices, wide_values=frozenset(draft.calibrated.placement.sources))
+        enough = wanted is not None and plain_db is not None and plain_db >= wanted
+        if wanted is not None and enough and not self.improvements.curve:
+            return draft, (), [verdict(wanted, plain_db)]
+        placement = draft.calibrated.placement
+        all_values = replace(draft.choices, wide_values=frozenset(placement.sources))
         weight_shifts = self._corrected(draft.calibrated, all_values).choices.bias_shifts
-        found = self._candidates(draft, data, weight_shifts)
+        found, cost = self._candidates(draft, data, weight_shifts), None
+        if self.backend is not None and placement.anatomy.target.widens_tensors:
+            cost = WideCost.of(placement, self.backend)
+            found = cost.priced(found)
+
+        def judge(wide: Sequence[Candidate]) -> float | None:
+            return self._quality(self._uncorrected(draft, weight_shifts, wide))
+
+        curve = tuple(precision_curve(found, judge, cost)) if self.improvements.curve else ()
         if wanted is None:
             wide = strongest(found, self.improvements.wide_layers)
-            return self._with_wide(draft, wide), told(draft, found, wide)
-        best = Search(wanted, plain_db, found, lambda wide: self._quality(self._uncorrected(draft, weight_shifts, wide))).run()
+            return self._with_wide(draft, wide) if wide else draft, curve, told(draft, found, wide)
+        if enough:
+            return draft, curve, [verdict(wanted, plain_db)]
+        best = Search(wanted, plain_db, found, judge).run()
         drafts = [self._uncorrected(draft, weight_shifts, best.wide), self._with_wide(draft, best.wide)]
         levels = [best.sqnr_db, self._quality(drafts[1])]
         better = int(levels[0] is None or (levels[1] is not None and levels[1] > levels[0]))
-        return drafts[better], [verdict(wanted, levels[better]), *told(draft, found, best.wide)]
+        return drafts[better], curve, [verdict(wanted, levels[better]), *told(draft, found, best.wide)]
 
     def _quality(self, draft: Draft) -> float | None:
         return self.quality(draft.written().model)

@@ -68,6 +68,11 @@ def read_section(target: str | Path, section: Section, *, needed_by: str, also: 
     return found[section]
 
 
+def has_section(target: str | Path, section: Section) -> bool:
+    """Whether a readable target has a section."""
+    return section in split(parse(target, read(target)), target)
+
+
 def other_sections(target: str | Path, section: Section) -> dict[str, object]:
     """The sections of a readable target besides `section`, by name, as they stand in its file."""
     content = parse(target, read(target))

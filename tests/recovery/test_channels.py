@@ -163,7 +163,7 @@ class TestRefit:
         self, data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """So many bytes that the original's columns fit fewer positions than the cut's."""
-        monkeypatch.setattr("onnxsparse.recovery.inputs.MOST_BYTES", 4 * 6 * 9 * 1000)
+        monkeypatch.setattr("onnxsparse.calibration.positions.MOST_BYTES", 4 * 6 * 9 * 1000)
         original, built = convolutions(), convolutions()
         PruneChannels(macs=0.7, round_to=1, data=data("1x4x9x9")).run(built)
         assert level(original, built, noise(8, "1x4x9x9", 9)) > 0

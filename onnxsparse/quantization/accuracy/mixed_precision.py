@@ -23,10 +23,11 @@ BISECTIONS = 20
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """Tensors that become wide together. `owner`: the op that they count for, if any."""
+    """Tensors that become wide together. `owner`: the op that they count for, if any. `added_ms`: what they add to latency."""
 
     tensors: tuple[Tensor, ...]
     owner: int | None
+    added_ms: float = 0.0
 
     @property
     def noise(self) -> Ratios:
@@ -57,17 +58,20 @@ def candidates(tensors: Sequence[Tensor], target: Target) -> list[Candidate]:
 def wide_set(choices: Sequence[Candidate], allowed: float, count: int | None = None) -> list[Candidate]:
     """Candidates that leave at most `allowed` noise over power in every output and slice; fewer if `count` ops are wide before.
 
-    In each step the one that takes most of what is too much, summed over outputs and slices, per price.
+    In each step the one that takes most of what is too much, summed over outputs and slices, per price. Without `count`, a price
+    grows with the added latency: one of the average latency has twice the price of one that adds nothing.
     """
     if not choices:
         return []
     noise = np.array([each.noise for each in choices])
     left, free = noise.sum(0), np.ones(len(choices), bool)
     ops = [each.op for each in choices]
+    added = np.array([each.added_ms for each in choices])
+    time = added / added.mean() if count is None and added.mean() > 0 else np.zeros(len(choices))
     found: list[int] = []
     while left.max(initial=0.0) > allowed and free.any():
         wide = {ops[at] for at in found}
-        price = np.array([SAME_OP if op in wide else 1.0 for op in ops])
+        price = time + np.array([SAME_OP if op in wide else 1.0 for op in ops])
         gain = np.minimum(noise, np.maximum(left - allowed, 0)).sum(1) / price
         best = int(np.where(free, gain, -1).argmax())
         if gain[best] <= 0 or (count is not None and ops[best] not in wide and len(wide) == count):

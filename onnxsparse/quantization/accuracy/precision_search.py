@@ -1,4 +1,4 @@
-"""The smallest set of wide tensors that reaches an SQNR: predicted noise orders the sets, quantized models are judged.
+"""The cheapest set of wide tensors that reaches an SQNR: predicted noise orders the sets, quantized models are judged.
 
 Noise adds up only approximately, so that what is allowed in prediction is moved until the judged SQNR lands at the wanted one:
 by as many dB as it missed, within the bounds of what was judged before.
@@ -30,9 +30,9 @@ class Found:
     sqnr_db: float | None
 
     @property
-    def price(self) -> tuple[int, int]:
-        """Wide ops, and wide tensors."""
-        return count_ops(self.wide), len(self.wide)
+    def price(self) -> tuple[float, int, int]:
+        """Added latency in ms, wide ops, and wide tensors."""
+        return round(sum(each.added_ms for each in self.wide), 6), count_ops(self.wide), len(self.wide)
 
     def reaches(self, wanted_db: float) -> bool:
         """Whether it has the wanted SQNR."""
@@ -50,7 +50,7 @@ class Search:
     judged: dict[tuple[int, ...], Found] = field(default_factory=dict)
 
     def run(self) -> Found:
-        """The smallest judged set that reaches the wanted SQNR; if none does, everything."""
+        """The cheapest judged set that reaches the wanted SQNR; if none does, everything."""
         if not self.candidates:
             return Found((), self.plain_db)
         low, high = predicted_db(self.candidates, ()), DEEPEST_DB
