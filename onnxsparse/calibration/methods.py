@@ -50,6 +50,10 @@ class Range:
     low: float
     high: float
 
+    def times(self, factor: float) -> "Range":
+        """The range of the values times a positive number."""
+        return self if factor == 1 else Range(self.low * factor, self.high * factor).rounded()
+
     def rounded(self) -> "Range":
         """The range with both ends rounded to DIGITS significant digits."""
         return Range(*(float(f"{end:.{DIGITS}g}") for end in (self.low, self.high)))

@@ -46,6 +46,9 @@ BiasAdd BiasDropout BiasSoftmax
 HOMOGENEOUS = ("Abs", "LeakyRelu", "PRelu", "Relu")
 """f(a · x) = a · f(x) for positive a."""
 
+COMMON_FACTOR = ("Add", "Max", "Mean", "Min", "Sub", "Sum")
+"""f(a · x, a · y) = a · f(x, y) for positive a."""
+
 SIGNS = {
     **dict.fromkeys(("Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softplus", "Sqrt"), Sign.NONNEGATIVE),
     **dict.fromkeys(("Add", "Div", "Max", "Mean", "Min", "Mul", "Pow", "Sum"), Sign.KEPT),
@@ -110,6 +113,7 @@ def functions(names: Iterable[str], domain: str = "") -> Iterator[OpSpec]:
                 homogeneous=name in HOMOGENEOUS and not domain,
                 sign=Sign.ANY if domain else SIGNS.get(name, Sign.ANY),
                 floor=clip_floor if name == "Clip" and not domain else None,
+                bounds=((1, "min"), (2, "max")) if name == "Clip" and not domain else (),
             ),
             shape=ShapeRules(infer=same_shape if domain else None, conflict=PARAMETERS.get(name)),
             cost=CostRules(work=Work.ELEMENTWISE),
@@ -145,7 +149,10 @@ SPECS = (
             op_type=name,
             channels=ChannelRules(couple=couple_broadcast),
             quant=QuantRules(
-                role=Quant.ARITHMETIC, divisor_at=1 if name in ("Div", "Mod") else None, sign=SIGNS.get(name, Sign.ANY)
+                role=Quant.ARITHMETIC,
+                divisor_at=1 if name in ("Div", "Mod") else None,
+                sign=SIGNS.get(name, Sign.ANY),
+                common_factor=name in COMMON_FACTOR,
             ),
             shape=ShapeRules(conflict=broadcasting()),
             fold=FoldRules(affine=Affine(values=arithmetic, when=is_numpy_like) if name in SCALES_AND_SHIFTS else None),

@@ -151,6 +151,10 @@ class QuantRules:
     """Input that it divides by, which no grid may round to zero. None: it does not divide."""
     homogeneous: bool = False
     """Whether a positive factor on an input channel appears unchanged on the same output channel."""
+    common_factor: bool = False
+    """Whether a positive factor on all of its inputs appears on its result: f(k·x, k·y) = k · f(x, y)."""
+    bounds: tuple[tuple[int, str], ...] = ()
+    """Inputs, and attributes in their place, with numbers to which it limits its first input."""
     sign: Sign = Sign.ANY
     """Whether elements of its result can be negative."""
     floor: Callable[[OpView], float] | None = None

@@ -292,7 +292,7 @@ SPECS = (
     OpSpec(
         op_type="Concat",
         channels=ChannelRules(couple=couple_concat),
-        quant=QuantRules(role=Quant.JOIN),
+        quant=QuantRules(role=Quant.JOIN, common_factor=True),
         shape=ShapeRules(moves=True, conflict=joining),
         cost=CostRules(work=Work.MOVE, in_place=is_contiguous),
     ),

@@ -46,7 +46,7 @@ class Calibration:
     """How ranges are found.
 
     `data`: None if all ranges are given. `percentile`: per cent of the elements, for that method. `budget_bytes`: memory for
-    activations at a time. `given`: ranges by activation.
+    activations at a time. `given`: ranges by activation. `any_scale`: whether scales need not be powers of two.
     """
 
     data: Samples | None
@@ -54,6 +54,7 @@ class Calibration:
     percentile: float
     budget_bytes: int
     given: Mapping[str, Range] = field(default_factory=dict)
+    any_scale: bool = False
 
     def run(self, placement: Placement, known: Calibrated | None = None) -> Calibrated:
         """The ranges of a placement. `known`: the result for another placement of the same model; its ranges are kept.
@@ -76,7 +77,8 @@ class Calibration:
             raise ModelError(f"--ranges has none for activation {some} of {model.name}; give --data as well")
         seen = observe(model, wanted, self.data, bins=METHODS[self.method].bins, budget_bytes=self.budget_bytes)
         grid = found.placement.anatomy.target.activations.grid
-        ranges = choose_ranges(seen, self.method, Levels(1 << grid.bits, grid.symmetric, grid.power_of_two), self.percentile)
+        levels = Levels(1 << grid.bits, grid.symmetric, grid.power_of_two and not self.any_scale)
+        ranges = choose_ranges(seen, self.method, levels, self.percentile)
         extremes = {name: Range(own.low, own.high) for name, own in seen.ranges.items() if own.is_finite}
         few = "; that is few: use 32 to 512" if seen.samples < FEW_SAMPLES else ""
         note = f"ranges of {len(wanted)} activations by {self.method} over {seen.samples} samples{few}"

@@ -15,6 +15,7 @@ from onnxsparse.quantization.accuracy.output_noise import Measuring, loudest
 from onnxsparse.quantization.accuracy.precision_curve import CurvePoint, precision_curve
 from onnxsparse.quantization.accuracy.precision_search import Search
 from onnxsparse.quantization.accuracy.rounding import round_weights
+from onnxsparse.quantization.accuracy.tensor_factors import fitted
 from onnxsparse.quantization.accuracy.wide_cost import WideCost
 from onnxsparse.quantization.activation_ranges import Calibrated, Calibration
 from onnxsparse.quantization.plan.placement import Placement
@@ -97,7 +98,7 @@ class Quantizing:
     """From a placement to a quantized model.
 
     1. Equalize channels (optional), which changes weights.
-    2. Find the ranges of activations.
+    2. Find the ranges of activations. For powers of two, scale activations so that their ranges fit, and find ranges again.
     3. Correct biases for the error of each layer, and round weights (optional).
     4. Measure what each tensor costs the outputs, and widen those that cost most: of a given number of ops, or of as few as reach
        an SQNR (`Search`). Correct biases for the error that remains, and round again.
@@ -125,14 +126,24 @@ class Quantizing:
         notes = []
         if data is not None and self.improvements.equalize:
             notes.append(f"{equalize(placement, data)} pairs of layers were equalized")
-        calibrated = self.calibration.run(placement)
+        calibrated, factors = self._calibrated(placement)
+        notes += [f"{len(factors)} activations were scaled, so that their ranges fit powers of two"] if factors else []
         draft, curve, said = self._widened(self._rounded(self._corrected(calibrated, Choices(calibrated.ranges))))
         notes += said
         notes += [] if draft.note is None else [draft.note]
         if self.improvements.correct_bias and data is None:
             notes.append("biases were not corrected: that needs --data")
         found = draft.calibrated
-        return QuantizedModel(found.placement, draft.written(), found.ranges, found.samples, (*found.notes, *notes), curve)
+        ranges = {name: own.times(1 / factors.get(name, 1.0)) for name, own in found.ranges.items()}
+        return QuantizedModel(found.placement, draft.written(), ranges, found.samples, (*found.notes, *notes), curve)
+
+    def _calibrated(self, placement: Placement) -> tuple[Calibrated, dict[str, float]]:
+        """The ranges of a placement, after activations were scaled for powers of two; and activation → its factor if not 1."""
+        if not placement.anatomy.target.activations.power_of_two or self.calibration.data is None or self.calibration.given:
+            return self.calibration.run(placement), {}
+        best = replace(self.calibration, any_scale=True).run(placement)
+        scaled, factors = fitted(best.placement, best.ranges)
+        return self.calibration.run(scaled), {name: factor for name, factor in factors.items() if factor != 1}
 
     def _measured(self) -> Samples | None:
         """The samples for means; None without data."""

@@ -1,0 +1,107 @@
+"""Factors on activations: they change no output, and make ranges fit powers of two."""
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxsparse import Model
+from onnxsparse.calibration.methods import Range
+from onnxsparse.quantization.accuracy.tensor_factors import Groups, coarseness, fitted
+from onnxsparse.quantization.plan.placement import place
+from onnxsparse.quantization.plan.target import load_target
+from tests.graphs import Array, model, node
+from tests.quantization.int8_models import coarse, joined, outputs, quantize, residual, samples, silu, sqnr_db
+
+
+def clipped(opset: int = 13) -> Model:
+    """Two convolutions with a ReLU6 between them, its bounds as inputs or attributes, and a residual addition."""
+    bounds: dict[str, Any] = {"min": 0.0, "max": 6.0} if opset < 11 else {}
+    nodes = [
+        node("Conv", "x w0 b0", "a", pads=[1] * 4),
+        node("Clip", "a" if bounds else "a low high", "c", **bounds),
+        node("Conv", "c w1 b1", "d", pads=[1] * 4),
+        node("Conv", "d w2", "e", pads=[1] * 4),
+        node("Add", "d e", "s"),
+        node("MaxPool", "s", "p", kernel_shape=[2, 2]),
+        node("Conv", "p w3", "y"),
+    ]
+    weights: dict[str, str | Array] = {
+        "w0": 4 * coarse("8x3x3x3", 0),
+        "b0": "8",
+        "w1": coarse("8x8x3x3", 1),
+        "b1": "8",
+        "w2": coarse("8x8x3x3", 2),
+        "w3": coarse("4x8x1x1", 3),
+    }
+    limits = {} if bounds else {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
+    return model(nodes, {"x": "1x3x8x8"}, ["y"], weights | limits, opset=opset)
+
+
+def powers(plain: Model) -> tuple[Model, dict[str, Range], dict[str, float]]:
+    """A model with scaled activations, ranges that fit powers of two as badly as can be, and the factors."""
+    work = plain.copy()
+    placement = place(work, load_target("cv22").changed(power_of_two="activations"), {})
+    ranges = dict.fromkeys(placement.calibrated, Range(-127.0, 127 * 1.01))
+    return work, ranges, fitted(placement, ranges)[1]
+
+
+@pytest.mark.parametrize("graph", [residual, silu, joined, clipped, lambda: clipped(10)])
+def test_outputs_stay(graph: Callable[[], Model | onnx.ModelProto]) -> None:
+    made = graph()
+    plain = made if isinstance(made, Model) else Model.from_proto(made)
+    work, _, factors = powers(plain)
+    assert graph in (silu, joined) or any(factor != 1 for factor in factors.values())
+    for feeds in samples(3):
+        for name, wanted in outputs(plain, feeds).items():
+            assert sqnr_db(wanted, outputs(work, feeds)[name] + 1e-9) > 100
+
+
+def test_inner_activations_fit_and_those_of_the_interface_stay() -> None:
+    _, ranges, factors = powers(clipped())
+    assert factors["x"] == factors["y"] == 1
+    inner = ranges.keys() - {"x", "y"}
+    reach = np.array([ranges[name].high * factors[name] for name in inner])
+    assert len(inner) == 4 and (coarseness(reach / 127) < 1.1).all()
+    assert coarseness(np.array([1.01])) > 3.9
+    assert coarseness(np.array([1.0, 2.0, 0.25])).tolist() == [1, 1, 1]
+
+
+def test_what_an_addition_joins_has_one_factor() -> None:
+    placement = place(clipped(), load_target("cv22"), {})
+    groups = Groups.of(placement)
+    assert groups.root("d") == groups.root("e") == groups.root("s") == groups.root("p") != groups.root("c")
+    assert groups.root("a") == groups.root("c")
+    assert {"x", "y"} <= groups.fixed
+
+
+def test_bounds_that_another_node_reads_stay_for_it() -> None:
+    """A Clip of the input, whose factor is 1, shares the bounds of the inner one."""
+    plain = clipped()
+    plain.proto.graph.node.append(node("Clip", "x low high", "other"))
+    plain.proto.graph.output.append(onnx.helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, [1, 3, 8, 8]))
+    work, _, factors = powers(plain)
+    assert factors["c"] != 1
+    feeds = {"x": 10 * samples(1)[0]["x"]}
+    assert np.array_equal(outputs(plain, feeds)["other"], outputs(work, feeds)["other"])
+
+
+def test_quantization_says_so_and_saves_ranges_of_the_model_as_it_was(tmp_path: Path) -> None:
+    plain, data, saved, levels = clipped(), samples(20), [], []
+    path = tmp_path / "r.json"
+    for scales in ("none", "activations"):
+        written, report = quantize(plain.copy(), data, power_of_two=scales, method="minmax", save_ranges=path)
+        wanted, found = (outputs(each, samples(30)[29])["y"] for each in (plain, written))
+        levels.append(sqnr_db(wanted, found))
+        file = BytesIO()
+        report.artifacts[path](file)
+        saved.append(json.loads(file.getvalue())["ranges"])
+    assert saved[0].keys() == saved[1].keys()
+    assert all(np.allclose(saved[0][name], saved[1][name], rtol=1e-5) for name in saved[0])
+    assert levels[1] > levels[0] - 3
+    assert any("were scaled, so that their ranges fit powers of two" in note for note in report.notes)
