@@ -1,6 +1,7 @@
 """What rounding by the outputs of layers gains over the nearest integers: SQNR, top-1 and CPU seconds.
 
-    python -m benchmarks.accuracy.rounding FOLDER... --draws 3 --share 0.5 --out benchmarks/results/rounding.md
+    python -m benchmarks.accuracy.rounding FOLDER... --draws 3 --share 0.75 --out benchmarks/results/rounding.md \\
+        --figure docs/quantization.svg
 
 Each FOLDER holds model.onnx, calib.npz and test.npz, as for `output_error`, and labels.npy of the test data if the model is a
 classifier. A draw is a share of the calibration data. SQNR is that of the whole first output on the test data, which nothing was
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import vl_convert
 
 from benchmarks.accuracy.output_error import judged, opened
 from benchmarks.tables import table
@@ -83,12 +85,31 @@ def rows(folder: Path, draws: int, share: float) -> Iterator[tuple[str, ...]]:
                 yield row(folder, name, rounding, files)
 
 
+def figure(rows: Sequence[tuple[str, ...]]) -> dict[str, object]:
+    """SQNR of each setting and rounding, a chart for each network."""
+    values = [
+        {"network": cells[0], "integers": cells[1], "rounding": cells[2], "db": float(cells[3].split()[0])}
+        for cells in rows
+        if cells[3]
+    ]
+    encoding = {
+        "y": {"field": "integers", "type": "nominal", "title": None, "sort": list(SETTINGS), "axis": {"labelLimit": 260}},
+        "x": {"field": "db", "type": "quantitative", "title": "SQNR, dB"},
+        "yOffset": {"field": "rounding", "sort": ["nearest", "gptq"]},
+        "color": {"field": "rounding", "type": "nominal", "title": "rounding", "scale": {"range": ["#4c78a8", "#9ecae9"]}},
+        "column": {"field": "network", "type": "nominal", "title": None},
+    }
+    schema = "https://vega.github.io/schema/vega-lite/v6.json"
+    return {"$schema": schema, "data": {"values": values}, "mark": "bar", "width": 280, "encoding": encoding}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--figure", type=Path, required=True)
     options = parser.parse_args()
     found = []
     for folder in options.folders:
@@ -100,6 +121,7 @@ def main() -> None:
     )
     lines = ["# Rounding by what the outputs of layers feel", "", made, ""]
     options.out.write_text("\n".join([*lines, *table(COLUMNS, found)]) + "\n")
+    options.figure.write_text(vl_convert.vegalite_to_svg(figure(found)) + "\n")
 
 
 if __name__ == "__main__":

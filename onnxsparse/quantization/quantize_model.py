@@ -227,7 +227,9 @@ class Quantizing:
         found = Draft(draft.calibrated, round_weights(placement, draft.choices, data, budget, correct_bias=correct_bias))
         model, judged = placement.anatomy.model, hold_out(data)[1]
         plain_db, found_db = (compare(model, each.written().model, judged).worst_sqnr_db for each in (draft, found))
-        if found_db is None or plain_db is None or found_db <= plain_db:
+        if found_db is None or plain_db is None:
+            return replace(draft, note="nearest integers stay: held-out samples say nothing about gptq")
+        if found_db <= plain_db:
             return replace(draft, note="nearest integers stay: on held-out samples, gptq is not better")
         told = (
             f"the worst output or slice of held-out samples has {found_db:.1f} dB with gptq, {plain_db:.1f} with nearest integers"

@@ -1,7 +1,7 @@
 """The cheapest set of wide tensors that reaches an SQNR: predicted noise orders the sets, quantized models are judged.
 
 Noise adds up only approximately, so that what is allowed in prediction is moved until the judged SQNR lands at the wanted one:
-by as many dB as it missed, within the bounds of what was judged before.
+by as many dB as it missed, between the sets that were judged before.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,17 @@ from onnxsparse.quantization.accuracy.mixed_precision import Candidate, count_op
 MOST_JUDGED = 8
 """Quantized models that are judged, at most, beside the one with everything wide."""
 
+MOST_AFTERWARDS = 4
+"""Cheaper sets that are judged at last, since a set may do better than predicted."""
+
 CLOSE_DB = 1.0
 """How far above the wanted SQNR the search ends."""
+
+STEP_DB = 0.5
+"""Distance in predicted SQNR of the sets that are considered."""
+
+WIDEST_DB = 60.0
+"""How far above the predicted SQNR with nothing wide they go."""
 
 DEEPEST_DB = 120.0
 """Predicted SQNR at which everything is wide."""
@@ -53,32 +62,55 @@ class Search:
         """The cheapest judged set that reaches the wanted SQNR; if none does, everything."""
         if not self.candidates:
             return Found((), self.plain_db)
-        low, high = predicted_db(self.candidates, ()), DEEPEST_DB
-        at, reached = low, self.plain_db
-        for _ in range(MOST_JUDGED):
-            at = self._next(at, reached, low, high)
-            tell(f"probing {at:.1f} dB")
-            before = len(self.judged)
-            found = self._found(wide_set(self.candidates, 10 ** (-at / 10)))
-            reached = found.sqnr_db
-            if found.reaches(self.wanted_db):
-                high = at
-            else:
-                low = at
-            close = reached is not None and 0 <= reached - self.wanted_db <= CLOSE_DB
-            if close or (len(self.judged) == before and high < DEEPEST_DB):
+        sets = self._sets()
+        predicted = [predicted_db(self.candidates, wide) for wide in sets]
+        low, high, at, reached = -1, len(sets), predicted_db(self.candidates, ()), self.plain_db
+        for probe in range(MOST_JUDGED):
+            if high - low <= 1:
                 break
+            missed = self.wanted_db - reached + CLOSE_DB / 2 if reached is not None and np.isfinite(reached) else np.nan
+            # steps by what was missed may be too small, so that every other one goes to the middle
+            nearest = int(np.searchsorted(predicted, at + missed)) if np.isfinite(missed) and probe % 3 < 2 else (low + high) // 2
+            place = min(max(nearest, low + 1), high - 1)
+            at = predicted[place]
+            tell(f"probing {at:.1f} dB")
+            found = self._found(sets[place])
+            reached = found.sqnr_db
+            low, high = (low, place) if found.reaches(self.wanted_db) else (place, high)
+            if reached is not None and 0 <= reached - self.wanted_db <= CLOSE_DB:
+                break
+        for _ in range(MOST_AFTERWARDS):
+            cheaper = [
+                wide
+                for wide in sets
+                if self._key(wide) not in self.judged and Found(tuple(wide), None).price < self._best().price
+            ]
+            if not cheaper:
+                break
+            self._found(cheaper[len(cheaper) // 2])
+        return self._best()
+
+    def _best(self) -> Found:
+        """The cheapest judged set that is enough; everything if none is."""
         enough = [found for found in self.judged.values() if found.reaches(self.wanted_db)]
         return min(enough, key=lambda found: found.price) if enough else self._found(self.candidates)
 
-    def _next(self, at: float, reached: float | None, low: float, high: float) -> float:
-        """The next predicted SQNR: as far on as the wanted one was missed, or the middle if that was judged already."""
-        step = at + self.wanted_db - reached + CLOSE_DB / 2 if reached is not None and np.isfinite(reached) else low
-        return step if low < step < high else (low + high) / 2
+    def _key(self, wide: Sequence[Candidate]) -> tuple[int, ...]:
+        return tuple(sorted(map(self.candidates.index, wide)))
+
+    def _sets(self) -> list[list[Candidate]]:
+        """All sets that follow from what noise is allowed, from the smallest; without the empty one and everything."""
+        found: list[list[Candidate]] = []
+        start = predicted_db(self.candidates, ())
+        for level in np.arange(start, min(start + WIDEST_DB, DEEPEST_DB), STEP_DB):
+            wide = wide_set(self.candidates, 10 ** (-level / 10))
+            if wide and len(wide) < len(self.candidates) and (not found or {*map(id, wide)} != {*map(id, found[-1])}):
+                found.append(wide)
+        return sorted(found, key=lambda wide: predicted_db(self.candidates, wide))
 
     def _found(self, wide: Sequence[Candidate]) -> Found:
         """A set, judged if it was not before."""
-        key = tuple(sorted(map(self.candidates.index, wide)))
+        key = self._key(wide)
         if key not in self.judged:
             self.judged[key] = Found(tuple(wide), self.judge(wide))
         return self.judged[key]
