@@ -33,9 +33,9 @@ WRITTEN = {False: "without_data.onnx", True: "with_data.onnx"}
 COLUMNS = ("network", "samples", "without data, dB", "its zeros, no repair, dB", "with data, dB", "CPU s", "s", "peak MB", "said")
 
 
-def opened(folder: Path) -> Model:
-    """The model, bound to the sizes of its test data with a batch of one."""
-    model = load(folder / "model.onnx")
+def opened(folder: Path, path: Path | None = None) -> Model:
+    """The model, or one made of it, bound to the sizes of the test data with a batch of one."""
+    model = load(folder / "model.onnx" if path is None else path)
     with np.load(folder / "test.npz") as test:
         sizes = {name: (1, *test[name].shape[1:]) for name in test.files}
     fed = [value.name for value in fed_inputs(model.proto.graph)]

@@ -73,6 +73,9 @@ OURS = (
     ours("cv22, 5 wide layers as well", f"{CV22} --wide-layers 5"),
     ours("cv22, 20 wide layers, minmax", f"{CV22} --wide-layers 20 --method minmax"),
     ours("cv22, activations of 16 bits", f"{CV22} --activation-bits 16"),
+    ours("x86, gptq", f"{X86} --rounding gptq"),
+    ours("cv22, gptq", f"{CV22} --rounding gptq"),
+    ours("cv22, power of two, gptq", f"{CV22} --power-of-two all --rounding gptq"),
     ours("cv22, power of two", f"{CV22} {PLAIN} --power-of-two all"),
     ours("cv22, power of two, biases corrected", f"{CV22} --power-of-two all"),
 )
@@ -89,6 +92,10 @@ PEERS = (
     Method("mixed preset, full bias correction", "nncf", ("MIXED", "full")),
     Method("max", "modelopt", ("max",)),
     Method("entropy", "modelopt", ("entropy",)),
+    Method("enhanced ranges", "aimet"),
+    Method("cross-layer equalization", "aimet", ("cle",)),
+    Method("sequential MSE", "aimet", ("seqmse",)),
+    Method("AdaRound, 10 000 iterations", "aimet", ("adaround",)),
 )
 
 METHODS = (*PEERS, *OURS)
@@ -219,10 +226,36 @@ def quantize_modelopt(source: str, target: str, data: str, method: str) -> None:
     )
 
 
+def quantize_aimet(source: str, target: str, data: str, *steps: str) -> None:
+    """Per channel, int8 weights; uint8 activations with ranges by its enhanced scheme. `steps`: cle, seqmse, adaround."""
+    import onnx
+    from aimet_onnx import (  # type: ignore[import-not-found]  # in the peer's interpreter only
+        QuantizationSimModel,
+        apply_adaround,
+        apply_seq_mse,
+    )
+    from aimet_onnx.common.quantsim_config.utils import (  # type: ignore[import-not-found]  # as above
+        get_path_for_per_channel_config,
+    )
+    from aimet_onnx.cross_layer_equalization import equalize_model  # type: ignore[import-not-found]  # as above
+
+    model, samples = onnx.load(source), list(feeds(data, source))
+    if "cle" in steps:
+        equalize_model(model)
+    sim = QuantizationSimModel(model, quant_scheme="tf_enhanced", config_file=get_path_for_per_channel_config())
+    if "seqmse" in steps:
+        apply_seq_mse(sim, samples)
+    if "adaround" in steps:
+        apply_adaround(sim, samples)
+    sim.compute_encodings(samples)
+    onnx.save(sim.to_onnx_qdq(), target)
+
+
 CHILDREN: Mapping[str, Callable[..., None]] = {
     "onnxruntime": quantize_onnxruntime,
     "nncf": quantize_nncf,
     "modelopt": quantize_modelopt,
+    "aimet": quantize_aimet,
 }
 
 if __name__ == "__main__":
