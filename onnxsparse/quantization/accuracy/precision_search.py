@@ -69,7 +69,7 @@ class Search:
             if high - low <= 1:
                 break
             missed = self.wanted_db - reached + CLOSE_DB / 2 if reached is not None and np.isfinite(reached) else np.nan
-            # steps by what was missed may be too small, so that every other one goes to the middle
+            # steps by what was missed may be too small, so that every third one goes to the middle
             nearest = int(np.searchsorted(predicted, at + missed)) if np.isfinite(missed) and probe % 3 < 2 else (low + high) // 2
             place = min(max(nearest, low + 1), high - 1)
             at = predicted[place]
