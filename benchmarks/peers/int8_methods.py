@@ -227,7 +227,10 @@ def quantize_modelopt(source: str, target: str, data: str, method: str) -> None:
 
 
 def quantize_aimet(source: str, target: str, data: str, *steps: str) -> None:
-    """Per channel, int8 weights; uint8 activations with ranges by its enhanced scheme. `steps`: cle, seqmse, adaround."""
+    """Per channel, int8 weights, uint8 activations; ranges by its enhanced scheme, or extremes.
+
+    `steps`: cle, seqmse, adaround.
+    """
     import onnx
     from aimet_onnx import (  # type: ignore[import-not-found]  # in the peer's interpreter only
         QuantizationSimModel,
@@ -242,7 +245,8 @@ def quantize_aimet(source: str, target: str, data: str, *steps: str) -> None:
     model, samples = onnx.load(source), list(feeds(data, source))
     if "cle" in steps:
         equalize_model(model)
-    sim = QuantizationSimModel(model, quant_scheme="tf_enhanced", config_file=get_path_for_per_channel_config())
+    scheme = "min_max" if "seqmse" in steps else "tf_enhanced"  # its sequential MSE takes no other
+    sim = QuantizationSimModel(model, quant_scheme=scheme, config_file=get_path_for_per_channel_config())
     if "seqmse" in steps:
         apply_seq_mse(sim, samples)
     if "adaround" in steps:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxsparse.analysis.linear_sites import Site
-from onnxsparse.calibration.walk import Walk
+from onnxsparse.calibration.walk import Walk, let_go
 from onnxsparse.errors import ModelError
 from onnxsparse.ir.array_types import Floats, Singles
 
@@ -75,6 +75,7 @@ def gather(walk: Walk, site: Site, seed: int, each: int | None = None) -> Single
         rng = np.random.default_rng((seed, site.index, number))
         places = np.arange(count) if count <= each else np.sort(rng.choice(count, each, replace=False))
         parts.append(site.form.columns(data, places).astype(np.float32))
+        let_go(data)
         if not np.isfinite(parts[-1]).all():
             raise ModelError(
                 f"activation '{site.data}' of {walk.model.name} has NaN or infinite values on sample {number}; give other data, "

@@ -32,7 +32,7 @@ from onnxsparse.runtime.samples import Samples, hold_out
 POSITIONS = 24_000
 """Output positions of a layer from which its moments are summed, over all samples."""
 
-MOST_BYTES = 64 * 10**6
+MOST_BYTES = 16 * 10**6
 """Largest size of the sampled inputs of one layer, in bytes."""
 
 JUDGED_POSITIONS = 4_000
@@ -111,7 +111,7 @@ class Rounding:
         """The choices with integers for every layer that can be rounded, and new shifts of their biases."""
         self.written = write_integers(self.placement, self.choices)
         pairs = [
-            Pair.over(samples, self.placement, self.written, self.budget_bytes // 2) for samples in (self.learned, self.judged)
+            Pair.over(samples, self.placement, self.written, self.budget_bytes // 8) for samples in (self.learned, self.judged)
         ]
         layers = list(find_layers(self.placement, self.written, self.correct_bias))
         for number, layer in enumerate(layers):
