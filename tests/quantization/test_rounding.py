@@ -146,6 +146,20 @@ def test_nearest_integers_stay_where_held_out_samples_ask_for_it(monkeypatch: py
     assert np.array_equal(floats(written, "w"), floats(expected, "w"))
 
 
+@pytest.mark.parametrize(("count", "used"), [(20, False), (40, True)])
+def test_weights_follow_the_samples_only_if_enough_judge(monkeypatch: pytest.MonkeyPatch, count: int, used: bool) -> None:
+    plain, data = built("Conv")
+    calls: list[Floats] = []
+
+    def own(_: rounding.Moments, weight: Floats) -> Floats:
+        calls.append(weight)
+        return weight
+
+    monkeypatch.setattr(rounding.Moments, "refitted", own)
+    quantize(plain.copy(), data[:count], rounding="gptq")
+    assert bool(calls) == used
+
+
 def test_shared_and_wide_weights_are_left_alone() -> None:
     nodes = [node("Conv", "x w", "a", pads=[1] * 4), node("Conv", "a w", "c", pads=[1] * 4), node("Conv", "c v", "y")]
     twice = model(nodes, {"x": "1x4x8x8"}, ["y"], {"w": coarse("4x4x3x3", 0), "v": coarse("4x4x1x1", 1)})

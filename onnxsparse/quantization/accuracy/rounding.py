@@ -38,6 +38,9 @@ MOST_BYTES = 16 * 10**6
 JUDGED_POSITIONS = 4_000
 """Output positions of a layer at which integers are judged, over all samples."""
 
+FEWEST_JUDGED = 3
+"""Held-out samples from which on weights may make up for the error of earlier layers."""
+
 RIDGE = 1e-3
 """Pull of refitted weights to the layer's own, as a share of the mean second moment; more with few positions."""
 
@@ -141,7 +144,9 @@ class Rounding:
         if grid.bits < 8:
             scale = grid.rounded(scale * best_share(weight, moments.h, steps, rows, scale.size))
             steps = replace(steps, scale=scale[rows][..., None])
-        for target in (weight, moments.refitted(weight)):
+        # weights that make up for earlier error follow the samples, which few held-out ones do not reveal
+        follows = len(self.judged) >= FEWEST_JUDGED
+        for target in (weight, moments.refitted(weight)) if follows else (weight,):
             integers = rounded(target, moments.h, steps)
             values = integers * steps.scale
             for mean in (moments.own, moments.given):
