@@ -19,12 +19,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from onnxsparse.calibration.positions import Inputs
-from onnxsparse.ir.array_types import Floats, Indices
+from onnxsparse.ir.array_types import Floats, Indices, Singles
 from onnxsparse.progress import tell
 from onnxsparse.quantization.accuracy.rounded_layers import Layer, Pair, find_layers
 from onnxsparse.quantization.accuracy.second_order import Steps, rounded
 from onnxsparse.quantization.plan.placement import Placement
-from onnxsparse.quantization.plan.scales import Choices
+from onnxsparse.quantization.plan.scales import Choices, ValueScale
 from onnxsparse.quantization.write.qdq import write_integers
 from onnxsparse.quantization.write.weights import Quantized, quantize_bias
 from onnxsparse.runtime.samples import Samples, hold_out
@@ -32,8 +32,11 @@ from onnxsparse.runtime.samples import Samples, hold_out
 POSITIONS = 24_000
 """Output positions of a layer from which its moments are summed, over all samples."""
 
-MOST_BYTES = 16 * 10**6
+MOST_BYTES = 64 * 10**6
 """Largest size of the sampled inputs of one layer, in bytes."""
+
+MEAN_PARTS = 16
+"""Parts of a layer's positions that are rounded one after the other."""
 
 JUDGED_POSITIONS = 4_000
 """Output positions of a layer at which integers are judged, over all samples."""
@@ -66,18 +69,19 @@ class Moments:
     @classmethod
     def of(cls, layer: Layer, pair: Pair, each: int) -> "Moments":
         """From the sampled positions of a pair."""
-        sampled = pair.inputs(layer, each)
+        sampled = list(pair.inputs(layer, each))
         shifts = layer.bias is not None
-        wanted, given = (Inputs.of(columns, centre=shifts) for columns in sampled)
-        own = wanted.mean
-        if shifts and layer.source is not None:
-            own = Inputs.of(layer.source.rounded(sampled[0]).astype(np.float32), centre=True).mean
+        own = None if layer.source is None or not shifts else rounded_mean(layer.source, sampled[0])
+        # both versions of all columns are not held twice
+        given, wanted = (Inputs.of(sampled.pop(), centre=shifts) for _ in range(2))
         h = given.moments()
         width = h.shape[1]
         few = max(1.0, 2 * width / given.count)
         level = np.diagonal(h, axis1=1, axis2=2).mean(1)
         ridge = RIDGE * few * np.where(level > 0, level, 1.0)[:, None, None] * np.eye(width)
-        means = [mean.swapaxes(1, 2).astype(np.float64) for mean in (wanted.mean, given.mean, own)]
+        means = [
+            mean.swapaxes(1, 2).astype(np.float64) for mean in (wanted.mean, given.mean, wanted.mean if own is None else own)
+        ]
         return cls(means[0], means[1], means[2], h + ridge, wanted.times(given), ridge)
 
     def refitted(self, weight: Floats) -> Floats:
@@ -171,6 +175,14 @@ def positions_each(layer: Layer, pair: Pair, positions: int) -> int:
     groups, _, columns = layer.weight.shape
     most: int = min(positions, max(1, MOST_BYTES // (4 * groups * columns)))
     return max(1, -(-most // len(pair.floats.values)))
+
+
+def rounded_mean(scale: ValueScale, columns: Singles) -> Floats:
+    """The mean of rounded columns, groups × 1 × columns, in parts, since they are rounded as float64."""
+    parts = np.array_split(columns, MEAN_PARTS, axis=1)
+    total: Floats = np.sum([scale.rounded(part).sum(1, keepdims=True, dtype=np.float64) for part in parts], axis=0)
+    mean: Floats = total / columns.shape[1]
+    return mean
 
 
 def best_share(weight: Floats, h: Floats, steps: Steps, rows: Indices, count: int) -> Floats:
