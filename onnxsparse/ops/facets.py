@@ -163,6 +163,8 @@ class QuantRules:
     """The scale of an op whose role is BOUNDARY."""
     fill_at: int | None = None
     """Input with the element that it adds around the others; without that input it adds zeros. None: it adds none."""
+    fill_attribute: str = ""
+    """Attribute with an element that it adds around the others, in versions without `fill_at` or in some modes."""
     form: FloatForm | None = None
     """The float op that this integer op stands for. None: it is no integer op, or has no such form."""
     dynamic: bool = False

@@ -227,7 +227,7 @@ SPECS = (
     OpSpec(
         op_type="Pad",
         channels=ChannelRules(couple=couple_pad, refit=refit_pad),
-        quant=QuantRules(role=Quant.FOLLOW, fill_at=2),
+        quant=QuantRules(role=Quant.FOLLOW, fill_at=2, fill_attribute="value"),
         shape=ShapeRules(conflict=reflecting),
         fold=FoldRules(allowed=False, zeros=pad_zeros),
         cost=CostRules(work=Work.MOVE),
@@ -235,7 +235,7 @@ SPECS = (
     OpSpec(
         op_type="Resize",
         channels=ChannelRules(couple=couple_resize, refit=refit_resize),
-        quant=QuantRules(role=Quant.FOLLOW),
+        quant=QuantRules(role=Quant.FOLLOW, fill_attribute="extrapolation_value"),
         fold=FoldRules(allowed=False),
         cost=CostRules(work=Work.MOVE),
     ),

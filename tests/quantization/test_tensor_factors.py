@@ -80,6 +80,21 @@ def test_what_an_addition_joins_has_one_factor() -> None:
     assert {"x", "y"} <= groups.fixed
 
 
+@pytest.mark.parametrize(("attribute", "stays"), [({"value": 0.0}, False), ({"value": 1.0}, True)])
+def test_elements_that_are_added_are_not_scaled(attribute: dict[str, Any], stays: bool) -> None:
+    """A Pad of opset 10 adds its attribute's value around what a convolution made."""
+    nodes = [
+        node("Conv", "x w", "a"),
+        node("Pad", "a", "p", pads=[0, 0, 1, 1, 0, 0, 1, 1], **attribute),
+        node("Conv", "p v", "y"),
+    ]
+    plain = model(nodes, {"x": "1x3x8x8"}, ["y"], {"w": coarse("4x3x3x3", 0), "v": coarse("4x4x1x1", 1)}, opset=10)
+    work, _, factors = powers(plain)
+    assert (factors.get("a", 1.0) == 1) is stays
+    feeds = samples(1)[0]
+    assert np.allclose(outputs(plain, feeds)["y"], outputs(work, feeds)["y"], rtol=1e-4, atol=1e-5)
+
+
 def test_bounds_that_another_node_reads_stay_for_it() -> None:
     """A Clip of the input, whose factor is 1, shares the bounds of the inner one."""
     plain = clipped()

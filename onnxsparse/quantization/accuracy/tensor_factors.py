@@ -62,12 +62,13 @@ class Groups:
         """Whether a positive factor on the activations of a node appears on its results, Clip's bounds being scaled."""
         anatomy, spec, node = self.anatomy, self.anatomy.specs[index], self.anatomy.nodes[index]
         read = anatomy.activation_inputs(index)
-        if spec is None or spec.body is not None:
+        if spec is None or spec.body is not None or anatomy.reads_defaults(index):
             return False
         rules = spec.quant
         if rules.common_factor:
             return all(name in read for name in node.input if name)
         fills = rules.fill_at is not None and rules.fill_at < len(node.input) and bool(node.input[rules.fill_at])
+        fills |= any(held.name == rules.fill_attribute and held.f != 0 for held in node.attribute)
         one = len(read) == 1 and node.input[0] == read[0]
         return one and not fills and (rules.homogeneous or rules.role is Quant.FOLLOW or self.has_bounds(index))
 
