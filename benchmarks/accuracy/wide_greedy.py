@@ -77,7 +77,6 @@ class Greedy:
         left = self.candidates()
         yield 0, self.level(wide)
         while left:
-            # a second tensor of an op that is wide already costs no op: all that help are taken first
             levels = [self.level([*wide, each]) for each in left]
             best = int(np.argmax(levels))
             wide.append(left.pop(best))
