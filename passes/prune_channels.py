@@ -44,6 +44,7 @@ from onnxsparse.ops.coupling import Role
 from onnxsparse.ops.labels import Labels
 from onnxsparse.pipeline.base import OLD_NAME, OPTIONS, StepReport, budget_bytes, described, named_target
 from onnxsparse.pipeline.learning import Learns
+from onnxsparse.pipeline.reuse import reused
 from onnxsparse.pruning.coverage import require_counted, unknown_operations
 from onnxsparse.records import ArtifactWriter, Skip, text_writer
 from onnxsparse.recovery.channel_curves import Measuring
@@ -161,19 +162,10 @@ class PruneChannels(Learns):
         Raises ParamError if nothing can be cut or the options do not fit the model, and PassError if the proof fails.
         """
         self.check()
-        notes = flatten(model)
-        facts = layers(model)
-        if self.macs is not None or self.sparsity_op is not None:
-            require_counted(self.name, facts, model.name, partial=self.partial, otherwise="cut a --ratio of the channels")
-            notes += [f"the target covers what is known: {gap}" for gap in unknown_operations(facts)]
-        if computes_on_constants(model):
-            notes.append(f"{fold_all_constants(model)} values computed from constants were folded first")
-        named = self._named(facts, model)
-        solution = solve(model, cut_norms=self.cut_norms)
-        groups = self._groups(solution, *named)
-        original = model.copy()
+        original, facts, solution, groups, notes = self._prepared(model)
         learned, judged = self.split(original)
         chosen, more = self._choose(original, solution, groups, learned)
+        self._require_reached(chosen, solution)
         notes += more
         skipped = [Skip(f.node, f"{f.channels} of {f.of} outputs stay: {f.reason}") for f in solution.frozen()]
         report = StepReport(self.name, skipped=skipped, notes=notes, before=facts.totals, after=facts.totals)
@@ -193,6 +185,31 @@ class PruneChannels(Learns):
         after = layers(model).totals
         artifacts = self._plan_file(model, facts, solution, chosen, result, proof)
         return replace(report, skipped=skipped, notes=notes, after=after, rewrote=True, shrank=True, artifacts=artifacts)
+
+    def cut(self, model: Model) -> float:
+        """Only cut `model` in place, as far as possible: nothing is proven, fitted or written.
+
+        Returns the share of the multiply-accumulates that stays. Raises ParamError for options that do not fit the model.
+        """
+        original, _, solution, groups, _ = self._prepared(model)
+        chosen, _ = self._choose(original, solution, groups, self.split(original)[0])
+        removed = solution.removal(chosen)
+        if chosen.size:
+            apply_cut(model, solution, removed)
+        return solution.macs(removed) / max(1, solution.macs(solution.removal(np.zeros(0, np.int64))))
+
+    def _prepared(self, model: Model) -> tuple[Model, Layers, Solution, list[Group], list[str]]:
+        """Flatten and fold `model` in place: a copy of it then, its layers, all groups, those that may be cut, and notes."""
+        notes = flatten(model)
+        facts = layers(model)
+        if self.macs is not None or self.sparsity_op is not None:
+            require_counted(self.name, facts, model.name, partial=self.partial, otherwise="cut a --ratio of the channels")
+            notes += [f"the target covers what is known: {gap}" for gap in unknown_operations(facts)]
+        if computes_on_constants(model):
+            notes.append(f"{fold_all_constants(model)} values computed from constants were folded first")
+        named = self._named(facts, model)
+        solution = solve(model, cut_norms=self.cut_norms)
+        return model.copy(), facts, solution, self._groups(solution, *named), notes
 
     def _named(self, facts: Layers, model: Model) -> tuple[set[str] | None, set[str]]:
         """The layers of --only (None: all) and of --exclude. Raises ParamError for a pattern that matches no layer."""
@@ -218,38 +235,39 @@ class PruneChannels(Learns):
         if self._importance == "output":
             assert learned is not None  # `check` requires data
             free = [group for group in groups if len(steps(group, choice)) > 1]
-            measured = Measuring(model, solution, free, learned, budget_bytes(self.memory), self.seed).run()
+            measuring = Measuring(model, solution, free, learned, budget_bytes(self.memory), self.seed)
+            options = ([group.classes.tolist() for group in free], measuring.budget_bytes, self.seed)
+            measured = reused("channel curves", model, learned, options, measuring.run)
             chosen = self._by_curves(solution, measured.curves, choice)
             return chosen, list(unmeasured(measured.unmeasured))
         scores = self._scores(model, solution, learned)
         macs = self._most_macs(solution)
         if macs is None:
             return choose_channels(groups, scores, choice), []
-        return self._reaching(choose_for_macs(solution, groups, scores, choice, macs), solution), []
+        return choose_for_macs(solution, groups, scores, choice, macs), []
 
     def _by_curves(self, solution: Solution, curves: Sequence[LossCurve], choice: Choice) -> Labels:
         """The classes to cut by predicted loss, or in each group in the order of the curves."""
         macs = self._most_macs(solution)
         if self._over_all:
-            return self._reaching(allocate(solution, curves, choice, macs), solution)
+            return allocate(solution, curves, choice, macs)
         groups, scores = [curve.group for curve in curves], scores_of(curves, solution)
         if macs is None:
             return choose_channels(groups, scores, choice)
-        return self._reaching(choose_for_macs(solution, groups, scores, choice, macs), solution)
+        return choose_for_macs(solution, groups, scores, choice, macs)
 
     def _most_macs(self, solution: Solution) -> int | None:
         """The operations that may stay. None: the target is a share of the channels."""
         share = self.macs if self.sparsity_op is None else 1 - self.sparsity_op
         return None if share is None else int(share * solution.macs(solution.removal(np.zeros(0, np.int64))))
 
-    def _reaching(self, chosen: Labels, solution: Solution) -> Labels:
-        """`chosen`. Raises ParamError if more operations than the target stay."""
+    def _require_reached(self, chosen: Labels, solution: Solution) -> None:
+        """Raises ParamError if more operations than the target stay."""
         most, left = self._most_macs(solution), solution.macs(solution.removal(chosen))
         if most is not None and left > most:
             cut = 1 - left / solution.macs(solution.removal(np.zeros(0, np.int64)))
             name = solution.found.model.name
             raise ParamError(f"prune-channels: at most {cut:.1%} of the operations of {name} can be cut; see --plan")
-        return chosen
 
     def _scores(self, model: Model, solution: Solution, learned: Samples | None) -> Scores:
         if self._importance != "activation":

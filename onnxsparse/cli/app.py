@@ -25,6 +25,10 @@ COMMANDS = {
     "view": ("onnxsparse.cli.commands:view", "Open an annotated temporary copy of a model in Netron."),
     "run": ("onnxsparse.cli.pipeline_commands:run", "Run the passes of a recipe (YAML) one after the other."),
     "passes": ("onnxsparse.cli.pipeline_commands:show_passes", "Show the available passes and their options."),
+    "search": (
+        "onnxsparse.cli.search_commands:search",
+        "Find the combination of channels, zeros and widths that meets a budget.",
+    ),
     "calibrate-backend": (
         "onnxsparse.cli.cost_commands:calibrate_backend",
         "Fit a target's numbers to measurements of your own.",

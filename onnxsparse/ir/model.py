@@ -1,5 +1,6 @@
 """A model in memory: a skeleton proto without bulk weights, and the weights beside it."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -167,6 +168,15 @@ class Model:
         if message.length > MAX_INLINE_BYTES:
             raise ModelError(f"{self.name} is larger than 2 GB and cannot be held in one message")
         return b"".join(self._bytes(piece) for piece in message.pieces)
+
+    def digest(self) -> str:
+        """A digest of the model's content, as 64 hexadecimal digits. ModelError as `to_bytes` does."""
+        found = hashlib.sha256(self.to_bytes())
+        for _, _, tensor in tensors(self._as_written()):
+            if tensor.data_location == TensorProto.EXTERNAL and not is_lifted(tensor):
+                payload = self.weights.payload(tensor)
+                found.update(b"" if payload is None else payload.view())
+        return found.hexdigest()
 
     @property
     def written_bytes(self) -> int:

@@ -5,6 +5,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from onnxsparse.calibration.data import DataFiles, check_first, for_source, open_data
@@ -23,6 +24,8 @@ from onnxsparse.runtime.session import Feeds, check_library
 DATA_FORMS = "npz (F.npz:key for one array), npy, an image, or a folder of arrays or of images"
 """The forms of data, for help."""
 
+SAMPLES_HELP = "Number of samples of --data to learn from, evenly spread (default: all that are not judged on)."
+
 TEST_HELP = "Data to judge on, in the same forms (default: a tenth of --data, which is then not learned from)."
 
 PREPROCESS_HELP = "File that says how images become inputs (TOML); 'onnxsparse data check' writes one from options."
@@ -36,6 +39,7 @@ class Learns:
     data: DataFiles | None = field(default=None, metadata=described(f"Data to learn from: {DATA_FORMS}."))
     test: DataFiles | None = field(default=None, metadata=described(TEST_HELP))
     preprocess: PreprocessFile | None = field(default=None, metadata=described(PREPROCESS_HELP))
+    samples: Annotated[int | None, Field(ge=1)] = field(default=None, metadata=described(SAMPLES_HELP))
 
     def preprocessing(self) -> Preprocessing:
         """How images become inputs. Raises ParamError for an invalid file."""
@@ -55,11 +59,17 @@ class Learns:
         images = self.preprocessing()
         learned = None if self.data is None else open_data(self.data, model, for_source(images, self.data, self.test))
         if self.test is not None:
-            return learned, open_test(self.test, model, for_source(images, self.test, self.data))
+            return self._few(learned), open_test(self.test, model, for_source(images, self.test, self.data))
         if learned is None:
             return None, None
         learned, judged = hold_out(learned)
-        return learned, judged if len(judged) else None
+        return self._few(learned), judged if len(judged) else None
+
+    def _few(self, learned: Samples | None) -> Samples | None:
+        """At most `samples` of the samples, evenly spread."""
+        if learned is None or self.samples is None or self.samples >= len(learned):
+            return learned
+        return learned.pick([at * len(learned) // self.samples for at in range(self.samples)])
 
 
 def open_test(source: DataFiles, model: Model, images: Preprocessing) -> Samples:

@@ -52,5 +52,6 @@ def by_operations(recovery: Recovery, latency: Latency, limit_ms: float) -> list
 
 
 def predicted_loss(recovery: Recovery, kept: Sequence[int]) -> float:
-    """The predicted divergence of the outputs if each unit keeps this many elements."""
-    return sum(float(curve.loss(count)) for curve, count in zip(recovery.curves, kept, strict=True))
+    """The predicted divergence of the outputs if each unit keeps this many elements; units whose sparsity is set do not count."""
+    pairs = zip(recovery.curves, kept, strict=True)
+    return sum(float(curve.loss(count)) for curve, count in pairs if curve is not None)

@@ -81,7 +81,8 @@ class Recovery:
     others: list[Candidate] = field(default_factory=list, init=False)
     skipped: list[Skip] = field(default_factory=list, init=False)
     notes: list[str] = field(default_factory=list, init=False)
-    curves: Sequence[LayerCurve] = field(default=(), init=False)
+    curves: Sequence[LayerCurve | None] = field(default=(), init=False)
+    """One for each unit; None where the caller has set the sparsity, so that nothing is to be allocated."""
 
     def prepare(self, candidates: Sequence[Candidate], others: str) -> None:
         """Steps 1 and 2. `others`: what becomes of weights that cannot be repaired, in words.
@@ -100,26 +101,34 @@ class Recovery:
         if not isinstance(self.rules.pattern, GroupPattern):
             self.curves = self._measured() if self.stored is None else self._stored(self.stored)
 
-    def _measured(self) -> tuple[LayerCurve, ...]:
-        measuring = Measuring(self.dense, self.units, self.learned, self.budget_bytes, self.seed, self.rules.pattern)
-        found = measuring.run()
+    def _measured(self) -> list[LayerCurve | None]:
+        free = [unit for unit in self.units if self._own(unit) is None]
+        if not free:
+            return [None] * len(self.units)
+        measuring = Measuring(self.dense, free, self.learned, self.budget_bytes, self.seed, self.rules.pattern)
+        found = iter(measuring.run())
         self.notes.append(f"sensitivity was measured in {measuring.seconds:.1f} s")
-        return found
+        return [next(found) if self._own(unit) is None else None for unit in self.units]
 
-    def _stored(self, database: Database) -> list[LayerCurve]:
+    def _stored(self, database: Database) -> list[LayerCurve | None]:
         found = [database.curve(unit) for unit in self.units]
         pairs = zip(self.units, found, strict=True)
         other = any(curve is not None and curve.digest != digest(unit, self.dense) for unit, curve in pairs)
         if other or database.graph != fingerprint(self.dense.proto):
             raise ModelError(f"--database: it was made of another model, {database.model}, not of {self.dense.name}")
-        lacking = [unit.candidate.nodes[0] for unit, curve in zip(self.units, found, strict=True) if curve is None]
+        pairs = zip(self.units, found, strict=True)
+        lacking = [unit.candidate.nodes[0] for unit, curve in pairs if curve is None and self._own(unit) is None]
         if lacking:
             raise ParamError(f"--database: it lacks {lacking[0]}; make it without --only and --exclude, or leave the layer out")
-        return [curve for curve in found if curve is not None]
+        return [curve if self._own(unit) is None else None for unit, curve in zip(self.units, found, strict=True)]
+
+    def _own(self, unit: Unit) -> float | None:
+        """The sparsity that the caller has set for a unit; None: free."""
+        return own_share(self.rules.own, unit.candidate.nodes)
 
     def database(self, source: str, pattern: str) -> Database:
         """The curves as a database. `source`: the data, `pattern`: the pattern, as the options say them."""
-        graph, curves = fingerprint(self.dense.proto), tuple(self.curves)
+        graph, curves = fingerprint(self.dense.proto), tuple(curve for curve in self.curves if curve is not None)
         return Database(self.dense.name, graph, source, len(self.learned), self.seed, pattern, curves)
 
     def run(self, target: Target | Latency) -> Result:
@@ -162,8 +171,9 @@ class Recovery:
         """What each unit may keep at these prices."""
         found = []
         for unit, curve in zip(self.units, self.curves, strict=True):
-            kept = densities_of(unit.candidate, self.rules.max_sparsity, own_share(self.rules.own, unit.candidate.nodes))
-            found.append(Choices(kept, curve.loss(kept), prices.costs(unit.candidate, kept)))
+            kept = densities_of(unit.candidate, self.rules.max_sparsity, self._own(unit))
+            loss = np.zeros(kept.size) if curve is None else curve.loss(kept)
+            found.append(Choices(kept, loss, prices.costs(unit.candidate, kept)))
         return found
 
     def allocated(self, prices: Prices) -> list[int] | None:

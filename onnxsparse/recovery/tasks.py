@@ -1,9 +1,10 @@
 """Independent tasks on all cores. Each runs as it would alone, so that results do not depend on the number of cores."""
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from onnxsparse.runtime.threads import thread_count
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -11,5 +12,5 @@ Result = TypeVar("Result")
 
 def in_parallel(task: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """The results of a task for each item, in order. numpy and scipy let go of the interpreter while they compute."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
+    with ThreadPoolExecutor(thread_count()) as pool:
         return list(pool.map(task, items))

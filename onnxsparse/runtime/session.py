@@ -19,6 +19,7 @@ from onnxsparse.ir.sparse import unmark
 from onnxsparse.ir.weights import PACKED_TYPES, Array, bodies, is_lifted, set_external, tensors
 from onnxsparse.ops import find
 from onnxsparse.records import Skip
+from onnxsparse.runtime.threads import thread_limit
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue, SessionOptions
@@ -202,6 +203,7 @@ def open_session(model: Model, options: "SessionOptions") -> "InferenceSession":
     from onnxruntime import InferenceSession
 
     providers = ["CPUExecutionProvider"]
+    options.intra_op_num_threads = thread_limit() or 0  # 0: all cores
     lent, values = lend_weights(model)
     if not others_in_side_files(lent) and lent.weights.inline_bytes < MAX_BYTES_IN_MEMORY:
         options.add_external_initializers(list(values), list(values.values()))

@@ -1,0 +1,28 @@
+"""The front of a search as text."""
+
+from rich.console import Console
+from rich.table import Table
+
+from onnxsparse.cli.render import text
+from onnxsparse.search.front import Front, excess
+
+
+def print_front(out: Console, front: Front) -> None:
+    """Print the front as a table, the verdict, and where the page is."""
+    key = front.subject.costs.cost_key
+    harm = "divergence" if front.subject.metric is None else f"drop of {front.subject.metric}"
+    table = Table("point", "kind", key, harm, "sparsity_op", "within the limits", box=None)
+    table.add_row("unpruned", "", f"{front.dense:.4g}", "0", "", "")
+    for point in sorted(front.points, key=lambda point: -point.cost):
+        sparsity = point.outcome.totals["sparsity_op"]
+        table.add_row(
+            f"{point.number:03d}",
+            point.kind,
+            f"{point.cost:.4g}",
+            f"{point.outcome.harm:.4g}",
+            "" if sparsity is None else f"{sparsity:.1%}",
+            "yes" if excess(front.subject, point.outcome) <= 0 else "no",
+        )
+    out.print(table)
+    text.note(out, front.verdict)
+    text.note(out, f"wrote {front.folder / 'index.html'}, and a folder for each point in {front.folder / 'points'}")

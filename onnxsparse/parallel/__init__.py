@@ -1,0 +1,1 @@
+"""Independent pieces of work, one after the other, on the cores of this machine, or on a Dask cluster."""

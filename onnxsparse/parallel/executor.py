@@ -1,0 +1,83 @@
+"""The interface of executors, and those of this machine.
+
+An executor runs one function on many jobs. Results come as they end, each with the number of its job, so that a caller can keep
+them at once. They do not depend on the executor, on the number of workers, or on the order in which jobs end.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+Work = Callable[[Job, int], Result]
+"""A function of a job, and of how often the job has exceeded a worker's memory before."""
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """In place of a result: a job that no worker could finish. `reason`: a clause."""
+
+    reason: str
+
+
+class Executor(Protocol):
+    """Runs jobs. It is a context manager; its workers end with the block."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    @property
+    def workers(self) -> int:
+        """The number of jobs that run at the same time now."""
+
+    def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
+        """(number of the job, result), as jobs end. What the function raises is raised here."""
+
+
+class InProcess:
+    """Runs jobs one after the other in this process."""
+
+    workers = 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing is to be ended."""
+
+    def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
+        """In the order of the jobs. Raises what the function raises."""
+        for number, job in enumerate(jobs):
+            yield number, function(job, 0)
+
+
+class Processes:
+    """Runs jobs in `workers` processes of this machine. Functions, jobs and results are pickled."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def __enter__(self) -> Self:
+        # a fork would copy the threads' locks of onnxruntime
+        self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
+        """As they end. Raises what the function raises."""
+        numbers = {self._pool.submit(function, job, 0): number for number, job in enumerate(jobs)}
+        for future in as_completed(numbers):
+            yield numbers[future], future.result()
+
+
+def local(workers: int) -> Executor:
+    """The executor of this machine for a number of workers."""
+    return InProcess() if workers == 1 else Processes(workers)

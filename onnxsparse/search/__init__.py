@@ -1,0 +1,1 @@
+"""Search for the combination of channel cuts, zeros and widths that meets a budget at the least loss."""

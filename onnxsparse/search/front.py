@@ -1,0 +1,119 @@
+"""What a search has found: the points that nothing else beats in both cost and harm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxsparse.cost.estimate import Row, deploy_on
+from onnxsparse.ir.model import Model
+from onnxsparse.pipeline.recipe import Recipe, load_recipe
+from onnxsparse.search.budgets import price_of
+from onnxsparse.search.subject import Subject
+from onnxsparse.search.trial import Outcome
+
+ZEROS, CHANNELS, BOTH, NEITHER = "zeros", "channels", "both", "neither"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial with a model. `number`: of the trial. `cost`: in the unit of the first budget. `folder`: where it is written."""
+
+    number: int
+    outcome: Outcome
+    cost: float
+    folder: Path
+
+    @property
+    def kind(self) -> str:
+        """What the model has lost: zeros, channels, both or neither."""
+        names = {name for step in self.outcome.steps for name in step}
+        if {"prune", "prune-channels"} <= names:
+            return BOTH
+        return ZEROS if "prune" in names else CHANNELS if "prune-channels" in names else NEITHER
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that gives this model from the original."""
+        return load_recipe(self.folder / "recipe.yaml")
+
+    @property
+    def file(self) -> Path:
+        """The model's file."""
+        return self.folder / "model.onnx"
+
+
+@dataclass(frozen=True)
+class Front:
+    """The result of a search. `points`: by rising cost. `others`: trials with a model that are not on the front.
+
+    `failed`: trials without a model. `dense`, `floor`: the cost of the original, and the least that can be reached, in the unit
+    of the first budget.
+    """
+
+    subject: Subject
+    folder: Path
+    points: tuple[Point, ...]
+    others: tuple[Point, ...]
+    failed: tuple[Outcome, ...]
+    dense: float
+    floor: float
+    interrupted: bool = False
+
+    @property
+    def accepted(self) -> tuple[Point, ...]:
+        """The points that keep all limits."""
+        return tuple(point for point in self.points if excess(self.subject, point.outcome) <= 0)
+
+    @property
+    def best(self) -> Point | None:
+        """The point that keeps all limits at the least harm or, without a budget, at the least cost; None if none keeps them."""
+        if self.subject.by_drop:
+            return min(self.accepted, key=lambda point: point.cost, default=None)
+        return min(self.accepted, key=lambda point: point.outcome.harm, default=None)
+
+    @property
+    def verdict(self) -> str:
+        """A sentence on what was found."""
+        name, best = self.subject.costs.cost_key, self.best
+        if best is not None:
+            harm = harm_text(self.subject, best.outcome)
+            return f"best: point {best.number:03d} ({best.kind}) with {name} {best.cost:.4g}, {harm}"
+        every = (*self.points, *self.others)
+        if not every:
+            return f"no trial gave a model: {self.failed[0].fault if self.failed else 'none has ended'}"
+        nearest = min(every, key=lambda point: excess(self.subject, point.outcome))
+        misses = f"the nearest, point {nearest.number:03d}, misses by {100 * excess(self.subject, nearest.outcome):.2g} %"
+        if self.subject.by_drop:
+            return f"nothing keeps the limits: {harm_text(self.subject, nearest.outcome)} is the least"
+        return f"nothing meets the budget: {misses}"
+
+
+def excess(subject: Subject, outcome: Outcome) -> float:
+    """By which share the limit is exceeded that is exceeded most; the drop of a metric counts in its own unit."""
+    found = [] if subject.by_drop else list(outcome.exceeds)
+    if subject.max_drop is not None and outcome.drop is not None:
+        found.append(outcome.drop - subject.max_drop)
+    return max(found)
+
+
+def harm_text(subject: Subject, outcome: Outcome) -> str:
+    """The harm in words."""
+    if outcome.drop is not None:
+        return f"{subject.metric} drops by {outcome.drop:.4g}"
+    return f"the outputs diverge by {outcome.loss:.4g}"
+
+
+def undominated(points: Sequence[Point]) -> list[Point]:
+    """The points than which no other is both cheaper and less harmful, by rising cost; of equals the first stays."""
+    found: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, point.outcome.harm, point.number)):
+        if not found or point.outcome.harm < found[-1].outcome.harm:
+            found.append(point)
+    return found
+
+
+def costliest(model: Model, subject: Subject) -> Row | None:
+    """The layer that takes most of the first budget."""
+    price = price_of(subject.budgets[0].cost, subject.backend)
+    rows = deploy_on(model, subject.backend).rows
+    return None if price is None else max(rows, key=lambda row: price(row.item), default=None)

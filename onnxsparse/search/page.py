@@ -1,0 +1,169 @@
+"""The front as one HTML page that opens offline: a figure whose points open their reports, and a table."""
+
+from collections.abc import Sequence
+from html import escape
+
+from onnxsparse.cost.report.figures import Spec, axis, figure
+from onnxsparse.search.front import BOTH, CHANNELS, ZEROS, Front, Point, excess
+
+COLOURS = {"unpruned": "#8a8a8a", ZEROS: "#4c78a8", CHANNELS: "#f58518", BOTH: "#54a24b"}
+"""Kind of a point → colour; distinguishable with colour blindness."""
+
+STYLE = """
+body { font: 15px system-ui, sans-serif; margin: 2rem auto; max-width: 1000px; padding: 0 1rem }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left } tr.best { font-weight: bold }
+.muted { color: #666 }
+"""
+
+
+def page(front: Front) -> str:
+    """The text of the page."""
+    import vl_convert
+
+    drawn: str = vl_convert.vegalite_to_html(front_figure(front), bundle=True)
+    title = escape(f"{front.subject.model.name} on {front.subject.target}")
+    head = f"<title>{title}</title><style>{STYLE}</style>"
+    intro = f"<h1>{title}</h1><p>{escape(front.verdict)}.</p><p class='muted'>{escape(asked(front))}</p>"
+    found = drawn.replace("</head>", f"{head}</head>", 1).replace("<body>", f"<body>{intro}", 1)
+    end = found.rindex("</body>")
+    return found[:end] + table(front) + failures(front) + found[end:]
+
+
+def asked(front: Front) -> str:
+    """What was searched for."""
+    subject = front.subject
+    limits = [] if subject.by_drop else [f"{budget.name}={budget.value:g}" for budget in subject.budgets]
+    limits += [] if subject.max_drop is None else [f"{subject.metric} may drop by {subject.max_drop:g}"]
+    trials = len(front.points) + len(front.others) + len(front.failed)
+    ended = " so far; the search was interrupted" if front.interrupted else ""
+    return f"Limits: {', '.join(limits)}. {trials} trials in full{ended}. Unpruned: {front.dense:.4g}; floor: {front.floor:.4g}."
+
+
+def front_figure(front: Front) -> Spec:
+    """Harm over cost: the front, single methods as curves, the range of costs over the variants of the target as bars."""
+    every = (*front.points, *front.others)
+    key, harm = front.subject.costs.cost_key, harm_title(front)
+    kinds = {"scale": {"domain": list(COLOURS), "range": list(COLOURS.values())}, "legend": {"orient": "top"}}
+    x, y = axis("cost", f"{key} on {front.subject.target}", scale={"zero": False}), axis("harm", harm)
+    colour = axis("kind", "", "nominal", **kinds)
+    rows = [row(front, point) for point in every]
+    dense = [{"kind": "unpruned", "cost": front.dense, "harm": 0.0}]
+    tooltip = [{"field": name} for name in ("number", "kind", "cost", "harm", "low", "high", "within")]
+    single = dense + [r for kind in (ZEROS, CHANNELS) for r in curve(front, every, kind)]
+    layers: list[Spec] = [
+        {
+            "data": {"values": single},
+            "mark": {"type": "line", "strokeDash": [4, 3], "opacity": 0.7},
+            "transform": [{"filter": "datum.kind != 'unpruned'"}],
+            "encoding": {"x": x, "y": y, "color": colour},
+        },
+        {
+            "data": {"values": rows},
+            "mark": {"type": "rule", "opacity": 0.4},
+            "encoding": {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}, "y": y, "color": colour},
+        },
+        {
+            "data": {"values": [r for r in rows if r["front"]]},
+            "mark": {"type": "line", "color": "#333", "interpolate": "step-after"},
+            "encoding": {"x": x, "y": y},
+        },
+        {
+            "data": {"values": rows + dense},
+            "mark": {"type": "point", "filled": True, "size": 90},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "color": colour,
+                "opacity": {"condition": {"test": "datum.front || datum.kind == 'unpruned'", "value": 1}, "value": 0.35},
+                "href": {"field": "report"},
+                "tooltip": tooltip,
+            },
+        },
+    ]
+    if not front.subject.by_drop:
+        most = front.subject.budgets[0].most
+        layers.append(
+            {
+                "data": {"values": [{"most": most}]},
+                "mark": {"type": "rule", "strokeDash": [2, 2]},
+                "encoding": {"x": {"field": "most", "type": "quantitative"}},
+            }
+        )
+    return figure("Front, and the single methods as dashed curves", 420, layer=layers) | {"width": 860, "background": "white"}
+
+
+def harm_title(front: Front) -> str:
+    """What the vertical axis shows."""
+    metric = front.subject.metric
+    return "divergence of the outputs" if metric is None else f"drop of {metric}"
+
+
+def row(front: Front, point: Point) -> Spec:
+    """A point for the figure."""
+    totals = point.outcome.totals
+    low, high = (totals[name] for name in ("latency_ms_low", "latency_ms_high"))
+    if not front.subject.costs.cost_key.startswith("latency"):
+        low = high = point.cost
+    on_front = point in front.points
+    return {
+        "number": point.number,
+        "kind": point.kind,
+        "cost": point.cost,
+        "harm": point.outcome.harm,
+        "low": low,
+        "high": high,
+        "within": excess(front.subject, point.outcome) <= 0,
+        "front": on_front,
+        "report": f"points/{point.number:03d}/report.html" if on_front else None,
+    }
+
+
+def curve(front: Front, every: Sequence[Point], kind: str) -> list[Spec]:
+    """A single method from the unpruned model on, by falling cost."""
+    found = sorted((point for point in every if point.kind == kind), key=lambda point: -point.cost)
+    return [{"kind": kind, "cost": front.dense, "harm": 0.0}, *[row(front, point) for point in found]] if found else []
+
+
+def table(front: Front) -> str:
+    """The front as a table; the best point is bold."""
+    key = front.subject.costs.cost_key
+    columns = ("point", "kind", key, harm_title(front), "latency, ms", "range, ms", "sparsity_op", "MACs", "mem_p, MB", "within")
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    rows = "".join(table_row(front, point) for point in front.points)
+    return f"<h2>Front</h2><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def table_row(front: Front, point: Point) -> str:
+    """A line of the table."""
+    totals = point.outcome.totals
+    name = f"{point.number:03d}"
+    span = " to ".join(number(totals[key]) for key in ("latency_ms_low", "latency_ms_high"))
+    cells = [
+        f"<a href='points/{name}/report.html'>{name}</a> (<a href='points/{name}/recipe.yaml'>recipe</a>)",
+        point.kind,
+        number(point.cost),
+        number(point.outcome.harm),
+        number(totals["latency_ms"]),
+        span,
+        number(totals["sparsity_op"]),
+        f"{(totals['macs'] or 0) / 1e6:.4g} M",
+        number(totals["mem_p_mb"]),
+        "yes" if excess(front.subject, point.outcome) <= 0 else "no",
+    ]
+    best = " class='best'" if point == front.best else ""
+    return f"<tr{best}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def number(value: float | int | None) -> str:
+    """A number for people."""
+    return "unknown" if value is None else f"{value:.4g}"
+
+
+def failures(front: Front) -> str:
+    """The trials without a model, with their reasons."""
+    if not front.failed:
+        return ""
+    lines = "".join(f"<li>{escape(f'{vars(o.params)}: {o.fault}')}</li>" for o in front.failed)
+    return f"<h2>Trials without a model</h2><ul class='muted'>{lines}</ul>"

@@ -1,0 +1,204 @@
+"""A search: generations of trials, first cheap and then, for the promising, in full.
+
+Every outcome is kept on disk under a digest of all that it depends on, as soon as its trial has ended. A search that starts again
+goes through the same generations and finds these outcomes; the study (Optuna) is a record of them.
+"""
+
+import pickle
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxsparse.parallel.executor import Executor, GivenUp
+from onnxsparse.pipeline.cache import digest
+from onnxsparse.pipeline.reuse import store
+from onnxsparse.progress import tell
+from onnxsparse.search.bounds import Bounds
+from onnxsparse.search.front import Front, Point, excess, undominated
+from onnxsparse.search.generations import distributions, grid, open_study, proposed, told
+from onnxsparse.search.subject import Subject
+from onnxsparse.search.trial import Outcome, Params, Trial, run_trial
+from onnxsparse.search.write import written
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+CHEAP_SAMPLES = 32
+"""Samples that a cheap trial learns from."""
+
+PROMOTED = 3
+"""Trials of a generation that run in full after the cheap ones."""
+
+
+@dataclass
+class Search:
+    """A search that keeps its state in `folder`.
+
+    `trials`: number to run, rounded up to whole generations. `minutes`: after which no trial starts; None: no limit.
+    `storage`: the URL of the study's database; None: study.db in the folder.
+    """
+
+    subject: Subject
+    bounds: Bounds
+    folder: Path
+    executor: Executor
+    trials: int
+    minutes: float | None = None
+    storage: str | None = None
+    points: list[Point] = field(default_factory=list, init=False)
+    failed: list[Outcome] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._key = self.subject.digest()
+        self._cache = self.folder / "cache"
+        self._end = None if self.minutes is None else time.monotonic() + 60 * self.minutes
+        self._choices = distributions(self.bounds.roundings, channels=self.bounds.channels, quantize=self.subject.quantize)
+
+    def run(self) -> Front:
+        """Run all generations and write the front after each. Ctrl-C keeps what has ended.
+
+        Raises ParamError, ModelError and BackendError for data or a metric that are at fault, and as the executor does.
+        """
+        study = open_study(self.storage or f"sqlite:///{(self.folder / 'study.db').resolve()}", self._key[:16])
+        recorded = len(study.get_trials(deepcopy=False))
+        past: list[FrozenTrial] = []
+        count, number, interrupted = 0, 0, False
+        self.trials = max(self.trials, recorded)  # models of earlier trials are kept for the front of all of them
+        try:
+            while count < self.trials and not self._late:
+                params = self._generation(number, past)
+                outcomes = self._outcomes(params, count, in_full=number == 0)
+                for outcome in outcomes:
+                    trial = self._told(outcome, count)
+                    if count >= recorded:
+                        study.add_trial(trial)
+                    if trial.values is not None:
+                        past.append(trial)
+                    count += 1
+                number += 1
+                written(self._front())
+        except (KeyboardInterrupt, OutOfTimeError) as stop:
+            interrupted = isinstance(stop, KeyboardInterrupt)
+        found = replace(self._front(), interrupted=interrupted)
+        written(found)
+        self._trim(found)
+        return found
+
+    @property
+    def _late(self) -> bool:
+        return self._end is not None and time.monotonic() > self._end
+
+    def _generation(self, number: int, past: "Sequence[FrozenTrial]") -> list[Params]:
+        if number == 0:
+            return grid(self.bounds.roundings, channels=self.bounds.channels)
+        return proposed(self.subject.seed, number, past, self._choices, at_budget=not self.subject.by_drop)
+
+    def _outcomes(self, params: Sequence[Params], first: int, *, in_full: bool) -> list[Outcome]:
+        """What comes of a generation, in order: the outcome in full of those that have one, else the cheap one."""
+        chosen = list(range(len(params)))
+        cheap: list[Outcome] = []
+        if not in_full and self.bounds.samples > CHEAP_SAMPLES:
+            cheap = self._all([self._trial(each, CHEAP_SAMPLES) for each in params], first)
+            chosen = promoted(self.subject, cheap)
+        full = self._all([self._trial(params[at], None) for at in chosen], first, chosen)
+        by_place = dict(zip(chosen, full, strict=True))
+        return [by_place.get(at) or cheap[at] for at in range(len(params))]
+
+    def _trial(self, params: Params, samples: int | None) -> Trial:
+        return Trial(self.subject, params, samples, self._cache, keep=samples is None)
+
+    def _all(self, trials: Sequence[Trial], first: int, numbers: Sequence[int] | None = None) -> list[Outcome]:
+        """The outcomes of trials, in order; those that are known are not run again."""
+        entries = [self.folder / "trials" / digest([self._key, repr(asdict(t.params)), repr(t.samples)], []) for t in trials]
+        found = dict(enumerate(map(read_outcome, entries)))
+        missing = [at for at, outcome in found.items() if outcome is None]
+        for done, (index, result) in enumerate(self.executor.run(run_trial, [trials[at] for at in missing])):
+            at = missing[index]
+            outcome = result
+            if isinstance(result, GivenUp):
+                outcome = Outcome(trials[at].params, trials[at].samples, fault=result.reason)
+            assert isinstance(outcome, Outcome)  # of run_trial
+            store(entries[at], pickle.dumps(outcome))
+            found[at] = outcome
+            if numbers is not None:
+                self._keep(outcome, first + numbers[at])
+            tell(self._progress("trials in full" if trials[at].keep else "cheap trials"), done + 1, len(missing))
+            if self._late:
+                raise OutOfTimeError
+        known = [outcome for outcome in found.values() if outcome is not None]
+        if numbers is not None:
+            for at, outcome in enumerate(known):
+                self._keep(outcome, first + numbers[at])
+        return known
+
+    def _keep(self, outcome: Outcome, number: int) -> None:
+        """Take a trial in full among the points, once."""
+        if outcome.fault is not None:
+            if outcome not in self.failed:
+                self.failed.append(outcome)
+            return
+        if all(point.number != number for point in self.points):
+            cost = outcome.totals[self.subject.costs.cost_key]
+            self.points.append(Point(number, outcome, float(cost or 0), self.folder / "points" / f"{number:03d}"))
+
+    def _told(self, outcome: Outcome, number: int) -> "FrozenTrial":
+        """A trial for the study. One without a result in full is not learned from."""
+        point = next((point for point in self.points if point.number == number), None)
+        values = None if point is None else (point.cost, outcome.harm)
+        facts = {
+            "fault": outcome.fault,
+            "in_full": point is not None,
+            **{k: v for k, v in outcome.totals.items() if v is not None},
+        }
+        exceeds = 1.0 if point is None else excess(self.subject, outcome)
+        return told(outcome.params, self._choices, values, exceeds, facts)
+
+    def _front(self) -> Front:
+        front = undominated(self.points)
+        numbers = {point.number for point in front}
+        others = tuple(point for point in sorted(self.points, key=lambda point: point.number) if point.number not in numbers)
+        return Front(self.subject, self.folder, tuple(front), others, tuple(self.failed), self.bounds.dense, self.bounds.floor)
+
+    def _trim(self, front: Front) -> None:
+        """Remove the models of trials that are not on the front; they never will be again."""
+        for point in front.others:
+            if point.outcome.files:
+                outcome = replace(point.outcome, files={})
+                key = digest([self._key, repr(asdict(outcome.params)), repr(None)], [])
+                store(self.folder / "trials" / key, pickle.dumps(outcome))
+
+    def _progress(self, what: str) -> str:
+        best = self._front().best
+        return what if best is None else f"{what}, best so far {best.outcome.harm:.4g} at {best.cost:.4g}"
+
+
+class OutOfTimeError(Exception):
+    """The minutes are over."""
+
+
+def read_outcome(entry: Path) -> Outcome | None:
+    """An outcome that was kept; None if there is none."""
+    with suppress(OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError):
+        found: Outcome = pickle.loads(entry.read_bytes())
+        return found
+    return None
+
+
+def promoted(subject: Subject, cheap: Sequence[Outcome]) -> list[int]:
+    """The places of the trials to run in full: of those within the limits first, the least harmful for what they cost."""
+    with_model = [at for at, outcome in enumerate(cheap) if outcome.fault is None]
+    layer: dict[int, int] = {}
+    left = list(with_model)
+    rank = 0
+    while left:
+        points = [Point(at, cheap[at], float(cheap[at].totals[subject.costs.cost_key] or 0), Path()) for at in left]
+        for point in undominated(points):
+            layer[point.number] = rank
+        left = [at for at in left if at not in layer]
+        rank += 1
+    within = {at: excess(subject, cheap[at]) <= 0 for at in with_model}
+    ordered = sorted(with_model, key=lambda at: (not within[at], layer[at], cheap[at].harm))
+    return sorted(ordered[:PROMOTED])
