@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxsparse.cost.estimate import Row, deploy_on
-from onnxsparse.ir.model import Model
+from onnxsparse.ir.model import load
 from onnxsparse.pipeline.recipe import Recipe, load_recipe
 from onnxsparse.search.budgets import price_of
 from onnxsparse.search.subject import Subject
@@ -82,10 +82,10 @@ class Front:
         if not every:
             return f"no trial gave a model: {self.failed[0].fault if self.failed else 'none has ended'}"
         nearest = min(every, key=lambda point: excess(self.subject, point.outcome))
-        misses = f"the nearest, point {nearest.number:03d}, misses by {100 * excess(self.subject, nearest.outcome):.2g} %"
-        if self.subject.by_drop:
-            return f"nothing keeps the limits: {harm_text(self.subject, nearest.outcome)} is the least"
-        return f"nothing meets the budget: {misses}"
+        worst = None if nearest.outcome.exceeds[0] <= 0 or self.subject.by_drop else costliest(nearest, self.subject)
+        where = "" if worst is None else f"; {worst.item.node} takes most of it"
+        missed = " and ".join(misses(self.subject, nearest.outcome))
+        return f"nothing keeps the limits; of the nearest, point {nearest.number:03d}, {missed}{where}"
 
 
 def excess(subject: Subject, outcome: Outcome) -> float:
@@ -94,6 +94,18 @@ def excess(subject: Subject, outcome: Outcome) -> float:
     if subject.max_drop is not None and outcome.drop is not None:
         found.append(outcome.drop - subject.max_drop)
     return max(found)
+
+
+def misses(subject: Subject, outcome: Outcome) -> list[str]:
+    """The limits that an outcome does not keep, in words."""
+    found = []
+    for budget, over in zip(subject.budgets, () if subject.by_drop else outcome.exceeds, strict=False):
+        if over > 0:
+            key = subject.costs.key(budget.cost)
+            found.append(f"{key} is {outcome.totals[key]:.4g}, {over:.2%} above {budget.most:.4g}")
+    if subject.max_drop is not None and outcome.drop is not None and outcome.drop > subject.max_drop:
+        found.append(f"{harm_text(subject, outcome)}, where at most {subject.max_drop:g} is allowed")
+    return found
 
 
 def harm_text(subject: Subject, outcome: Outcome) -> str:
@@ -112,8 +124,10 @@ def undominated(points: Sequence[Point]) -> list[Point]:
     return found
 
 
-def costliest(model: Model, subject: Subject) -> Row | None:
-    """The layer that takes most of the first budget."""
+def costliest(point: Point, subject: Subject) -> Row | None:
+    """The layer of a point that takes most of the first budget; None if its model is not at hand, or the budget is no sum."""
     price = price_of(subject.budgets[0].cost, subject.backend)
-    rows = deploy_on(model, subject.backend).rows
-    return None if price is None else max(rows, key=lambda row: price(row.item), default=None)
+    if price is None or not point.file.exists():
+        return None
+    rows = deploy_on(load(point.file).bind(subject.input_shape, subject.dim), subject.backend).rows
+    return max(rows, key=lambda row: price(row.item), default=None)

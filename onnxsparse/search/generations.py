@@ -26,6 +26,9 @@ AT_BUDGET = 6
 REACHES = (0.5, 1.0, 1.25)
 """Ways to the budget of the grid."""
 
+EVEN_REACHES = (0.2, 0.5, 0.8)
+"""The same without a budget: ways to a cost that is near the least one."""
+
 CORNERS = (0.0, 0.5, 1.0)
 """Shares of the way that channels cover in the grid: zeros only, half and half, channels only."""
 
@@ -36,17 +39,20 @@ WIDE = (0, 1, 2, 4, 8, 16)
 """Numbers of ops with 16 bits."""
 
 
-def grid(roundings: Sequence[int], *, channels: bool) -> list[Params]:
-    """The first generation. `roundings`: what numbers of channels may be rounded to. `channels`: whether any can be cut."""
-    corners = CORNERS if channels else CORNERS[:1]
-    return [Params(reach=reach, channels=corner, round_to=roundings[0]) for reach in REACHES for corner in corners]
+def grid(roundings: Sequence[int], *, channels: bool, at_budget: bool) -> list[Params]:
+    """The first generation. `roundings`: what numbers of channels may be rounded to. `channels`: whether any can be cut.
+
+    `at_budget`: whether there is a budget to reach for.
+    """
+    corners, reaches = CORNERS if channels else CORNERS[:1], REACHES if at_budget else EVEN_REACHES
+    return [Params(reach=reach, channels=corner, round_to=roundings[0]) for reach in reaches for corner in corners]
 
 
 def distributions(roundings: Sequence[int], *, channels: bool, quantize: bool) -> "dict[str, BaseDistribution]":
     """What each parameter may be."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    found: dict[str, BaseDistribution] = {"reach": FloatDistribution(0.3, REACHES[-1])}
+    found: dict[str, BaseDistribution] = {"reach": FloatDistribution(0.1, REACHES[-1])}
     if channels:
         found |= {
             "channels": FloatDistribution(0.0, 1.0),

@@ -92,9 +92,10 @@ class Search:
         return self._end is not None and time.monotonic() > self._end
 
     def _generation(self, number: int, past: "Sequence[FrozenTrial]") -> list[Params]:
+        at_budget = not self.subject.by_drop
         if number == 0:
-            return grid(self.bounds.roundings, channels=self.bounds.channels)
-        return proposed(self.subject.seed, number, past, self._choices, at_budget=not self.subject.by_drop)
+            return grid(self.bounds.roundings, channels=self.bounds.channels, at_budget=at_budget)
+        return proposed(self.subject.seed, number, past, self._choices, at_budget=at_budget)
 
     def _outcomes(self, params: Sequence[Params], first: int, *, in_full: bool) -> list[Outcome]:
         """What comes of a generation, in order: the outcome in full of those that have one, else the cheap one."""

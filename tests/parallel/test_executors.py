@@ -1,0 +1,158 @@
+"""Executors: each gives the same results, whatever happens to workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxsparse.errors import ParamError
+from onnxsparse.parallel.dask_cluster import DaskCluster, Versions, await_workers
+from onnxsparse.parallel.executor import Executor, GivenUp, InProcess, Processes, local
+from onnxsparse.parallel.files import Bundle
+from tests.parallel import jobs
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def dask(address: str | None = None, workers: int = 2, bundle: Bundle | None = None) -> DaskCluster:
+    return DaskCluster(workers, jobs.HERE, jobs.here, address, bundle)
+
+
+@pytest.mark.parametrize("executor", [InProcess(), Processes(2), dask()], ids=["in process", "processes", "dask"])
+def test_results_come_with_the_numbers_of_their_jobs(executor: Executor) -> None:
+    with executor as running:
+        assert sorted(running.run(jobs.square, range(2, 7))) == [(0, 4), (1, 9), (2, 16), (3, 25), (4, 36)]
+        with pytest.raises(ValueError, match="two is refused"):
+            list(running.run(jobs.refuse, range(4)))
+
+
+def test_one_worker_needs_no_process() -> None:
+    assert isinstance(local(1), InProcess)
+    assert local(3).workers == 3
+
+
+class TestLocalCluster:
+    @pytest.fixture
+    def memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Workers of 400 MB, so that little memory is too much."""
+        import distributed
+
+        original: Any = distributed.LocalCluster
+
+        def small(**options: object) -> object:
+            return original(**options, memory_limit="400MB")
+
+        monkeypatch.setattr(distributed, "LocalCluster", small)
+
+    def test_the_job_of_a_dead_worker_runs_on_another(self, tmp_path: Path) -> None:
+        given = [jobs.Leaving(tmp_path / "mark", number) for number in range(3)]
+        with dask() as running:
+            assert sorted(running.run(jobs.die_once, given)) == [(0, 0), (1, 1), (2, 2)]
+
+    @pytest.mark.usefixtures("memory")
+    def test_a_job_over_memory_is_told_so_and_given_up_the_second_time(self) -> None:
+        with dask() as running:
+            found = dict(running.run(jobs.greedy, [1, 2]))
+        assert found[0] == (1, 1)
+        assert isinstance(found[1], GivenUp)
+        assert "memory" in found[1].reason
+
+    def test_a_worker_with_other_versions_is_named(self) -> None:
+        refusal = pytest.raises(ParamError, match=r"worker at tcp://.* cannot be used: it has numpy 3, and this machine 1")
+        with DaskCluster(1, jobs.HERE, jobs.elsewhere) as running, refusal:
+            list(running.run(jobs.square, [1]))
+
+
+def test_a_scheduler_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxsparse.parallel.dask_cluster.CONNECT_SECONDS", 1)
+    with pytest.raises(ParamError, match=r"--scheduler tcp://127.0.0.1:9: no scheduler answers"), dask("tcp://127.0.0.1:9"):
+        pass
+
+
+def test_versions_tell_what_differs() -> None:
+    mine = Versions("code", ("numpy 1",))
+    assert mine.difference(mine) is None
+    assert mine.difference(Versions("other", ("numpy 1",))) == "its code of onnxsparse is another"
+    assert mine.difference(Versions("code", ())) == "it has numpy None, and this machine 1"
+
+
+class Scheduler:
+    """`dask scheduler` and `dask worker` processes on loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "scheduler.json"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        end = time.monotonic() + 60
+        while not (self.file.exists() and self.file.read_text().strip()):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        self.address: str = json.loads(self.file.read_text())["address"]
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A process of Dask. It knows the tests' functions."""
+        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *arguments[1:]]
+        if arguments[0] == "worker":
+            command = [sys.executable, "-m", "distributed.cli.dask_worker", *arguments[1:]]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        options = ["--scheduler-file", str(self.file)]
+        log = (self.folder / f"log{len(self.processes)}").open("wb")
+        process = subprocess.Popen([*command, *options], env=environment, stdout=log, stderr=log, cwd=self.folder)
+        self.processes.append(process)
+        return process
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        """One more worker, of one thread, which no nanny starts again."""
+        return self.start(
+            "worker", "--nthreads", "1", "--no-nanny", "--local-directory", str(self.folder / "spool"), "--no-dashboard"
+        )
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[Scheduler]:
+    found = Scheduler(tmp_path)
+    yield found
+    for process in found.processes:
+        process.kill()
+        process.wait()
+
+
+class TestExistingCluster:
+    def test_one_worker_is_killed_and_one_joins_late(self, scheduler: Scheduler) -> None:
+        first, _ = scheduler.worker(), scheduler.worker()
+        with dask(scheduler.address) as running:
+            await_workers(running, 60)
+            found = {}
+            for number, result in running.run(jobs.slow_square, range(12)):
+                found[number] = result
+                if len(found) == 2:
+                    first.send_signal(signal.SIGKILL)
+                    scheduler.worker()
+        assert found == {number: number**2 for number in range(12)}
+
+    def test_files_are_sent_to_workers_once(self, scheduler: Scheduler, tmp_path: Path) -> None:
+        scheduler.worker()
+        (tmp_path / "data").mkdir()
+        given = [tmp_path / "data" / name for name in ("a", "b")]
+        for file in given:
+            file.write_text(file.name)
+        with dask(scheduler.address, bundle=Bundle.of(given)) as running:
+            await_workers(running, 60)
+            for file in given:
+                file.write_text("changed since")
+            found = dict(running.run(jobs.read, [jobs.Reading(file) for file in given]))
+        places, contents = zip(*(found[number] for number in range(2)), strict=True)
+        assert contents == ("a", "b")
+        assert all(str(tmp_path / "spool") in place for place in places)
+
+    def test_without_workers(self, scheduler: Scheduler) -> None:
+        with dask(scheduler.address) as running, pytest.raises(ParamError, match="it has no workers; start some"):
+            await_workers(running, 0.5)

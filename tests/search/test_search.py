@@ -1,0 +1,325 @@
+"""A search as a whole: its points can be made again, it can be interrupted, and it does not depend on who runs the trials."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import optuna
+import pytest
+
+from onnxsparse import BackendError, ParamError, load
+from onnxsparse.cost.estimate import deploy_on
+from onnxsparse.parallel.executor import GivenUp, InProcess, Job, Result, Work
+from onnxsparse.search.api import Effort, run_search, search
+from onnxsparse.search.budgets import Budget
+from onnxsparse.search.front import Front
+from onnxsparse.search.subject import Subject
+from onnxsparse.search.trial import Outcome, Trial
+from tests.commands import Run
+from tests.graphs import chain
+from tests.search.conftest import EFFORT, MACS
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All that a front consists of, without the recipes' comments, which name the folder."""
+    files = {
+        str(file.relative_to(folder)): file.read_bytes() for file in sorted((folder / "points").rglob("*")) if file.is_file()
+    }
+    files |= {name: (folder / name).read_bytes() for name in ("search.json", "index.html")}
+    return {name: re.sub(rb"^#.*\n", b"", text) if name.endswith("yaml") else text for name, text in files.items()}
+
+
+class Stops(InProcess):
+    """Runs a number of trials, and is then interrupted."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
+        for found in super().run(function, jobs):
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            yield found
+
+
+class Backwards(InProcess):
+    """Runs the last trial first."""
+
+    def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
+        for number in reversed(range(len(jobs))):
+            yield number, function(jobs[number], 0)
+
+
+class Forgetful(InProcess):
+    """Gives the second trial up."""
+
+    def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
+        for number, result in super().run(function, jobs):
+            yield number, GivenUp("it exceeded the memory") if number == 1 and len(jobs) > 8 else result
+
+
+def recorded(folder: Path) -> optuna.Study:
+    """The study of a search."""
+    storage = f"sqlite:///{folder / 'study.db'}"
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def quick(trial: Trial, _failures: int) -> Outcome:
+    """An outcome that follows from the parameters, without any work: the front falls, and channels harm most."""
+    params = trial.params
+    cost = MACS * 4.0 ** -(params.reach + params.max_share / 100)
+    loss = params.reach * (0.1 + (params.channels - 0.4) ** 2) + (0.001 if trial.samples else 0)
+    steps = ({"prune": {"sparsity": 0.0}},) if params.channels < 1 else ({"prune-channels": {}},)
+    known = dict.fromkeys(("latency_ms", "latency_ms_low", "latency_ms_high", "fps", "macs", "sparsity_op", "mem_p_mb"), 1.0)
+    files = {"model.onnx": trial.subject.model.read_bytes()} if trial.keep else {}
+    exceeds = (4 * cost / MACS - 1,)
+    return Outcome(params, trial.samples, steps, None, known | {"nonzero_macs": cost}, exceeds, loss, None, files)
+
+
+@pytest.fixture
+def without_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials that end at once."""
+    monkeypatch.setattr("onnxsparse.search.run.run_trial", quick)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, executor: InProcess) -> None:
+    monkeypatch.setattr(Effort, "executor", lambda *_: executor)
+
+
+class TestPoints:
+    def test_the_front_falls(self, ended: Front) -> None:
+        costs, harms = zip(*((point.cost, point.outcome.harm) for point in ended.points), strict=True)
+        assert list(costs) == sorted(costs)
+        assert list(harms) == sorted(harms, reverse=True)
+        assert len(set(harms)) == len(harms)
+
+    def test_the_best_keeps_the_budget_and_others_beyond_it_are_not_accepted(self, ended: Front) -> None:
+        assert ended.best is not None
+        assert ended.best.cost <= MACS / 4
+        assert {point.cost <= MACS / 4 for point in ended.accepted} == {True}
+        assert any(point.cost > MACS / 4 for point in ended.points)
+
+    def test_the_grid_has_single_methods_and_both(self, ended: Front) -> None:
+        kinds = {point.kind for point in (*ended.points, *ended.others)}
+        assert kinds == {"zeros", "channels", "both"}
+
+    def test_costs_are_those_of_the_report_of_the_written_model(self, ended: Front) -> None:
+        for point in ended.points:
+            report = json.loads((point.folder / "report.json").read_text())
+            assert report["totals"]["nonzero_macs"] == point.cost
+            assert deploy_on(load(point.file), ended.subject.backend).load.layers.totals.nonzero_macs == point.cost
+
+    def test_a_recipe_gives_its_model_bit_for_bit(self, ended: Front, run: Run, tmp_path: Path) -> None:
+        assert len(ended.points) >= 3
+        for point in ended.points:
+            assert run("run", point.folder / "recipe.yaml", ended.subject.model, tmp_path / "out.onnx") == 0, run.err
+            assert (tmp_path / "out.onnx").read_bytes() == point.file.read_bytes()
+            assert point.recipe.passes
+
+    def test_the_page_opens_offline_and_leads_to_the_reports(self, ended: Front) -> None:
+        page = (ended.folder / "index.html").read_text()
+        assert not re.search(r'(src|href)="https?:', page)
+        for point in ended.points:
+            assert f"href='points/{point.number:03d}/report.html'" in page
+            assert (point.folder / "report.html").exists()
+
+    def test_the_study_has_all_trials(self, ended: Front) -> None:
+        trials = recorded(ended.folder).get_trials()
+        assert len(trials) == 17
+        assert [trial.values[0] for trial in trials[:9] if trial.values] == [
+            point.cost for point in sorted((*ended.points, *ended.others), key=lambda point: point.number) if point.number < 9
+        ]
+        # of the second generation, those that were promoted
+        assert sum(trial.state.name == "COMPLETE" for trial in trials[9:]) == 3
+
+
+class TestGoingOn:
+    @pytest.mark.usefixtures("without_work")
+    @pytest.mark.parametrize("after", [0, 4, 11, 18, 24])
+    def test_an_interrupted_search_comes_to_the_same_end(
+        self, small: Subject, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        effort = Effort(trials=25, jobs=1)
+        run_search(small, tmp_path / "whole", effort)
+        with monkeypatch.context() as patch:
+            use(patch, Stops(after))
+            found = run_search(small, tmp_path / "found", effort)
+        assert found.interrupted
+        assert len(found.points) + len(found.others) <= after
+        assert (tmp_path / "found" / "index.html").exists()
+        run_search(small, tmp_path / "found", effort)
+        assert content(tmp_path / "found") == content(tmp_path / "whole")
+
+    @pytest.mark.usefixtures("without_work")
+    @pytest.mark.parametrize("place", [0, 8, 12])
+    def test_a_study_that_lacks_the_last_trials_is_filled(self, small: Subject, place: int, tmp_path: Path) -> None:
+        """As after a kill while a generation was being recorded."""
+        run_search(small, tmp_path / "found", EFFORT)
+        before = content(tmp_path / "found")
+        study = recorded(tmp_path / "found")
+        trials = study.get_trials()
+        storage = f"sqlite:///{tmp_path / 'found' / 'study.db'}"
+        optuna.delete_study(study_name=study.study_name, storage=storage)
+        other = optuna.create_study(study_name=study.study_name, storage=storage, directions=["minimize"] * 2)
+        other.add_trials(trials[:place])
+        run_search(small, tmp_path / "found", EFFORT)
+        assert [(t.params, t.values, t.state) for t in recorded(tmp_path / "found").get_trials()] == [
+            (t.params, t.values, t.state) for t in trials
+        ]
+        assert content(tmp_path / "found") == before
+
+    def test_a_second_call_runs_nothing(self, ended: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = content(ended.folder)
+        use(monkeypatch, Stops(0))
+        assert not run_search(ended.subject, ended.folder, EFFORT).interrupted
+        assert content(ended.folder) == before
+
+    @pytest.mark.usefixtures("without_work")
+    def test_more_trials_go_on_from_there(self, small: Subject, tmp_path: Path) -> None:
+        run_search(small, tmp_path / "a", Effort(trials=9, jobs=1))
+        run_search(small, tmp_path / "a", EFFORT)
+        run_search(small, tmp_path / "a", Effort(trials=1, jobs=1))
+        run_search(small, tmp_path / "b", EFFORT)
+        assert content(tmp_path / "a") == content(tmp_path / "b")
+
+    def test_the_order_in_which_trials_end_does_not_matter(
+        self, ended: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nor does it matter which of them measures what others use as well."""
+        use(monkeypatch, Backwards())
+        run_search(ended.subject, tmp_path / "found", EFFORT)
+        assert content(tmp_path / "found") == content(ended.folder)
+
+    def test_workers_of_a_cluster_come_to_the_same_end(self, ended: Front, tmp_path: Path) -> None:
+        run_search(ended.subject, tmp_path / "found", Effort(trials=17, jobs=3))
+        assert content(tmp_path / "found") == content(ended.folder)
+
+    @pytest.mark.usefixtures("without_work")
+    def test_a_trial_that_was_given_up_is_named(self, small: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        use(monkeypatch, Forgetful())
+        found = run_search(small, tmp_path / "found", Effort(trials=9))
+        assert "it exceeded the memory" in [outcome.fault for outcome in found.failed]
+        assert "it exceeded the memory" in (tmp_path / "found" / "index.html").read_text()
+        assert len(found.points) + len(found.others) == 8
+        assert recorded(tmp_path / "found").get_trials()[1].state.name == "FAIL"
+
+
+class TestLimits:
+    def test_several_budgets_are_kept_together(self, small: Subject, tmp_path: Path) -> None:
+        load_of = deploy_on(small.load(), small.backend)
+        budget = {"nonzero_macs": MACS / 2, "mem_p_mb": load_of.mem_p_mb * 0.4, "latency_ms": load_of.latency_ms * 1.2}
+        found = search(small.model, small.data, tmp_path / "found", budget=budget, effort=Effort(trials=9, jobs=1))
+        assert found.best is not None
+        totals = found.best.outcome.totals
+        assert (totals["nonzero_macs"] or 0) <= budget["nonzero_macs"]
+        assert (totals["mem_p_mb"] or 0) <= budget["mem_p_mb"]
+
+    def test_the_cheapest_model_within_a_drop(self, run: Run, small: Subject, tmp_path: Path) -> None:
+        (tmp_path / "eval.py").write_text(METRIC)
+        options = ("--metric", f"{tmp_path / 'eval.py'}:level", "--max-drop", "2", "--target", "roofline", "--trials", "9")
+        assert run("search", small.model, "-o", tmp_path / "found", "--data", small.data, *options, "--jobs", "1") == 0, run.err
+        found = json.loads((tmp_path / "found" / "search.json").read_text())
+        best = next(point for point in found["points"] if point["number"] == found["best"])
+        assert best["drop"] <= 2
+        assert best["cost"] == min(point["cost"] for point in found["points"] if point["within"])
+        assert any(point["drop"] > 2 for point in (*found["points"], *found["others"]))
+
+    def test_nothing_meets_the_budget(self, run: Run, tmp_path: Path, small: Subject) -> None:
+        (tmp_path / "eval.py").write_text(METRIC)
+        options = ("--metric", f"{tmp_path / 'eval.py'}:level", "--max-drop", "-1", "--budget", f"nonzero_macs={MACS / 4}")
+        done = ("search", small.model, "-o", tmp_path / "found", "--data", small.data, *options, "--trials", "9", "--jobs", "1")
+        assert run(*done) == 1
+        said = r"nothing keeps the limits; of the nearest, point \d+, .*level drops by -?[\d.e-]+, where at most -1 is allowed"
+        assert re.search(said, run.err), run.err
+
+    def test_quantized_points(self, small: Subject, tmp_path: Path) -> None:
+        effort = Effort(trials=9, jobs=1)
+        found = search(small.model, small.data, tmp_path / "q", budget={"nonzero_macs": MACS / 4}, effort=effort, quantize=True)
+        assert found.best is not None
+        ops = {node.op_type for node in onnx.load(found.best.file).graph.node}
+        assert "DequantizeLinear" in ops
+
+
+METRIC = """
+import numpy as np
+
+def level(session, data):
+    '''The power of the outputs, in dB.'''
+    values = [session.run(None, feeds)[0] for feeds in data]
+    return float(10 * np.log10(np.mean(np.square(values))))
+"""
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--budget", "speed=3"], "'speed' is unknown; a budget has latency_ms, fps"),
+            (["--budget", "latency=3"], "did you mean 'latency_ms'"),
+            (["--budget", "latency_ms=-3"], "write it as latency_ms=NUMBER"),
+            (["--budget", "latency_ms=3", "--budget", "fps=100"], "latency_ms is limited twice"),
+            (["--budget", "nonzero_macs=10"], "out of reach on cv22; with one channel in every group"),
+            (["--budget", "fps=1e9"], "--budget fps=1e+09: out of reach"),
+            ([], "give a budget, as --budget latency_ms=35, or --metric and --max-drop"),
+            (["--max-drop", "1"], "give --metric as well"),
+            (["--budget", "latency_ms=1", "--target", "onnxruntime-cpu"], "measures models"),
+            (["--budget", "latency_ms=1", "--memory", "much"], "write it as 512MB"),
+        ],
+    )
+    def test_of_options(self, run: Run, small: Subject, tmp_path: Path, options: list[str], message: str) -> None:
+        line = run.fails(2, "search", small.model, "-o", tmp_path / "found", "--data", small.data, *options)
+        assert message in line
+        assert not (tmp_path / "found").exists()
+
+    @pytest.mark.parametrize(
+        ("body", "message"), [("raise ValueError('no such file')", "no such file"), ("return float('nan')", "nan")]
+    )
+    def test_of_a_metric(self, run: Run, small: Subject, tmp_path: Path, body: str, message: str) -> None:
+        (tmp_path / "eval.py").write_text(f"def broken(session, data):\n    {body}\n")
+        options = ("--metric", f"{tmp_path / 'eval.py'}:broken", "--budget", f"nonzero_macs={MACS / 4}")
+        assert message in run.fails(2, "search", small.model, "-o", tmp_path / "found", "--data", small.data, *options)
+        assert not (tmp_path / "found").exists()
+
+    def test_of_a_scheduler_that_is_not_there(
+        self, run: Run, small: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("onnxsparse.parallel.dask_cluster.CONNECT_SECONDS", 1)
+        options = ("--budget", f"nonzero_macs={MACS / 4}", "--scheduler", "tcp://127.0.0.1:9")
+        line = run.fails(2, "search", small.model, "-o", tmp_path / "found", "--data", small.data, *options)
+        assert "no scheduler answers there" in line
+        assert not (tmp_path / "found").exists()
+
+    def test_of_a_folder(self, run: Run, ended: Front, copied: Subject, tmp_path: Path) -> None:
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "notes.txt").touch()
+        budget = ("--budget", f"nonzero_macs={MACS / 4}")
+        line = run.fails(2, "search", copied.model, "-o", tmp_path / "full", "--data", copied.data, *budget)
+        assert "not empty, and holds no search" in line
+        other = ("--budget", f"nonzero_macs={MACS / 3}")
+        line = run.fails(2, "search", copied.model, "-o", ended.folder, "--data", copied.data, *other)
+        assert "it holds a search with other files, options or code" in line
+        run.fails(2, "search", copied.model, "-o", tmp_path / "no" / "folder", "--data", copied.data, *budget)
+
+    def test_of_one_sample(self, run: Run, copied: Subject, tmp_path: Path) -> None:
+        np.save(tmp_path / "one.npy", np.zeros((1, 3, 8, 8), np.float32))
+        budget = ("--budget", f"nonzero_macs={MACS / 4}")
+        line = run.fails(2, "search", copied.model, "-o", tmp_path / "found", "--data", tmp_path / "one.npy", *budget)
+        assert "holds one sample" in line
+
+    def test_of_a_model_with_unknown_costs(self, tmp_path: Path, copied: Subject) -> None:
+        model = chain(3, 16, 24, 8)
+        model.graph.node[1].op_type, model.graph.node[1].domain = "Own", "own"
+        model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+        onnx.save(model, copied.model)
+        with pytest.raises(BackendError, match="own:Own"):
+            run_search(Subject(model=copied.model, data=copied.data, budgets=(Budget("latency_ms", 1),)), tmp_path / "found")
+
+    def test_without_the_extra(self, run: Run, small: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("onnxsparse.search.api.find_spec", lambda name: None if name == "optuna" else object())
+        with pytest.raises(ParamError, match=r"search needs optuna: pip install 'onnxsparse\[search\]'"):
+            run_search(small, tmp_path / "found")
