@@ -111,7 +111,7 @@ def misses(subject: Subject, outcome: Outcome) -> list[str]:
 def harm_text(subject: Subject, outcome: Outcome) -> str:
     """The harm in words."""
     if outcome.drop is not None:
-        return f"{subject.metric} drops by {outcome.drop:.4g}"
+        return f"the {subject.harm} is {outcome.drop:.4g}"
     return f"the outputs diverge by {outcome.loss:.4g}"
 
 

@@ -44,9 +44,9 @@ def asked(front: Front) -> str:
 def front_figure(front: Front) -> Spec:
     """Harm over cost: the front, single methods as curves, the range of costs over the variants of the target as bars."""
     every = (*front.points, *front.others)
-    key, harm = front.subject.costs.cost_key, harm_title(front)
+    key = front.subject.costs.cost_key
     kinds = {"scale": {"domain": list(COLOURS), "range": list(COLOURS.values())}, "legend": {"orient": "top"}}
-    x, y = axis("cost", f"{key} on {front.subject.target}", scale={"zero": False}), axis("harm", harm)
+    x, y = axis("cost", f"{key} on {front.subject.target}", scale={"zero": False}), axis("harm", front.subject.harm)
     colour = axis("kind", "", "nominal", **kinds)
     rows = [row(front, point) for point in every]
     dense = [{"kind": "unpruned", "cost": front.dense, "harm": 0.0}]
@@ -94,12 +94,6 @@ def front_figure(front: Front) -> Spec:
     return figure("Front, and the single methods as dashed curves", 420, layer=layers) | {"width": 860, "background": "white"}
 
 
-def harm_title(front: Front) -> str:
-    """What the vertical axis shows."""
-    metric = front.subject.metric
-    return "divergence of the outputs" if metric is None else f"drop of {metric}"
-
-
 def row(front: Front, point: Point) -> Spec:
     """A point for the figure."""
     totals = point.outcome.totals
@@ -129,7 +123,7 @@ def curve(front: Front, every: Sequence[Point], kind: str) -> list[Spec]:
 def table(front: Front) -> str:
     """The front as a table; the best point is bold."""
     key = front.subject.costs.cost_key
-    columns = ("point", "kind", key, harm_title(front), "latency, ms", "range, ms", "sparsity_op", "MACs", "mem_p, MB", "within")
+    columns = ("point", "kind", key, front.subject.harm, "latency, ms", "range, ms", "sparsity_op", "MACs", "mem_p, MB", "within")
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     rows = "".join(table_row(front, point) for point in front.points)
     return f"<h2>Front</h2><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

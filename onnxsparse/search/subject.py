@@ -57,6 +57,11 @@ class Subject:
         return Budgets(self.budgets, self.backend, self.optimistic)
 
     @property
+    def harm(self) -> str:
+        """What a search minimises, in words."""
+        return "divergence of the outputs" if self.metric is None else f"drop of {Path(self.metric).name}"
+
+    @property
     def judging(self) -> Judging:
         """What trials are judged on; they are compared by the search itself."""
         return Judging(

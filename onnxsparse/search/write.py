@@ -70,7 +70,7 @@ def front_json(front: Front) -> dict[str, object]:
         "budgets": {budget.name: budget.value for budget in ([] if subject.by_drop else subject.budgets)},
         "max_drop": subject.max_drop,
         "cost": subject.costs.cost_key,
-        "harm": "divergence" if subject.metric is None else f"drop of {subject.metric}",
+        "harm": subject.harm,
         "unpruned": front.dense,
         "floor": front.floor,
         "best": None if front.best is None else front.best.number,
@@ -94,5 +94,6 @@ def point_json(front: Front, point: Point) -> dict[str, object]:
         "drop": outcome.drop,
         "samples": outcome.samples,
         "params": vars(outcome.params),
+        "passes": list(outcome.steps),
         "totals": dict(outcome.totals),
     }

@@ -10,8 +10,7 @@ from onnxsparse.search.front import Front, excess
 def print_front(out: Console, front: Front) -> None:
     """Print the front as a table, the verdict, and where the page is."""
     key = front.subject.costs.cost_key
-    harm = "divergence" if front.subject.metric is None else f"drop of {front.subject.metric}"
-    table = Table("point", "kind", key, harm, "sparsity_op", "within the limits", box=None)
+    table = Table("point", "kind", key, front.subject.harm, "sparsity_op", "within the limits", box=None)
     table.add_row("unpruned", "", f"{front.dense:.4g}", "0", "", "")
     for point in sorted(front.points, key=lambda point: -point.cost):
         sparsity = point.outcome.totals["sparsity_op"]
