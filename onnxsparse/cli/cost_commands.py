@@ -26,6 +26,7 @@ from onnxsparse.cost.workload import workload
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.files import STDOUT
 from onnxsparse.ir.option_roles import OutputFile, check_clashes, reading
+from onnxsparse.parallel.executor import in_order, local
 from onnxsparse.passes.report import DEFAULT_TARGET, Report
 from onnxsparse.pipeline.base import OLD_NAME, named_target
 from onnxsparse.records import json_text
@@ -38,6 +39,7 @@ def report(
     top: int | None = None,
     sort: Literal["graph", "latency"] = "latency",
     curve: Annotated[bool, Parameter(negative="")] = False,
+    jobs: Annotated[int, Parameter(validator=Number(gt=0))] = 1,
     sizes: Sizes = Sizes(),
 ) -> int:
     """Predict what a model costs on a target, layer by layer, and what would make it cheaper; or compare several models.
@@ -45,13 +47,15 @@ def report(
     Parameters
     ----------
     models
-        The ONNX model; with several, the others are compared with the first.
+        The ONNX model; with several, the others are compared with the first. A folder stands for the models in it.
     top
         Number of layers to show (default: all).
     sort
         Order of the layers.
     curve
         Also show latency over sparsity_op, for the model and for narrower ones, and up to which sparsity pruning pays.
+    jobs
+        Number of models to predict at the same time.
 
     Raises
     ------
@@ -61,6 +65,7 @@ def report(
     ModelError
         For a model that cannot be read.
     """
+    models = models_in(models)
     if not models:
         raise ParamError("report: name a model, as in 'onnxsparse report model.onnx'")
     if top is not None and top < 0:
@@ -68,12 +73,42 @@ def report(
     if len(models) > 1 and replace(options.files, json=None, markdown=None):
         raise ParamError("report: csv, html, svg and curve files are of one model; name one, or use --json or --markdown")
     check_outputs(models, options)
-    backend = options.find_backend()
-    loaded = [sizes.load(path) for path in models]
-    found = [(model.name, options.deploy(model, backend)) for model in loaded]
+    options.find_backend()
+    works = [Predicting(path, options, sizes) for path in models]
+    with local(min(jobs, len(models))) as executor:
+        found = in_order(executor, predicted, works)
     if len(found) > 1:
         return report_several(found, options, top=top)
     return report_one(*found[0], options, Shown(top, sort, curve))
+
+
+@dataclass(frozen=True)
+class Predicting:
+    """A model whose cost is to be predicted."""
+
+    path: Path
+    options: Report
+    sizes: Sizes
+
+
+def predicted(work: Predicting, _failures: int) -> tuple[str, Deployment]:
+    """The name of a model, and what it costs. Raises ParamError and ModelError as `Sizes.load` and `Report.deploy` do."""
+    model = work.sizes.load(work.path)
+    return model.name, work.options.deploy(model, work.options.find_backend())
+
+
+def models_in(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The models of several paths, folders in place of which the models in them stand.
+
+    Raises ParamError for a folder without models.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+        if not inside:
+            raise ParamError(f"{path}: the folder holds no .onnx files")
+        found += inside
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
+from onnxsparse.errors import BackendError
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -76,6 +78,16 @@ class Processes:
         numbers = {self._pool.submit(function, job, 0): number for number, job in enumerate(jobs)}
         for future in as_completed(numbers):
             yield numbers[future], future.result()
+
+
+def in_order(executor: Executor, function: Work[Job, Result], jobs: Sequence[Job]) -> list[Result]:
+    """The results in the order of the jobs. Raises what the function raises, and BackendError for a job that was given up."""
+    found: dict[int, Result] = {}
+    for number, result in executor.run(function, jobs):
+        if isinstance(result, GivenUp):
+            raise BackendError(f"job {number + 1} of {len(jobs)} was given up: {result.reason}")
+        found[number] = result
+    return [found[number] for number in range(len(jobs))]
 
 
 def local(workers: int) -> Executor:

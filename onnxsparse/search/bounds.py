@@ -1,5 +1,6 @@
 """What is known of a search before its first trial: the cost of the model, and the least that can be reached."""
 
+import math
 from dataclasses import dataclass, replace
 
 from onnxsparse.cost.backends.hardware import alignment_of
@@ -78,7 +79,7 @@ def require_costs(model: Model, subject: Subject) -> None:
 
 def sparse(load: Workload) -> Workload:
     """A workload at the lowest density of all layers."""
-    return replace(load, items=tuple(replace(item, nonzeros=int(FLOOR * item.nonzeros)) for item in load.items))
+    return replace(load, items=tuple(replace(item, nonzeros=math.ceil(FLOOR * item.nonzeros)) for item in load.items))
 
 
 def out_of_reach(subject: Subject, quantity: Quantity, lowest: Workload) -> ParamError:

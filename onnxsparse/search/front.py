@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxsparse.cost.estimate import Row, deploy_on
+from onnxsparse.cost.report.tables import format_total
 from onnxsparse.ir.model import load
 from onnxsparse.pipeline.recipe import Recipe, load_recipe
 from onnxsparse.search.budgets import price_of
@@ -77,7 +78,7 @@ class Front:
         name, best = self.subject.costs.cost_key, self.best
         if best is not None:
             harm = harm_text(self.subject, best.outcome)
-            return f"best: point {best.number:03d} ({best.kind}) with {name} {best.cost:.4g}, {harm}"
+            return f"best: point {best.number:03d} ({best.kind}) with {name} {format_total(name, best.cost)}, {harm}"
         every = (*self.points, *self.others)
         if not every:
             return f"no trial gave a model: {self.failed[0].fault if self.failed else 'none has ended'}"
@@ -102,7 +103,7 @@ def misses(subject: Subject, outcome: Outcome) -> list[str]:
     for budget, over in zip(subject.budgets, () if subject.by_drop else outcome.exceeds, strict=False):
         if over > 0:
             key = subject.costs.key(budget.cost)
-            found.append(f"{key} is {outcome.totals[key]:.4g}, {over:.2%} above {budget.most:.4g}")
+            found.append(f"{key} is {format_total(key, outcome.totals[key])}, {over:.2%} above {format_total(key, budget.most)}")
     if subject.max_drop is not None and outcome.drop is not None and outcome.drop > subject.max_drop:
         found.append(f"{harm_text(subject, outcome)}, where at most {subject.max_drop:g} is allowed")
     return found

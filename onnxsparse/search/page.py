@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from html import escape
 
 from onnxsparse.cost.report.figures import Spec, axis, figure
+from onnxsparse.cost.report.html import bundled, embed_json
+from onnxsparse.cost.report.tables import format_total
 from onnxsparse.search.front import BOTH, CHANNELS, ZEROS, Front, Point, excess
 
 COLOURS = {"unpruned": "#8a8a8a", ZEROS: "#4c78a8", CHANNELS: "#f58518", BOTH: "#54a24b"}
@@ -18,17 +20,43 @@ th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: l
 """
 
 
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{verdict}.</p>
+<p class="muted">{asked}</p>
+<div id="front"></div>
+{tables}
+<script type="application/json" id="figure">{figure}</script>
+<script type="module">{script}</script>
+</body>
+</html>
+"""
+
+SCRIPT = """
+const figure = JSON.parse(document.getElementById("figure").textContent)
+vegaEmbed("#front", figure, { renderer: "svg", actions: false })
+"""
+
+
 def page(front: Front) -> str:
     """The text of the page."""
-    import vl_convert
-
-    drawn: str = vl_convert.vegalite_to_html(front_figure(front), bundle=True)
-    title = escape(f"{front.subject.model.name} on {front.subject.target}")
-    head = f"<title>{title}</title><style>{STYLE}</style>"
-    intro = f"<h1>{title}</h1><p>{escape(front.verdict)}.</p><p class='muted'>{escape(asked(front))}</p>"
-    found = drawn.replace("</head>", f"{head}</head>", 1).replace("<body>", f"<body>{intro}", 1)
-    end = found.rindex("</body>")
-    return found[:end] + table(front) + failures(front) + found[end:]
+    return PAGE.format(
+        title=escape(f"{front.subject.model.name} on {front.subject.target}"),
+        style=STYLE,
+        verdict=escape(front.verdict),
+        asked=escape(asked(front)),
+        tables=table(front) + failures(front),
+        figure=embed_json(front_figure(front)),
+        script=bundled(SCRIPT),
+    )
 
 
 def asked(front: Front) -> str:
@@ -38,7 +66,8 @@ def asked(front: Front) -> str:
     limits += [] if subject.max_drop is None else [f"{subject.metric} may drop by {subject.max_drop:g}"]
     trials = len(front.points) + len(front.others) + len(front.failed)
     ended = " so far; the search was interrupted" if front.interrupted else ""
-    return f"Limits: {', '.join(limits)}. {trials} trials in full{ended}. Unpruned: {front.dense:.4g}; floor: {front.floor:.4g}."
+    dense, floor = (format_total(subject.costs.cost_key, value) for value in (front.dense, front.floor))
+    return f"Limits: {', '.join(limits)}. {trials} trials in full{ended}. Unpruned: {dense}; least that can be reached: {floor}."
 
 
 def front_figure(front: Front) -> Spec:
@@ -46,7 +75,9 @@ def front_figure(front: Front) -> Spec:
     every = (*front.points, *front.others)
     key = front.subject.costs.cost_key
     kinds = {"scale": {"domain": list(COLOURS), "range": list(COLOURS.values())}, "legend": {"orient": "top"}}
-    x, y = axis("cost", f"{key} on {front.subject.target}", scale={"zero": False}), axis("harm", front.subject.harm)
+    x = axis("cost", f"{key} on {front.subject.target}", scale={"zero": False})
+    # a divergence spans orders of magnitude; the drop of a metric may be negative
+    y = axis("harm", front.subject.harm, scale={"type": "sqrt" if front.subject.metric is None else "linear"})
     colour = axis("kind", "", "nominal", **kinds)
     rows = [row(front, point) for point in every]
     dense = [{"kind": "unpruned", "cost": front.dense, "harm": 0.0}]
@@ -133,26 +164,19 @@ def table_row(front: Front, point: Point) -> str:
     """A line of the table."""
     totals = point.outcome.totals
     name = f"{point.number:03d}"
-    span = " to ".join(number(totals[key]) for key in ("latency_ms_low", "latency_ms_high"))
+    span = " to ".join(format_total(key, totals[key]) for key in ("latency_ms_low", "latency_ms_high"))
     cells = [
         f"<a href='points/{name}/report.html'>{name}</a> (<a href='points/{name}/recipe.yaml'>recipe</a>)",
         point.kind,
-        number(point.cost),
-        number(point.outcome.harm),
-        number(totals["latency_ms"]),
+        format_total(front.subject.costs.cost_key, point.cost),
+        f"{point.outcome.harm:.4g}",
+        format_total("latency_ms", totals["latency_ms"]),
         span,
-        number(totals["sparsity_op"]),
-        f"{(totals['macs'] or 0) / 1e6:.4g} M",
-        number(totals["mem_p_mb"]),
+        *(format_total(key, totals[key]) for key in ("sparsity_op", "macs", "mem_p_mb")),
         "yes" if excess(front.subject, point.outcome) <= 0 else "no",
     ]
     best = " class='best'" if point == front.best else ""
     return f"<tr{best}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-
-
-def number(value: float | int | None) -> str:
-    """A number for people."""
-    return "unknown" if value is None else f"{value:.4g}"
 
 
 def failures(front: Front) -> str:

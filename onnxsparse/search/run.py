@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnxsparse.cost.report.tables import format_total
 from onnxsparse.parallel.executor import Executor, GivenUp
 from onnxsparse.pipeline.cache import digest
 from onnxsparse.pipeline.reuse import store
@@ -173,7 +174,11 @@ class Search:
 
     def _progress(self, what: str) -> str:
         best = self._front().best
-        return what if best is None else f"{what}, best so far {best.outcome.harm:.4g} at {best.cost:.4g}"
+        return (
+            what
+            if best is None
+            else f"{what}, best so far {best.outcome.harm:.4g} at {format_total(self.subject.costs.cost_key, best.cost)}"
+        )
 
 
 class OutOfTimeError(Exception):

@@ -63,6 +63,18 @@ class TestTheFiles:
         assert found["differences"][0]["macs"] == second - first > 0
         assert "name one" in run.fails(2, "report", source, source, "--html", tmp_path / "r.html")
 
+    def test_a_folder_of_models_on_two_cores(self, run: Run, source: Path, tmp_path: Path) -> None:
+        (tmp_path / "models").mkdir()
+        for width in (8, 16, 32):
+            onnx.save(chain(3, width, 4), tmp_path / "models" / f"w{width:02d}.onnx")
+        assert run("report", tmp_path / "models", "--jobs", "2", "--json", "-") == 0
+        found = json.loads(run.out)
+        assert [report["model"] for report in found["models"]] == ["w08.onnx", "w16.onnx", "w32.onnx"]
+        assert run("report", tmp_path / "models", "--json", "-") == 0
+        assert json.loads(run.out) == found
+        (tmp_path / "empty").mkdir()
+        assert "the folder holds no .onnx files" in run.fails(2, "report", tmp_path / "empty")
+
     def test_in_a_recipe(self, run: Run, source: Path, tmp_path: Path) -> None:
         recipe = (
             f"passes:\n  - prune: {{sparsity_op: 0.5}}\n  - report: {{html: {tmp_path}/r.html, fail_if: ['latency_ms>100']}}\n"

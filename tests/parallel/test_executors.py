@@ -6,15 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from onnxsparse.errors import ParamError
+from onnxsparse.errors import BackendError, ParamError
 from onnxsparse.parallel.dask_cluster import DaskCluster, Versions, await_workers
-from onnxsparse.parallel.executor import Executor, GivenUp, InProcess, Processes, local
+from onnxsparse.parallel.executor import Executor, GivenUp, InProcess, Job, Processes, Result, Work, in_order, local
 from onnxsparse.parallel.files import Bundle
 from tests.parallel import jobs
 
@@ -31,6 +31,20 @@ def test_results_come_with_the_numbers_of_their_jobs(executor: Executor) -> None
         assert sorted(running.run(jobs.square, range(2, 7))) == [(0, 4), (1, 9), (2, 16), (3, 25), (4, 36)]
         with pytest.raises(ValueError, match="two is refused"):
             list(running.run(jobs.refuse, range(4)))
+
+
+class Careless(InProcess):
+    """Gives every job up."""
+
+    def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
+        yield from ((number, GivenUp("it was too much")) for number in range(len(jobs)))
+
+
+def test_results_in_order() -> None:
+    with local(2) as running:
+        assert in_order(running, jobs.square, [3, 1, 2]) == [9, 1, 4]
+    with pytest.raises(BackendError, match="job 1 of 2 was given up: it was too much"):
+        in_order(Careless(), jobs.square, [3, 1])
 
 
 def test_one_worker_needs_no_process() -> None:

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxsparse.cli.render import text
+from onnxsparse.cost.report.tables import format_total
 from onnxsparse.search.front import Front, excess
 
 
@@ -11,15 +12,14 @@ def print_front(out: Console, front: Front) -> None:
     """Print the front as a table, the verdict, and where the page is."""
     key = front.subject.costs.cost_key
     table = Table("point", "kind", key, front.subject.harm, "sparsity_op", "within the limits", box=None)
-    table.add_row("unpruned", "", f"{front.dense:.4g}", "0", "", "")
+    table.add_row("unpruned", "", format_total(key, front.dense), "0", "", "")
     for point in sorted(front.points, key=lambda point: -point.cost):
-        sparsity = point.outcome.totals["sparsity_op"]
         table.add_row(
             f"{point.number:03d}",
             point.kind,
-            f"{point.cost:.4g}",
+            format_total(key, point.cost),
             f"{point.outcome.harm:.4g}",
-            "" if sparsity is None else f"{sparsity:.1%}",
+            format_total("sparsity_op", point.outcome.totals["sparsity_op"]),
             "yes" if excess(front.subject, point.outcome) <= 0 else "no",
         )
     out.print(table)

@@ -55,7 +55,7 @@ def html(found: Deployment, model: str, curves: tuple[Curve, ...], operation: Op
         operation=operation,
         columns=COLUMNS,
         style=resource("page.css"),
-        script=script(),
+        script=bundled(resource("page.js")),
         payload=embed_json(payload),
     )
 
@@ -66,11 +66,11 @@ def embed_json(content: object) -> str:
 
 
 @cache
-def script() -> str:
-    """The page's script, bundled with Vega-Lite."""
+def bundled(source: str) -> str:
+    """A script together with Vega-Lite, for a script element."""
     import vl_convert
 
-    bundle: str = vl_convert.javascript_bundle(resource("page.js"))
+    bundle: str = vl_convert.javascript_bundle(source)
     return bundle.replace("</script", "<\\/script")
 
 
