@@ -1,5 +1,6 @@
 """Fixtures of several test files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import onnxsparse
 from tests.commands import Run
+from tests.dask_processes import Scheduler
 from tests.graphs import chain
 
 
@@ -21,6 +23,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def source(tmp_path: Path) -> Path:
     onnx.save(chain(3, 8, 16, 4), tmp_path / "in.onnx")
     return tmp_path / "in.onnx"
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[Scheduler]:
+    """A Dask scheduler without workers."""
+    found = Scheduler(tmp_path)
+    yield found
+    for process in found.processes:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture

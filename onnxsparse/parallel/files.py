@@ -25,7 +25,7 @@ class Bundle:
     @classmethod
     def of(cls, paths: Iterable[Path]) -> Self:
         """The files as they are now; what lies in folders is to be named itself."""
-        files = {str(path.resolve()): path.resolve().read_bytes() for path in sorted(set(paths))}
+        files = {str(path.absolute()): path.read_bytes() for path in sorted(set(paths))}
         found = hashlib.sha256()
         for path, content in files.items():
             found.update(f"{len(path)} {path} {len(content)} ".encode())

@@ -56,7 +56,7 @@ class Effort:
 def search(
     model: Path | str,
     data: Path | str,
-    out: Path | str,
+    out: Path | str | None = None,
     *,
     budget: Mapping[str, float] | None = None,
     target: str = "cv22",
@@ -65,13 +65,15 @@ def search(
 ) -> Front:
     """Search for the combination of channel cuts, zeros and widths that meets `budget` (total → limit) at the least harm.
 
-    `out`: a folder for the points; a second call with the same arguments goes on from it. `more`: further fields of `Subject`.
+    `out`: a folder for the points (default: the model's name with `-search`, in the working directory); a second call with the
+    same arguments goes on from it. `more`: further fields of `Subject`.
 
     Raises ParamError, ModelError and BackendError for options, files or data that are at fault; nothing is written then.
     """
     budgets = read_budgets([f"{name}={value!r}" for name, value in (budget or {}).items()])
     given = {"model": Path(model), "data": Path(data), "target": target, "budgets": budgets, **more}
-    return run_search(Subject(**given), Path(out), effort)  # type: ignore[arg-type]  # names are those of the fields
+    folder = Path(f"{Path(model).stem}-search" if out is None else out)
+    return run_search(Subject(**given), folder, effort)  # type: ignore[arg-type]  # names are those of the fields
 
 
 def run_search(subject: Subject, out: Path, effort: Effort = Effort()) -> Front:
@@ -83,6 +85,7 @@ def run_search(subject: Subject, out: Path, effort: Effort = Effort()) -> Front:
     """
     check_extra()
     check_limits(subject)
+    subject = subject.absolute()
     model = subject.load()
     learning = PruneChannels(**data_options(subject))
     check_passes([learning])

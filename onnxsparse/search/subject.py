@@ -92,15 +92,19 @@ class Subject:
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in PATHS}
         return digest([code(), *versions(), repr(sorted(plain.items())), repr(self.test is not None)], self.files())
 
+    def absolute(self) -> Self:
+        """With paths that do not depend on the working directory."""
+        return self.moved(Path(self.model.absolute().anchor))
+
     def moved(self, root: Path) -> Self:
         """With every path below `root` instead of below the root of the file system."""
         given = {name: getattr(self, name) for name in PATHS if getattr(self, name) is not None}
-        changes: dict[str, object] = {name: below(root, path.resolve()) for name, path in given.items()}
+        changes: dict[str, object] = {name: below(root, path.absolute()) for name, path in given.items()}
         if backend_paths(self.target):
-            changes["target"] = str(below(root, Path(self.target).resolve()))
+            changes["target"] = str(below(root, Path(self.target).absolute()))
         if self.metric is not None and metric_files(self.metric):
             file, _, function = self.metric.rpartition(":")
-            changes["metric"] = f"{below(root, Path(file).resolve())}:{function}"
+            changes["metric"] = f"{below(root, Path(file).absolute())}:{function}"
         return replace(self, **changes)  # type: ignore[arg-type]  # names are fields, and values have their types
 
     def recipe_head(self) -> Iterator[tuple[str, object]]:
@@ -108,8 +112,7 @@ class Subject:
         for name in ("data", "test", "preprocess", "labels"):
             path: Path | None = getattr(self, name)
             if path is not None:
-                file, key = split_key(path)
-                yield name, f"{file.resolve()}" + ("" if key is None else f":{key}")
+                yield name, str(path.absolute())
         for name in ("input_shape", "dim"):
             if getattr(self, name):
                 yield name, list(getattr(self, name))

@@ -98,7 +98,7 @@ class Trial:
 
     def moved(self, root: Path) -> Self:
         """For a worker on another machine: with all paths below `root`."""
-        return replace(self, subject=self.subject.moved(root), cache=below(root, self.cache.resolve()))
+        return replace(self, subject=self.subject.moved(root), cache=below(root, self.cache.absolute()))
 
 
 def run_trial(trial: Trial, failures: int) -> Outcome:
@@ -220,13 +220,13 @@ class Running:
             model = self.dense.copy()
             left = PruneChannels(**options, **self._learning(), macs=middle).cut(model)
             used = self._used(model, quantities)
+            share = max(middle, math.ceil(left * 1e6) / 1e6)  # more than was asked for, where no more can be cut
             if used <= wanted:
-                low, best = middle, (middle, used)
+                low, best = middle, (share, used)
             else:
-                # nothing is left between what was asked and what could be cut
-                if left > middle and best is None:
-                    best = (math.ceil(left * 1e6) / 1e6, used)
                 high = middle
+                if share > middle and best is None:
+                    best = (share, used)
         if best is None or best[0] >= 1:
             return None, self._used(self.dense, quantities)
         return options | {"macs": best[0]}, best[1]

@@ -1,11 +1,6 @@
 """Executors: each gives the same results, whatever happens to workers."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +11,8 @@ from onnxsparse.errors import BackendError, ParamError
 from onnxsparse.parallel.dask_cluster import DaskCluster, Versions, await_workers
 from onnxsparse.parallel.executor import Executor, GivenUp, InProcess, Job, Processes, Result, Work, in_order, local
 from onnxsparse.parallel.files import Bundle
+from tests.dask_processes import Scheduler
 from tests.parallel import jobs
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def dask(address: str | None = None, workers: int = 2, bundle: Bundle | None = None) -> DaskCluster:
@@ -95,48 +89,6 @@ def test_versions_tell_what_differs() -> None:
     assert mine.difference(mine) is None
     assert mine.difference(Versions("other", ("numpy 1",))) == "its code of onnxsparse is another"
     assert mine.difference(Versions("code", ())) == "it has numpy None, and this machine 1"
-
-
-class Scheduler:
-    """`dask scheduler` and `dask worker` processes on loopback."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.file = folder / "scheduler.json"
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        end = time.monotonic() + 60
-        while not (self.file.exists() and self.file.read_text().strip()):
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        self.address: str = json.loads(self.file.read_text())["address"]
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """A process of Dask. It knows the tests' functions."""
-        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *arguments[1:]]
-        if arguments[0] == "worker":
-            command = [sys.executable, "-m", "distributed.cli.dask_worker", *arguments[1:]]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        options = ["--scheduler-file", str(self.file)]
-        log = (self.folder / f"log{len(self.processes)}").open("wb")
-        process = subprocess.Popen([*command, *options], env=environment, stdout=log, stderr=log, cwd=self.folder)
-        self.processes.append(process)
-        return process
-
-    def worker(self) -> subprocess.Popen[bytes]:
-        """One more worker, of one thread, which no nanny starts again."""
-        return self.start(
-            "worker", "--nthreads", "1", "--no-nanny", "--local-directory", str(self.folder / "spool"), "--no-dashboard"
-        )
-
-
-@pytest.fixture
-def scheduler(tmp_path: Path) -> Iterator[Scheduler]:
-    found = Scheduler(tmp_path)
-    yield found
-    for process in found.processes:
-        process.kill()
-        process.wait()
 
 
 class TestExistingCluster:

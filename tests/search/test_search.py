@@ -2,8 +2,12 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import onnx
@@ -12,24 +16,26 @@ import pytest
 
 from onnxsparse import BackendError, ParamError, load
 from onnxsparse.cost.estimate import deploy_on
-from onnxsparse.parallel.executor import GivenUp, InProcess, Job, Result, Work
+from onnxsparse.parallel.executor import Executor, GivenUp, InProcess, Job, Result, Work
 from onnxsparse.search.api import Effort, run_search, search
 from onnxsparse.search.budgets import Budget
 from onnxsparse.search.front import Front
 from onnxsparse.search.subject import Subject
 from onnxsparse.search.trial import Outcome, Trial
 from tests.commands import Run
+from tests.dask_processes import Scheduler
 from tests.graphs import chain
 from tests.search.conftest import EFFORT, MACS
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All that a front consists of, without the recipes' comments, which name the folder."""
+    """All that a front consists of, without the lines of recipes that name folders."""
     files = {
         str(file.relative_to(folder)): file.read_bytes() for file in sorted((folder / "points").rglob("*")) if file.is_file()
     }
     files |= {name: (folder / name).read_bytes() for name in ("search.json", "index.html")}
-    return {name: re.sub(rb"^#.*\n", b"", text) if name.endswith("yaml") else text for name, text in files.items()}
+    places = rb"(?m)^(#|data:).*\n"
+    return {name: re.sub(places, b"", text) if name.endswith("yaml") else text for name, text in files.items()}
 
 
 class Stops(InProcess):
@@ -52,6 +58,27 @@ class Backwards(InProcess):
     def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
         for number in reversed(range(len(jobs))):
             yield number, function(jobs[number], 0)
+
+
+class KillsOne(InProcess):
+    """Runs trials on a cluster, of which it kills a worker after three."""
+
+    def __init__(self, worker: subprocess.Popen[bytes], cluster: Executor) -> None:
+        self.worker, self.cluster, self.ended = worker, cluster, 0
+
+    def __enter__(self) -> Self:
+        self.cluster.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.cluster.__exit__(kind, error, trace)
+
+    def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
+        for found in self.cluster.run(function, jobs):
+            self.ended += 1
+            if self.ended == 3:
+                self.worker.kill()
+            yield found
 
 
 class Forgetful(InProcess):
@@ -197,6 +224,19 @@ class TestGoingOn:
 
     def test_workers_of_a_cluster_come_to_the_same_end(self, ended: Front, tmp_path: Path) -> None:
         run_search(ended.subject, tmp_path / "found", Effort(trials=17, jobs=3))
+        assert content(tmp_path / "found") == content(ended.folder)
+
+    def test_workers_without_the_files_come_to_the_same_end(
+        self, ended: Front, scheduler: Scheduler, copied: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The paths are relative, and mean nothing in the folders of the workers, of which one dies."""
+        workers = [scheduler.worker() for _ in range(2)]
+        monkeypatch.chdir(tmp_path)
+        subject = replace(copied, model=Path(copied.model.name), data=Path(copied.data.name))
+        killed = KillsOne(workers[0], Effort(jobs=1, scheduler=scheduler.address).executor(subject.absolute()))
+        use(monkeypatch, killed)
+        run_search(subject, Path("found"), EFFORT)
+        assert killed.ended > 3
         assert content(tmp_path / "found") == content(ended.folder)
 
     @pytest.mark.usefixtures("without_work")
