@@ -19,6 +19,7 @@ from onnxsparse.runtime.threads import core_count
 from onnxsparse.search.bounds import bounds, farthest
 from onnxsparse.search.budgets import read_budgets
 from onnxsparse.search.front import Front
+from onnxsparse.search.generations import open_study
 from onnxsparse.search.run import Search
 from onnxsparse.search.subject import Subject
 from onnxsparse.search.trial import data_options
@@ -96,10 +97,14 @@ def run_search(subject: Subject, out: Path, effort: Effort = Effort()) -> Front:
     subject = subject if subject.budgets else farthest(subject)
     known = bounds(subject)
     check_out(out, subject)
+    key = subject.digest()
+    study = None if effort.storage is None else open_study(effort.storage, key[:16])
     with effort.executor(subject) as executor:
         out.mkdir(exist_ok=True)
-        store(out / STATE, f"{json.dumps({'search': subject.digest()})}\n".encode())
-        return Search(subject, known, out, executor, effort.trials, effort.minutes, effort.storage).run()
+        store(out / STATE, f"{json.dumps({'search': key})}\n".encode())
+        if study is None:
+            study = open_study(f"sqlite:///{out.absolute() / 'study.db'}", key[:16])
+        return Search(subject, known, out, executor, study, effort.trials, effort.minutes).run()
 
 
 def own_versions() -> Versions:

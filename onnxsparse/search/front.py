@@ -1,5 +1,6 @@
 """What a search has found: the points that nothing else beats in both cost and harm."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,12 @@ class Front:
         where = "" if worst is None else f"; {worst.item.node} takes most of it"
         missed = " and ".join(misses(self.subject, nearest.outcome))
         return f"nothing keeps the limits; of the nearest, point {nearest.number:03d}, {missed}{where}"
+
+
+def cost_of(subject: Subject, outcome: Outcome) -> float:
+    """The cost of an outcome in the unit of the first budget; infinite if it is unknown."""
+    found = outcome.totals[subject.costs.cost_key]
+    return math.inf if found is None else float(found)
 
 
 def excess(subject: Subject, outcome: Outcome) -> float:

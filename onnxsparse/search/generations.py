@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from onnxsparse.errors import ParamError
 from onnxsparse.search.trial import Params
 
 if TYPE_CHECKING:
@@ -107,8 +108,12 @@ def told(
 
 
 def open_study(storage: str, name: str) -> "Study":
-    """The study in which all trials are kept. Raises what Optuna raises for a storage that it cannot open."""
+    """The study in which all trials are kept. Raises ParamError for a storage that cannot be opened."""
     import optuna
+    from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(storage=storage, study_name=name, directions=DIRECTIONS, load_if_exists=True)
+    try:
+        return optuna.create_study(storage=storage, study_name=name, directions=DIRECTIONS, load_if_exists=True)
+    except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
+        raise ParamError(f"--storage {storage}: it cannot be opened ({str(error).splitlines()[0]})") from None

@@ -18,13 +18,14 @@ from onnxsparse.pipeline.cache import digest
 from onnxsparse.pipeline.reuse import store
 from onnxsparse.progress import tell
 from onnxsparse.search.bounds import Bounds
-from onnxsparse.search.front import Front, Point, excess, undominated
-from onnxsparse.search.generations import distributions, grid, open_study, proposed, told
+from onnxsparse.search.front import Front, Point, cost_of, excess, undominated
+from onnxsparse.search.generations import distributions, grid, proposed, told
 from onnxsparse.search.subject import Subject
 from onnxsparse.search.trial import Outcome, Params, Trial, run_trial
 from onnxsparse.search.write import written
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.trial import FrozenTrial
 
 CHEAP_SAMPLES = 32
@@ -38,17 +39,17 @@ PROMOTED = 3
 class Search:
     """A search that keeps its state in `folder`.
 
-    `trials`: number to run, rounded up to whole generations. `minutes`: after which no trial starts; None: no limit.
-    `storage`: the URL of the study's database; None: study.db in the folder.
+    `study`: where trials are recorded. `trials`: number to run, rounded up to whole generations. `minutes`: after which no trial
+    starts; None: no limit.
     """
 
     subject: Subject
     bounds: Bounds
     folder: Path
     executor: Executor
+    study: "Study"
     trials: int
     minutes: float | None = None
-    storage: str | None = None
     points: list[Point] = field(default_factory=list, init=False)
     failed: list[Outcome] = field(default_factory=list, init=False)
 
@@ -63,8 +64,7 @@ class Search:
 
         Raises ParamError, ModelError and BackendError for data or a metric that are at fault, and as the executor does.
         """
-        study = open_study(self.storage or f"sqlite:///{(self.folder / 'study.db').resolve()}", self._key[:16])
-        recorded = len(study.get_trials(deepcopy=False))
+        recorded = len(self.study.get_trials(deepcopy=False))
         past: list[FrozenTrial] = []
         count, number, interrupted = 0, 0, False
         self.trials = max(self.trials, recorded)  # models of earlier trials are kept for the front of all of them
@@ -75,7 +75,7 @@ class Search:
                 for outcome in outcomes:
                     trial = self._told(outcome, count)
                     if count >= recorded:
-                        study.add_trial(trial)
+                        self.study.add_trial(trial)
                     if trial.values is not None:
                         past.append(trial)
                     count += 1
@@ -103,16 +103,16 @@ class Search:
         chosen = list(range(len(params)))
         cheap: list[Outcome] = []
         if not in_full and self.bounds.samples > CHEAP_SAMPLES:
-            cheap = self._all([self._trial(each, CHEAP_SAMPLES) for each in params], first)
+            cheap = self._ended([self._trial(each, CHEAP_SAMPLES) for each in params], first)
             chosen = promoted(self.subject, cheap)
-        full = self._all([self._trial(params[at], None) for at in chosen], first, chosen)
+        full = self._ended([self._trial(params[at], None) for at in chosen], first, chosen)
         by_place = dict(zip(chosen, full, strict=True))
         return [by_place.get(at) or cheap[at] for at in range(len(params))]
 
     def _trial(self, params: Params, samples: int | None) -> Trial:
         return Trial(self.subject, params, samples, self._cache, keep=samples is None)
 
-    def _all(self, trials: Sequence[Trial], first: int, numbers: Sequence[int] | None = None) -> list[Outcome]:
+    def _ended(self, trials: Sequence[Trial], first: int, numbers: Sequence[int] | None = None) -> list[Outcome]:
         """The outcomes of trials, in order; those that are known are not run again."""
         entries = [self.folder / "trials" / digest([self._key, repr(asdict(t.params)), repr(t.samples)], []) for t in trials]
         found = dict(enumerate(map(read_outcome, entries)))
@@ -143,18 +143,14 @@ class Search:
                 self.failed.append(outcome)
             return
         if all(point.number != number for point in self.points):
-            cost = outcome.totals[self.subject.costs.cost_key]
-            self.points.append(Point(number, outcome, float(cost or 0), self.folder / "points" / f"{number:03d}"))
+            self.points.append(Point(number, outcome, cost_of(self.subject, outcome), self.folder / "points" / f"{number:03d}"))
 
     def _told(self, outcome: Outcome, number: int) -> "FrozenTrial":
         """A trial for the study. One without a result in full is not learned from."""
         point = next((point for point in self.points if point.number == number), None)
         values = None if point is None else (point.cost, outcome.harm)
-        facts = {
-            "fault": outcome.fault,
-            "in_full": point is not None,
-            **{k: v for k, v in outcome.totals.items() if v is not None},
-        }
+        known = {name: value for name, value in outcome.totals.items() if value is not None}
+        facts = {"fault": outcome.fault, "in_full": point is not None} | known
         exceeds = 1.0 if point is None else excess(self.subject, outcome)
         return told(outcome.params, self._choices, values, exceeds, facts)
 
@@ -174,11 +170,9 @@ class Search:
 
     def _progress(self, what: str) -> str:
         best = self._front().best
-        return (
-            what
-            if best is None
-            else f"{what}, best so far {best.outcome.harm:.4g} at {format_total(self.subject.costs.cost_key, best.cost)}"
-        )
+        if best is None:
+            return what
+        return f"{what}, best so far {best.outcome.harm:.4g} at {format_total(self.subject.costs.cost_key, best.cost)}"
 
 
 class OutOfTimeError(Exception):
@@ -200,8 +194,7 @@ def promoted(subject: Subject, cheap: Sequence[Outcome]) -> list[int]:
     left = list(with_model)
     rank = 0
     while left:
-        points = [Point(at, cheap[at], float(cheap[at].totals[subject.costs.cost_key] or 0), Path()) for at in left]
-        for point in undominated(points):
+        for point in undominated([Point(at, cheap[at], cost_of(subject, cheap[at]), Path()) for at in left]):
             layer[point.number] = rank
         left = [at for at in left if at not in layer]
         rank += 1

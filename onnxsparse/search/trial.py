@@ -16,7 +16,7 @@ from typing import Any, Self
 from onnxsparse.cost.estimate import deploy_on
 from onnxsparse.cost.report.records import totals
 from onnxsparse.cost.workload import workload
-from onnxsparse.errors import PassError
+from onnxsparse.errors import ParamError, PassError
 from onnxsparse.ir.model import Model
 from onnxsparse.parallel.files import below
 from onnxsparse.passes.prune_channels import PruneChannels
@@ -104,7 +104,7 @@ class Trial:
 def run_trial(trial: Trial, failures: int) -> Outcome:
     """Run a trial. `failures`: how often it has exceeded a worker's memory: then it learns from half of the samples.
 
-    A pass that fails is the outcome. Raises ParamError, ModelError and BackendError for files, data or a metric at fault.
+    A pass that refuses or fails is the outcome. Raises ParamError for a metric at fault, ModelError and BackendError for data.
     """
     reuse = Reuse(trial.cache / "measurements", trial.subject.data_digest())
     with limited_threads(1), reusing(reuse):
@@ -144,7 +144,7 @@ class Running:
             if isinstance(steps, float):
                 return replace(found, fault=f"out of reach: at least {steps:.3g} times the budget", exceeds=(steps - 1,))
             model = self._made(steps)
-        except PassError as error:
+        except (ParamError, PassError) as error:  # a pass refuses the options that were chosen here, or its proof fails
             return replace(found, fault=str(error))
         cost = totals(deploy_on(model, self.subject.backend))
         exceeds = tuple(self.subject.costs.excess(cost))

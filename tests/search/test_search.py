@@ -310,6 +310,11 @@ class TestBadInput:
             ([], "give a budget, as --budget latency_ms=35, or --metric and --max-drop"),
             (["--max-drop", "1"], "give --metric as well"),
             (["--budget", "latency_ms=1", "--target", "onnxruntime-cpu"], "measures models"),
+            (
+                ["--budget", f"nonzero_macs={MACS / 4}", "--jobs", "1", "--storage", "nothing"],
+                "--storage nothing: it cannot be op",
+            ),
+            (["--budget", f"nonzero_macs={MACS / 4}", "--jobs", "1", "--storage", "sqlite:////no/x.db"], "unable to open"),
             (["--budget", "latency_ms=1", "--memory", "much"], "write it as 512MB"),
         ],
     )
