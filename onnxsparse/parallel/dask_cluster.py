@@ -7,6 +7,7 @@ the second time, the job is given up.
 
 import logging
 import os
+import signal
 import threading
 import time
 import uuid
@@ -34,6 +35,9 @@ WATCH_SECONDS = 0.1
 
 CONNECT_SECONDS = 20
 """Time to wait for a scheduler."""
+
+CLOSE_SECONDS = 2
+"""Time that workers of this machine have to end, before they are killed."""
 
 OVER = GivenUp("it exceeded the memory of a worker twice, the second time with half of the samples")
 
@@ -78,6 +82,11 @@ class Guarded(Generic[Job, Result]):
         with Watch(None if not limit else int(limit * MEMORY_SHARE), exceeded[failures]):
             placed = job if bundle is None else job.moved(bundle.unpack(Path(worker.local_directory)))  # type: ignore[attr-defined]  # a bundle is for jobs that name files
             return self.function(placed, failures)
+
+
+def ignore_interrupts() -> None:
+    """For a worker of this machine: Ctrl-C in a terminal goes to all processes, and is for the command alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Watch:
@@ -130,19 +139,21 @@ class DaskCluster:
         dask.config.set({"distributed.scheduler.allowed-failures": DEATHS, "distributed.comm.timeouts.connect": CONNECT_SECONDS})
         if self._scheduler is None:
             self._cluster = LocalCluster(
-                n_workers=self._wanted, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+                n_workers=self._wanted, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
             )
         try:
             self._client = Client(self._cluster or self._scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
         except (TimeoutError, OSError, ValueError) as error:
             raise ParamError(f"--scheduler {self._scheduler}: no scheduler answers there ({error})") from None
+        if self._cluster is not None:
+            self._client.run(ignore_interrupts)
         self._lent = None if self._bundle is None else self._client.scatter(self._bundle, hash=False)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._client.close()
         if self._cluster is not None:
-            self._cluster.close()
+            self._cluster.close(timeout=CLOSE_SECONDS)
 
     @property
     def workers(self) -> int:

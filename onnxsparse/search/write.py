@@ -7,12 +7,13 @@ from pathlib import Path
 import yaml
 
 from onnxsparse.cost.estimate import deploy_on
+from onnxsparse.cost.report.figures import to_svg
 from onnxsparse.cost.report.outputs import ReportFiles, contents
 from onnxsparse.ir.files import Staging
 from onnxsparse.ir.model import load
 from onnxsparse.records import json_text, text_writer
 from onnxsparse.search.front import Front, Point, excess
-from onnxsparse.search.page import page
+from onnxsparse.search.page import front_figure, page
 from onnxsparse.search.trial import recipe
 
 SCHEMA = 1
@@ -20,7 +21,7 @@ SCHEMA = 1
 
 
 def written(front: Front) -> None:
-    """Write the points, then index.html and search.json, and remove points that are no longer on the front.
+    """Write the points, then index.html, front.svg and search.json, and remove points that are no longer on the front.
 
     A point's folder is there as a whole or not at all.
     """
@@ -31,6 +32,7 @@ def written(front: Front) -> None:
             write_point(front, point)
     with Staging() as staging:
         staging.write(front.folder / "index.html", text_writer(page(front)))
+        staging.write(front.folder / "front.svg", text_writer(to_svg(front_figure(front))))
         staging.write(front.folder / "search.json", text_writer(json_text(front_json(front))))
     names = {point.folder.name for point in front.points}
     for folder in place.iterdir():
