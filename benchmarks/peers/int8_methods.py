@@ -96,6 +96,12 @@ PEERS = (
     Method("cross-layer equalization", "aimet", ("cle",)),
     Method("sequential MSE", "aimet", ("seqmse",)),
     Method("AdaRound, 10 000 iterations", "aimet", ("adaround",)),
+    Method("U8S8", "quark", ("U8S8_AAWS",)),
+    Method("U8S8, cross-layer equalization", "quark", ("U8S8_AAWS", "cle")),
+    Method("U8S8, biases corrected", "quark", ("U8S8_AAWS", "bias")),
+    Method("U8S8, AdaRound", "quark", ("U8S8_AAWS_ADAROUND",)),
+    Method("U8S8, AdaQuant", "quark", ("U8S8_AAWS_ADAQUANT",)),
+    Method("TensorRT rules", "ppq"),
 )
 
 METHODS = (*PEERS, *OURS)
@@ -255,11 +261,55 @@ def quantize_aimet(source: str, target: str, data: str, *steps: str) -> None:
     onnx.save(sim.to_onnx_qdq(), target)
 
 
+def quantize_quark(source: str, target: str, data: str, config: str, *steps: str) -> None:
+    """A configuration of amd-quark by its name, per channel. `steps`: cle, bias. Its GPTQ quantizes no activations."""
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
+    from quark.onnx import ModelQuantizer  # type: ignore[import-not-found]  # in the peer's interpreter only
+    from quark.onnx.quantization.config import Config, get_default_config  # type: ignore[import-not-found]  # as above
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # without types
+        samples = feeds(data, source)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self.samples, None)
+
+        def reset_iter(self) -> None:
+            self.samples = feeds(data, source)
+
+    chosen = get_default_config(config)
+    chosen.per_channel = True
+    chosen.include_cle = "cle" in steps
+    if "bias" in steps:
+        chosen.extra_options["BiasCorrection"] = True
+    ModelQuantizer(Config(global_quant_config=chosen)).quantize_model(source, target, Reader())
+
+
+def quantize_ppq(source: str, target: str, data: str) -> None:
+    """esp-ppq by its rules for TensorRT, written with QuantizeLinear and DequantizeLinear."""
+    import torch
+    from esp_ppq.api import export_ppq_graph, quantize_onnx_model  # type: ignore[import-not-found]  # in the peer's interpreter only
+    from esp_ppq.core import TargetPlatform  # type: ignore[import-not-found]  # as above
+
+    samples = [torch.from_numpy(array) for sample in feeds(data, source) for array in sample.values()]
+    graph = quantize_onnx_model(
+        onnx_import_file=source,
+        calib_dataloader=samples,
+        calib_steps=len(samples),
+        input_shape=list(samples[0].shape),
+        platform=TargetPlatform.TRT_INT8,
+        device="cpu",
+        collate_fn=lambda batch: batch,
+    )
+    export_ppq_graph(graph, platform=TargetPlatform.ONNXRUNTIME, graph_save_to=target)
+
+
 CHILDREN: Mapping[str, Callable[..., None]] = {
     "onnxruntime": quantize_onnxruntime,
     "nncf": quantize_nncf,
     "modelopt": quantize_modelopt,
     "aimet": quantize_aimet,
+    "quark": quantize_quark,
+    "ppq": quantize_ppq,
 }
 
 if __name__ == "__main__":
