@@ -1,6 +1,6 @@
 """The front as one HTML page that opens offline: a figure whose points open their reports, and a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from onnxsparse.cost.report.figures import Spec, axis, figure
@@ -72,57 +72,42 @@ def asked(front: Front) -> str:
 
 def front_figure(front: Front) -> Spec:
     """Harm over cost: the front, single methods as curves, the range of costs over the variants of the target as bars."""
-    every = (*front.points, *front.others)
     key = front.subject.costs.cost_key
-    kinds = {"scale": {"domain": list(COLOURS), "range": list(COLOURS.values())}, "legend": {"orient": "top"}}
     x = axis("cost", f"{key} on {front.subject.target}", scale={"zero": False})
     # a divergence spans orders of magnitude; the drop of a metric may be negative
     y = axis("harm", front.subject.harm, scale={"type": "sqrt" if front.subject.metric is None else "linear"})
-    colour = axis("kind", "", "nominal", **kinds)
+    kinds = {"scale": {"domain": list(COLOURS), "range": list(COLOURS.values())}, "legend": {"orient": "top"}}
+    place: Spec = {"x": x, "y": y}
+    shown = place | {"color": axis("kind", "", "nominal", **kinds)}
+    every = (*front.points, *front.others)
     rows = [row(front, point) for point in every]
-    dense = [{"kind": "unpruned", "cost": front.dense, "harm": 0.0}]
-    tooltip = [{"field": name} for name in ("number", "kind", "cost", "harm", "low", "high", "within")]
-    single = dense + [r for kind in (ZEROS, CHANNELS) for r in curve(front, every, kind)]
-    layers: list[Spec] = [
-        {
-            "data": {"values": single},
-            "mark": {"type": "line", "strokeDash": [4, 3], "opacity": 0.7},
-            "transform": [{"filter": "datum.kind != 'unpruned'"}],
-            "encoding": {"x": x, "y": y, "color": colour},
-        },
-        {
-            "data": {"values": rows},
-            "mark": {"type": "rule", "opacity": 0.4},
-            "encoding": {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}, "y": y, "color": colour},
-        },
-        {
-            "data": {"values": [r for r in rows if r["front"]]},
-            "mark": {"type": "line", "color": "#333", "interpolate": "step-after"},
-            "encoding": {"x": x, "y": y},
-        },
-        {
-            "data": {"values": rows + dense},
-            "mark": {"type": "point", "filled": True, "size": 90},
-            "encoding": {
-                "x": x,
-                "y": y,
-                "color": colour,
-                "opacity": {"condition": {"test": "datum.front || datum.kind == 'unpruned'", "value": 1}, "value": 0.35},
-                "href": {"field": "report"},
-                "tooltip": tooltip,
-            },
-        },
+    single = [line for kind in (ZEROS, CHANNELS) for line in curve(front, every, kind)]
+    span = shown | {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}}
+    step = {"type": "line", "color": "#333", "interpolate": "step-after"}
+    dense: Spec = {"kind": "unpruned", "cost": front.dense, "harm": 0.0}
+    layers = [
+        layer(single, {"type": "line", "strokeDash": [4, 3], "opacity": 0.7}, shown),
+        layer(rows, {"type": "rule", "opacity": 0.4}, span),
+        layer([row for row in rows if row["front"]], step, place),
+        layer([*rows, dense], {"type": "point", "filled": True, "size": 90}, shown | LINKS),
     ]
     if not front.subject.by_drop:
-        most = front.subject.budgets[0].most
-        layers.append(
-            {
-                "data": {"values": [{"most": most}]},
-                "mark": {"type": "rule", "strokeDash": [2, 2]},
-                "encoding": {"x": {"field": "most", "type": "quantitative"}},
-            }
-        )
+        limit = [{"most": front.subject.budgets[0].most}]
+        layers.append(layer(limit, {"type": "rule", "strokeDash": [2, 2]}, {"x": {"field": "most", "type": "quantitative"}}))
     return figure("Front, and the single methods as dashed curves", 420, layer=layers) | {"width": 860, "background": "white"}
+
+
+LINKS: Spec = {
+    "opacity": {"condition": {"test": "datum.front || datum.kind == 'unpruned'", "value": 1}, "value": 0.35},
+    "href": {"field": "report"},
+    "tooltip": [{"field": name} for name in ("number", "kind", "cost", "harm", "low", "high", "within")],
+}
+"""Encodings of points: faint off the front, with a link to the report and its numbers."""
+
+
+def layer(rows: Sequence[Mapping[str, object]], mark: Mapping[str, object], encoding: Mapping[str, object]) -> Spec:
+    """A layer of the figure."""
+    return {"data": {"values": list(rows)}, "mark": mark, "encoding": encoding}
 
 
 def row(front: Front, point: Point) -> Spec:

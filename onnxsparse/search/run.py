@@ -72,14 +72,10 @@ class Search:
             while count < self.trials and not self._late:
                 params = self._generation(number, past)
                 outcomes = self._outcomes(params, count, in_full=number == 0)
-                for outcome in outcomes:
-                    trial = self._told(outcome, count)
-                    if count >= recorded:
-                        self.study.add_trial(trial)
-                    if trial.values is not None:
-                        past.append(trial)
-                    count += 1
-                number += 1
+                trials = [self._told(outcome, count + at) for at, outcome in enumerate(outcomes)]
+                self.study.add_trials(trials[max(0, recorded - count) :])
+                past += [trial for trial in trials if trial.values is not None]
+                count, number = count + len(trials), number + 1
                 written(self._front())
         except (KeyboardInterrupt, OutOfTimeError) as stop:
             interrupted = isinstance(stop, KeyboardInterrupt)
