@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -36,8 +37,8 @@ WATCH_SECONDS = 0.1
 CONNECT_SECONDS = 20
 """Time to wait for a scheduler."""
 
-CLOSE_SECONDS = 2
-"""Time that workers of this machine have to end, before they are killed."""
+CLOSE_SECONDS = 5
+"""Time to wait for workers of this machine to end."""
 
 OVER = GivenUp("it exceeded the memory of a worker twice, the second time with half of the samples")
 
@@ -153,7 +154,8 @@ class DaskCluster:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._client.close()
         if self._cluster is not None:
-            self._cluster.close(timeout=CLOSE_SECONDS)
+            with suppress(TimeoutError):  # workers that compute are killed when this process ends
+                self._cluster.close(timeout=CLOSE_SECONDS)
 
     @property
     def workers(self) -> int:
