@@ -21,9 +21,8 @@ from onnxsparse.cost.workload import workload
 from onnxsparse.ir.model import Model
 from onnxsparse.pipeline.reuse import Reuse, reusing
 from onnxsparse.runtime.samples import Samples
-from onnxsparse.search.bounds import sparse
 from onnxsparse.search.budgets import Budget, Budgets
-from onnxsparse.search.densities import allocated
+from onnxsparse.search.densities import allocated, sparse
 from onnxsparse.search.subject import Subject
 from onnxsparse.search.trial import divergence
 

@@ -1,6 +1,5 @@
 """What is known of a search before its first trial: the cost of the model, and the least that can be reached."""
 
-import math
 from dataclasses import dataclass, replace
 
 from onnxsparse.cost.backends.hardware import alignment_of
@@ -14,6 +13,7 @@ from onnxsparse.passes.prune_channels import DEFAULT_ROUNDING, PruneChannels
 from onnxsparse.recovery.allocation import FLOOR
 from onnxsparse.runtime.session import runner
 from onnxsparse.search.budgets import Budget, Quantity, price_of
+from onnxsparse.search.densities import sparse
 from onnxsparse.search.subject import Subject
 from onnxsparse.search.trial import data_options
 
@@ -75,11 +75,6 @@ def require_costs(model: Model, subject: Subject) -> None:
         if known[key] is None or key in bounded:
             reasons = "; ".join(gaps(found)) or "its value is unknown"
             raise ParamError(f"search: {key} of {model.name} is not known as a whole on {subject.target}: {reasons}")
-
-
-def sparse(load: Workload) -> Workload:
-    """A workload at the lowest density of all layers."""
-    return replace(load, items=tuple(replace(item, nonzeros=math.ceil(FLOOR * item.nonzeros)) for item in load.items))
 
 
 def out_of_reach(subject: Subject, quantity: Quantity, lowest: Workload) -> ParamError:

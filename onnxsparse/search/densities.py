@@ -5,6 +5,7 @@
 3. While another budget is exceeded, give it a share of the price, and allocate again.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from onnxsparse.ir.model import Model
 from onnxsparse.pipeline.base import budget_bytes
 from onnxsparse.pipeline.reuse import reused
 from onnxsparse.pruning.candidates import select_candidates
-from onnxsparse.recovery.allocation import Choices, allocate, densities_of
+from onnxsparse.recovery.allocation import FLOOR, Choices, allocate, densities_of
 from onnxsparse.recovery.database import Database
 from onnxsparse.recovery.recover import Recovery, Rules
 from onnxsparse.recovery.units import Unit, find_units
@@ -74,6 +75,17 @@ def allocated(model: Model, samples: Samples, quantities: Sequence[Quantity], me
     with threadpool_limits(limits=1, user_api="blas"):
         database = reused("sensitivity", model, samples, (memory, seed), measured)
     return Densities(tuple(layer_sparsities(model, units, allocating.run(database))))
+
+
+def lowest_share(model: Model, quantities: Sequence[Quantity], bits: int) -> float:
+    """The largest share of a quantity that `model` uses at the lowest densities of all layers."""
+    candidates, _ = select_candidates(model, layers(model), (), (), "search", by_operations=False)
+    return Allocating(find_units(model, candidates)[0], workload(model), quantities, bits).lowest
+
+
+def sparse(load: Workload) -> Workload:
+    """A workload at the lowest density of all weights, also of those that cannot be pruned."""
+    return replace(load, items=tuple(replace(item, nonzeros=math.ceil(FLOOR * item.nonzeros)) for item in load.items))
 
 
 @dataclass

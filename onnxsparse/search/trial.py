@@ -1,6 +1,7 @@
 """One trial: from parameters to a recipe, its model, what that costs, and how far its outputs are from the original's.
 
-1. Work out what the model may cost after the cut of channels, and find the largest share of the operations that costs no more.
+1. Work out what the model may cost after the cut of channels, and find the largest share of the operations that costs no more
+   and from which zeros can go on to the budget.
 2. Cut, and fit what remains; the result is kept for other trials with the same cut.
 3. Allocate the zeros so that the budgets are met (`densities`).
 4. Run the whole recipe, as `onnxsparse run` does, and measure.
@@ -30,11 +31,14 @@ from onnxsparse.runtime.samples import Samples
 from onnxsparse.runtime.session import runner
 from onnxsparse.runtime.threads import limited_threads
 from onnxsparse.search.budgets import Quantity
-from onnxsparse.search.densities import allocated
+from onnxsparse.search.densities import allocated, lowest_share
 from onnxsparse.search.subject import Subject
 
 PROBES = 8
 """Bisections of the share of operations that a cut leaves."""
+
+SPARE = 0.9
+"""Largest share of a budget that a cut model may use at its lowest densities."""
 
 Step = dict[str, dict[str, Any]]
 """An entry of a recipe's passes: a name, and options."""
@@ -203,7 +207,8 @@ class Running:
     def _cut(self, quantities: Sequence[Quantity]) -> tuple[dict[str, Any] | None, float]:
         """The options of the cut (None: there is none), and the largest share of a quantity that the cut model uses.
 
-        It is the smallest cut that covers its share of the way to the budget, or the largest possible one.
+        It is the smallest cut that covers its share of the way to the budget and leaves the rest within reach of zeros, or the
+        largest possible one.
         """
         options: dict[str, Any] = {
             "importance": self.trial.params.importance,
@@ -221,7 +226,7 @@ class Running:
             left = PruneChannels(**options, **self._learning(), macs=middle).cut(model)
             used = self._used(model, quantities)
             share = max(middle, math.ceil(left * 1e6) / 1e6)  # more than was asked for, where no more can be cut
-            if used <= wanted:
+            if used <= wanted and self._reachable(model, quantities):
                 low, best = middle, (share, used)
             else:
                 high = middle
@@ -230,6 +235,10 @@ class Running:
         if best is None or best[0] >= 1:
             return None, self._used(self.dense, quantities)
         return options | {"macs": best[0]}, best[1]
+
+    def _reachable(self, model: Model, quantities: Sequence[Quantity]) -> bool:
+        """Whether zeros can cover the rest of the way, without all layers at their lowest densities."""
+        return self.trial.params.channels == 1 or lowest_share(model, quantities, self.bits) <= SPARE
 
     def _used(self, model: Model, quantities: Sequence[Quantity]) -> float:
         load = workload(model)

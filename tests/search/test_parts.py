@@ -215,3 +215,14 @@ def test_a_cut_alone_is_the_cut_of_the_pass(small: Subject) -> None:
     assert alone.digest() == whole.digest()
     assert share <= 0.5
     assert replace(options, macs=1e-9, round_to=24).cut(load(small.model)) == 1.0
+
+
+def test_channels_cover_what_zeros_cannot(small: Subject, tmp_path: Path) -> None:
+    """A tenth of the way by channels leaves more than 6 % of the weights can do; so more channels go."""
+    deep = replace(small, budgets=(Budget("nonzero_macs", MACS / 30),))
+    alone = run_trial(Trial(deep, Params(channels=0.0), None, tmp_path, keep=False), 0)
+    assert alone.fault is not None and "out of reach" in alone.fault
+    found = run_trial(Trial(deep, Params(channels=0.1, round_to=4), None, tmp_path, keep=False), 0)
+    assert found.fault is None
+    assert found.exceeds[0] <= 0
+    assert [name for step in found.steps for name in step] == ["prune-channels", "prune"]
