@@ -78,7 +78,8 @@ def alive(h: Floats) -> Floats:
 
 def error(difference: Floats, h: Floats) -> float:
     """tr(D H Dᵀ), summed over groups, of a difference of weights (groups × rows × columns)."""
-    return float(((difference @ h) * difference).sum())
+    # rounding takes what the samples do not see below 0
+    return max(0.0, float(((difference @ h) * difference).sum()))
 
 
 def choose(weight: Floats, moments: Moments, keep: Keep, wanted: Floats | None = None) -> Mask:

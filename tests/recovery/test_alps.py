@@ -89,3 +89,12 @@ def test_two_of_four_inputs_at_each_kernel_position() -> None:
     split, kept = magnitudes.reshape(2, 2, 4, 3), mask.reshape(2, 2, 4, 3)
     assert (kept.sum(2) == 2).all()
     assert (np.where(kept, split, 9).min(2) >= np.where(kept, 0, split).max(2)).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_error_that_fewer_samples_than_columns_do_not_see_is_not_negative(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    samples = rng.standard_normal((3, 12))
+    unseen = np.linalg.svd(samples)[2][3:]
+    difference = (rng.standard_normal((4, 9)) @ unseen)[None]
+    assert 0 <= error(difference, (samples.T @ samples)[None]) < 1e-12
