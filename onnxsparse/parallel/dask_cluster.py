@@ -37,6 +37,13 @@ WATCH_SECONDS = 0.1
 CONNECT_SECONDS = 20
 """Time to wait for a scheduler."""
 
+SETTINGS = {
+    "distributed.scheduler.allowed-failures": DEATHS,
+    # Dask's own 64 kB give every larger array back to the system, only to ask for it again
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 28,
+}
+"""Dask's configuration."""
+
 CLOSE_SECONDS = 5
 """Time to wait for workers of this machine to end."""
 
@@ -137,7 +144,7 @@ class DaskCluster:
         # what a worker says of its own end would go into the lines of progress
         for name in ("distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        dask.config.set({"distributed.scheduler.allowed-failures": DEATHS, "distributed.comm.timeouts.connect": CONNECT_SECONDS})
+        dask.config.set(SETTINGS | {"distributed.comm.timeouts.connect": CONNECT_SECONDS})
         if self._scheduler is None:
             self._cluster = LocalCluster(
                 n_workers=self._wanted, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL

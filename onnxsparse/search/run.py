@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 CHEAP_SAMPLES = 32
 """Samples that a cheap trial learns from."""
 
-PROMOTED = 3
+PROMOTED = 4
 """Trials of a generation that run in full after the cheap ones."""
+
+WRITE_SECONDS = 60
+"""Least time between two writes of the front on the way, for which trials wait."""
 
 
 @dataclass
@@ -60,13 +63,14 @@ class Search:
         self._choices = distributions(self.bounds.roundings, channels=self.bounds.channels, quantize=self.subject.quantize)
 
     def run(self) -> Front:
-        """Run all generations and write the front after each. Ctrl-C keeps what has ended.
+        """Run all generations, and write the front at the end and on the way. Ctrl-C keeps what has ended.
 
         Raises ParamError, ModelError and BackendError for data or a metric that are at fault, and as the executor does.
         """
         recorded = len(self.study.get_trials(deepcopy=False))
         past: list[FrozenTrial] = []
         count, number, interrupted = 0, 0, False
+        shown = time.monotonic()
         self.trials = max(self.trials, recorded)  # models of earlier trials are kept for the front of all of them
         try:
             while count < self.trials and not self._late:
@@ -76,7 +80,9 @@ class Search:
                 self.study.add_trials(trials[max(0, recorded - count) :])
                 past += [trial for trial in trials if trial.values is not None]
                 count, number = count + len(trials), number + 1
-                written(self._front())
+                if time.monotonic() - shown > WRITE_SECONDS:
+                    written(self._front())
+                    shown = time.monotonic()
         except (KeyboardInterrupt, OutOfTimeError) as stop:
             interrupted = isinstance(stop, KeyboardInterrupt)
         found = replace(self._front(), interrupted=interrupted)

@@ -141,7 +141,8 @@ class TestGenerations:
             outcome(1, 8, 0.6),
             outcome(1, 9.5, 0.45),
         ]
-        assert promoted(subject, cheap) == [1, 4, 5]
+        assert promoted(subject, cheap) == [0, 1, 4, 5]
+        assert promoted(subject, [*cheap[:2], *cheap[3:], outcome(1, 9.6, 0.49)]) == [0, 1, 3, 4]
         assert promoted(subject, cheap[2:4]) == [0]
         assert promoted(subject, []) == []
 

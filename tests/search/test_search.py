@@ -158,7 +158,7 @@ class TestPoints:
             point.cost for point in sorted((*ended.points, *ended.others), key=lambda point: point.number) if point.number < 9
         ]
         # of the second generation, those that were promoted
-        assert sum(trial.state.name == "COMPLETE" for trial in trials[9:]) == 3
+        assert sum(trial.state.name == "COMPLETE" for trial in trials[9:]) == 4
 
 
 class TestGoingOn:
