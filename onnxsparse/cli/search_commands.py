@@ -17,7 +17,7 @@ from onnxsparse.cli.render.search_text import print_front
 from onnxsparse.cost.backends.hardware import names
 from onnxsparse.cost.registry import CostTarget
 from onnxsparse.errors import OnnxSparseError
-from onnxsparse.pipeline.base import budget_bytes, described
+from onnxsparse.pipeline.base import described
 from onnxsparse.pipeline.learning import DATA_FORMS, PREPROCESS_HELP, TEST_HELP
 from onnxsparse.search.api import TRIALS, Effort, check_extra, run_search
 from onnxsparse.search.budgets import NAMES, BudgetText, read_budgets
@@ -100,7 +100,6 @@ def search(
     """
     check_extra()
     measuring.check()
-    budget_bytes(searching.memory)
     check_outputs([model], searching, measuring)
     subject = Subject(
         model=model,

@@ -21,7 +21,7 @@ from onnxsparse.search.budgets import read_budgets
 from onnxsparse.search.front import Front
 from onnxsparse.search.generations import open_study
 from onnxsparse.search.run import Search
-from onnxsparse.search.subject import Subject
+from onnxsparse.search.subject import PATHS, Subject
 from onnxsparse.search.trial import data_options
 
 TRIALS = 48
@@ -72,7 +72,8 @@ def search(
     Raises ParamError, ModelError and BackendError for options, files or data that are at fault; nothing is written then.
     """
     budgets = read_budgets([f"{name}={value!r}" for name, value in (budget or {}).items()])
-    given = {"model": Path(model), "data": Path(data), "target": target, "budgets": budgets, **more}
+    named = {name: Path(str(value)) if name in PATHS and value is not None else value for name, value in more.items()}
+    given = {"model": Path(model), "data": Path(data), "target": target, "budgets": budgets, **named}
     folder = Path(f"{Path(model).stem}-search" if out is None else out)
     return run_search(Subject(**given), folder, effort)  # type: ignore[arg-type]  # names are those of the fields
 
@@ -88,7 +89,7 @@ def run_search(subject: Subject, out: Path, effort: Effort = Effort()) -> Front:
     check_limits(subject)
     subject = subject.absolute()
     model = subject.load()
-    learning = PruneChannels(**data_options(subject))
+    learning = PruneChannels(**data_options(subject), memory=subject.memory)
     check_passes([learning])
     check_on_model([learning], model)
     metric = subject.judging.loaded_metric()

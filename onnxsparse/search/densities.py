@@ -2,7 +2,8 @@
 
 1. Measure what pruning costs each layer (`recovery.database`), unless this is known for the same model and samples.
 2. Allocate as `prune` does, at the price of the budget that is exceeded most.
-3. While another budget is exceeded, give it a share of the price, and allocate again.
+3. While another budget is exceeded, give it a share of the price, and allocate again; if that does not help, allow less at these
+   prices.
 """
 
 import math
@@ -118,7 +119,7 @@ class Allocating:
         tables = [self._table(unit, counts) for unit, counts in zip(self.units, self.kept, strict=True)]
         dense = self._used({})
         price, limit = np.eye(len(dense))[int(dense.argmax())], 1.0
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             choices = [
                 Choices(counts, loss, np.maximum.accumulate(np.ceil(UNITS * (price @ table)).astype(np.int64)))
                 for counts, loss, table in zip(self.kept, losses, tables, strict=True)
@@ -131,7 +132,10 @@ class Allocating:
             used = self._used(self._gone(found))
             if used.max() <= 1:
                 return found
-            price, limit = shifted(price, used), limit * TIGHTER
+            if number < ROUNDS // 2:
+                price, limit = shifted(price, used), limit * TIGHTER
+            else:
+                limit *= TIGHTER / float(used.max())
         return self.floors
 
     def _table(self, unit: Unit, kept: NDArray[np.int64]) -> Shares:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxsparse import Model, ParamError, Prune, PruneChannels, layers, load
@@ -22,6 +23,7 @@ from onnxsparse.search.run import promoted
 from onnxsparse.search.subject import Subject
 from onnxsparse.search.trial import Outcome, Params, Trial, run_trial
 from tests.graphs import chain
+from tests.recovery.samples import inputs
 from tests.search.conftest import MACS
 
 
@@ -84,6 +86,18 @@ class TestDensities:
         pruned = small.load()
         Prune(data=small.data, sparsity=0.0, layer_sparsity=texts).run(pruned)
         assert deploy_on(pruned, small.backend).mem_p_mb <= 0.3 * dense
+
+    def test_several_budgets_are_used_up_together(self, tmp_path: Path) -> None:
+        """Latency on three variants of the target, and memory: one of them is used almost whole, and none exceeded."""
+        onnx.save(chain(64, 256, 256, 64, size=32), tmp_path / "wide.onnx")
+        np.save(tmp_path / "calib.npy", inputs(12, "1x64x32x32"))
+        wide = Subject(model=tmp_path / "wide.onnx", data=tmp_path / "calib.npy")
+        dense = deploy_on(wide.load(), wide.backend)
+        budgets = (Budget("latency_ms", 0.55 * max(dense.variants.values())), Budget("mem_p_mb", 0.6 * dense.mem_p_mb))
+        pruned = wide.load()
+        Prune(data=wide.data, sparsity=0.0, layer_sparsity=self.found(wide, *budgets).texts).run(pruned)
+        excess = Budgets(budgets, wide.backend).excess(totals(deploy_on(pruned, wide.backend)))
+        assert -0.05 < max(excess) <= 0
 
     def test_within_the_budget_nothing_is_pruned(self, small: Subject) -> None:
         assert self.found(small, Budget("nonzero_macs", 2 * MACS)) == Densities()
