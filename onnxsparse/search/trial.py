@@ -37,8 +37,8 @@ from onnxsparse.search.subject import Subject
 PROBES = 8
 """Bisections of the share of operations that a cut leaves."""
 
-SPARE = 0.9
-"""Largest share of a budget that a cut model may use at its lowest densities."""
+SPARE = 0.25
+"""Least share of what zeros can save, on a logarithmic scale, that is to be left over once the budget is met."""
 
 Step = dict[str, dict[str, Any]]
 """An entry of a recipe's passes: a name, and options."""
@@ -226,7 +226,7 @@ class Running:
             left = PruneChannels(**options, **self._learning(), macs=middle).cut(model)
             used = self._used(model, quantities)
             share = max(middle, math.ceil(left * 1e6) / 1e6)  # more than was asked for, where no more can be cut
-            if used <= wanted and self._reachable(model, quantities):
+            if used <= wanted and self._reachable(model, used, quantities):
                 low, best = middle, (share, used)
             else:
                 high = middle
@@ -236,9 +236,12 @@ class Running:
             return None, self._used(self.dense, quantities)
         return options | {"macs": best[0]}, best[1]
 
-    def _reachable(self, model: Model, quantities: Sequence[Quantity]) -> bool:
-        """Whether zeros can cover the rest of the way, without all layers at their lowest densities."""
-        return self.trial.params.channels == 1 or lowest_share(model, quantities, self.bits) <= SPARE
+    def _reachable(self, model: Model, used: float, quantities: Sequence[Quantity]) -> bool:
+        """Whether zeros can cover the rest of the way, without all layers at their lowest densities. `used`: with dense ones."""
+        if used <= 1:
+            return True
+        lowest = lowest_share(model, quantities, self.bits)
+        return self.trial.params.channels < 1 and math.log(lowest) <= -SPARE * math.log(used / lowest)
 
     def _used(self, model: Model, quantities: Sequence[Quantity]) -> float:
         load = workload(model)
