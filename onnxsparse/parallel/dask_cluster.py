@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from onnxsparse.parallel.executor import GivenUp, Job, Result, Work
 from onnxsparse.parallel.files import Bundle
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 DEATHS = 5
 """Workers that may die while they run a job, before it is given up."""
@@ -92,6 +93,11 @@ class Guarded(Generic[Job, Result]):
             return self.function(placed, failures)
 
 
+def held(bundle: Bundle) -> Bundle:
+    """The task whose result the files are."""
+    return bundle
+
+
 def ignore_interrupts() -> None:
     """For a worker of this machine: Ctrl-C in a terminal goes to all processes, and is for the command alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -155,8 +161,27 @@ class DaskCluster:
             raise ParamError(f"--scheduler {self._scheduler}: no scheduler answers there ({error})") from None
         if self._cluster is not None:
             self._client.run(ignore_interrupts)
-        self._lent = None if self._bundle is None else self._client.scatter(self._bundle, hash=False)
+        else:
+            self._await_workers()
+        self._lent = None if self._bundle is None else self._sent(self._bundle)
         return self
+
+    def _await_workers(self) -> None:
+        """Wait until a worker is there. Raises ParamError if none comes in time."""
+        end = time.monotonic() + CONNECT_SECONDS
+        while not self._client.scheduler_info(n_workers=-1)["workers"]:
+            if time.monotonic() > end:
+                self._client.close()
+                raise ParamError(
+                    f"--scheduler {self._scheduler}: it has no workers; start some with 'dask worker ADDRESS --nthreads 1'"
+                )
+            time.sleep(0.2)
+
+    def _sent(self, bundle: Bundle) -> "Future[Bundle]":
+        """The files for workers: the result of a task, which runs again if all workers that held it have died."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sending large graph")
+            return self._client.submit(held, bundle, key=f"onnxsparse-{bundle.digest}", pure=False)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._client.close()
@@ -193,12 +218,3 @@ class DaskCluster:
                     yield numbers[future.key], GivenUp(f"{DEATHS} workers died while they ran it")
         finally:
             self._client.cancel(futures)
-
-
-def await_workers(cluster: DaskCluster, seconds: float = CONNECT_SECONDS) -> None:
-    """Wait until a worker is there. Raises ParamError if none comes in time."""
-    end = time.monotonic() + seconds
-    while not cluster.client.scheduler_info(n_workers=-1)["workers"]:
-        if time.monotonic() > end:
-            raise ParamError("--scheduler: it has no workers; start some with 'dask worker ADDRESS --nthreads 1'")
-        time.sleep(0.2)

@@ -79,3 +79,9 @@ class Reading:
 def read(job: Reading, _failures: int) -> tuple[str, str]:
     """Where the file is for the worker, and what it holds."""
     return str(job.file), job.file.read_text()
+
+
+def read_slowly(job: Reading, failures: int) -> tuple[str, str]:
+    """The same after a while."""
+    time.sleep(0.5)
+    return read(job, failures)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from onnxsparse.errors import BackendError, ParamError
-from onnxsparse.parallel.dask_cluster import DaskCluster, Versions, await_workers
+from onnxsparse.parallel.dask_cluster import DaskCluster, Versions
 from onnxsparse.parallel.executor import Executor, GivenUp, InProcess, Job, Processes, Result, Work, in_order, local
 from onnxsparse.parallel.files import Bundle
 from tests.dask_processes import Scheduler
@@ -95,7 +95,6 @@ class TestExistingCluster:
     def test_one_worker_is_killed_and_one_joins_late(self, scheduler: Scheduler) -> None:
         first, _ = scheduler.worker(), scheduler.worker()
         with dask(scheduler.address) as running:
-            await_workers(running, 60)
             found = {}
             for number, result in running.run(jobs.slow_square, range(12)):
                 found[number] = result
@@ -111,7 +110,6 @@ class TestExistingCluster:
         for file in given:
             file.write_text(file.name)
         with dask(scheduler.address, bundle=Bundle.of(given)) as running:
-            await_workers(running, 60)
             for file in given:
                 file.write_text("changed since")
             found = dict(running.run(jobs.read, [jobs.Reading(file) for file in given]))
@@ -119,6 +117,22 @@ class TestExistingCluster:
         assert contents == ("a", "b")
         assert all(str(tmp_path / "spool") in place for place in places)
 
-    def test_without_workers(self, scheduler: Scheduler) -> None:
-        with dask(scheduler.address) as running, pytest.raises(ParamError, match="it has no workers; start some"):
-            await_workers(running, 0.5)
+    def test_files_outlive_the_worker_that_held_them(self, scheduler: Scheduler, tmp_path: Path) -> None:
+        first = scheduler.worker()
+        file = tmp_path / "model"
+        file.write_text("content")
+        with dask(scheduler.address, bundle=Bundle.of([file])) as running:
+            contents = []
+            for _, found in running.run(jobs.read_slowly, [jobs.Reading(file)] * 4):
+                assert not isinstance(found, GivenUp)
+                contents.append(found[1])
+                if len(contents) == 1:
+                    first.kill()
+                    first.wait()
+                    scheduler.worker()
+        assert contents == ["content"] * 4
+
+    def test_without_workers(self, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("onnxsparse.parallel.dask_cluster.CONNECT_SECONDS", 1)
+        with pytest.raises(ParamError, match=r"--scheduler tcp.*: it has no workers; start some"), dask(scheduler.address):
+            pass
