@@ -18,12 +18,16 @@ ZEROS, CHANNELS, BOTH, NEITHER = "zeros", "channels", "both", "neither"
 
 @dataclass(frozen=True)
 class Point:
-    """A trial with a model. `number`: of the trial. `cost`: in the unit of the first budget. `folder`: where it is written."""
+    """A trial with a model. `number`: of the trial. `cost`: in the unit of the first budget. `folder`: where it is written.
+
+    `entry`: the file with its outcome and its model.
+    """
 
     number: int
     outcome: Outcome
     cost: float
     folder: Path
+    entry: Path
 
     @property
     def kind(self) -> str:

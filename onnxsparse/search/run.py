@@ -7,7 +7,6 @@ goes through the same generations and finds these outcomes; the study (Optuna) i
 import pickle
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from onnxsparse.search.bounds import Bounds
 from onnxsparse.search.front import Front, Point, cost_of, excess, undominated
 from onnxsparse.search.generations import distributions, grid, proposed, told
 from onnxsparse.search.subject import Subject
-from onnxsparse.search.trial import Outcome, Params, Trial, run_trial
+from onnxsparse.search.trial import Outcome, Params, Trial, read_outcome, run_trial
 from onnxsparse.search.write import written
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class Search:
     trials: int
     minutes: float | None = None
     points: list[Point] = field(default_factory=list, init=False)
-    failed: list[Outcome] = field(default_factory=list, init=False)
+    failed: dict[int, Outcome] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._key = self.subject.digest()
@@ -117,8 +116,12 @@ class Search:
     def _ended(self, trials: Sequence[Trial], first: int, numbers: Sequence[int] | None = None) -> list[Outcome]:
         """The outcomes of trials, in order; those that are known are not run again."""
         entries = [self.folder / "trials" / digest([self._key, repr(asdict(t.params)), repr(t.samples)], []) for t in trials]
-        found = dict(enumerate(map(read_outcome, entries)))
+        found = {at: without_files(read_outcome(entry)) for at, entry in enumerate(entries)}
         missing = [at for at, outcome in found.items() if outcome is None]
+        places = {} if numbers is None else {at: first + number for at, number in enumerate(numbers)}
+        for at, known in found.items():
+            if known is not None and at in places:
+                self._keep(known, places[at], entries[at])
         for done, (index, result) in enumerate(self.executor.run(run_trial, [trials[at] for at in missing])):
             at = missing[index]
             outcome = result
@@ -126,26 +129,22 @@ class Search:
                 outcome = Outcome(trials[at].params, trials[at].samples, fault=result.reason)
             assert isinstance(outcome, Outcome)  # of run_trial
             store(entries[at], pickle.dumps(outcome))
-            found[at] = outcome
-            if numbers is not None:
-                self._keep(outcome, first + numbers[at])
+            found[at] = kept = replace(outcome, files={})
+            if at in places:
+                self._keep(kept, places[at], entries[at])
             tell(self._progress("trials in full" if trials[at].keep else "cheap trials"), done + 1, len(missing))
             if self._late:
                 raise OutOfTimeError
-        known = [outcome for outcome in found.values() if outcome is not None]
-        if numbers is not None:
-            for at, outcome in enumerate(known):
-                self._keep(outcome, first + numbers[at])
-        return known
+        return [outcome for outcome in found.values() if outcome is not None]
 
-    def _keep(self, outcome: Outcome, number: int) -> None:
-        """Take a trial in full among the points, once."""
+    def _keep(self, outcome: Outcome, number: int, entry: Path) -> None:
+        """Take a trial in full among the points, once. `entry`: the file with its outcome."""
         if outcome.fault is not None:
-            if outcome not in self.failed:
-                self.failed.append(outcome)
-            return
-        if all(point.number != number for point in self.points):
-            self.points.append(Point(number, outcome, cost_of(self.subject, outcome), self.folder / "points" / f"{number:03d}"))
+            self.failed[number] = outcome
+        elif all(point.number != number for point in self.points):
+            self.points.append(
+                Point(number, outcome, cost_of(self.subject, outcome), self.folder / "points" / f"{number:03d}", entry)
+            )
 
     def _told(self, outcome: Outcome, number: int) -> "FrozenTrial":
         """A trial for the study. One without a result in full is not learned from."""
@@ -160,15 +159,15 @@ class Search:
         front = undominated(self.points)
         numbers = {point.number for point in front}
         others = tuple(point for point in sorted(self.points, key=lambda point: point.number) if point.number not in numbers)
-        return Front(self.subject, self.folder, tuple(front), others, tuple(self.failed), self.bounds.dense, self.bounds.floor)
+        failed = tuple(self.failed[number] for number in sorted(self.failed))
+        return Front(self.subject, self.folder, tuple(front), others, failed, self.bounds.dense, self.bounds.floor)
 
     def _trim(self, front: Front) -> None:
         """Remove the models of trials that are not on the front; they never will be again."""
         for point in front.others:
-            if point.outcome.files:
-                outcome = replace(point.outcome, files={})
-                key = digest([self._key, repr(asdict(outcome.params)), repr(None)], [])
-                store(self.folder / "trials" / key, pickle.dumps(outcome))
+            kept = read_outcome(point.entry)
+            if kept is not None and kept.files:
+                store(point.entry, pickle.dumps(replace(kept, files={})))
 
     def _progress(self, what: str) -> str:
         best = self._front().best
@@ -181,12 +180,9 @@ class OutOfTimeError(Exception):
     """The minutes are over."""
 
 
-def read_outcome(entry: Path) -> Outcome | None:
-    """An outcome that was kept; None if there is none."""
-    with suppress(OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError):
-        found: Outcome = pickle.loads(entry.read_bytes())
-        return found
-    return None
+def without_files(outcome: Outcome | None) -> Outcome | None:
+    """An outcome without its model, which stays on disk."""
+    return None if outcome is None else replace(outcome, files={})
 
 
 def promoted(subject: Subject, cheap: Sequence[Outcome]) -> list[int]:
@@ -196,7 +192,7 @@ def promoted(subject: Subject, cheap: Sequence[Outcome]) -> list[int]:
     left = list(with_model)
     rank = 0
     while left:
-        for point in undominated([Point(at, cheap[at], cost_of(subject, cheap[at]), Path()) for at in left]):
+        for point in undominated([Point(at, cheap[at], cost_of(subject, cheap[at]), Path(), Path()) for at in left]):
             layer[point.number] = rank
         left = [at for at in left if at not in layer]
         rank += 1

@@ -8,8 +8,10 @@
 """
 
 import math
+import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -283,3 +285,11 @@ def saved(model: Model) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="onnxsparse-") as name:
         model.save(Path(name) / "model.onnx")
         return {file.name: file.read_bytes() for file in sorted(Path(name).iterdir())}
+
+
+def read_outcome(entry: Path) -> Outcome | None:
+    """An outcome that was kept; None if there is none."""
+    with suppress(OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError):
+        found: Outcome = pickle.loads(entry.read_bytes())
+        return found
+    return None

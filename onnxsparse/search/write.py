@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -14,7 +15,7 @@ from onnxsparse.ir.model import load
 from onnxsparse.records import json_text, text_writer
 from onnxsparse.search.front import Front, Point, excess
 from onnxsparse.search.page import front_figure, page
-from onnxsparse.search.trial import recipe
+from onnxsparse.search.trial import read_outcome, recipe
 
 SCHEMA = 1
 """Version of the format of search.json."""
@@ -28,8 +29,9 @@ def written(front: Front) -> None:
     place = front.folder / "points"
     place.mkdir(parents=True, exist_ok=True)
     for point in front.points:
-        if not point.folder.exists() and point.outcome.files:
-            write_point(front, point)
+        kept = None if point.folder.exists() else read_outcome(point.entry)
+        if kept is not None and kept.files:
+            write_point(front, point, kept.files)
     with Staging() as staging:
         staging.write(front.folder / "index.html", text_writer(page(front)))
         staging.write(front.folder / "front.svg", text_writer(to_svg(front_figure(front))))
@@ -40,12 +42,12 @@ def written(front: Front) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_point(front: Front, point: Point) -> None:
+def write_point(front: Front, point: Point, model_files: Mapping[str, bytes]) -> None:
     """Write the model, the recipe and the report of a point, and rename its folder into place."""
     with tempfile.TemporaryDirectory(prefix=".new-", dir=point.folder.parent) as name:
         made = Path(name) / "point"
         made.mkdir()
-        for file, content in point.outcome.files.items():
+        for file, content in model_files.items():
             (made / file).write_bytes(content)
         model = load(made / "model.onnx").bind(front.subject.input_shape, front.subject.dim)
         (made / "recipe.yaml").write_text(recipe_text(front, point), encoding="utf-8")
