@@ -110,7 +110,7 @@ def main() -> None:
     groups: dict[tuple[str, str], list[Row]] = {}
     for one in found:
         groups.setdefault((one.network, one.label), []).append(one)
-    share = f"{options.draws} draws of {SHARE:.0%} of the calibration data"
+    share = f"{options.draws} draws of {SHARE:.0%} of the calibration data (a figure without a range: one draw, or all the same)"
     head = ["# Int8 side by side", "", f"Made by `benchmarks/peers/int8_models.py`: {share}, one core.", ""]
     options.out.write_text("\n".join([*head, *table(COLUMNS, map(cells, groups.values()))]) + "\n")
 
