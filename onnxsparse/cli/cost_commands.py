@@ -15,7 +15,7 @@ from onnxsparse.cli.render.deployment_text import print_comparison_of, print_cur
 from onnxsparse.cost.backends.base import Precision
 from onnxsparse.cost.backends.hardware import load_hardware, names
 from onnxsparse.cost.backends.layer_model import make_backend
-from onnxsparse.cost.estimate import Deployment
+from onnxsparse.cost.estimate import Deployment, is_measuring
 from onnxsparse.cost.fit import Measured, calibrated_toml, check_free, default_free, fit, read_measurements
 from onnxsparse.cost.registry import HardwareTarget
 from onnxsparse.cost.report.outputs import contents
@@ -73,7 +73,10 @@ def report(
     if len(models) > 1 and replace(options.files, json=None, markdown=None):
         raise ParamError("report: csv, html, svg and curve files are of one model; name one, or use --json or --markdown")
     check_outputs(models, options)
-    options.find_backend()
+    if jobs > 1 and is_measuring(options.find_backend()):
+        raise ParamError(
+            f"report: --target {options.target} measures, so that models cannot run at the same time; leave --jobs out"
+        )
     works = [Predicting(path, options, sizes) for path in models]
     with local(min(jobs, len(models))) as executor:
         found = in_order(executor, predicted, works)

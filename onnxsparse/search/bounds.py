@@ -20,8 +20,8 @@ from onnxsparse.search.trial import data_options
 LEAST_MACS = 1e-9
 """Share of the operations to ask for where as many channels as possible are to go."""
 
-FARTHEST = 0.25
-"""Share of the way from the cost of the model to the least one, at which a search without a budget begins to count backwards."""
+FARTHEST = 0.75
+"""How far a search without a budget goes: a share of the way from the cost of the model to the least one, logarithmic."""
 
 
 @dataclass(frozen=True)
@@ -101,5 +101,5 @@ def farthest(subject: Subject) -> Subject:
     """The subject with a budget to search towards, for a search that is limited by the drop of a metric alone."""
     aim = replace(subject, budgets=(Budget("latency_ms", float("inf")),), by_drop=True)
     known = bounds(aim)
-    most = known.floor * (known.dense / known.floor) ** FARTHEST
+    most = known.dense * (known.floor / known.dense) ** FARTHEST
     return replace(aim, budgets=(Budget("latency_ms", most),))

@@ -127,11 +127,16 @@ def harm_text(subject: Subject, outcome: Outcome) -> str:
     return f"the outputs diverge by {outcome.loss:.4g}"
 
 
-def undominated(points: Sequence[Point]) -> list[Point]:
-    """The points than which no other is both cheaper and less harmful, by rising cost; of equals the first stays."""
+def undominated(subject: Subject, points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats, by rising cost; of equals the first stays.
+
+    A point beats another if it costs no more, harms no more, and exceeds the limits no more; so a point that keeps all limits is
+    beaten only by one that keeps them too.
+    """
     found: list[Point] = []
     for point in sorted(points, key=lambda point: (point.cost, point.outcome.harm, point.number)):
-        if not found or point.outcome.harm < found[-1].outcome.harm:
+        over = max(0.0, excess(subject, point.outcome))
+        if all(point.outcome.harm < o.outcome.harm or over < max(0.0, excess(subject, o.outcome)) for o in found):
             found.append(point)
     return found
 

@@ -6,9 +6,9 @@ from html import escape
 from onnxsparse.cost.report.figures import Spec, axis, figure
 from onnxsparse.cost.report.html import bundled, embed_json
 from onnxsparse.cost.report.tables import format_total
-from onnxsparse.search.front import BOTH, CHANNELS, ZEROS, Front, Point, excess
+from onnxsparse.search.front import BOTH, CHANNELS, NEITHER, ZEROS, Front, Point, excess
 
-COLOURS = {"unpruned": "#8a8a8a", ZEROS: "#4c78a8", CHANNELS: "#f58518", BOTH: "#54a24b"}
+COLOURS = {"unpruned": "#8a8a8a", NEITHER: "#b279a2", ZEROS: "#4c78a8", CHANNELS: "#f58518", BOTH: "#54a24b"}
 """Kind of a point → colour; distinguishable with colour blindness."""
 
 STYLE = """

@@ -156,7 +156,7 @@ class Search:
         return told(outcome.params, self._choices, values, exceeds, facts)
 
     def _front(self) -> Front:
-        front = undominated(self.points)
+        front = undominated(self.subject, self.points)
         numbers = {point.number for point in front}
         others = tuple(point for point in sorted(self.points, key=lambda point: point.number) if point.number not in numbers)
         failed = tuple(self.failed[number] for number in sorted(self.failed))
@@ -192,7 +192,7 @@ def promoted(subject: Subject, cheap: Sequence[Outcome]) -> list[int]:
     left = list(with_model)
     rank = 0
     while left:
-        for point in undominated([Point(at, cheap[at], cost_of(subject, cheap[at]), Path(), Path()) for at in left]):
+        for point in undominated(subject, [Point(at, cheap[at], cost_of(subject, cheap[at]), Path(), Path()) for at in left]):
             layer[point.number] = rank
         left = [at for at in left if at not in layer]
         rank += 1

@@ -155,6 +155,8 @@ class Running:
         cost = totals(deploy_on(model, self.subject.backend))
         exceeds = tuple(self.subject.costs.excess(cost))
         loss, drop = self._judged(model)
+        if not math.isfinite(loss):
+            return replace(found, fault="its outputs are not finite")
         files = saved(model) if self.trial.keep else {}
         return replace(found, steps=tuple(steps), totals=cost, exceeds=exceeds, loss=loss, drop=drop, files=files)
 
@@ -194,7 +196,7 @@ class Running:
         if not self.subject.quantize:
             return []
         wide = {"wide_layers": self.trial.params.wide} if self.trial.params.wide else {}
-        return [{"quantize": {"target": self.subject.target} | wide}]
+        return [{"quantize": wide}]
 
     def _quantities(self) -> list[Quantity]:
         """What is limited, at the reach of this trial."""
@@ -269,8 +271,10 @@ class Running:
 
 
 def recipe(subject: Subject, steps: Sequence[Step]) -> dict[str, object]:
-    """The content of a recipe."""
-    return dict(subject.recipe_head()) | {"passes": list(steps)}
+    """The content of a recipe. Files are those of `subject`: a worker on another machine has others than the caller."""
+    own = {"quantize": {"target": subject.target}}
+    passes = [{name: options | own.get(name, {})} for step in steps for name, options in step.items()]
+    return dict(subject.recipe_head()) | {"passes": passes}
 
 
 def divergence(dense: Model, model: Model, judged: Samples) -> float:

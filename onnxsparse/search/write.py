@@ -98,6 +98,6 @@ def point_json(front: Front, point: Point) -> dict[str, object]:
         "drop": outcome.drop,
         "samples": outcome.samples,
         "params": vars(outcome.params),
-        "passes": list(outcome.steps),
+        "passes": recipe(front.subject, outcome.steps)["passes"],
         "totals": dict(outcome.totals),
     }

@@ -72,6 +72,8 @@ class TestTheFiles:
         assert [report["model"] for report in found["models"]] == ["w08.onnx", "w16.onnx", "w32.onnx"]
         assert run("report", tmp_path / "models", "--json", "-") == 0
         assert json.loads(run.out) == found
+        line = run.fails(2, "report", tmp_path / "models", "--jobs", "2", "--target", "onnxruntime-cpu")
+        assert "measures, so that models cannot run at the same time" in line
         (tmp_path / "empty").mkdir()
         assert "the folder holds no .onnx files" in run.fails(2, "report", tmp_path / "empty")
 

@@ -60,8 +60,8 @@ def greedy(job: int, failures: int) -> tuple[int, int]:
     """A job that exceeds any memory at first, or always for the number 2."""
     held = []
     while not failures or job == 2:
-        held.append(bytearray(b"\1" * 20_000_000))
-        time.sleep(0.02)
+        held.append(bytearray(b"\1" * 5_000_000))
+        time.sleep(0.05)  # slowly, so that the watch sees it before Dask's nanny does
     return job, failures
 
 

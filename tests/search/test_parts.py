@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,16 @@ from onnxsparse.analysis.layer_filter import choose
 from onnxsparse.cost.estimate import deploy_on
 from onnxsparse.cost.report.records import totals
 from onnxsparse.cost.workload import workload
+from onnxsparse.parallel.files import below
 from onnxsparse.pipeline.reuse import Reuse, reused, reusing
 from onnxsparse.runtime.samples import Samples
 from onnxsparse.search.budgets import Budget, Budgets, read_budget
 from onnxsparse.search.densities import Densities, allocated, exact_pattern
+from onnxsparse.search.front import Point, undominated
 from onnxsparse.search.generations import SIZE, distributions, grid, proposed, told
 from onnxsparse.search.run import promoted
 from onnxsparse.search.subject import Subject
-from onnxsparse.search.trial import Outcome, Params, Trial, run_trial
+from onnxsparse.search.trial import Outcome, Params, Trial, recipe, run_trial
 from tests.graphs import chain
 from tests.recovery.samples import inputs
 from tests.search.conftest import MACS
@@ -159,6 +162,33 @@ class TestGenerations:
         assert promoted(subject, [*cheap[:2], *cheap[3:], outcome(1, 9.6, 0.49)]) == [0, 1, 3, 4]
         assert promoted(subject, cheap[2:4]) == [0]
         assert promoted(subject, []) == []
+
+
+def test_a_point_that_keeps_all_limits_is_not_beaten_by_one_that_does_not(small: Subject) -> None:
+    subject = replace(small, budgets=(Budget("nonzero_macs", 10.0), Budget("mem_p_mb", 1.0)))
+
+    def point(number: int, cost: float, loss: float, memory: float) -> Point:
+        made = replace(outcome(1, cost, loss), exceeds=(cost / 10 - 1, memory - 1))
+        return Point(number, made, cost, Path(), Path())
+
+    keeps, exceeds, worse = point(0, 9, 0.5, 0.9), point(1, 8, 0.4, 2.0), point(2, 9, 0.6, 0.8)
+    assert undominated(subject, [keeps, exceeds, worse]) == [exceeds, keeps]
+    assert undominated(subject, [keeps, point(3, 8, 0.4, 1.0)]) == [point(3, 8, 0.4, 1.0)]
+
+
+def test_a_recipe_names_the_files_of_the_caller(small: Subject, tmp_path: Path) -> None:
+    """Not those of the worker on another machine that ran the trial."""
+    target = tmp_path / "own.toml"
+    target.write_text(files("onnxsparse.targets").joinpath("cv22.toml").read_text())
+    subject = replace(small, target=str(target), quantize=True)
+    spool = tmp_path / "spool"
+    for file in subject.files():
+        below(spool, file).parent.mkdir(parents=True, exist_ok=True)
+        below(spool, file).write_bytes(file.read_bytes())
+    found = run_trial(Trial(subject, Params(), None, tmp_path, keep=False).moved(spool), 0)
+    assert found.fault is None
+    assert "spool" not in repr(recipe(subject, found.steps))
+    assert str(target) in repr(recipe(subject, found.steps))
 
 
 class TestReuse:
