@@ -73,9 +73,10 @@ def report(
     if len(models) > 1 and replace(options.files, json=None, markdown=None):
         raise ParamError("report: csv, html, svg and curve files are of one model; name one, or use --json or --markdown")
     check_outputs(models, options)
-    if jobs > 1 and is_measuring(options.find_backend()):
+    backend = options.find_backend()
+    if jobs > 1 and is_measuring(backend):
         raise ParamError(
-            f"report: --target {options.target} measures, so that models cannot run at the same time; leave --jobs out"
+            f"report: --target {backend.name} measures, so that models cannot run at the same time; leave --jobs out"
         )
     works = [Predicting(path, options, sizes) for path in models]
     with local(min(jobs, len(models))) as executor:

@@ -59,7 +59,7 @@ class Trying:
     trials: Annotated[int, Parameter(validator=Number(gt=0))] = TRIALS
     """Number of trials, rounded up to whole generations."""
     minutes: Annotated[float | None, Parameter(validator=Number(gt=0))] = None
-    """Time after which no more trials start."""
+    """Time after which the search ends with what it has."""
     jobs: Annotated[int | None, Parameter(validator=Number(gt=0))] = None
     """Number of trials at the same time on this machine (default: one for each core)."""
     scheduler: str | None = None

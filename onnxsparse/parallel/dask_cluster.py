@@ -215,6 +215,6 @@ class DaskCluster:
                 try:
                     yield numbers[future.key], future.result()
                 except KilledWorker:
-                    yield numbers[future.key], GivenUp(f"{DEATHS} workers died while they ran it")
+                    yield numbers[future.key], GivenUp("too many workers died while they ran it")
         finally:
             self._client.cancel(futures)

@@ -129,7 +129,7 @@ class TestBadInput:
         line = run.fails(2, "search", copied.model, "-o", tmp_path / "found", "--data", tmp_path / "one.npy", *budget)
         assert "holds one sample" in line
 
-    def test_of_a_model_with_unknown_costs(self, tmp_path: Path, copied: Subject) -> None:
+    def test_of_a_model_that_does_not_run(self, tmp_path: Path, copied: Subject) -> None:
         model = chain(3, 16, 24, 8)
         model.graph.node[1].op_type, model.graph.node[1].domain = "Own", "own"
         model.opset_import.append(onnx.helper.make_opsetid("own", 1))
