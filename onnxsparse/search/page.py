@@ -11,6 +11,9 @@ from onnxsparse.search.front import BOTH, CHANNELS, NEITHER, ZEROS, Front, Point
 COLOURS = {"unpruned": "#8a8a8a", NEITHER: "#b279a2", ZEROS: "#4c78a8", CHANNELS: "#f58518", BOTH: "#54a24b"}
 """Kind of a point → colour; distinguishable with colour blindness."""
 
+HERE = "#front"
+"""Link of points without a report: Vega would follow none at all to a page that does not exist."""
+
 STYLE = """
 body { font: 15px system-ui, sans-serif; margin: 2rem auto; max-width: 1000px; padding: 0 1rem }
 table { border-collapse: collapse; width: 100% }
@@ -84,7 +87,7 @@ def front_figure(front: Front) -> Spec:
     single = [line for kind in (ZEROS, CHANNELS) for line in curve(front, every, kind)]
     span = shown | {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}}
     step = {"type": "line", "color": "#333", "interpolate": "step-after"}
-    dense: Spec = {"kind": "unpruned", "cost": front.dense, "harm": 0.0}
+    dense: Spec = {"kind": "unpruned", "cost": front.dense, "harm": 0.0, "report": HERE}
     layers = [
         layer(single, {"type": "line", "strokeDash": [4, 3], "opacity": 0.7}, shown),
         layer(rows, {"type": "rule", "opacity": 0.4}, span),
@@ -126,7 +129,7 @@ def row(front: Front, point: Point) -> Spec:
         "high": high,
         "within": excess(front.subject, point.outcome) <= 0,
         "front": on_front,
-        "report": f"points/{point.number:03d}/report.html" if on_front else None,
+        "report": f"points/{point.number:03d}/report.html" if on_front else HERE,
     }
 
 
