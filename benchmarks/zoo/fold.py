@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx
 
 from benchmarks.tables import table
-from benchmarks.zoo.runner import Entry, arguments, entries
+from benchmarks.zoo.runner import Entry, arguments, entries, examined
 from onnxsparse import FixShapes, Fold, Model, OnnxSparseError, Pipeline, compare
 
 CLOSE_DB = 100
@@ -68,10 +68,7 @@ def cells(row: Row) -> tuple[object, ...]:
 
 def main() -> None:
     options = arguments(__doc__)
-    rows = []
-    for entry in entries(options.zoo, options.only):
-        rows.append(run(entry))
-        print(rows[-1], flush=True)
+    rows = examined(run, entries(options.zoo, options.only), options.jobs)
     same = sum(row.lowest_sqnr_db is not None and row.lowest_sqnr_db >= CLOSE_DB for row in rows)
     seconds = sorted(row.seconds for row in rows)
     median, fixed = seconds[len(rows) // 2], sum(row.fixed == "same" for row in rows)

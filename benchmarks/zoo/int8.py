@@ -3,8 +3,8 @@
     python -m benchmarks.zoo.int8 run ZOO --into zoo-int8.jsonl
     python -m benchmarks.zoo.int8 table zoo-int8.jsonl --out benchmarks/results/zoo-int8.md
 
-from the project's root. benchmarks/zoo/runner.py says what ZOO holds. Every graph is a process of its own, one at a time,
-and adds a line to the file; of several lines for a graph the last one counts.
+from the project's root. benchmarks/zoo/runner.py says what ZOO holds. Every graph is a process of its own, `--jobs N` of
+them at a time, and adds a line to the file; of several lines for a graph the last one counts.
 `--only TEXT` takes the graphs with that in their names.
 """
 
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -22,14 +23,22 @@ import numpy as np
 
 from benchmarks.tables import table, table_row
 from benchmarks.zoo.int8_graph import LOW_DB, OTHERS, SAMPLES, TARGETS, Result, Row, examine
-from benchmarks.zoo.runner import Entry, entries
+from benchmarks.zoo.runner import Entry, entries, examined
 
 LIMIT_S = 900
 """For one graph."""
 
 
-def in_own_process(zoo: Path, entry: Entry) -> str:
-    """The row of one graph as JSON."""
+def in_own_process(zoo: Path, into: Path, entry: Entry) -> str:
+    """The row of one graph, which is added to the file `into` as a line of JSON."""
+    line = made_alone(zoo, entry)
+    with into.open("a") as file:
+        file.write(line + "\n")
+    return table_row(cells(rows_of([line])[0]))
+
+
+def made_alone(zoo: Path, entry: Entry) -> str:
+    """The row of one graph as JSON, made by a process that may crash."""
     command = [sys.executable, "-m", "benchmarks.zoo.int8", "one", str(zoo), "--only", entry.name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
@@ -119,6 +128,7 @@ def main() -> None:
         command.add_argument("zoo", type=Path)
         command.add_argument("--only", default="")
         command.add_argument("--into", type=Path, default=Path("zoo-int8.jsonl"))
+        command.add_argument("--jobs", type=int, default=1)
     shown = commands.add_parser("table")
     shown.add_argument("rows", type=Path)
     shown.add_argument("--out", type=Path, required=True)
@@ -126,17 +136,15 @@ def main() -> None:
     if given.command == "table":
         given.out.write_text(render(rows_of(given.rows.read_text().splitlines())))
         return
-    for entry in entries(given.zoo, given.only):
-        if given.command == "one":
-            np.seterr(all="ignore")  # onnx's reference implementation warns of infinities in masks
-            with tempfile.TemporaryDirectory() as folder:
-                row = examine(entry, Path(folder))
-            print(json.dumps(asdict(row)))
-        else:
-            line = in_own_process(given.zoo, entry)
-            with given.into.open("a") as file:
-                file.write(line + "\n")
-            print(table_row(cells(rows_of([line])[0])), flush=True)
+    found = entries(given.zoo, given.only)
+    if given.command == "run":
+        examined(partial(in_own_process, given.zoo, given.into), found, given.jobs)
+        return
+    for entry in found:
+        np.seterr(all="ignore")  # onnx's reference implementation warns of infinities in masks
+        with tempfile.TemporaryDirectory() as folder:
+            row = examine(entry, Path(folder))
+        print(json.dumps(asdict(row)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import onnx
 import onnxruntime as ort
 
 from benchmarks.tables import table
-from benchmarks.zoo.runner import Entry, arguments, entries
+from benchmarks.zoo.runner import Entry, arguments, entries, examined
 from onnxsparse import Model, OnnxSparseError, layers
 from onnxsparse.analysis.layer import Layers
 from onnxsparse.analysis.layers import Survey
@@ -63,7 +63,12 @@ def optimise(source: Path, level: str, target: Path, without: Sequence[str] = ()
     ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without))
 
 
-def run(entry: Entry, level: str, folder: Path) -> Row:
+def run(job: tuple[Entry, str]) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        return run_in(Path(folder), *job)
+
+
+def run_in(folder: Path, entry: Entry, level: str) -> Row:
     source, target = entry.path, folder / "optimised.onnx"
     optimise(source, level, target)
     model = replace(entry, path=target).load()
@@ -117,12 +122,8 @@ def check_shapes(model: Model) -> tuple[int, int, list[str]]:
 
 def main() -> None:
     options = arguments(__doc__)
-    rows = []
-    for entry in entries(options.zoo, options.only):
-        for level in LEVELS:
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append(run(entry, level, Path(folder)))
-            print(rows[-1], flush=True)
+    jobs = [(entry, level) for entry in entries(options.zoo, options.only) for level in LEVELS]
+    rows = examined(run, jobs, options.jobs)
     options.out.write_text(render(rows))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx
 
 from benchmarks.tables import table
-from benchmarks.zoo.runner import Shapes, arguments, checker_faults, entries, sizes
+from benchmarks.zoo.runner import Entry, Shapes, arguments, checker_faults, entries, examined, sizes
 from onnxsparse.cli import app as cli
 
 TARGET = 0.5
@@ -48,7 +48,12 @@ def interface(path: Path) -> list[bytes]:
     return [value.SerializeToString(deterministic=True) for value in (*graph.input, *graph.output)]
 
 
-def run_chain(source: Path, shapes: Shapes, folder: Path) -> Row:
+def run_chain(entry: Entry) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        return run_in(Path(folder), entry.path, entry.run_shapes)
+
+
+def run_in(folder: Path, source: Path, shapes: Shapes) -> Row:
     options = [f"--input-shape={size}" for size in sizes(shapes)]
     pruned, annotated, facts, figures = (folder / n for n in ("pruned.onnx", "annotated.onnx", "facts.json", "compare.json"))
     start = time.process_time()
@@ -93,11 +98,7 @@ def worst(figures: dict[str, list[dict[str, object]]]) -> str:
 
 def main() -> None:
     options = arguments(__doc__)
-    rows = []
-    for entry in entries(options.zoo, options.only):
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append(run_chain(entry.path, entry.run_shapes, Path(folder)))
-        print(rows[-1], flush=True)
+    rows = examined(run_chain, entries(options.zoo, options.only), options.jobs)
     options.out.write_text(render(rows))
 
 

@@ -5,17 +5,23 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import onnx
 
 from onnxsparse import Model, OnnxSparseError, load
+from onnxsparse.parallel.executor import GivenUp, local
 from onnxsparse.runtime.inputs import seeded_samples
 from onnxsparse.runtime.session import runner
 
 Shapes = Mapping[str, list[int]]
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 CHECKER_ERRORS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
 """What onnx's checker raises for a model with a fault."""
@@ -57,7 +63,24 @@ def arguments(doc: str | None) -> argparse.Namespace:
     parser.add_argument("zoo", type=Path, help="folder of graphs, with a manifest.json")
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write")
     parser.add_argument("--only", default="", help="text in the names of the graphs to take")
+    parser.add_argument("--jobs", type=int, default=1, help="graphs at the same time")
     return parser.parse_args()
+
+
+def examined(examine: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> list[Result]:
+    """What `examine`, a function of a module, returns for each job, in order; each is printed when its job has ended."""
+    found = dict[int, Result]()
+    with local(workers) as executor:
+        for number, result in executor.run(partial(once, examine), jobs):
+            assert not isinstance(result, GivenUp)  # only clusters give up
+            print(result, flush=True)
+            found[number] = result
+    return [found[number] for number in range(len(jobs))]
+
+
+def once(examine: Callable[[Job], Result], job: Job, _failures: int) -> Result:
+    """What `examine` returns for a job."""
+    return examine(job)
 
 
 def at_other_sizes(entry: Entry, target: Path, factors: Iterable[tuple[int, int]]) -> str:

@@ -14,14 +14,10 @@ from onnxsparse.cli import log
 from onnxsparse.errors import OnnxSparseError, ParamError
 from onnxsparse.pipeline.registry import passes
 
-INTERRUPTED = 130
-"""Exit code of a program ended by Ctrl-C, by the convention of shells: 128 + SIGINT."""
-
-
 COMMANDS = {
     "inspect": ("onnxsparse.cli.commands:inspect", "Show what each layer of a model costs and how sparse it is."),
     "report": ("onnxsparse.cli.cost_commands:report", "Predict what a model costs on a target, layer by layer."),
-    "compare": ("onnxsparse.cli.commands:compare", "Run two models on the same inputs and show how far they are apart."),
+    "compare": ("onnxsparse.cli.compare_commands:compare", "Run two models on the same inputs and show how far they are apart."),
     "view": ("onnxsparse.cli.commands:view", "Open an annotated temporary copy of a model in Netron."),
     "run": ("onnxsparse.cli.pipeline_commands:run", "Run the passes of a recipe (YAML) one after the other."),
     "passes": ("onnxsparse.cli.pipeline_commands:show_passes", "Show the available passes and their options."),
@@ -101,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OnnxSparseError as error:
         return fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
-        return fail("interrupted; nothing was written", INTERRUPTED, debug)
+        return fail("interrupted; nothing was written", log.INTERRUPTED, debug)
     except BrokenPipeError:
         silence()  # the reader of the output, such as head, has closed it
         return 0

@@ -1,7 +1,5 @@
 """The commands about models as they are: bind sizes, call the library, print."""
 
-import math
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -11,41 +9,13 @@ from rich.console import Console
 
 from onnxsparse.analysis.layers import layers
 from onnxsparse.annotations import is_stale
-from onnxsparse.cli.jobs import Json, Measuring, Running, Sizes
-from onnxsparse.cli.log import complain
+from onnxsparse.cli.jobs import Json, Sizes
 from onnxsparse.cli.render import text
-from onnxsparse.cli.render.divergence_text import print_divergence
-from onnxsparse.cli.render.live import live
 from onnxsparse.cli.render.records import layers_json
 from onnxsparse.cost.registry import backend_names, find_backend
 from onnxsparse.errors import ParamError
-from onnxsparse.ir.option_roles import Role
 from onnxsparse.passes.report import DEFAULT_TARGET
-from onnxsparse.pipeline.base import OLD_NAME, described, named_target
-from onnxsparse.quantization.plan.target import load_target, names
-from onnxsparse.runtime.as_run import AsRun, run_here
-from onnxsparse.runtime.bisect import MIN_SQNR_DB
-from onnxsparse.runtime.bisect import bisect as bisect_models
-from onnxsparse.runtime.judge import drop_failure
-from onnxsparse.targets.files import target_paths
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class RunningInts(Running):
-    """How to run models that may compute in integers."""
-
-    target: Annotated[str, Role(lambda target, _option: load_target(target, "compare"), reads=target_paths)] | None = field(
-        default=None,
-        metadata=described(
-            f"Target that the models are for: {', '.join(names())}, or a TOML file; models for onnxruntime on a PC are also run "
-            "with its integer kernels (default: all models are)."
-        ),
-    )
-
-    def as_run(self) -> AsRun | None:
-        """How to run the models as this processor does; None for a target that is another device. Raises ParamError."""
-        return run_here if self.target is None or load_target(self.target, "compare").runs_here else None
+from onnxsparse.pipeline.base import OLD_NAME, named_target
 
 
 def inspect(
@@ -88,76 +58,6 @@ def inspect(
             text.note(out, "the annotations in this file are older than its graph; annotate it again")
 
     json_out.show(layers_json(facts, loaded.name), print_facts)
-
-
-def compare(
-    first: Path,
-    second: Path,
-    /,
-    *,
-    bisect: Annotated[bool, Parameter(negative="")] = False,
-    min_sqnr: float | None = None,
-    seed: int = 0,
-    json_out: Json = Json(),
-    measuring: Measuring = Measuring(),
-    running: RunningInts = RunningInts(),
-    sizes: Sizes = Sizes(),
-) -> int:
-    """Run two models on the same inputs and show how far they are apart.
-
-    Parameters
-    ----------
-    first
-        The reference model.
-    second
-        The model to compare with it.
-    bisect
-        Compare inner tensors by name; show the first ones below --min-sqnr (default: 30 dB) and where most is lost.
-    min_sqnr
-        SQNR in dB that every output and its worst slice must reach, and the output has to depend on the input (else exit code
-        1); with --bisect, every tensor.
-    seed
-        Seed of the random inputs.
-
-    Raises
-    ------
-    ParamError
-        For options that are out of range, or data that do not fit the models.
-    ModelError
-        For a model that cannot be read.
-    BackendError
-        If onnxruntime cannot run a model.
-    """
-    if min_sqnr is not None and math.isnan(min_sqnr):
-        raise ParamError("--min-sqnr is a number of decibels")
-    if seed < 0:
-        raise ParamError("--seed is a whole number, 0 or more")
-    measuring.check()
-    if bisect and measuring.metric is not None:
-        raise ParamError("--bisect compares inner tensors; give --metric without it")
-    json_out.check(first, second, also=(running, measuring))
-    judging = replace(running.judging, metric=measuring.metric, labels=measuring.labels)
-    metric = judging.loaded_metric()
-    a, b = sizes.load(first), sizes.load(second)
-    title = f"{b.name} against {a.name}"
-    judge = judging.judge((), a)
-    if bisect:
-        least = MIN_SQNR_DB if min_sqnr is None else min_sqnr
-        with live("running both models in onnxruntime"):
-            found = bisect_models(a, b, judge.samples, min_sqnr_db=least, custom_ops=running.custom_ops, seed=seed)
-        json_out.show(found.to_json(), lambda out: print_divergence(out, found, title))
-        failures = [] if min_sqnr is None else [found.shortfall]
-    else:
-        with live("running both models in onnxruntime"):
-            measured = None if metric is None else judge.measure(metric, b)
-            result = judge.compare(b, running.as_run(), seed=seed)
-        document = result.to_json() | {"metric": None if measured is None else measured.to_json()}
-        json_out.show(document, lambda out: text.print_judged(out, result, measured, title))
-        failures = [] if min_sqnr is None else [result.shortfall(min_sqnr)]
-        if measured is not None and measuring.max_drop is not None:
-            failures.append(drop_failure(measured, measuring.max_drop))
-    told = [failure for failure in failures if failure is not None]
-    return complain(f"compare: {'; '.join(told)}", 1) if told else 0
 
 
 def view(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from onnxsparse.cli.jobs import Sizes, check_outputs, write_texts
+from onnxsparse.cli.jobs import Sizes, check_outputs, models_in, write_texts
 from onnxsparse.cli.render import text
 from onnxsparse.cli.render.deployment_text import print_comparison_of, print_curves, print_deployment, print_fit, print_operation
 from onnxsparse.cost.backends.base import Precision
@@ -99,20 +99,6 @@ def predicted(work: Predicting, _failures: int) -> tuple[str, Deployment]:
     """The name of a model, and what it costs. Raises ParamError and ModelError as `Sizes.load` and `Report.deploy` do."""
     model = work.sizes.load(work.path)
     return model.name, work.options.deploy(model, work.options.find_backend())
-
-
-def models_in(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The models of several paths, folders in place of which the models in them stand.
-
-    Raises ParamError for a folder without models.
-    """
-    found: list[Path] = []
-    for path in paths:
-        inside = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
-        if not inside:
-            raise ParamError(f"{path}: the folder holds no .onnx files")
-        found += inside
-    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,20 @@ def write_texts(files: Iterable[tuple[Path, str]]) -> None:
             staging.write(path, text_writer(content))
 
 
+def models_in(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The models of several paths, folders in place of which the models in them stand.
+
+    Raises ParamError for a folder without models.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+        if not inside:
+            raise ParamError(f"{path}: the folder holds no .onnx files")
+        found += inside
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Job:
     """What a command reads and writes, with its shared options.

@@ -2,11 +2,15 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
 from onnxsparse.errors import ParamError
+
+INTERRUPTED = 130
+"""Exit code of a command ended by Ctrl-C, by the convention of shells: 128 + SIGINT."""
 
 FORMATS = ("text", "json")
 """Values of --log."""
@@ -36,6 +40,16 @@ def take_format(tokens: Sequence[str]) -> list[str]:
 def is_json() -> bool:
     """Whether stderr gets JSON."""
     return _as_json.get()
+
+
+@contextmanager
+def as_json(on: bool) -> Iterator[None]:
+    """Set whether stderr gets JSON within the block, as in another process of the same command."""
+    token = _as_json.set(on)
+    try:
+        yield
+    finally:
+        _as_json.reset(token)
 
 
 def event(name: str, **facts: object) -> None:

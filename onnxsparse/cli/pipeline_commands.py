@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from onnxsparse.cli.jobs import CustomOps, Job, Json, Measuring, Running, Saving, Sizes, run_passes, show_plan, write_texts
 from onnxsparse.cli.render import text
 from onnxsparse.cli.render.records import passes_json
+from onnxsparse.cli.sweep import run_on_folder
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.option_roles import OutputFile, check_clashes, check_output
 from onnxsparse.pipeline.base import Pass
@@ -120,13 +122,15 @@ def pass_command(name: str) -> Callable[..., int]:
         /,
         *,
         options: Pass,
+        jobs: Annotated[int, Parameter(validator=Number(gt=0))] = 1,
         saving: Saving = Saving(),
         running: CustomOps = Running(),
         sizes: Sizes = Sizes(),
     ) -> int:
         """Replaced below by the docstring of the pass."""
         judging = running.judging if isinstance(running, Running) else Judging(custom_ops=running.custom_ops)
-        return run_passes(name, [options], Job(model, output, sizes, saving, judging))
+        job = Job(model, output, sizes, saving, judging)
+        return run_on_folder(name, options, job, jobs) if model.is_dir() else run_passes(name, [options], job)
 
     command.__annotations__["options"] = Annotated[pass_class, Parameter(name="*")]
     # a pass that learns has options for data of its own
@@ -140,9 +144,11 @@ def pass_command(name: str) -> Callable[..., int]:
     Parameters
     ----------
     model
-        The ONNX model to read; it is not changed.
+        The ONNX model to read; it is not changed. Of a folder, every model in it is.
     output
-        The model to write.
+        The model to write. Of a folder, {{model}} stands for the name of each model: out/{{model}}.onnx; so it does in all files.
+    jobs
+        Number of models of a folder to work on at the same time.
     """
     return command
 

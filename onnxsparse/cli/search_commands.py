@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 from onnxsparse.calibration.data import DataFiles
 from onnxsparse.calibration.preprocessing import PreprocessFile
 from onnxsparse.cli.jobs import Measuring, Sizes, check_outputs
-from onnxsparse.cli.log import complain
+from onnxsparse.cli.log import INTERRUPTED, complain
 from onnxsparse.cli.render import text
 from onnxsparse.cli.render.live import live
 from onnxsparse.cli.render.search_text import print_front
@@ -22,9 +22,6 @@ from onnxsparse.pipeline.learning import DATA_FORMS, PREPROCESS_HELP, TEST_HELP
 from onnxsparse.search.api import TRIALS, Effort, check_extra, run_search
 from onnxsparse.search.budgets import NAMES, BudgetText, read_budgets
 from onnxsparse.search.subject import Subject
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
 
 
 @Parameter(name="*")

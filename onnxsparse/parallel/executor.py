@@ -6,12 +6,14 @@ them at once. They do not depend on the executor, on the number of workers, or o
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from onnxsparse.errors import BackendError
+from onnxsparse.runtime.threads import core_count, limit_threads
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -60,24 +62,28 @@ class InProcess:
 
 
 class Processes:
-    """Runs jobs in `workers` processes of this machine. Functions, jobs and results are pickled."""
+    """Runs jobs in `workers` processes of this machine, which share its cores. Functions, jobs and results are pickled."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
 
     def __enter__(self) -> Self:
         # a fork would copy the threads' locks of onnxruntime
-        self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"))
+        each = max(1, core_count() // self.workers)
+        self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"), limit_threads, (each,))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
-        """As they end. Raises what the function raises."""
+        """As they end. Raises what the function raises, and BackendError if a process is killed, as for memory."""
         numbers = {self._pool.submit(function, job, 0): number for number, job in enumerate(jobs)}
-        for future in as_completed(numbers):
-            yield numbers[future], future.result()
+        try:
+            for future in as_completed(numbers):
+                yield numbers[future], future.result()
+        except BrokenProcessPool:
+            raise BackendError("a worker process was killed, for memory perhaps; give fewer --jobs") from None
 
 
 def in_order(executor: Executor, function: Work[Job, Result], jobs: Sequence[Job]) -> list[Result]:

@@ -18,6 +18,11 @@ def limited_threads(count: int) -> Iterator[None]:
         _limit.reset(token)
 
 
+def limit_threads(count: int) -> None:
+    """Use at most `count` threads from now on, in a process that is one of several."""
+    _limit.set(count)
+
+
 def thread_limit() -> int | None:
     """The limit; None for all cores."""
     return _limit.get()

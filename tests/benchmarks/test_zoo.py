@@ -59,7 +59,7 @@ def test_rows_are_in_the_file_before_the_next_one_is_made(tmp_path: Path) -> Non
 
 def test_a_graph_that_takes_too_long_does_not_count_as_one_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "LIMIT_S", 0.01)
-    line = int8.in_own_process(tmp_path, Entry(tmp_path / "slow.onnx", "slow.onnx", {}))
+    line = int8.made_alone(tmp_path, Entry(tmp_path / "slow.onnx", "slow.onnx", {}))
     assert "fault" in int8.cells(int8.rows_of([line])[0])
 
 

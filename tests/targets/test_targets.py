@@ -167,7 +167,7 @@ def test_compare_runs_a_file_as_this_processor_does_unless_it_is_for_another_dev
         tried.append("here")
         raise AssertionError
 
-    monkeypatch.setattr("onnxsparse.cli.commands.run_here", note)
+    monkeypatch.setattr("onnxsparse.cli.compare_commands.run_here", note)
     assert run("compare", "in.onnx", "int8.onnx", "--target", "cv22", "--json", "-") == 0
     assert json.loads(run.out)["outputs"]
     assert not tried
