@@ -190,11 +190,6 @@ class DaskCluster:
                 self._cluster.close(timeout=CLOSE_SECONDS)
 
     @property
-    def workers(self) -> int:
-        """The workers of the cluster."""
-        return max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
-
-    @property
     def client(self) -> "Client":
         """Dask's client."""
         return self._client

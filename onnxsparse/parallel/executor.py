@@ -36,18 +36,12 @@ class Executor(Protocol):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
-    @property
-    def workers(self) -> int:
-        """The number of jobs that run at the same time now."""
-
     def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
         """(number of the job, result), as jobs end. What the function raises is raised here."""
 
 
 class InProcess:
     """Runs jobs one after the other in this process."""
-
-    workers = 1
 
     def __enter__(self) -> Self:
         return self
@@ -65,12 +59,12 @@ class Processes:
     """Runs jobs in `workers` processes of this machine, which share its cores. Functions, jobs and results are pickled."""
 
     def __init__(self, workers: int) -> None:
-        self.workers = workers
+        self._workers = workers
 
     def __enter__(self) -> Self:
         # a fork would copy the threads' locks of onnxruntime
-        each = max(1, core_count() // self.workers)
-        self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"), limit_threads, (each,))
+        each = max(1, core_count() // self._workers)
+        self._pool = ProcessPoolExecutor(self._workers, get_context("spawn"), limit_threads, (each,))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

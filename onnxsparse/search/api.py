@@ -95,8 +95,7 @@ def run_search(subject: Subject, out: Path, effort: Effort = Effort()) -> Front:
     metric = subject.judging.loaded_metric()
     if metric is not None:
         subject.judging.judge([learning], model).before(metric)
-    subject = subject if subject.budgets else farthest(subject)
-    known = bounds(subject)
+    subject, known = (subject, bounds(subject)) if subject.budgets else farthest(subject)
     check_out(out, subject)
     key = subject.digest()
     study = None if effort.storage is None else open_study(effort.storage, key[:16])

@@ -97,9 +97,12 @@ def in_the_way(load: Workload, subject: Subject) -> str:
     return f", of which {worst.node} takes {price(worst):.3g}"
 
 
-def farthest(subject: Subject) -> Subject:
-    """The subject with a budget to search towards, for a search that is limited by the drop of a metric alone."""
+def farthest(subject: Subject) -> tuple[Subject, Bounds]:
+    """The subject with a budget to search towards, and its bounds, for a search that is limited by the drop of a metric alone.
+
+    Raises as `bounds` does.
+    """
     aim = replace(subject, budgets=(Budget("latency_ms", float("inf")),), by_drop=True)
     known = bounds(aim)
     most = known.dense * (known.floor / known.dense) ** FARTHEST
-    return replace(aim, budgets=(Budget("latency_ms", most),))
+    return replace(aim, budgets=(Budget("latency_ms", most),)), known

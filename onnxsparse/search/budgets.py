@@ -115,11 +115,6 @@ class Budgets:
         pairs = zip(values, self.given, strict=True)
         return [math.inf if value is None else value / budget.most - 1 for value, budget in pairs]
 
-    def ratio(self, load: Workload) -> float:
-        """The largest share of a budget that a workload uses; more than 1: it exceeds one."""
-        bits = self.backend.precision.activation_bits
-        return max(quantity.value(load, bits) / quantity.most for quantity in self.quantities())
-
 
 def price_of(name: str, backend: CostBackend) -> Price | None:
     """What an item contributes to a total; None for a total that is no sum over items."""

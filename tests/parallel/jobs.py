@@ -1,6 +1,7 @@
 """Functions that tests give to workers; other processes import them by name."""
 
 import os
+import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,12 @@ def slow_square(job: int, _failures: int) -> int:
     """A job that takes a while."""
     time.sleep(0.3)
     return job * job
+
+
+def killed(_job: int, _failures: int) -> int:
+    """A job that ends its process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
 
 
 def refuse(job: int, _failures: int) -> int:

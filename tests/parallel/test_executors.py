@@ -43,7 +43,12 @@ def test_results_in_order() -> None:
 
 def test_one_worker_needs_no_process() -> None:
     assert isinstance(local(1), InProcess)
-    assert local(3).workers == 3
+    assert isinstance(local(3), Processes)
+
+
+def test_a_process_that_is_killed_is_one_line() -> None:
+    with local(2) as running, pytest.raises(BackendError, match="give fewer --jobs"):
+        in_order(running, jobs.killed, [1, 2])
 
 
 class TestLocalCluster:
