@@ -31,7 +31,7 @@ from onnxsparse.folding import fold
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, OutputFolder, Role, check_output, one_path, reading
-from onnxsparse.ops.spelling import PER_CHANNEL_OPSET, QUANTIZE_OPSET
+from onnxsparse.ops.spelling import ALL_WIDTHS_OPSET, PER_CHANNEL_OPSET, QUANTIZE_OPSET
 from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, WeightBits, budget_bytes, described
 from onnxsparse.pipeline.learning import Learns, given_samples
 from onnxsparse.quantization.accuracy.precision_curve import curve_html, curve_json, curve_table
@@ -91,6 +91,9 @@ class Quantize(Learns):
     the target file's."""
     per_tensor: bool = False
     """Use one scale for each weight tensor, in place of one for each output channel."""
+    weight_block: Annotated[int, Field(ge=16, le=256)] | None = None
+    """Number of input channels that share a scale, in weights of 4 bits (--weight-bits 4): 32, 64 or 128, for instance. The
+    model needs opset 21; weights whose input channels are no multiple of it keep one scale for each output channel."""
     power_of_two: PowersOfTwo | None = None
     """Numbers whose scales are powers of two (default: from the target file)."""
     memory: str = "512MB"
@@ -153,6 +156,15 @@ class Quantize(Learns):
             raise ParamError(NO_DATA)
         if self.data is None and self._diagnoses:
             raise ParamError(NO_DIAGNOSIS)
+
+    def check_model(self, model: Model) -> None:
+        """Raises ParamError for blocks in a model whose opset has none, and ModelError for data that does not fit."""
+        if self._target().weights.block is not None and model.opset() < ALL_WIDTHS_OPSET:
+            raise ParamError(
+                f"quantize: --weight-block needs opset {ALL_WIDTHS_OPSET}, and {model.name} has {model.opset()}; convert it with "
+                "onnx.version_converter.convert_version, or export it again"
+            )
+        super().check_model(model)
 
     def run(self, model: Model, samples: Iterable[Feeds] | None = None) -> StepReport:
         """Quantize `model` in place. `samples` replaces the data of the option; a tenth is held out of it for --min-sqnr
@@ -238,6 +250,7 @@ class Quantize(Learns):
             activation_bits=self.activation_bits,
             weight_bits=self.weight_bits,
             per_channel=False if self.per_tensor else None,
+            block=self.weight_block,
             power_of_two=self.power_of_two,
         )
 

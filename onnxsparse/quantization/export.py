@@ -78,7 +78,8 @@ def choices_json(found: QuantizedModel) -> str:
                 "tensor": name,
                 "nodes": list(change.nodes),
                 "bits": weight.grid.bits,
-                "axis": weight.axis,
+                "axis": weight.sharing.axis,
+                "block": weight.sharing.block,
                 "scale": weight.scale.reshape(-1).tolist(),
                 "exponent": [Grid.exponent(scale) for scale in weight.scale.reshape(-1).tolist()],
             }

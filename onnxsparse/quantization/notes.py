@@ -29,7 +29,9 @@ def what_was_done(found: QuantizedModel) -> list[str]:
     changes = written.changes
     kind = "symmetric" if target.activations.symmetric else "asymmetric"
     per_channel = target.weights.per_channel and written.model.opset() >= PER_CHANNEL_OPSET
-    scales = "one scale per output channel" if per_channel else "one scale per tensor"
+    blocks = sum(weight.sharing.block is not None for weight in written.weights.values())
+    finer = f", {blocks} of them one for every {target.weights.block} inputs" if blocks else ""
+    scales = f"one scale per output channel{finer}" if per_channel else "one scale per tensor"
     zeros = sum(change.zeros_before for change in changes)
     rounded = sum(change.zeros_after for change in changes) - zeros
     notes = [

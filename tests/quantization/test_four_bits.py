@@ -1,5 +1,8 @@
 """Weights of 4 bits: how they are stored, that they run as written, and what wide layers are among them."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -7,7 +10,11 @@ import pytest
 from onnxsparse import Model, ParamError, Prune, Quantize
 from onnxsparse.analysis.layers import layers
 from onnxsparse.ir.model import Model as AnyModel
+from onnxsparse.ir.weights import Array
+from onnxsparse.quantization.write.grid import Grid
+from onnxsparse.quantization.write.weights import Sharing, quantize_weight, weight_scale
 from onnxsparse.runtime.session import Execution
+from tests.graphs import node, proto, weight
 from tests.quantization.int8_models import MS, floats, outputs, quantize, residual, samples, sqnr_db
 
 X86 = "onnxruntime-x86"
@@ -61,6 +68,90 @@ def test_rounding_is_gptq_if_nothing_else_is_asked_for() -> None:
     assert "gptq" in notes[None] and "gptq" in notes["gptq"] and "gptq" not in notes["nearest"]
     assert "gptq" not in " ".join(quantize(plain.copy(), data, target=X86)[1].notes)
     assert "gptq" not in " ".join(quantize(plain.copy(), data[:1], target=X86, weight_bits=4)[1].notes)
+
+
+def wider() -> onnx.ModelProto:
+    """A Conv whose input channels are two blocks of 16, one with 24, a Gemm that reads its weight transposed, and a MatMul."""
+    nodes = [
+        node("Conv", "x w0 b0", "c0", pads=[1] * 4),
+        node("Relu", "c0", "r0"),
+        node("Conv", "r0 w1", "c1"),
+        node("Relu", "c1", "r1"),
+        node("GlobalAveragePool", "r1", "g"),
+        node("Flatten", "g", "f"),
+        node("Gemm", "f w2 b2", "h", transB=1),
+        node("MatMul", "h w3", "y"),
+    ]
+    weights: dict[str, str | Array] = {
+        "w0": "24x32x3x3",
+        "b0": "24",
+        "w1": "32x24x1x1",
+        "w2": "48x32",
+        "b2": "48",
+        "w3": "48x8",
+    }
+    built = proto(nodes, {"x": "1x32x6x6"}, ["y"], weights)
+    built.opset_import[0].version = 21
+    return built
+
+
+class TestBlocks:
+    def blocked(self, **options: object) -> tuple[AnyModel, AnyModel]:
+        plain = Model.from_proto(wider())
+        data = [{"x": weight("1x32x6x6", seed)} for seed in range(8)]
+        return plain, quantize(plain.copy(), data, target=X86, weight_bits=4, weight_block=16, **options)[0]
+
+    def test_scales_have_the_shape_that_onnx_wants_and_the_model_runs(self, tmp_path: Path) -> None:
+        plain, written = self.blocked()
+        shapes = {name: written.weights.shape(f"{name}_scale") for name in ("w0", "w1", "w2", "w3")}
+        assert shapes == {"w0": (24, 2, 3, 3), "w1": (32,), "w2": (48, 2), "w3": (3, 8)}
+        written.save(tmp_path / "m.onnx")
+        onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
+        feeds = {"x": weight("1x32x6x6", 99)}
+        wanted, found = (next(iter(outputs(each, feeds).values())) for each in (plain, written))
+        assert sqnr_db(wanted, found) > 10
+
+    @pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+    def test_finer_scales_lose_less(self, rounding: str) -> None:
+        feeds = [{"x": weight("1x32x6x6", seed)} for seed in range(90, 99)]
+        plain, fine = self.blocked(rounding=rounding)
+        coarse = quantize(plain.copy(), feeds[:8], target=X86, weight_bits=4, rounding=rounding)[0]
+        noise = [
+            sum(sqnr_db(*(next(iter(outputs(each, given).values())) for each in (plain, model))) for given in feeds)
+            for model in (coarse, fine)
+        ]
+        assert noise[0] < noise[1]
+
+    def test_nearest_integers_by_hand(self) -> None:
+        values = np.array([[1, -7, 3, 0.5], [0, 0, 0, 14]], np.float32)
+        grid, sharing = Grid(4, narrow=True), Sharing(1, 2)
+        scale = weight_scale(values, sharing, grid)
+        assert np.allclose(scale, [[1.0, 3 / 7], [2.0, 2.0]])  # a block of zeros has the tensor's
+        found = quantize_weight(values, scale, sharing, grid)
+        assert found.integers.astype(int).tolist() == [[1, -7, 7, 1], [0, 0, 0, 7]]
+        assert np.allclose(sharing.times(found.integers, scale), np.array([[1, -7, 3, 3 / 7], [0, 0, 0, 14]], np.float64))
+        assert sharing.of_outputs(scale, 0).tolist() == [1, 2]
+        across = quantize_weight(values.T, weight_scale(values.T, Sharing(0, 2), grid), Sharing(0, 2), grid)
+        assert np.array_equal(across.integers.astype(int).T, found.integers.astype(int))
+
+    def test_zeros_stay_and_scales_can_be_taken_out_again(self) -> None:
+        plain = Model.from_proto(wider())
+        Prune(sparsity=0.5, protect="none").run(plain)
+        zeros = plain.weights["w0"] == 0
+        data = [{"x": weight("1x32x6x6", seed)} for seed in range(8)]
+        written, _ = quantize(plain.copy(), data, target=X86, weight_bits=4, weight_block=16)
+        assert not floats(written, "w0")[zeros].any()
+        again, _ = quantize(written.copy(), data, target=X86, requantize=True)
+        assert again.weights.proto("w0").data_type == onnx.TensorProto.INT8
+        assert not floats(again, "w0")[zeros].any()
+
+    def test_bad_input(self) -> None:
+        with pytest.raises(ParamError, match=r"--weight-block needs opset 21, and .* has 17; convert it"):
+            Quantize(target=X86, weight_bits=4, weight_block=32).check_model(Model.from_proto(residual()))
+        others: list[dict[str, Any]] = [{}, {"weight_bits": 8}, {"weight_bits": 4, "per_tensor": True}]
+        for options in others:
+            with pytest.raises(ParamError, match="--weight-block is for weights of 4 bits"):
+                Quantize(target=X86, weight_block=32, **options).run(Model.from_proto(wider()), samples())
 
 
 def test_the_cv22_has_no_four_bits() -> None:

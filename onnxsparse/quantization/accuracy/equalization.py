@@ -23,7 +23,7 @@ from onnxsparse.calibration.channels import Channels, channel_magnitudes
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.units import Anatomy, Unit
 from onnxsparse.quantization.write.grid import Floats
-from onnxsparse.quantization.write.weights import along, magnitudes
+from onnxsparse.quantization.write.weights import Sharing, magnitudes
 from onnxsparse.runtime.probe import prefix
 from onnxsparse.runtime.samples import Samples
 
@@ -50,7 +50,7 @@ def equalize(placement: Placement, data: Samples) -> int:
     largest = channel_magnitudes(prefix(model, [v.name for v in values]), values, data)
     for pair in pairs:
         reading = model.weights[pair.second.weights[0].stored.name]
-        move(placement.anatomy, pair, factors(largest[pair.first.exit], magnitudes(reading, pair.axis)))
+        move(placement.anatomy, pair, factors(largest[pair.first.exit], magnitudes(reading, Sharing(pair.axis))))
     return len(pairs)
 
 
@@ -73,7 +73,7 @@ def move(anatomy: Anatomy, pair: Pair, factor: Floats) -> None:
     made, read, bias = pair.first.weights[0], pair.second.weights[0], anatomy.bias_name(pair.first)
     for name, axis, by in ((made.stored.name, made.axis, 1 / factor), (read.stored.name, pair.axis, factor)):
         values = weights[name]
-        weights[name] = (values.astype(np.float64) * along(by, axis, values.ndim)).astype(values.dtype)
+        weights[name] = (values.astype(np.float64) * Sharing(axis).along(by, values.ndim)).astype(values.dtype)
     if bias is not None:
         values = weights[bias]
         weights[bias] = (values.astype(np.float64) / factor).astype(values.dtype)

@@ -17,7 +17,6 @@ from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.scales import ValueScale, WeightScale
 from onnxsparse.quantization.plan.units import Unit
 from onnxsparse.quantization.write.qdq import Written
-from onnxsparse.quantization.write.weights import along
 from onnxsparse.runtime.samples import Samples
 
 MOST_WORK = 20_000_000_000
@@ -72,12 +71,16 @@ class Layer:
         return np.ascontiguousarray(values.astype(self.scale.grid.dtype))
 
     @property
-    def scale_rows(self) -> Indices:
-        """The place in the flat scale of each row: groups × rows."""
+    def scale_places(self) -> Indices:
+        """The place in the flat scale of each element: groups × rows × columns."""
         places = np.arange(self.scale.scale.size, dtype=np.float64).reshape(self.scale.scale.shape)
-        spread = np.broadcast_to(along(places, self.scale.axis, self.held.ndim), self.held.shape)
-        found: Indices = self.matrix(spread)[..., 0].astype(np.int64)
+        spread = self.scale.sharing.times(np.ones(self.held.shape), places)
+        found: Indices = self.matrix(spread).astype(np.int64)
         return found
+
+    def bias_scale(self, scale: Floats) -> Floats:
+        """What the scale of the bias takes from scales of the weight."""
+        return self.scale.sharing.of_outputs(scale, self.unit.weights[0].axis)
 
 
 @dataclass(frozen=True)

@@ -139,15 +139,16 @@ class Rounding:
 
     def _candidates(self, layer: Layer, moments: Moments) -> Iterator[Candidate]:
         """The nearest integers first."""
-        weight, rows = layer.weight, layer.scale_rows
+        weight, places = layer.weight, layer.scale_places
         grid, scale = layer.scale.grid, layer.scale.scale.reshape(-1)
-        steps = Steps(scale[rows][..., None], grid.low, grid.high, weight != 0)
-        before = self.choices.bias_shifts.get(layer.unit.root, np.zeros(rows.size)).reshape(*rows.shape, 1)
+        steps = Steps(scale[places], grid.low, grid.high, weight != 0)
+        rows = weight.shape[:2]
+        before = self.choices.bias_shifts.get(layer.unit.root, np.zeros(rows)).reshape(*rows, 1)
         nearest = steps.nearest(weight)
         yield Candidate(nearest, scale, nearest * steps.scale, before)
         if grid.bits < 8:
-            scale = grid.rounded(scale * best_share(weight, moments.h, steps, rows, scale.size))
-            steps = replace(steps, scale=scale[rows][..., None])
+            scale = grid.rounded(scale * best_share(weight, moments.h, steps, places, scale.size))
+            steps = replace(steps, scale=scale[places])
         # weights that make up for earlier error follow the samples, which few held-out ones do not reveal
         follows = len(self.judged) >= FEWEST_JUDGED
         for target in (weight, moments.refitted(weight)) if follows else (weight,):
@@ -162,12 +163,12 @@ class Rounding:
     def _store(self, layer: Layer, best: Candidate) -> None:
         """Record a layer's integers, and put them into the quantized model, whose later layers feel them."""
         root, scale = layer.unit.root, best.scale.reshape(layer.scale.scale.shape)
-        found = self.found[layer.name] = Quantized(layer.tensor(best.integers), scale, layer.scale.axis)
+        found = self.found[layer.name] = Quantized(layer.tensor(best.integers), scale, layer.scale.sharing)
         self.written.replace(self.written.stored[layer.name], found)
         if layer.bias is not None and layer.source is not None:
             self.shifts[root] = best.shift.reshape(-1)
             bias = layer.bias.astype(np.float64) + best.shift.reshape(layer.bias.shape)
-            self.written.replace(self.written.biases[root], quantize_bias(bias, scale, layer.source.scale))
+            self.written.replace(self.written.biases[root], quantize_bias(bias, layer.bias_scale(scale), layer.source.scale))
 
 
 def positions_each(layer: Layer, pair: Pair, positions: int) -> int:
@@ -185,16 +186,16 @@ def rounded_mean(scale: ValueScale, columns: Singles) -> Floats:
     return mean
 
 
-def best_share(weight: Floats, h: Floats, steps: Steps, rows: Indices, count: int) -> Floats:
+def best_share(weight: Floats, h: Floats, steps: Steps, places: Indices, count: int) -> Floats:
     """The share of its range, for each of `count` scales, with which the nearest integers cost the outputs least.
 
-    `rows`: the scale of each row, by place.
+    `places`: the scale of each element. What its error shares with others of the row counts half for each.
     """
     noise = []
     for share in CLIPPED:
         tried = replace(steps, scale=steps.scale * share)
         off = tried.nearest(weight) * tried.scale - weight
-        noise.append(np.bincount(rows.reshape(-1), ((off @ h) * off).sum(2).reshape(-1), count))
+        noise.append(np.bincount(places.reshape(-1), ((off @ h) * off).reshape(-1), count))
     found: Floats = CLIPPED[np.argmin(noise, axis=0)]
     return found
 

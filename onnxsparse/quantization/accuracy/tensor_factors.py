@@ -26,7 +26,7 @@ from onnxsparse.quantization.accuracy.equalization import is_plain
 from onnxsparse.quantization.plan.placement import Placement, place
 from onnxsparse.quantization.plan.units import Anatomy, Unit
 from onnxsparse.quantization.write.grid import Floats
-from onnxsparse.quantization.write.weights import magnitudes
+from onnxsparse.quantization.write.weights import Sharing, magnitudes
 
 TRIED = np.exp2(np.arange(-8, 8) / 16)
 """Factors that are tried; those a power of two apart are the same."""
@@ -140,7 +140,7 @@ def weight_steps(placement: Placement, groups: Groups) -> Iterator[tuple[str, st
     for unit in groups.layers.values():
         weight = unit.weights[0]
         largest = np.atleast_1d(
-            magnitudes(model.weights[weight.stored.name], weight.axis if target.weights.per_channel else None)
+            magnitudes(model.weights[weight.stored.name], Sharing(weight.axis if target.weights.per_channel else None))
         )
         if largest.any():
             yield *groups.ends(unit), largest[largest > 0] / target.weights.grid.high

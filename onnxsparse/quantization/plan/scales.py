@@ -9,7 +9,7 @@ from onnxsparse.calibration.methods import Range
 from onnxsparse.ir.weights import Array
 from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.write.grid import Floats, Grid
-from onnxsparse.quantization.write.weights import Quantized, along, quantize_weight
+from onnxsparse.quantization.write.weights import Quantized, Sharing, quantize_weight
 
 HEADROOM = 2.0
 """Factor between a 16-bit range and the observed extremes, since clipping unseen values costs more than one of 16 bits.
@@ -63,21 +63,21 @@ class Choices:
 
 @dataclass(frozen=True)
 class WeightScale:
-    """Scale of a weight: one number, or one for each index along `axis` (None: one number).
+    """Scale of a weight: one number, or one for each index or block along an axis, as `sharing` says.
 
     `integers`: those that were chosen; None: the nearest ones.
     """
 
     grid: Grid
     scale: Floats
-    axis: int | None
+    sharing: Sharing
     integers: Array | None = None
 
     def rounded(self, values: Array) -> Array:
         """The weights that the integers stand for."""
         chosen = self.integers
-        integers = quantize_weight(values, self.scale, self.axis, self.grid).integers if chosen is None else chosen
-        found: Array = (integers.astype(np.float64) * along(self.scale, self.axis, values.ndim)).astype(values.dtype)
+        integers = quantize_weight(values, self.scale, self.sharing, self.grid).integers if chosen is None else chosen
+        found: Array = self.sharing.times(integers, self.scale).astype(values.dtype)
         return found
 
 

@@ -63,6 +63,8 @@ class Coefficients:
     """Width in bits of a weight for which `bits` are too few."""
     per_channel: bool = True
     """One scale per output channel instead of one per tensor."""
+    block: Annotated[int, Field(ge=2)] | None = None
+    """Number of input channels with a scale of their own for each output channel, in weights of 4 bits; None: all of them."""
     power_of_two: bool = False
     """Scales are 2^−exponent."""
 
@@ -115,11 +117,13 @@ class Target:
         activation_bits: Literal[8, 16] | None = None,
         weight_bits: Literal[4, 7, 8, 16] | None = None,
         per_channel: bool | None = None,
+        block: int | None = None,
         power_of_two: PowersOfTwo | None = None,
     ) -> "Target":
         """The target with the given values changed; None keeps the file's.
 
-        Raises ParamError for a width that the target does not compute with, or powers of two for activations with zero points.
+        Raises ParamError for a width that the target does not compute with, blocks in weights that have not 4 bits, or powers of
+        two for activations with zero points.
         """
         activations, weights = self.activations, self.weights
         if activation_bits is not None:
@@ -129,9 +133,13 @@ class Target:
             weights = replace(weights, bits=weight_bits, wide_bits=wide_bits)
         if per_channel is not None:
             weights = replace(weights, per_channel=per_channel)
+        if block is not None:
+            weights = replace(weights, block=block)
         if power_of_two is not None:
             activations = replace(activations, power_of_two=power_of_two in ("activations", "all"))
             weights = replace(weights, power_of_two=power_of_two in ("weights", "all"))
+        if weights.block is not None and (weights.bits != 4 or not weights.per_channel):
+            raise ParamError("quantize: --weight-block is for weights of 4 bits: give --weight-bits 4, without --per-tensor")
         if not {activations.bits, weights.bits} <= set(self.bits):
             raise ParamError(f"quantize: {self.name} computes with integers of {' or '.join(map(str, self.bits))} bits")
         if activations.power_of_two and not activations.symmetric:

@@ -25,6 +25,7 @@ from onnxsparse.quantization.plan.units import Unit, UnitWeight, is_float_weight
 from onnxsparse.quantization.write.grid import Floats, Grid
 from onnxsparse.quantization.write.weights import (
     Quantized,
+    Sharing,
     quantize_bias,
     quantize_weight,
     weight_scale,
@@ -163,25 +164,34 @@ class Inserter:
 
     def _quantize_weight(self, name: str, users: list[tuple[Unit, UnitWeight]]) -> None:
         weight = self.model.weights[name]
-        axes = {w.axis for _, w in users}
-        per_channel = self.target.weights.per_channel and self.model.opset() >= PER_CHANNEL_OPSET and len(axes) == 1
-        axis = next(iter(axes)) if per_channel else None
         weights = self.target.weights
         grid = weights.wide_grid if name in self.choices.wide_weights else weights.grid
+        sharing = self._sharing(weight, users, grid)
         chosen = self.choices.rounded.get(name)
-        scale = weight_scale(weight, axis, grid) if chosen is None else chosen.scale
+        scale = weight_scale(weight, sharing, grid) if chosen is None else chosen.scale
         for unit, _ in users:
-            scale = self._fit_bias(unit, scale, grid)
+            scale = self._fit_bias(unit, scale, grid) if sharing.block is None else scale
         # a scale that was raised for a bias needs other integers
         stays = chosen is not None and np.array_equal(scale, chosen.scale)
-        found = chosen if chosen is not None and stays else quantize_weight(weight, scale, axis, grid)
+        found = chosen if chosen is not None and stays else quantize_weight(weight, scale, sharing, grid)
         self._check_zeros(name, weight, found)
         nodes = tuple(self.anatomy.graph.names[unit.root] for unit, _ in users)
         zeros = int(weight.size - np.count_nonzero(weight))
         self.written.changes.append(Change(name, nodes, weight.size, zeros, found.zeros))
-        self.written.weights[name] = WeightScale(grid, found.scale, axis, found.integers if found is chosen else None)
+        self.written.weights[name] = WeightScale(grid, found.scale, sharing, found.integers if found is chosen else None)
         self.written.stored[name] = self._store(name, found, self._edges(name, users))
         self.model.weights.release(name)
+
+    def _sharing(self, weight: Array, users: list[tuple[Unit, UnitWeight]], grid: Grid) -> Sharing:
+        """Which elements of a weight get a scale of their own: those of a block, of an output channel, or all."""
+        outputs, inputs = {w.axis for _, w in users}, {self.anatomy.input_axis(unit) for unit, _ in users}
+        if not self.target.weights.per_channel or self.model.opset() < PER_CHANNEL_OPSET or len(outputs) > 1:
+            return Sharing()
+        block = self.target.weights.block if grid.bits == self.target.weights.bits else None
+        axis = inputs.pop() if len(inputs) == 1 else None
+        if block is None or axis is None or axis in outputs or weight.shape[axis] % block:
+            return Sharing(outputs.pop())
+        return Sharing(axis, block)
 
     def _check_zeros(self, name: str, weight: Array, found: Quantized) -> None:
         if np.count_nonzero(found.integers[weight == 0]):
@@ -228,7 +238,10 @@ class Inserter:
         weights = [self.written.weights[w.stored.name] for w in unit.weights if w.stored.name in self.written.weights]
         if bias is None or input_scale is None or len(weights) != 1 or len(unit.weights) != 1:
             return
-        found = quantize_bias(self._shifted(unit, bias), weights[0].scale, input_scale)
+        steps = weights[0].sharing.of_outputs(weights[0].scale, unit.weights[0].axis)
+        if weights[0].sharing.block is not None:
+            steps = wide_enough(steps, np.abs(self._shifted(unit, bias)), input_scale)
+        found = quantize_bias(self._shifted(unit, bias), steps, input_scale)
         self.written.biases[unit.root] = self._store(bias, found, {unit.root}, at=unit.bias_at)
 
     def _quantize_constants(self, unit: Unit) -> None:
@@ -242,7 +255,7 @@ class Inserter:
                 continue
             grid = self.target.activations.grid
             scale, zero_point = grid.parameters(values.min(), values.max())
-            found = Quantized(grid.integers(values, scale, zero_point), np.array(scale), None)
+            found = Quantized(grid.integers(values, scale, zero_point), np.array(scale), Sharing())
             self._store(name, found, {unit.root}, zero_point, at=at)
 
     def _store(self, name: str, found: Quantized, readers: set[int], zero_point: int = 0, at: int | None = None) -> Stored:
@@ -273,8 +286,8 @@ class Inserter:
             name=self.additions.fresh(f"{name}_DequantizeLinear"),
             domain=domain,
         )
-        if found.axis is not None:
-            node.attribute.append(helper.make_attribute("axis", found.axis))
+        attributes = {"axis": found.sharing.axis, "block_size": found.sharing.block}
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items() if value is not None)
         self.before.setdefault(min(readers), []).append(node)
         for index in readers:
             if at is None:
