@@ -11,7 +11,7 @@ from onnxsparse import Model, Quantize, compare
 from onnxsparse.calibration.methods import Range
 from onnxsparse.quantization.accuracy.mixed_precision import Candidate, count_ops, left, strongest, wide_set
 from onnxsparse.quantization.accuracy.output_noise import LARGEST_RATIO, Measuring, Outputs, Tensor, loudest
-from onnxsparse.quantization.accuracy.precision_search import CLOSE_DB, Search
+from onnxsparse.quantization.accuracy.precision_search import CLOSE_DB, MOST_THINNED, Search
 from onnxsparse.quantization.plan.placement import place
 from onnxsparse.quantization.plan.scales import Choices, value_scales
 from onnxsparse.quantization.plan.target import load_target
@@ -158,7 +158,21 @@ def test_a_search_ends_close_above_what_was_asked(factor: float, wanted_db: floa
     assert found.sqnr_db is not None
     assert found.sqnr_db >= wanted_db
     assert found.sqnr_db <= wanted_db + 2 * CLOSE_DB
-    assert len(asked) <= 10
+    assert len(asked) <= 10 + MOST_THINNED
+
+
+def test_a_search_leaves_out_what_is_not_needed() -> None:
+    """Of ten tensors only two make noise, though all are predicted to; both of an op go or stay together."""
+    every = [candidate(f"t{at}", at // 2, 0.05 + 0.001 * at) for at in range(10)]
+    loud = {"t2", "t9"}
+
+    def judge(wide: Sequence[Candidate]) -> float:
+        names = {each.tensors[0].name for each in wide}
+        return 30.0 - 10 * len(loud - names)
+
+    found = Search(29.0, judge(()), every, judge).run()
+    assert found.sqnr_db == 30
+    assert {each.op for each in found.wide} == {1, 4}
 
 
 def test_a_search_that_cannot_reach_it_makes_everything_wide() -> None:

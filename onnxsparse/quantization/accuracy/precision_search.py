@@ -1,7 +1,8 @@
 """The cheapest set of wide tensors that reaches an SQNR: predicted noise orders the sets, quantized models are judged.
 
 Noise adds up only approximately, so that what is allowed in prediction is moved until the judged SQNR lands at the wanted one:
-by as many dB as it missed, between the sets that were judged before.
+by as many dB as it missed, between the sets that were judged before. At last, a small set gives up every op without which it is
+still enough.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,9 @@ MOST_JUDGED = 8
 
 MOST_AFTERWARDS = 4
 """Cheaper sets that are judged at last, since a set may do better than predicted."""
+
+MOST_THINNED = 16
+"""Largest number of wide ops each of which is left out to see whether the others are enough."""
 
 CLOSE_DB = 1.0
 """How far above the wanted SQNR the search ends."""
@@ -88,12 +92,26 @@ class Search:
             if not cheaper:
                 break
             self._found(cheaper[len(cheaper) // 2])
-        return self._best()
+        return self._thinned(self._best())
 
     def _best(self) -> Found:
         """The cheapest judged set that is enough; everything if none is."""
         enough = [found for found in self.judged.values() if found.reaches(self.wanted_db)]
         return min(enough, key=lambda found: found.price) if enough else self._found(self.candidates)
+
+    def _thinned(self, found: Found) -> Found:
+        """A set without the ops that it can do without, those first that are predicted to take least noise.
+
+        What an op takes depends on what else is wide, which predictions leave out.
+        """
+        if count_ops(found.wide) > MOST_THINNED or not found.reaches(self.wanted_db):
+            return found
+        worth = {op: sum(float(each.noise.sum()) for each in own) for op, own in by_op(found.wide).items()}
+        for number, op in enumerate(sorted(worth, key=lambda op: worth[op])):
+            tell("leaving out ops", number, len(worth))
+            fewer = self._found([each for each in found.wide if each.op != op])
+            found = fewer if fewer.reaches(self.wanted_db) else found
+        return found
 
     def _key(self, wide: Sequence[Candidate]) -> tuple[int, ...]:
         return tuple(sorted(map(self.candidates.index, wide)))
@@ -114,6 +132,14 @@ class Search:
         if key not in self.judged:
             self.judged[key] = Found(tuple(wide), self.judge(wide))
         return self.judged[key]
+
+
+def by_op(wide: Sequence[Candidate]) -> dict[object, list[Candidate]]:
+    """Candidates by the op that they belong to."""
+    found: dict[object, list[Candidate]] = {}
+    for each in wide:
+        found.setdefault(each.op, []).append(each)
+    return found
 
 
 def predicted_db(choices: Sequence[Candidate], wide: Sequence[Candidate]) -> float:
