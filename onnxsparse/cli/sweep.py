@@ -84,8 +84,9 @@ def job_for(job: Job, model: Path) -> Job:
 
 def path_for(path: Path, option: str, model: Path) -> Path:
     """The path of a file to write for one model. Raises ParamError if it is the same for every model."""
-    if path != STDOUT and PLACE not in str(path):
-        example = path.with_name(f"{path.stem}-{PLACE}{path.suffix}") if path.suffix else path / f"{PLACE}.onnx"
+    if PLACE not in str(path):
+        folder = Path() if path == STDOUT else path
+        example = path.with_name(f"{path.stem}-{PLACE}{path.suffix}") if path.suffix else folder / f"{PLACE}.onnx"
         raise ParamError(f"{option} {path}: every model of the folder needs a file of its own; write {PLACE}, as in {example}")
     return Path(str(path).replace(PLACE, model.stem))
 

@@ -83,7 +83,7 @@ class TestAPassOnAFolder:
         assert all(old != new for old, new in zip(before, after, strict=True))
 
     def test_the_example_is_a_path_for_every_model(self) -> None:
-        for given, example in (("o/x.json", "o/x-{model}.json"), ("o", "o/{model}.onnx")):
+        for given, example in (("o/x.json", "o/x-{model}.json"), ("o", "o/{model}.onnx"), ("-", "{model}.onnx")):
             with pytest.raises(ParamError, match="as in " + example.replace("{", r"\{")):
                 path_for(Path(given), "--json", Path("m.onnx"))
 

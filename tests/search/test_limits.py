@@ -16,7 +16,7 @@ from onnxsparse.search.budgets import Budget
 from onnxsparse.search.front import Front
 from onnxsparse.search.subject import Subject
 from tests.commands import Run
-from tests.graphs import chain
+from tests.graphs import chain, node
 from tests.search.conftest import MACS
 
 
@@ -136,6 +136,20 @@ class TestBadInput:
         onnx.save(model, copied.model)
         with pytest.raises(BackendError, match="own:Own"):
             run_search(Subject(model=copied.model, data=copied.data, budgets=(Budget("latency_ms", 1),)), tmp_path / "found")
+
+    def test_of_a_model_whose_cost_is_not_known_as_a_whole(self, tmp_path: Path, copied: Subject) -> None:
+        model = chain(3, 16, 24, 8)
+        distance = onnx.helper.make_node("CDist", ["flat", "flat"], ["z"], "own", domain="com.microsoft", metric="sqeuclidean")
+        model.graph.node.extend([node("Flatten", "y", "flat"), distance])
+        model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None))
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+        onnx.save(model, copied.model)
+        subject = Subject(model=copied.model, data=copied.data, budgets=(Budget("latency_ms", 1),))
+        with pytest.raises(
+            ParamError, match=r"latency_ms_high of .* is not known as a whole on cv22: .*MACs of 1 node are unknown \(own\)"
+        ):
+            run_search(subject, tmp_path / "found")
+        assert not (tmp_path / "found").exists()
 
     def test_without_the_extra(self, run: Run, small: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("onnxsparse.search.api.find_spec", lambda name: None if name == "optuna" else object())
