@@ -58,8 +58,7 @@ def run_on_folder(command: str, step: Pass, job: Job, jobs: int) -> int:
     for work in works:
         check_job(command, work.job, work.job.judging.fill([work.step]))
     check_clashes(() if job.saving.force else models, [path for work in works for path in written_by(work)])
-    with local(min(jobs, len(works))) as executor:
-        return shown(works, executor)
+    return shown(works, local(min(jobs, len(works))))
 
 
 def for_model(options: Options, model: Path) -> Options:
@@ -101,7 +100,7 @@ def shown(works: Sequence[Alone], executor: Executor) -> int:
     """Do the works, and print what each says, in their order. Returns the exit code; Ctrl-C keeps the models that are done."""
     command, found = works[0].command, dict[int, Said]()
     try:
-        with live(command):
+        with live(command), executor:
             tell("models", 0, len(works))
             for number, result in executor.run(ran, works):
                 found[number] = Said(OnnxSparseError.exit_code, "", result.reason) if isinstance(result, GivenUp) else result

@@ -4,12 +4,14 @@ An executor runs one function on many jobs. Results come as they end, each with 
 them at once. They do not depend on the executor, on the number of workers, or on the order in which jobs end.
 """
 
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
-from types import TracebackType
+from multiprocessing import active_children, get_context
+from types import FrameType, TracebackType
 from typing import Protocol, Self, TypeVar
 
 from onnxsparse.errors import BackendError
@@ -55,6 +57,39 @@ class InProcess:
             yield number, function(job, 0)
 
 
+class Ending(BaseException):
+    """This process is to end; raised inside a job, so that it removes its temporary files."""
+
+
+_working = False
+
+
+def end(_signal: int, _frame: FrameType | None) -> None:
+    """End this process after the job on which it works. Raises Ending inside of it."""
+    if _working:
+        raise Ending
+    os._exit(1)
+
+
+def begin(threads: int) -> None:
+    """Prepare a process that works on jobs. Ctrl-C in a terminal goes to all processes, and is for the caller alone."""
+    limit_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)
+
+
+def worked(function: Work[Job, Result], job: Job) -> Result:
+    """The result of a job, in a process of its own."""
+    global _working
+    _working = True
+    try:
+        return function(job, 0)
+    except Ending:
+        os._exit(1)
+    finally:
+        _working = False
+
+
 class Processes:
     """Runs jobs in `workers` processes of this machine, which share its cores. Functions, jobs and results are pickled."""
 
@@ -64,15 +99,20 @@ class Processes:
     def __enter__(self) -> Self:
         # a fork would copy the threads' locks of onnxruntime
         each = max(1, core_count() // self._workers)
-        self._pool = ProcessPoolExecutor(self._workers, get_context("spawn"), limit_threads, (each,))
+        self._others = active_children()
+        self._pool = ProcessPoolExecutor(self._workers, get_context("spawn"), begin, (each,))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            for process in active_children():
+                if process not in self._others:
+                    process.terminate()
         self._pool.shutdown(cancel_futures=True)
 
     def run(self, function: Work[Job, Result], jobs: Sequence[Job]) -> Iterator[tuple[int, Result | GivenUp]]:
         """As they end. Raises what the function raises, and BackendError if a process is killed, as for memory."""
-        numbers = {self._pool.submit(function, job, 0): number for number, job in enumerate(jobs)}
+        numbers = {self._pool.submit(worked, function, job): number for number, job in enumerate(jobs)}
         try:
             for future in as_completed(numbers):
                 yield numbers[future], future.result()

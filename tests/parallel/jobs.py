@@ -40,6 +40,16 @@ def killed(_job: int, _failures: int) -> int:
     return 0
 
 
+def wait(job: Path, _failures: int) -> None:
+    """A job that takes long: `begun` in the folder is there while it lasts, `ended` if it was left alone."""
+    (job / "begun").touch()
+    try:
+        time.sleep(30)
+        (job / "ended").touch()
+    finally:
+        (job / "begun").unlink()
+
+
 def refuse(job: int, _failures: int) -> int:
     """A job that raises for the number 2."""
     if job == 2:

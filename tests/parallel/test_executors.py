@@ -1,7 +1,10 @@
 """Executors: each gives the same results, whatever happens to workers."""
 
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,23 @@ def test_results_in_order() -> None:
 def test_one_worker_needs_no_process() -> None:
     assert isinstance(local(1), InProcess)
     assert isinstance(local(3), Processes)
+
+
+def test_an_error_ends_processes_which_clean_up(tmp_path: Path) -> None:
+    def results(running: Executor) -> None:
+        with suppress(BackendError):
+            list(running.run(jobs.wait, [tmp_path]))
+
+    def interrupted() -> None:
+        with local(2) as running:
+            threading.Thread(target=results, args=(running,), daemon=True).start()
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_that_is_killed_is_one_line() -> None:
