@@ -16,11 +16,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 import vl_convert
 
 from benchmarks.accuracy.output_error import judged, opened
 from benchmarks.tables import table
 from onnxsparse import Model, Quantize, compare
+from onnxsparse.ops.spelling import ALL_WIDTHS_OPSET
 from onnxsparse.runtime.metric import load_metric
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -29,6 +31,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "8 bits, cv22, powers of two": {"target": "cv22", "power_of_two": "all"},
     "8 bits, cv22, powers of two, per tensor": {"target": "cv22", "power_of_two": "all", "per_tensor": True},
     "weights of 4 bits, onnxruntime-x86": {"target": "onnxruntime-x86", "weight_bits": 4},
+    "weights of 4 bits, blocks of 64": {"target": "onnxruntime-x86", "weight_bits": 4, "weight_block": 64},
+    "weights of 4 bits, blocks of 32": {"target": "onnxruntime-x86", "weight_bits": 4, "weight_block": 32},
+    "weights of 4 bits, blocks of 16": {"target": "onnxruntime-x86", "weight_bits": 4, "weight_block": 16},
 }
 
 COLUMNS = ("network", "integers", "rounding", "SQNR dB", "top-1 %", "CPU s")
@@ -51,6 +56,8 @@ def accuracy(folder: Path, model: Model) -> Iterator[float]:
 def row(folder: Path, name: str, rounding: str, draws: Sequence[Path]) -> tuple[str, ...]:
     """One setting over all draws."""
     plain = opened(folder)
+    if "weight_block" in SETTINGS[name]:
+        plain = Model.from_proto(onnx.version_converter.convert_version(onnx.load(folder / "model.onnx"), ALL_WIDTHS_OPSET))
     levels, seconds = [], []
     right: list[float] = []
     for data in draws:
@@ -74,13 +81,13 @@ def drawn(folder: Path, target: Path, draws: int, share: float) -> list[Path]:
     return files
 
 
-def rows(folder: Path, draws: int, share: float) -> Iterator[tuple[str, ...]]:
-    """All settings of one network."""
+def rows(folder: Path, draws: int, share: float, only: str) -> Iterator[tuple[str, ...]]:
+    """The settings of one network that have `only` in their names."""
     plain = list(accuracy(folder, opened(folder)))
     yield folder.name, "floats", "", "", spread(plain, 2), ""
     with TemporaryDirectory() as target:
         files = drawn(folder, Path(target), draws, share)
-        for name in SETTINGS:
+        for name in (name for name in SETTINGS if only in name):
             for rounding in ("nearest", "gptq"):
                 yield row(folder, name, rounding, files)
 
@@ -109,11 +116,12 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--figure", type=Path, required=True)
+    parser.add_argument("--only", default="", help="text in the names of the settings to take")
+    parser.add_argument("--figure", type=Path, help="file for a figure (SVG)")
     options = parser.parse_args()
     found = []
     for folder in options.folders:
-        for cells in rows(folder, options.draws, options.share):
+        for cells in rows(folder, options.draws, options.share, options.only):
             print(cells, flush=True)
             found.append(cells)
     made = (
@@ -121,7 +129,8 @@ def main() -> None:
     )
     lines = ["# Rounding by what the outputs of layers feel", "", made, ""]
     options.out.write_text("\n".join([*lines, *table(COLUMNS, found)]) + "\n")
-    options.figure.write_text(vl_convert.vegalite_to_svg(figure(found)) + "\n")
+    if options.figure is not None:
+        options.figure.write_text(vl_convert.vegalite_to_svg(figure(found)) + "\n")
 
 
 if __name__ == "__main__":
