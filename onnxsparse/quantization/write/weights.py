@@ -35,7 +35,8 @@ class Sharing:
         """The weight with the indices of a block on an axis of their own, behind `axis`; without blocks, as it is."""
         if self.axis is None or self.block is None:
             return weight
-        return weight.reshape(*weight.shape[: self.axis], -1, self.block, *weight.shape[self.axis + 1 :])
+        before, length, behind = weight.shape[: self.axis], weight.shape[self.axis], weight.shape[self.axis + 1 :]
+        return weight.reshape(*before, length // self.block, self.block, *behind)
 
     def inner(self, rank: int) -> tuple[int, ...]:
         """The axes of a split weight with `rank` axes along which elements share a scale."""
@@ -45,7 +46,7 @@ class Sharing:
 
     def along(self, scale: Floats, rank: int) -> Floats:
         """Scales in a shape that broadcasts against a split weight with `rank` axes."""
-        return np.expand_dims(scale, self.inner(rank))
+        return np.expand_dims(scale, self.inner(rank)) if scale.ndim else scale.reshape((1,) * rank)
 
     def times(self, integers: Array, scale: Floats) -> Floats:
         """The values for which integers of a weight, or other numbers in its shape, stand."""
