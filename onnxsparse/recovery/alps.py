@@ -82,10 +82,11 @@ def error(difference: Floats, h: Floats) -> float:
     return max(0.0, float(((difference @ h) * difference).sum()))
 
 
-def choose(weight: Floats, moments: Moments, keep: Keep, wanted: Floats | None = None) -> Mask:
+def choose(weight: Floats, moments: Moments, keep: Keep, wanted: Floats | None = None, settled: float = 0.0) -> Mask:
     """The weights to keep, groups × rows × columns, where `moments` measure the error.
 
-    `wanted`: the wanted outputs times the inputs, in that shape; None: those of `weight` on the same inputs.
+    `wanted`: the wanted outputs times the inputs, in that shape; None: those of `weight` on the same inputs. `settled`: the share
+    of the kept weights that still change when the choice ends.
     """
     scale, vectors, back = moments.scale[:, None, :], moments.vectors, moments.vectors.swapaxes(1, 2)
     scaled = (weight / scale).astype(np.float32)
@@ -103,7 +104,7 @@ def choose(weight: Floats, moments: Moments, keep: Keep, wanted: Floats | None =
         dual += penalty * (free - kept)
         if iteration % CHECK_EVERY == 0:
             changed = float(np.count_nonzero(mask != last)) / max(int(np.count_nonzero(mask)), 1)
-            if not changed:
+            if changed <= settled:
                 break
             penalty *= next(factor for least, factor in GROWTH if changed >= least)
             last = mask

@@ -47,11 +47,14 @@ PROBED_LAYERS = 100
 """Layers up to which all densities are probed on the same samples. With more, each is probed on some of them, so that time grows
 with the layers and not with their square."""
 
-MEASURED_WORK = 1_000_000_000
+MEASURED_WORK = 250_000_000
 """Product of elements and columns of a layer beyond which only some of its rows are measured."""
 
 FEWEST_ROWS = 32
 """Least number of rows of a large layer that are measured."""
+
+SETTLED = 0.003
+"""Share of the kept weights below which a change ends the choice of weights for a curve."""
 
 TINY = 1e-12
 """Smallest relative error, so that logarithms are finite."""
@@ -139,7 +142,7 @@ class Measuring:
         allowed, equations = weight != 0, Equations.of(moments.h)
 
         def pruned(density: float) -> Floats:
-            mask = choose(weight, moments, keeper(self.pattern, unit, allowed, math.ceil(density * weight.size)))
+            mask = choose(weight, moments, keeper(self.pattern, unit, allowed, math.ceil(density * weight.size)), settled=SETTLED)
             return equations.refit(weight, mask)
 
         kept = in_parallel(pruned, DENSITIES)
