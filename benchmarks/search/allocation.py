@@ -104,7 +104,8 @@ def rows(subject: Subject, shares: Sequence[float]) -> Iterator[Row]:
         assert by_latency is not None
         ways = [allocating.by_operations(limit), by_latency]
         by_operations, loss = (divergence(model, allocating.pruned(texts, repair=True), judged) for texts in ways)
-        yield Row(subject.model.stem, limit, limit / dense, by_operations, loss, time.process_time() - start)
+        name = subject.model.parent.name if subject.model.stem == "model" else subject.model.stem
+        yield Row(name, limit, limit / dense, by_operations, loss, time.process_time() - start)
 
 
 def main() -> None:
