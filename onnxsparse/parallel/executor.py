@@ -15,6 +15,7 @@ from types import FrameType, TracebackType
 from typing import Protocol, Self, TypeVar
 
 from onnxsparse.errors import BackendError
+from onnxsparse.progress import tell
 from onnxsparse.runtime.threads import core_count, limit_threads
 
 Job = TypeVar("Job")
@@ -62,6 +63,7 @@ class Ending(BaseException):
 
 
 _working = False
+"""Whether this process works on a job now."""
 
 
 def end(_signal: int, _frame: FrameType | None) -> None:
@@ -127,6 +129,7 @@ def in_order(executor: Executor, function: Work[Job, Result], jobs: Sequence[Job
         if isinstance(result, GivenUp):
             raise BackendError(f"job {number + 1} of {len(jobs)} was given up: {result.reason}")
         found[number] = result
+        tell("jobs", len(found), len(jobs))
     return [found[number] for number in range(len(jobs))]
 
 
