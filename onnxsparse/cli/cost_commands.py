@@ -12,6 +12,7 @@ from cyclopts.validators import Number
 from onnxsparse.cli.jobs import Sizes, check_outputs, models_in, write_texts
 from onnxsparse.cli.render import text
 from onnxsparse.cli.render.deployment_text import print_comparison_of, print_curves, print_deployment, print_fit, print_operation
+from onnxsparse.cli.render.live import live
 from onnxsparse.cost.backends.base import Precision
 from onnxsparse.cost.backends.hardware import load_hardware, names
 from onnxsparse.cost.backends.layer_model import make_backend
@@ -79,7 +80,7 @@ def report(
             f"report: --target {backend.name} measures, so that models cannot run at the same time; leave --jobs out"
         )
     works = [Predicting(path, options, sizes) for path in models]
-    with local(min(jobs, len(models))) as executor:
+    with live("report"), local(min(jobs, len(models))) as executor:
         found = in_order(executor, predicted, works)
     if len(found) > 1:
         return report_several(found, options, top=top)
