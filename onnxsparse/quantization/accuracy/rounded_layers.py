@@ -72,11 +72,11 @@ class Layer:
 
     @property
     def scale_places(self) -> Indices:
-        """The place in the flat scale of each element: groups × rows × columns."""
+        """The place in the flat scale of each element, groups × rows × columns; one column where all of a row share a scale."""
         places = np.arange(self.scale.scale.size, dtype=np.float64).reshape(self.scale.scale.shape)
         spread = self.scale.sharing.times(np.ones(self.held.shape), places)
-        found: Indices = self.matrix(spread).astype(np.int64)
-        return found
+        found = self.matrix(spread) if self.scale.sharing.block is not None else self.matrix(spread)[..., :1]
+        return found.astype(np.int64)
 
     def bias_scale(self, scale: Floats) -> Floats:
         """What the scale of the bias takes from scales of the weight."""

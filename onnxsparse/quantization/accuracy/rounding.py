@@ -191,11 +191,11 @@ def best_share(weight: Floats, h: Floats, steps: Steps, places: Indices, count: 
 
     `places`: the scale of each element. What its error shares with others of the row counts half for each.
     """
-    noise = []
+    noise, spread = [], np.broadcast_to(places, weight.shape).reshape(-1)
     for share in CLIPPED:
         tried = replace(steps, scale=steps.scale * share)
         off = tried.nearest(weight) * tried.scale - weight
-        noise.append(np.bincount(places.reshape(-1), ((off @ h) * off).reshape(-1), count))
+        noise.append(np.bincount(spread, ((off @ h) * off).reshape(-1), count))
     found: Floats = CLIPPED[np.argmin(noise, axis=0)]
     return found
 
