@@ -9,19 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import onnx
 
 from onnxsparse import Model, OnnxSparseError, load
-from onnxsparse.parallel.executor import GivenUp, local
+from onnxsparse.parallel.executor import Job, Result, in_order, local
 from onnxsparse.runtime.inputs import seeded_samples
 from onnxsparse.runtime.session import runner
 
 Shapes = Mapping[str, list[int]]
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 
 CHECKER_ERRORS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError)
 """What onnx's checker raises for a model with a fault."""
@@ -69,18 +65,15 @@ def arguments(doc: str | None) -> argparse.Namespace:
 
 def examined(examine: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> list[Result]:
     """What `examine`, a function of a module, returns for each job, in order; each is printed when its job has ended."""
-    found = dict[int, Result]()
     with local(workers) as executor:
-        for number, result in executor.run(partial(once, examine), jobs):
-            assert not isinstance(result, GivenUp)  # only clusters give up
-            print(result, flush=True)
-            found[number] = result
-    return [found[number] for number in range(len(jobs))]
+        return in_order(executor, partial(printed, examine), jobs)
 
 
-def once(examine: Callable[[Job], Result], job: Job, _failures: int) -> Result:
-    """What `examine` returns for a job."""
-    return examine(job)
+def printed(examine: Callable[[Job], Result], job: Job, _failures: int) -> Result:
+    """What `examine` returns for a job, which is printed too."""
+    found = examine(job)
+    print(found, flush=True)
+    return found
 
 
 def at_other_sizes(entry: Entry, target: Path, factors: Iterable[tuple[int, int]]) -> str:

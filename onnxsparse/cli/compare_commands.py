@@ -190,7 +190,7 @@ def print_several(out: Console, names: Sequence[str], found: Sequence[Compared |
 def cells(found: Compared | OnnxSparseError, *, metric: bool) -> list[str]:
     """The cells of a pair. `metric`: whether the table has columns for one."""
     if isinstance(found, OnnxSparseError):
-        return ["", *([""] * 2 * metric), str(found)]
+        return ["", *(["", ""] if metric else []), str(found)]
     worst = min(found.comparison.outputs, key=severity)
     lowest = found.comparison.worst_sqnr_db
     shown = "equal" if lowest == math.inf else text.number(lowest, ".2f")

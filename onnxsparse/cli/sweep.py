@@ -103,7 +103,8 @@ def shown(works: Sequence[Alone], executor: Executor) -> int:
         with live(command), executor:
             tell("models", 0, len(works))
             for number, result in executor.run(ran, works):
-                found[number] = Said(OnnxSparseError.exit_code, "", result.reason) if isinstance(result, GivenUp) else result
+                assert not isinstance(result, GivenUp)  # only clusters give up
+                found[number] = result
                 tell("models", len(found), len(works))
     except KeyboardInterrupt:
         print_said(works, found)

@@ -116,11 +116,11 @@ class TestBlocks:
         feeds = [{"x": weight("1x32x6x6", seed)} for seed in range(90, 99)]
         plain, fine = self.blocked(rounding=rounding)
         coarse = quantize(plain.copy(), feeds[:8], target=X86, weight_bits=4, rounding=rounding)[0]
-        noise = [
+        levels = [
             sum(sqnr_db(*(next(iter(outputs(each, given).values())) for each in (plain, model))) for given in feeds)
             for model in (coarse, fine)
         ]
-        assert noise[0] < noise[1]
+        assert levels[0] < levels[1]
 
     def test_nearest_integers_by_hand(self) -> None:
         values = np.array([[1, -7, 3, 0.5], [0, 0, 0, 14]], np.float32)
