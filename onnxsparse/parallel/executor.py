@@ -67,7 +67,7 @@ _working = False
 
 
 def end(_signal: int, _frame: FrameType | None) -> None:
-    """End this process after the job on which it works. Raises Ending inside of it."""
+    """End this process. Raises Ending inside of the job on which it works, if any, so that this cleans up first."""
     if _working:
         raise Ending
     os._exit(1)
