@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.accuracy.output_error import judged, opened
 from benchmarks.accuracy.rounding import accuracy, drawn, spread
-from benchmarks.peers.int8_methods import Method, Tools, add_tools, given_tools, one_line, quantize, select
+from benchmarks.peers.int8_methods import LIMIT_S, Method, Tools, add_tools, given_tools, one_line, quantize, select
 from benchmarks.tables import saved, table
 from onnxsparse import Model, compare
 from onnxsparse.runtime.session import runner
@@ -58,10 +58,10 @@ def overlap(folder: Path, plain: Model, model: Model) -> float | None:
     return both / either
 
 
-def row(folder: Path, method: Method, tools: Tools, data: Path, target: Path) -> Row:
+def row(folder: Path, method: Method, tools: Tools, data: Path, target: Path, limit_s: float) -> Row:
     """Quantize once, and measure."""
     target.unlink(missing_ok=True)
-    cost = quantize(method, tools, folder / "model.onnx", target, data)
+    cost = quantize(method, tools, folder / "model.onnx", target, data, limit_s)
     if cost.fault:
         return Row(folder.name, method.label, cost.fault)
     plain = opened(folder)
@@ -74,13 +74,13 @@ def row(folder: Path, method: Method, tools: Tools, data: Path, target: Path) ->
     return Row(folder.name, method.label, "", found.outputs[0].sqnr_db, found.worst_sqnr_db, score, cost.cpu_s, cost.peak_mb)
 
 
-def rows(folders: Sequence[Path], methods: Sequence[Method], tools: Tools, draws: int) -> Iterator[Row]:
+def rows(folders: Sequence[Path], methods: Sequence[Method], tools: Tools, draws: int, limit_s: float) -> Iterator[Row]:
     """All methods on all draws of all networks."""
     for folder in folders:
         with tempfile.TemporaryDirectory() as name:
             work = Path(name)
             for data in drawn(folder, work, draws, SHARE):
-                yield from (row(folder, method, tools, data, work / "int8.onnx") for method in methods)
+                yield from (row(folder, method, tools, data, work / "int8.onnx", limit_s) for method in methods)
 
 
 def cells(found: Sequence[Row]) -> tuple[str, ...]:
@@ -100,11 +100,13 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="*")
     add_tools(parser)
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="SECONDS", help="after which a method is given up")
     parser.add_argument("--rows", type=Path, nargs="+", required=True, help="JSON of a run; without folders, of earlier runs")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if options.folders:
-        for one in saved(rows(options.folders, select(options.only), given_tools(options), options.draws), options.rows[0]):
+        each = rows(options.folders, select(options.only), given_tools(options), options.draws, options.limit)
+        for one in saved(each, options.rows[0]):
             print(one, flush=True)
     found = [Row(**one) for path in options.rows for one in json.loads(path.read_text()) if one["fault"] != "not run"]
     groups: dict[tuple[str, str], list[Row]] = {}

@@ -1,5 +1,7 @@
-"""Samples in npy and npz files. Headers alone are read until a sample is asked for, and one file is held at a time."""
+"""Samples in npy and npz files. Headers alone are read until a sample is asked for, and one file is open at a time."""
 
+import math
+import struct
 import zipfile
 import zlib
 from bisect import bisect_right
@@ -15,6 +17,7 @@ import numpy as np
 
 from onnxsparse.errors import ModelError
 from onnxsparse.ir.binding import Shape, fed_inputs, format_shape
+from onnxsparse.ir.mapped import let_go
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array, element_dtype
 from onnxsparse.runtime.samples import Indexed
@@ -26,6 +29,12 @@ READ_ERRORS = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.Ba
 ARRAY_SUFFIXES = (".npy", ".npz")
 """Suffixes of files of arrays, in lower case."""
 
+CHUNK = 2**20
+"""Bytes that are read at a time where only the checksum matters."""
+
+ZIP_LOCAL = "<26x2H"
+"""Header before a member of a zip file; the lengths of name and extra field, which follow it. Source: APPNOTE.TXT, 4.3.7."""
+
 
 @dataclass(frozen=True)
 class Header:
@@ -33,6 +42,7 @@ class Header:
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
+    fortran_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,10 +113,13 @@ class ArrayFiles(Indexed):
         within, held = index - (self._ends[at - 1] if at else 0), self._held[at]
         arrays = self._read(at)
         where = f"{self.option} {self.files[at]}"
-        return {
-            name: self._inputs[name].converted(where, arrays[array].reshape(held.count, *shape)[within])
+        found = {
+            name: self._inputs[name].converted(where, arrays[array].reshape(held.count, *shape)[within].copy())
             for name, (array, shape) in held.arrays.items()
         }
+        for array in arrays.values():
+            let_go(array)
+        return found
 
     @property
     def names(self) -> list[str]:
@@ -219,20 +232,39 @@ def read_header(file: IO[bytes]) -> Header:
     """The header of an npy stream. Raises ValueError if it is none."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return Header(shape, dtype)
+    shape, fortran_order, dtype = read(file)
+    return Header(shape, dtype, fortran_order)
 
 
 def read_arrays(path: Path, wanted: set[str], option: str = "--data") -> dict[str, Array]:
-    """Name → array, for the `wanted` arrays of an npz file; an npy file is mapped. Raises ModelError if it cannot be read."""
+    """Name → array, for the `wanted` arrays of a file; what is not compressed is mapped. Raises ModelError for damaged files."""
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {path.stem: loaded}
-        with loaded:
-            return {name: loaded[name] for name in wanted}
+        if not zipfile.is_zipfile(path):
+            return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
+        with zipfile.ZipFile(path) as archive:
+            return {name: read_member(path, archive, f"{name}.npy") for name in wanted}
     except READ_ERRORS as error:
         raise unreadable(path, option, error, "the file is damaged: its header is whole, its content is not") from None
+
+
+def read_member(path: Path, archive: zipfile.ZipFile, member: str) -> Array:
+    """An array of an npz file at `path`, mapped if it is stored as it is. Raises READ_ERRORS."""
+    info = archive.getinfo(member)
+    with archive.open(info) as file:
+        header = read_header(file)
+        start, size = file.tell(), math.prod(header.shape) * header.dtype.itemsize
+        if info.compress_type != zipfile.ZIP_STORED or header.dtype.hasobject or not size:
+            file.seek(0)
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+        while file.read(CHUNK):  # at the end, zipfile compares the checksum
+            pass
+    if start + size > info.file_size:
+        raise EOFError
+    with path.open("rb") as raw:
+        raw.seek(info.header_offset)
+        name, extra = struct.unpack(ZIP_LOCAL, raw.read(struct.calcsize(ZIP_LOCAL)))
+    at = info.header_offset + struct.calcsize(ZIP_LOCAL) + name + extra + start
+    return np.memmap(path, header.dtype, "r", at, header.shape, "F" if header.fortran_order else "C")
 
 
 def unreadable(path: Path, option: str, error: Exception, otherwise: str) -> ModelError:

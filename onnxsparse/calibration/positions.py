@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxsparse.analysis.linear_sites import Site
-from onnxsparse.calibration.walk import Walk, let_go
+from onnxsparse.calibration.walk import Walk
 from onnxsparse.errors import ModelError
 from onnxsparse.ir.array_types import Floats, Singles
+from onnxsparse.ir.mapped import let_go
 
 POSITIONS = 24_000
 """Output positions of a layer that are sampled over all samples."""
@@ -31,9 +32,12 @@ class Inputs:
 
     @classmethod
     def of(cls, columns: Singles, *, centre: bool) -> "Inputs":
-        """From columns; `centre`: whether the mean is subtracted, or left as a part of what weights have to match."""
-        mean = columns.mean(1, keepdims=True, dtype=np.float64).astype(np.float32) if centre else np.zeros_like(columns[:, :1])
-        return cls(columns - mean, mean)
+        """From columns, which are changed. `centre`: whether the mean is subtracted, or left as a part of what weights match."""
+        if not centre:
+            return cls(columns, np.zeros_like(columns[:, :1]))
+        mean = columns.mean(1, keepdims=True, dtype=np.float64).astype(np.float32)
+        columns -= mean
+        return cls(columns, mean)
 
     def pick(self, groups: NDArray[np.int64]) -> "Inputs":
         """Those of some groups."""
@@ -68,17 +72,22 @@ def gather(walk: Walk, site: Site, seed: int, each: int | None = None) -> Single
     the same positions, so that versions of a model meet at the same places. Raises ModelError for NaN and infinite values.
     """
     each = positions_each(walk, site) if each is None else each
-    parts = []
-    for number, values in enumerate(walk.values):
+    counts = [min(each, site.form.positions(values[site.data])) for values in walk.values]
+    found, start = np.zeros((0, 0, 0), np.float32), 0
+    for number, (values, count) in enumerate(zip(walk.values, counts, strict=True)):
         data = values[site.data]
-        count = site.form.positions(data)
+        every = site.form.positions(data)
         rng = np.random.default_rng((seed, site.index, number))
-        places = np.arange(count) if count <= each else np.sort(rng.choice(count, each, replace=False))
-        parts.append(site.form.columns(data, places).astype(np.float32))
+        places = np.arange(every) if every <= each else np.sort(rng.choice(every, each, replace=False))
+        part = site.form.columns(data, places)
         let_go(data)
-        if not np.isfinite(parts[-1]).all():
+        if not np.isfinite(part).all():
             raise ModelError(
                 f"activation '{site.data}' of {walk.model.name} has NaN or infinite values on sample {number}; give other data, "
                 "or --exclude the layers that read it"
             )
-    return np.concatenate(parts, axis=1)
+        if not number:
+            found = np.empty((part.shape[0], sum(counts), part.shape[2]), np.float32)
+        found[:, start : start + count] = part
+        start += count
+    return found

@@ -5,7 +5,6 @@ file. The model may be changed after each segment: later nodes see what earlier 
 """
 
 import math
-import mmap
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -55,13 +54,6 @@ class Store:
         file.write(byte_view(np.ascontiguousarray(array)))
         file.flush()
         return np.memmap(file.name, array.dtype, "r", start, array.shape)
-
-
-def let_go(array: Array) -> None:
-    """Take the pages of an array in a temporary file out of memory; they are read again when they are needed."""
-    # not every system has this advice
-    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 class Walk:

@@ -105,6 +105,13 @@ def byte_view(array: NDArray[np.generic]) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
+def let_go(array: NDArray[np.generic]) -> None:
+    """Take the pages of a mapped array out of memory; they are read again when they are needed."""
+    # not every system has this advice
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
+
+
 def spilled(parts: Iterable[NDArray[np.generic]]) -> Payload:
     """Write consecutive arrays to an unnamed temporary file, which is deleted with its last reader.
 

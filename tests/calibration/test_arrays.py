@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxsparse import Model, ModelError
+from onnxsparse.calibration.arrays import read_arrays
 from onnxsparse.calibration.data import check_data, data_files, open_data
 from onnxsparse.ir.option_roles import split_key
 from tests.graphs import FLOAT, INT32, Array, model, node
@@ -115,9 +116,11 @@ class TestShapes:
         assert {array.shape for array in found} == {tuple(int(s.replace("N", "1")) for s in wanted.split("x") if s)}
         assert np.concatenate([array.ravel() for array in found]).tolist() == values.ravel().tolist()
 
-    def test_fortran_order(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "d.npy", np.asfortranarray(np.arange(12, dtype=np.float32).reshape(2, 2, 3)))
-        found = [feeds["x"] for feeds in open_data(tmp_path / "d.npy", taking("1x2x3"))]
+    @pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
+    def test_fortran_order(self, tmp_path: Path, save: "np.ufunc") -> None:
+        file = tmp_path / ("d.npy" if save is np.save else "d.npz")
+        save(file, np.asfortranarray(np.arange(12, dtype=np.float32).reshape(2, 2, 3)))
+        found = [feeds["x"] for feeds in open_data(file, taking("1x2x3"))]
         assert [array.ravel().tolist() for array in found] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
         assert all(array.flags.c_contiguous for array in found)
 
@@ -152,8 +155,22 @@ class TestFiles:
         (tmp_path / "d.npz").write_bytes((tmp_path / "d.npz").read_bytes()[:-10])
         assert refused(tmp_path / "d.npz", taking("1x2")) == "--data d.npz: it is no npy or npz file"
 
-    def test_any_damage_is_one_line(self, tmp_path: Path) -> None:
-        np.savez_compressed(tmp_path / "d.npz", x=np.arange(64, dtype=np.float32).reshape(2, 32))
+    def test_arrays_of_an_npz_are_mapped_unless_they_are_compressed(self, tmp_path: Path) -> None:
+        x, y, z = np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((0, 3), np.int64), np.array(7.0)
+        np.savez(tmp_path / "d.npz", x=x, y=y, z=z)
+        np.savez_compressed(tmp_path / "c.npz", x=x, y=y, z=z)
+        mapped, held = (read_arrays(tmp_path / name, {"x", "y", "z"}) for name in ("d.npz", "c.npz"))
+        for found in (mapped, held):
+            assert all(
+                found[name].dtype == value.dtype and np.array_equal(found[name], value)
+                for name, value in (("x", x), ("y", y), ("z", z))
+            )
+        assert {name for name, array in mapped.items() if isinstance(array, np.memmap)} == {"x", "z"}
+        assert not any(isinstance(array, np.memmap) for array in held.values())
+
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_any_damage_is_one_line(self, tmp_path: Path, save: "np.ufunc") -> None:
+        save(tmp_path / "d.npz", x=np.arange(64, dtype=np.float32).reshape(2, 32))
         whole = (tmp_path / "d.npz").read_bytes()
         random = np.random.default_rng(0)
         for _ in range(300):

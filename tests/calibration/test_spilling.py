@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from onnxsparse.calibration.walk import Store, let_go
+from onnxsparse.calibration.walk import Store
+from onnxsparse.ir.mapped import let_go
 
 
 def test_spilled_values_are_the_same_after_they_were_let_go() -> None:

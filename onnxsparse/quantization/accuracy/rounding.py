@@ -32,11 +32,11 @@ from onnxsparse.runtime.samples import Samples, hold_out
 POSITIONS = 24_000
 """Output positions of a layer from which its moments are summed, over all samples."""
 
-MOST_BYTES = 64 * 10**6
+MOST_BYTES = 32 * 10**6
 """Largest size of the sampled inputs of one layer, in bytes."""
 
-MEAN_PARTS = 16
-"""Parts of a layer's positions that are rounded one after the other."""
+PARTS = 16
+"""Parts of a layer's positions that are float64 one after the other."""
 
 JUDGED_POSITIONS = 4_000
 """Output positions of a layer at which integers are judged, over all samples."""
@@ -118,7 +118,7 @@ class Rounding:
         """The choices with integers for every layer that can be rounded, and new shifts of their biases."""
         self.written = write_integers(self.placement, self.choices)
         pairs = [
-            Pair.over(samples, self.placement, self.written, self.budget_bytes // 8) for samples in (self.learned, self.judged)
+            Pair.over(samples, self.placement, self.written, self.budget_bytes // 16) for samples in (self.learned, self.judged)
         ]
         layers = list(find_layers(self.placement, self.written, self.correct_bias))
         for number, layer in enumerate(layers):
@@ -132,10 +132,13 @@ class Rounding:
         """Steps 1 to 4 of the head of this file."""
         candidates = list(self._candidates(layer, Moments.of(layer, learned, positions_each(layer, learned, POSITIONS))))
         wanted, given = judged.inputs(layer, positions_each(layer, judged, JUDGED_POSITIONS))
-        target, given = layer.weight @ wanted.swapaxes(1, 2), given.swapaxes(1, 2)
-        noise = [float(((target - one.values @ given - one.shift) ** 2).sum()) for one in candidates]
-        best = int(np.argmin(noise))
-        return candidates[best]
+        noise = np.zeros(len(candidates))
+        for want, get in zip(
+            *(np.array_split(columns.swapaxes(1, 2), PARTS, axis=2) for columns in (wanted, given)), strict=True
+        ):
+            target = layer.weight @ want
+            noise += [float(((target - one.values @ get - one.shift) ** 2).sum()) for one in candidates]
+        return candidates[int(np.argmin(noise))]
 
     def _candidates(self, layer: Layer, moments: Moments) -> Iterator[Candidate]:
         """The nearest integers first."""
@@ -180,7 +183,7 @@ def positions_each(layer: Layer, pair: Pair, positions: int) -> int:
 
 def rounded_mean(scale: ValueScale, columns: Singles) -> Floats:
     """The mean of rounded columns, groups × 1 × columns, in parts, since they are rounded as float64."""
-    parts = np.array_split(columns, MEAN_PARTS, axis=1)
+    parts = np.array_split(columns, PARTS, axis=1)
     total: Floats = np.sum([scale.rounded(part).sum(1, keepdims=True, dtype=np.float64) for part in parts], axis=0)
     mean: Floats = total / columns.shape[1]
     return mean
