@@ -63,15 +63,19 @@ OURS = (
     ours("x86, percentile", f"{X86} {PLAIN} --method percentile"),
     ours("x86, entropy", f"{X86} {PLAIN} --method entropy"),
     ours("x86, mse", f"{X86} {PLAIN} --method mse"),
-    ours("x86, as it comes (mse, biases corrected)", X86),
+    ours("x86, as it comes", X86),
+    ours("x86, mse, biases corrected", f"{X86} --method mse"),
     ours("x86, equalized as well", f"{X86} --equalize"),
     ours("cv22, minmax", f"{CV22} {PLAIN} --method minmax"),
     ours("cv22, mse", f"{CV22} {PLAIN} --method mse"),
     ours("cv22, mse, per tensor", f"{CV22} {PLAIN} --per-tensor"),
-    ours("cv22, as it comes (mse, biases corrected)", CV22),
+    ours("cv22, as it comes", CV22),
+    ours("cv22, mse, biases corrected", f"{CV22} --method mse"),
+    ours("cv22, minmax, biases corrected", f"{CV22} --method minmax"),
     ours("cv22, equalized as well", f"{CV22} --equalize"),
     ours("cv22, 5 wide layers as well", f"{CV22} --wide-layers 5"),
     ours("cv22, 20 wide layers, minmax", f"{CV22} --wide-layers 20 --method minmax"),
+    ours("cv22, ranges by the outputs", f"{CV22} --method output"),
     ours("cv22, activations of 16 bits", f"{CV22} --activation-bits 16"),
     ours("x86, gptq", f"{X86} --rounding gptq"),
     ours("cv22, gptq", f"{CV22} --rounding gptq"),
@@ -262,7 +266,12 @@ def quantize_aimet(source: str, target: str, data: str, *steps: str) -> None:
 
 
 def quantize_quark(source: str, target: str, data: str, config: str, *steps: str) -> None:
-    """A configuration of amd-quark by its name, per channel. `steps`: cle, bias. Its GPTQ quantizes no activations."""
+    """A configuration of amd-quark by its name, per channel. `steps`: cle, bias. Its GPTQ quantizes no activations.
+
+    An opset without scales per channel is raised first.
+    """
+    import onnx
+    import onnx.version_converter
     from onnxruntime.quantization.calibrate import CalibrationDataReader
     from quark.onnx import ModelQuantizer  # type: ignore[import-not-found]  # in the peer's interpreter only
     from quark.onnx.quantization.config import Config, get_default_config  # type: ignore[import-not-found]  # as above
@@ -276,6 +285,10 @@ def quantize_quark(source: str, target: str, data: str, config: str, *steps: str
         def reset_iter(self) -> None:
             self.samples = feeds(data, source)
 
+    model = onnx.load(source)
+    if next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx")) < 13:  # it has no scales per channel
+        source = f"{target}.opset13.onnx"
+        onnx.save(onnx.version_converter.convert_version(model, 13), source)
     chosen = get_default_config(config)
     chosen.per_channel = True
     chosen.include_cle = "cle" in steps

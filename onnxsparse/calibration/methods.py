@@ -3,8 +3,8 @@
 All methods but minmax and moving-average work on a histogram:
 
 percentile: the range that holds the given share of the elements.
-mse: the range with the least mean square error of rounding and clipping together. Both ends are tried at the same share of the
-extremes first, then each end on its own.
+mse, cube: the range with the least mean square, or cube, of the error of rounding and clipping together. Both ends are tried at
+the same share of the extremes first, then each end on its own. The cube clips less, and so less of what unseen samples activate.
 entropy: the symmetric range whose quantized distribution is closest to the original by Kullback-Leibler divergence, as in
 TensorRT (8-bit Inference with TensorRT, GTC 2017).
 """
@@ -24,8 +24,8 @@ Floats = NDArray[np.float64]
 DEFAULT_PERCENTILE = 99.99
 """Share of the elements in per cent that the percentile method keeps."""
 
-MSE_SHARES = np.concatenate([np.geomspace(1 / 16, 0.25, 12, endpoint=False), np.linspace(0.25, 1.0, 64)])
-"""Shares of the extremes that the mse method tries.
+SHARES = np.concatenate([np.geomspace(1 / 16, 0.25, 12, endpoint=False), np.linspace(0.25, 1.0, 64)])
+"""Shares of the extremes that the mse and cube methods try.
 
 Shares below a quarter matter for activations with single elements far out. At a sixteenth, a level is as narrow as a bin.
 """
@@ -93,11 +93,16 @@ class RangeMethod:
     bins: int = BINS
 
 
-def choose_ranges(seen: Observation, method: str, levels: Levels, percentile: float = DEFAULT_PERCENTILE) -> dict[str, Range]:
-    """Activation → range, for every activation with finite extremes. `method`: a key of METHODS. `percentile`: in per cent."""
-    choose = METHODS[method].choose
+def choose_ranges(
+    seen: Observation, method: str | RangeMethod, levels: Levels, percentile: float = DEFAULT_PERCENTILE
+) -> dict[str, Range]:
+    """Activation → range, for every activation with finite extremes. `method`: may be a key of METHODS.
+
+    `percentile`: in per cent.
+    """
+    chosen = METHODS[method] if isinstance(method, str) else method
     return {
-        name: choose(Seen(observed, seen.histograms.get(name), levels, percentile)).rounded()
+        name: chosen.choose(Seen(observed, seen.histograms.get(name), levels, percentile)).rounded()
         for name, observed in seen.ranges.items()
         if observed.is_finite
     }
@@ -137,18 +142,18 @@ def percentile_range(histogram: Histogram, percentile: float, *, symmetric: bool
     return Range(histogram.low + first * histogram.width, histogram.low + (last + 1) * histogram.width)
 
 
-def mse_range(histogram: Histogram, levels: Levels) -> Range:
-    """The range with the least mean square error of rounding and clipping.
+def error_range(histogram: Histogram, levels: Levels, power: float) -> Range:
+    """The range with the least mean of a `power` of the error of rounding and clipping.
 
     1. For each share of the extremes, scale both ends by it, and compute the error of the quantized bin centres. Rounding within
-       a step, or within a bin if that is narrower, adds width² / 12.
+       a step, or within a bin if that is narrower, adds (width / 2)^power / (power + 1), as evenly spread errors do.
     2. Take the best share. For a symmetric grid, this is the result.
     3. Otherwise vary the upper end with the lower end fixed, then the lower end with the new upper end fixed.
     """
-    centres, counts, within = histogram.centres, histogram.counts, histogram.width**2 / 12
+    centres, counts = histogram.centres, histogram.counts
 
     def error(lows: Floats, highs: Floats) -> Floats:
-        """Sum of square errors for each range, with the elements of a bin spread evenly over it."""
+        """Sum of the powers of the errors for each range, with the elements of a bin spread evenly over it."""
         low: Floats = np.minimum(lows, 0.0)[:, None]
         high: Floats = np.maximum(highs, 0.0)[:, None]
         if levels.symmetric:
@@ -161,11 +166,11 @@ def mse_range(histogram: Histogram, levels: Levels) -> Range:
             lowest = np.rint(low / step)
         integers: Floats = np.clip(np.rint(centres / step), lowest, lowest + levels.count - 1)
         # the error within a bin is limited by the bin or by the step, whichever is narrower
-        rounding = np.minimum(step**2 / 12, within)
-        found: Floats = ((centres - integers * step) ** 2 + rounding) @ counts
+        rounding = (np.minimum(step, histogram.width) / 2) ** power / (power + 1)
+        found: Floats = (np.abs(centres - integers * step) ** power + rounding) @ counts
         return found
 
-    lows, highs = histogram.low * MSE_SHARES, histogram.high * MSE_SHARES
+    lows, highs = histogram.low * SHARES, histogram.high * SHARES
     best = int(np.argmin(error(lows, highs)))
     found = Range(float(lows[best]), float(highs[best]))
     if levels.symmetric:
@@ -236,7 +241,8 @@ METHODS = {
         by_histogram(lambda histogram, seen: percentile_range(histogram, seen.percentile, symmetric=seen.levels.symmetric))
     ),
     "entropy": RangeMethod(by_histogram(lambda histogram, seen: entropy_range(histogram, seen.levels))),
-    "mse": RangeMethod(by_histogram(lambda histogram, seen: mse_range(histogram, seen.levels))),
+    "mse": RangeMethod(by_histogram(lambda histogram, seen: error_range(histogram, seen.levels, power=2))),
+    "cube": RangeMethod(by_histogram(lambda histogram, seen: error_range(histogram, seen.levels, power=3))),
 }
 
 if TYPE_CHECKING:

@@ -98,20 +98,21 @@ class Walk:
         samples: Sequence[int] | None = None,
         *,
         changed: int | None = None,
-        replaced: Mapping[str, Callable[[Array], Array]] | None = None,
+        replaced: Sequence[Mapping[str, Callable[[Array], Array]]] = (),
     ) -> list[Values]:
         """The outputs of some samples, by number (None: all), if nodes from `at` on run as in `model`, which has the same ones.
 
         `changed`: the last node whose weights differ from those of this walk's model; None: any may. The nodes from some distance
-        behind it to the end are then one session, which serves many calls. `replaced`: values, and what takes their place.
+        behind it to the end are then one session, which serves many calls. `replaced`: for each of the samples, values and what
+        takes their place.
         """
         names, nodes = [output.name for output in model.proto.graph.output], len(model.proto.graph.node)
         stop = nodes if changed is None else min(nodes, (changed // self._stride + 1) * self._stride)
         head = self._session(model, self.at, stop, self.values[0])
         found = []
-        for number in range(len(self.values)) if samples is None else samples:
+        for place, number in enumerate(range(len(self.values)) if samples is None else samples):
             values = self.values[number]
-            values = values | {name: change(values[name]) for name, change in (replaced or {}).items()}
+            values = values | {name: change(values[name]) for name, change in (replaced[place] if replaced else {}).items()}
             results = values | ran(head, values)
             if stop < nodes:
                 results |= ran(self._tail_session(stop, results), results)

@@ -6,10 +6,11 @@
    need a range only now.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from onnxsparse.calibration.methods import METHODS, Levels, Method, Range, choose_ranges
+from onnxsparse.calibration.histogram import BINS
+from onnxsparse.calibration.methods import METHODS, Levels, Method, Range, RangeMethod, choose_ranges
 from onnxsparse.calibration.observe import observe
 from onnxsparse.errors import ModelError
 from onnxsparse.format import name_some
@@ -76,9 +77,7 @@ class Calibration:
             some = name_some([f"'{name}'" for name in wanted], 1)
             raise ModelError(f"--ranges has none for activation {some} of {model.name}; give --data as well")
         seen = observe(model, wanted, self.data, bins=METHODS[self.method].bins, budget_bytes=self.budget_bytes)
-        grid = found.placement.anatomy.target.activations.grid
-        levels = Levels(1 << grid.bits, grid.symmetric, grid.power_of_two and not self.any_scale)
-        ranges = choose_ranges(seen, self.method, levels, self.percentile)
+        ranges = choose_ranges(seen, self.method, self._levels(found.placement), self.percentile)
         extremes = {name: Range(own.low, own.high) for name, own in seen.ranges.items() if own.is_finite}
         few = "; that is few: use 32 to 512" if seen.samples < FEW_SAMPLES else ""
         note = f"ranges of {len(wanted)} activations by {self.method} over {seen.samples} samples{few}"
@@ -89,6 +88,17 @@ class Calibration:
             seen.samples,
             (*found.notes, note),
         )
+
+    def choices(
+        self, placement: Placement, names: Sequence[str], methods: Sequence[RangeMethod], data: Samples
+    ) -> list[dict[str, Range]]:
+        """The ranges of some activations by each of some methods, from `data` in place of this calibration's."""
+        seen = observe(placement.anatomy.model, names, data, bins=BINS, budget_bytes=self.budget_bytes)
+        return [choose_ranges(seen, method, self._levels(placement)) for method in methods]
+
+    def _levels(self, placement: Placement) -> Levels:
+        grid = placement.anatomy.target.activations.grid
+        return Levels(1 << grid.bits, grid.symmetric, grid.power_of_two and not self.any_scale)
 
     def _unknown(self, placement: Placement) -> Iterator[str]:
         """A note on given ranges whose names match no value of the model."""

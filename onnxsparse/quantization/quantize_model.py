@@ -1,6 +1,6 @@
 """From a placement to a quantized model: ranges, improvements of accuracy, and Q/DQ nodes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,8 +10,10 @@ from onnxsparse.errors import ParamError
 from onnxsparse.ir.model import Model
 from onnxsparse.quantization.accuracy.bias_correction import correct_biases, remaining_shifts
 from onnxsparse.quantization.accuracy.equalization import equalize
+from onnxsparse.quantization.accuracy.felt_ranges import Probing
+from onnxsparse.quantization.accuracy.heard import Heard, hold_out_heard
 from onnxsparse.quantization.accuracy.mixed_precision import Candidate, candidates, count_ops, strongest, widened
-from onnxsparse.quantization.accuracy.output_noise import Measuring, loudest
+from onnxsparse.quantization.accuracy.output_noise import Tensor
 from onnxsparse.quantization.accuracy.precision_curve import CurvePoint, precision_curve
 from onnxsparse.quantization.accuracy.precision_search import Search
 from onnxsparse.quantization.accuracy.rounding import round_weights
@@ -23,14 +25,11 @@ from onnxsparse.quantization.plan.scales import Choices
 from onnxsparse.quantization.write.grid import Floats
 from onnxsparse.quantization.write.qdq import Written, write_integers
 from onnxsparse.runtime.compare import compare
-from onnxsparse.runtime.samples import Samples, hold_out
+from onnxsparse.runtime.samples import Samples
 
 MEASURED_SAMPLES = 32
 """Evenly spaced samples of the calibration data that bias correction uses, as it needs only means; ranges use all."""
 
-
-FEWEST_HALVED = 4
-"""Samples from which on noise is probed with ranges of other samples."""
 
 Rounding = Literal["nearest", "gptq"]
 """How weights become integers: each to the nearest, or by what it does to the outputs of their layer."""
@@ -45,7 +44,7 @@ class Improvements:
 
     `wide_layers`: number of units with more than 8 bits. `min_sqnr_db`: instead, as few as reach this SQNR of the worst output
     or slice. `rounding`: None: gptq for weights of 4 bits, if there is data for it, else nearest. `curve`: whether
-    sets of all sizes are judged.
+    sets of all sizes are judged. `felt_ranges`: whether ranges follow from what the outputs feel.
     """
 
     equalize: bool = False
@@ -54,6 +53,7 @@ class Improvements:
     min_sqnr_db: float | None = None
     rounding: Rounding | None = None
     curve: bool = False
+    felt_ranges: bool = False
 
     @property
     def named(self) -> str | None:
@@ -61,7 +61,8 @@ class Improvements:
         wide = "--wide-layers" if self.wide_layers else None
         rounding = "--rounding gptq" if self.rounding == "gptq" else wide
         judged = "--min-sqnr" if self.min_sqnr_db is not None else "--precision-curve" if self.curve else rounding
-        return "--equalize" if self.equalize else judged
+        ranges = judged if judged is not None or not self.felt_ranges else "--method output"
+        return "--equalize" if self.equalize else ranges
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,12 @@ class Quantizing:
 
     1. Equalize channels (optional), which changes weights.
     2. Find the ranges of activations. For powers of two, scale activations so that their ranges fit, and find ranges again.
-    3. Correct biases for the error of each layer, and round weights (optional).
-    4. Measure what each tensor costs the outputs, and widen those that cost most: of a given number of ops, or of as few as reach
-       an SQNR (`Search`). Correct biases for the error that remains, and round again.
-    5. Write integers.
+    3. Correct biases for the error of each layer.
+    4. Measure what each tensor costs the outputs, and give the loudest activations the ranges that cost least (optional).
+    5. Round weights (optional).
+    6. Widen the tensors that cost most: of a given number of ops, or of as few as reach an SQNR (`Search`). Correct biases for
+       the error that remains, and round again.
+    7. Write integers.
 
     `quality` returns the SQNR that the search compares with `min_sqnr_db`. `backend` says what wide layers cost.
     """
@@ -128,7 +131,7 @@ class Quantizing:
             notes.append(f"{equalize(placement, data)} pairs of layers were equalized")
         calibrated, factors = self._calibrated(placement)
         notes += [f"{len(factors)} activations were scaled, so that their ranges fit powers of two"] if factors else []
-        draft, curve, said = self._widened(self._rounded(self._corrected(calibrated, Choices(calibrated.ranges))))
+        draft, curve, said = self._improved(self._corrected(calibrated, Choices(calibrated.ranges)))
         notes += said
         notes += [] if draft.note is None else [draft.note]
         if self.improvements.correct_bias and data is None:
@@ -150,37 +153,67 @@ class Quantizing:
         data = self.calibration.data
         return None if data is None else measurement_subset(data)
 
-    def _candidates(self, draft: Draft, data: Samples, weight_shifts: Mapping[int, Floats]) -> list[Candidate]:
-        """What can become wide, with its noise. `draft`: of the target's bits."""
+    def _probing(self, draft: Draft, data: Samples) -> Probing:
+        """What measures a draft of the target's bits."""
         placement = draft.calibrated.placement
-        few = loudest(placement.anatomy.model, data)
-        folds = list(self._folds(draft, few))
-        tensors = Measuring(placement, draft.choices, weight_shifts, few, self.calibration.budget_bytes, folds).run()
-        return candidates(tensors, placement.anatomy.target)
+        heard = Heard.of(placement.anatomy.model, data)
+        return Probing(self.calibration, placement, draft.choices, self._weight_shifts(draft), heard)
 
-    def _folds(self, draft: Draft, few: Samples) -> Iterator[tuple[list[int], Choices]]:
-        """Both halves of the probed samples, by number, with the ranges of the other half; all with their own if they are few."""
-        if len(few) < FEWEST_HALVED:
-            yield list(range(len(few))), draft.choices
-            return
-        for own, other in ((0, 1), (1, 0)):
-            half = few.pick(list(range(other, len(few), 2)))
-            found = replace(self.calibration, data=half).run(draft.calibrated.placement)
-            yield list(range(own, len(few), 2)), replace(draft.choices, ranges={**draft.choices.ranges, **found.ranges})
+    def _weight_shifts(self, draft: Draft) -> Mapping[int, Floats]:
+        """The addends of biases that correct for the error of weights alone."""
+        all_values = replace(draft.choices, wide_values=frozenset(draft.calibrated.placement.sources))
+        return self._corrected(draft.calibrated, all_values).choices.bias_shifts
 
-    def _widened(self, draft: Draft) -> tuple[Draft, tuple[CurvePoint, ...], list[str]]:
-        """`draft` with as many ops wide as the options say; the curve if it is asked for; and notes."""
-        wanted, data = self.improvements.min_sqnr_db, self.calibration.data
+    def _improved(self, draft: Draft) -> tuple[Draft, tuple[CurvePoint, ...], list[str]]:
+        """`draft` with other ranges, integers and wide ops, as the options say; the curve if it is asked for; and notes."""
+        data = self.calibration.data
+        if data is None or not self.improvements.felt_ranges:
+            rounded = self._rounded(draft)
+            return self._widened(rounded, lambda some: self._probing(rounded, some).tensors())
+        probing = self._probing(draft, data)
+        felt, tensors, notes = self._felt(draft, probing, probing.tensors())
+        found = self._rounded(felt)
+
+        def measure(_: Samples) -> list[Tensor]:
+            if not found.choices.rounded:
+                return tensors
+            # the weights add other noise than before
+            weights = replace(probing, choices=found.choices).tensors(values=())
+            return [*(each for each in tensors if not each.is_weight), *weights]
+
+        wide, curve, said = self._widened(found, measure)
+        return wide, curve, [*notes, *said]
+
+    def _felt(self, draft: Draft, probing: Probing, tensors: list[Tensor]) -> tuple[Draft, list[Tensor], list[str]]:
+        """`draft` with ranges by what the outputs feel, if that is better on samples that did not choose them."""
+        ranges, quieter = probing.felt(tensors)
+        calibrated = replace(draft.calibrated, ranges={**draft.calibrated.ranges, **ranges})
+        found = self._corrected(calibrated, draft.choices)
+        model, judged = draft.calibrated.placement.anatomy.model, probing.heard.judged
+        if len(judged):
+            before, after = (compare(model, each.written().model, judged).worst_sqnr_db for each in (draft, found))
+            if before is not None and (after is None or after < before):
+                ranges = {}
+        if not ranges:
+            return draft, tensors, ["all ranges stay: the outputs are no better with others"]
+        return found, quieter, [f"{len(ranges)} of the ranges are others, which the outputs feel less"]
+
+    def _widened(
+        self, draft: Draft, measure: Callable[[Samples], Sequence[Tensor]]
+    ) -> tuple[Draft, tuple[CurvePoint, ...], list[str]]:
+        """`draft` with as many ops wide as the options say; the curve if it is asked for; and notes.
+
+        `measure`: what the tensors cost, from the calibration data.
+        """
+        wanted, data, placement = self.improvements.min_sqnr_db, self.calibration.data, draft.calibrated.placement
         if data is None or not (self.improvements.wide_layers or wanted is not None or self.improvements.curve):
             return draft, (), []
         plain_db = None if wanted is None else self._quality(draft)
         enough = wanted is not None and plain_db is not None and plain_db >= wanted
         if wanted is not None and enough and not self.improvements.curve:
             return draft, (), [verdict(wanted, plain_db)]
-        placement = draft.calibrated.placement
-        all_values = replace(draft.choices, wide_values=frozenset(placement.sources))
-        weight_shifts = self._corrected(draft.calibrated, all_values).choices.bias_shifts
-        found, cost = self._candidates(draft, data, weight_shifts), None
+        weight_shifts = self._weight_shifts(draft)
+        found, cost = candidates(measure(data), placement.anatomy.target), None
         if self.backend is not None and placement.anatomy.target.widens_tensors:
             cost = WideCost.of(placement, self.backend)
             found = cost.priced(found)
@@ -224,8 +257,10 @@ class Quantizing:
         if rounding == "nearest" or data is None:
             return draft
         budget, correct_bias = self.calibration.budget_bytes, self.improvements.correct_bias
-        found = Draft(draft.calibrated, round_weights(placement, draft.choices, data, budget, correct_bias=correct_bias))
-        model, judged = placement.anatomy.model, hold_out(data)[1]
+        model = placement.anatomy.model
+        learned, judged = hold_out_heard(model, data)
+        choices = round_weights(placement, draft.choices, learned, judged, budget, correct_bias=correct_bias)
+        found = Draft(draft.calibrated, choices)
         plain_db, found_db = (compare(model, each.written().model, judged).worst_sqnr_db for each in (draft, found))
         if found_db is None or plain_db is None:
             return replace(draft, note="nearest integers stay: held-out samples say nothing about gptq")

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxsparse.calibration.histogram import Histogram
-from onnxsparse.calibration.methods import Levels, Method, Range, choose_ranges, percentile_range
+from onnxsparse.calibration.methods import Levels, Method, Range, choose_ranges, error_range, percentile_range
 from onnxsparse.calibration.methods import entropy_range as entropy
-from onnxsparse.calibration.methods import mse_range as mse
+from onnxsparse.calibration.observe import Observation, Observed
 from tests.calibration.observed import branching, feeds_of, samples, seen
 from tests.graphs import Array, model, node
 
@@ -39,8 +39,8 @@ def rounded(given: Array, found: Range, levels: Levels) -> Array:
     return np.clip(np.rint(given / step), first, first + levels.count - 1) * step
 
 
-def square_error(given: Array, found: Range, levels: Levels) -> float:
-    return float(((given - rounded(given, found, levels)) ** 2).mean())
+def error_of(given: Array, found: Range, levels: Levels, power: int) -> float:
+    return float((np.abs(given - rounded(given, found, levels)) ** power).mean())
 
 
 SHAPES = {
@@ -54,8 +54,13 @@ SHAPES = {
 }
 
 
+def mse(histogram: Histogram, levels: Levels) -> Range:
+    return error_range(histogram, levels, power=2)
+
+
 METHODS: dict[str, Callable[[Histogram, Levels], Range]] = {
     "mse": mse,
+    "cube": lambda h, levels: error_range(h, levels, power=3),
     "entropy": entropy,
     "percentile": lambda h, levels: percentile_range(h, 99.9, symmetric=levels.symmetric),
 }
@@ -106,20 +111,30 @@ class TestMethods:
             assert (given < found.low + step).mean() > (1 - share) / 2 - 1e-9
             assert (given > found.high - step).mean() > (1 - share) / 2 - 1e-9
 
+    @pytest.mark.parametrize("power", [2, 3, 4])
     @pytest.mark.parametrize("levels", [Levels(256, True), Levels(256, False), Levels(64, True), Levels(64, False)], ids=str)
     @pytest.mark.parametrize("shape", SHAPES)
-    def test_mse_is_as_good_as_a_full_search(self, shape: str, levels: Levels) -> None:
+    def test_an_error_is_as_small_as_in_a_full_search(self, shape: str, levels: Levels, power: int) -> None:
         """Every pair of ends on a grid of 40 × 40, measured on the elements themselves."""
         given = SHAPES[shape]
-        found = mse(histogram_of(given), levels)
+        found = error_range(histogram_of(given), levels, power)
         shares = np.linspace(0.1, 1, 40)
         lows, highs = (given.min() * shares, given.max() * shares)
         if levels.symmetric:
             pairs = list(zip(lows, highs, strict=True))
         else:
             pairs = [(low, high) for low in lows[::3] for high in highs[::3]]
-        best = min(square_error(given, Range(low, high), levels) for low, high in pairs)
-        assert square_error(given, found, levels) <= 1.2 * best, (shape, found)
+        best = min(error_of(given, Range(low, high), levels, power) for low, high in pairs)
+        assert error_of(given, found, levels, power) <= 1.2 ** (power / 2) * best, (shape, found)
+
+    def test_higher_powers_clip_less(self) -> None:
+        histogram = histogram_of(normal(outlier=12))
+        highs = [error_range(histogram, Levels(64), power).high for power in (2, 3, 4)]
+        assert highs == sorted(highs)
+        assert highs[0] < highs[2]
+        assert choose_ranges(Observation({"x": Observed(-5, 12)}, {"x": histogram}), "cube", Levels(64))[
+            "x"
+        ].high == pytest.approx(highs[1])
 
     def test_mse_clips_what_costs_more_than_it_is_worth(self) -> None:
         assert mse(histogram_of(normal(outlier=10)), Levels(16)).high < 5

@@ -8,14 +8,14 @@
 Noise of small, unrelated errors adds up, so that the sums over tensors predict the whole model.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxsparse.calibration.methods import Range
 from onnxsparse.calibration.walk import Values, Walk
-from onnxsparse.ir.model import Model
 from onnxsparse.ir.weights import Array
 from onnxsparse.progress import tell
 from onnxsparse.quantization.plan.placement import Placement
@@ -24,14 +24,7 @@ from onnxsparse.quantization.plan.units import Unit
 from onnxsparse.quantization.write.grid import Floats
 from onnxsparse.quantization.write.qdq import write_integers
 from onnxsparse.runtime.samples import Samples
-from onnxsparse.runtime.session import runner
 from onnxsparse.runtime.slices import Slices, judged
-
-PROBED_SAMPLES = 4
-"""Samples on which each tensor is probed; the rest of the model runs once for each of them and each tensor."""
-
-HEARD_SAMPLES = 32
-"""Samples among which those are chosen, evenly spaced."""
 
 LARGEST_RATIO = 1e6
 """Ratio of noise to power that stands for outputs that are not finite."""
@@ -40,6 +33,9 @@ Ratios = NDArray[np.float64]
 
 Probe = tuple[int, str, WeightScale | None]
 """The node before which an activation is known or a weight is read first, its name, and a weight's scale."""
+
+Folds = Sequence[tuple[Sequence[int], Mapping[str, Range]]]
+"""Numbers of samples, and ranges that were found without them, so that it is felt what they clip."""
 
 Changes = dict[str, Callable[[Array], Array]]
 """Activation, weight or bias → what takes its place."""
@@ -59,6 +55,10 @@ class Tensor:
     owner: int | None
     noise: Ratios
     readers: tuple[int, ...] = ()
+
+    def beside(self, other: "Tensor") -> "Tensor":
+        """Both as one, of activations that share a scale, or uses of a weight."""
+        return replace(self, noise=self.noise + other.noise, readers=self.readers + other.readers)
 
 
 @dataclass(frozen=True)
@@ -106,21 +106,6 @@ def as_numbers(a: Array, b: Array) -> tuple[Floats, Floats]:
     return numbers, b.astype(np.float64) if a.dtype.kind == "f" else (a == b).astype(np.float64)
 
 
-def loudest(model: Model, samples: Samples) -> Samples:
-    """The PROBED_SAMPLES samples whose outputs have most power, each output alike, in their order.
-
-    On the others, a detector finds next to nothing, and what it feels there says nothing.
-    """
-    heard = samples.every(max(1, -(-len(samples) // HEARD_SAMPLES)))
-    running, rows = runner(model), []
-    for feeds in heard:
-        found = running.run(feeds)
-        rows.append([float(np.square(a, dtype=np.float64).sum()) for a in found.values() if a.dtype.kind == "f"])
-    power = finite(np.array(rows))
-    level = (power / np.maximum(power.sum(0), np.finfo(np.float64).tiny)).sum(1)
-    return heard.pick(sorted(np.argsort(-level, kind="stable")[:PROBED_SAMPLES].tolist()))
-
-
 def finite(ratios: Ratios) -> Ratios:
     """LARGEST_RATIO in place of what is not finite."""
     found: Ratios = np.nan_to_num(ratios, nan=LARGEST_RATIO, posinf=LARGEST_RATIO)
@@ -137,8 +122,9 @@ def sums(squares: Ratios, axis: int | None) -> Ratios:
 class Measuring:
     """Measures every activation scale and every weight of a placement.
 
-    `choices`: of 8 bits, biases corrected. `weight_shifts`: addends of biases that correct for the weights alone. `folds`:
-    numbers of samples, and choices with ranges that were found without them, so that what clips unseen values is seen.
+    `choices`: of 8 bits, biases corrected. `weight_shifts`: addends of biases that correct for the weights alone. `ranges`: one
+    or more sets of ranges for activations. `values`: the activations to measure, by what stands for their scale; None: all.
+    `weights`: whether weights are measured.
     """
 
     placement: Placement
@@ -146,34 +132,44 @@ class Measuring:
     weight_shifts: Mapping[int, Floats]
     samples: Samples
     budget_bytes: int
-    folds: Sequence[tuple[Sequence[int], Choices]]
+    ranges: Sequence[Folds]
+    values: Collection[str] | None = None
+    weights: bool = True
 
-    def run(self) -> list[Tensor]:
-        """All tensors, in the order of their first use. Raises ModelError and BackendError as `Walk` does."""
+    def run(self) -> list[list[Tensor]]:
+        """For each set of ranges, all tensors in the order of their first use.
+
+        Raises ModelError and BackendError as `Walk` does.
+        """
         model = self.placement.anatomy.model
         self.walk = Walk(model, self.samples, self.budget_bytes)
         self.reference = Outputs.of(self.walk.outputs(model))
-        self.scales = [(numbers, value_scales(self.placement, choices)) for numbers, choices in self.folds]
-        probes: list[Probe] = sorted([*self._activations(), *self._weights()], key=lambda probe: probe[0])
-        found: dict[tuple[str, bool], Tensor] = {}
+        choices = self.choices
+        self.scales = [
+            [
+                (numbers, value_scales(self.placement, replace(choices, ranges={**choices.ranges, **own})))
+                for numbers, own in folds
+            ]
+            for folds in self.ranges
+        ]
+        weights = self._weights() if self.weights else ()
+        probes: list[Probe] = sorted([*self._activations(), *weights], key=lambda probe: probe[0])
+        found: list[dict[tuple[str, bool], Tensor]] = [{} for _ in self.ranges]
         for number, (at, name, scale) in enumerate(probes):
             tell("noise of each tensor", number, len(probes))
             self.walk.advance(at)
-            owner, readers, outputs = self._activation(name) if scale is None else self._weight(name, scale)
-            key = (self.placement.scaled[name], False) if scale is None else (name, True)
-            noise = self.reference.ratios(outputs)
-            before = found.get(key)
-            found[key] = (
-                Tensor(*key, owner, noise, readers)
-                if before is None
-                else replace(before, noise=before.noise + noise, readers=before.readers + readers)
-            )
-        return list(found.values())
+            measured = self._activation(name) if scale is None else [self._weight(name, scale)] * len(found)
+            for held, each in zip(found, measured, strict=True):
+                key = (each.name, each.is_weight)
+                held[key] = each if key not in held else held[key].beside(each)
+        return [list(held.values()) for held in found]
 
     def _activations(self) -> Iterator[Probe]:
         """Those whose own values are rounded; others follow."""
         producers = self.placement.anatomy.graph.producers
         for name in self.placement.calibrated:
+            if self.values is not None and self.placement.scaled[name] not in self.values:
+                continue
             producer = producers.get(name)
             yield (0 if producer is None else producer + 1), name, None
 
@@ -186,8 +182,8 @@ class Measuring:
     def _users(self, name: str) -> list[Unit]:
         return [unit for unit in self.placement.units if any(w.stored.name == name for w in unit.weights)]
 
-    def _activation(self, name: str) -> tuple[int | None, tuple[int, ...], list[Values]]:
-        """The owner and the readers of an activation, and the outputs if it alone is rounded."""
+    def _activation(self, name: str) -> list[Tensor]:
+        """For each set of ranges, what it costs if an activation alone is rounded."""
         nodes, changes = self.placement.anatomy.nodes, Changes()
         readers = [unit for unit in self.placement.units if name in (nodes[unit.root].input[at] for at in unit.activations)]
         for unit in readers:
@@ -196,26 +192,35 @@ class Measuring:
         makers = (unit.root for unit in self.placement.units if unit.exit == name)
         owner = next(makers, min((unit.root for unit in readers), default=None))
         last = max((unit.root for unit in readers), default=self.walk.at)
-        outputs: dict[int, Values] = {}
-        for numbers, scales in self.scales:
-            outputs |= zip(numbers, self._outputs({**changes, name: scales[name].rounded}, last, numbers), strict=True)
-        return owner, tuple(unit.root for unit in readers), [outputs[at] for at in sorted(outputs)]
+        cases = [(number, scales[name]) for folds in self.scales for numbers, scales in folds for number in numbers]
+        numbers = [number for number, _ in cases]
+        outputs = iter(self._outputs(changes, last, numbers, [{name: scale.rounded} for _, scale in cases]))
+        roots, found = tuple(unit.root for unit in readers), []
+        for folds in self.scales:
+            own = dict(zip((number for numbers, _ in folds for number in numbers), outputs, strict=False))
+            noise = self.reference.ratios([own[number] for number in sorted(own)])
+            found.append(Tensor(self.placement.scaled[name], False, owner, noise, roots))
+        return found
 
-    def _weight(self, name: str, scale: WeightScale) -> tuple[int, tuple[int, ...], list[Values]]:
-        """The owner and the readers of a weight, and the outputs if it alone is rounded."""
+    def _weight(self, name: str, scale: WeightScale) -> Tensor:
+        """What it costs if a weight alone is rounded."""
         users = self._users(name)
         changes: Changes = {name: scale.rounded}
         for unit in users:
             changes |= self._shifted(unit, self.weight_shifts.get(unit.root))
-        root = [unit.root for unit in users]
-        return min(root), tuple(root), self._outputs(changes, max(root))
+        roots, numbers = tuple(unit.root for unit in users), range(len(self.walk.values))
+        noise = self.reference.ratios(self._outputs(changes, max(roots), numbers, [{}] * len(numbers)))
+        return Tensor(name, True, min(roots), noise, roots)
 
-    def _outputs(self, changes: Changes, last: int, numbers: Sequence[int] | None = None) -> list[Values]:
-        """The outputs of some samples with changed values and weights. `last`: the last node that reads a changed weight."""
+    def _outputs(self, changes: Changes, last: int, numbers: Sequence[int], replaced: Sequence[Changes]) -> list[Values]:
+        """The outputs of some samples with changed values and weights. `last`: the last node that reads a changed weight.
+
+        `replaced`: further values for each of the samples.
+        """
         variant = self.walk.model.copy()
         for stored in changes.keys() - self.walk.values[0].keys():  # a bias that a node copies has been copied already
             variant.weights[stored] = changes.pop(stored)(variant.weights[stored])
-        return self.walk.outputs(variant, numbers, changed=last, replaced=changes)
+        return self.walk.outputs(variant, numbers, changed=last, replaced=[{**changes, **own} for own in replaced])
 
     def _shifted(self, unit: Unit, shift: Floats | None) -> Changes:
         """A unit's bias as its node reads it → that with a shift; empty without."""

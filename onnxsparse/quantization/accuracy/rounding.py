@@ -27,7 +27,7 @@ from onnxsparse.quantization.plan.placement import Placement
 from onnxsparse.quantization.plan.scales import Choices, ValueScale
 from onnxsparse.quantization.write.qdq import write_integers
 from onnxsparse.quantization.write.weights import Quantized, quantize_bias
-from onnxsparse.runtime.samples import Samples, hold_out
+from onnxsparse.runtime.samples import Samples
 
 POSITIONS = 24_000
 """Output positions of a layer from which its moments are summed, over all samples."""
@@ -204,12 +204,12 @@ def best_share(weight: Floats, h: Floats, steps: Steps, places: Indices, count: 
 
 
 def round_weights(
-    placement: Placement, choices: Choices, data: Samples, budget_bytes: int, *, correct_bias: bool = True
+    placement: Placement, choices: Choices, learned: Samples, judged: Samples, budget_bytes: int, *, correct_bias: bool = True
 ) -> Choices:
     """The choices with integers that were rounded by what it does to the outputs of layers.
 
-    `data`: two samples or more. `correct_bias`: whether biases may change.
+    `judged`: samples on which integers are compared, one or more. `correct_bias`: whether biases may change.
     """
     # sums depend on the number of threads
     with threadpool_limits(limits=1, user_api="blas"):
-        return Rounding(placement, choices, *hold_out(data), budget_bytes, correct_bias).run()
+        return Rounding(placement, choices, learned, judged, budget_bytes, correct_bias).run()

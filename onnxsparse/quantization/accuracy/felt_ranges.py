@@ -1,0 +1,115 @@
+"""Ranges of activations by what the outputs feel: of several ranges, the one that costs the outputs and slices least.
+
+1. The noise that each activation alone adds to them is known, with its range as it is (`output_noise`).
+2. The activations that add most where there is most of it are measured again, with each of the other ranges.
+3. The loudest first, each takes the range with which the noise of all, squared and summed over outputs and slices, is least.
+
+The ranges are judged on samples on which they were not found, so that it is felt what they clip.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxsparse.calibration.methods import Range, RangeMethod, by_histogram, error_range, extremes, percentile_range
+from onnxsparse.quantization.accuracy.heard import Heard
+from onnxsparse.quantization.accuracy.output_noise import Folds, Measuring, Ratios, Tensor
+from onnxsparse.quantization.activation_ranges import Calibration
+from onnxsparse.quantization.plan.placement import Placement
+from onnxsparse.quantization.plan.scales import Choices
+from onnxsparse.quantization.write.grid import Floats
+from onnxsparse.runtime.samples import Samples
+
+RANGES = (
+    RangeMethod(extremes),
+    RangeMethod(by_histogram(lambda histogram, seen: error_range(histogram, seen.levels, power=4))),
+    RangeMethod(by_histogram(lambda histogram, seen: percentile_range(histogram, 99.99, symmetric=seen.levels.symmetric))),
+    RangeMethod(by_histogram(lambda histogram, seen: percentile_range(histogram, 99.9, symmetric=seen.levels.symmetric))),
+)
+"""The ranges that are tried, beside the one that an activation has: with more clipping, and with less."""
+
+MOST_TRIED = 24
+"""Activations that are tried with other ranges, at most."""
+
+LEAST_SHARE = 0.002
+"""Share of the noise of one of the worst outputs or slices from which on an activation is tried."""
+
+WORST = 0.25
+"""Share of the largest noise from which on an output or slice is one of the worst."""
+
+
+@dataclass(frozen=True)
+class Probing:
+    """Measures what tensors cost the outputs of a placement.
+
+    `choices`: of 8 bits, biases corrected. `weight_shifts`: addends of biases that correct for the weights alone.
+    """
+
+    calibration: Calibration
+    placement: Placement
+    choices: Choices
+    weight_shifts: Mapping[int, Floats]
+    heard: Heard
+
+    def tensors(self, values: Collection[str] | None = None) -> list[Tensor]:
+        """Weights, and activations by what stands for their scale (None: all), with ranges by the calibration's method."""
+        found = [(own, replace(self.calibration, data=rest).run(self.placement).ranges) for own, rest in self._halves()]
+        return self._measuring([found], values).run()[0]
+
+    def felt(self, tensors: Sequence[Tensor]) -> tuple[dict[str, Range], list[Tensor]]:
+        """Activation → its new range, for those that the outputs feel less with another one; and the tensors with them.
+
+        Ranges that the user gave stay.
+        """
+        sources, data = self.placement.sources, self.calibration.data
+        tried = [each for each in loudest_activations(tensors) if not self.calibration.given.keys() & {*sources[each.name]}]
+        names = [name for each in tried for name in sources[each.name]]
+        if not names or data is None:
+            return {}, list(tensors)
+        halves = [(own, self.calibration.choices(self.placement, names, RANGES, rest)) for own, rest in self._halves()]
+        folds = [[(own, ranges[number]) for own, ranges in halves] for number in range(len(RANGES))]
+        measured = replace(self._measuring(folds, {each.name for each in tried}), weights=False).run()
+        others = [{each.name: each for each in found} for found in measured]
+        chosen = felt_least(tensors, tried, [{name: each.noise for name, each in other.items()} for other in others])
+        whole = self.calibration.choices(self.placement, names, RANGES, data)
+        ranges = {name: whole[number][name] for root, number in chosen.items() for name in sources[root]}
+        quieter = {name: others[number][name] for name, number in chosen.items()}
+        return ranges, [each if each.is_weight else quieter.get(each.name, each) for each in tensors]
+
+    def _halves(self) -> list[tuple[list[int], Samples]]:
+        """Both halves of the probed samples and others on which ranges are found; all and all if they are few."""
+        return list(self.heard.halves()) or [([*range(len(self.heard.probed))], self.heard.samples)]
+
+    def _measuring(self, ranges: Sequence[Folds], values: Collection[str] | None) -> Measuring:
+        budget_bytes = self.calibration.budget_bytes
+        return Measuring(self.placement, self.choices, self.weight_shifts, self.heard.probed, budget_bytes, ranges, values)
+
+
+def loudest_activations(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The activations that are tried, those first that add most to one of the worst outputs or slices."""
+    total = noise_of_all(tensors)
+    worst = (total > 0) & (total >= WORST * total.max(initial=0.0))
+    shares = ((float((each.noise / total)[worst].max(initial=0.0)), each) for each in tensors if not each.is_weight)
+    found = sorted((pair for pair in shares if pair[0] >= LEAST_SHARE), key=lambda pair: -pair[0])
+    return [each for _, each in found[:MOST_TRIED]]
+
+
+def noise_of_all(tensors: Sequence[Tensor]) -> Ratios:
+    """The noise of each output and slice, if that of all tensors adds up."""
+    found: Ratios = np.sum([each.noise for each in tensors], axis=0)
+    return found
+
+
+def felt_least(tensors: Sequence[Tensor], tried: Sequence[Tensor], others: Sequence[Mapping[str, Ratios]]) -> dict[str, int]:
+    """Activation → the number of the range that it takes, for those of `tried` that do not keep their own.
+
+    `others`: for each range, the noise of the activations of `tried` with it.
+    """
+    total, found = noise_of_all(tensors), dict[str, int]()
+    for each in tried:
+        left = [total - each.noise + noise[each.name] for noise in others]
+        best = min(range(len(left)), key=lambda number: float(np.square(left[number]).sum()))
+        if np.square(left[best]).sum() < np.square(total).sum():
+            found[each.name], total = best, left[best]
+    return found
