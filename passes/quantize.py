@@ -80,10 +80,11 @@ class Quantize(Learns):
     target: QuantizationTarget = field(
         default="cv22", metadata=described(f"Target that computes the integers: {', '.join(names())}, or a TOML file.")
     )
-    method: Method | Literal["output"] = "cube"
+    method: Method | Literal["output"] | None = None
     """Rule for the range of an 8-bit activation: least cubed error (cube), least square error (mse), extremes (minmax), mean of
     each sample's extremes (moving-average), percentile, least divergence (entropy), or of several ranges the one that costs the
-    outputs least (output; it takes minutes). The range of a 16-bit activation is twice its extremes."""
+    outputs least (output; it takes minutes). Default: cube for symmetric activations, as on the CV22, else mse. The range of a
+    16-bit activation is twice its extremes."""
     percentile: Annotated[float, Field(gt=50, le=100)] = DEFAULT_PERCENTILE
     """Share of the elements inside the range of --method percentile, in per cent."""
     activation_bits: Bits | None = None
@@ -223,8 +224,7 @@ class Quantize(Learns):
             )
 
     def _improvements(self) -> Improvements:
-        curve = self.precision_curve is not None
-        felt = self.method == "output"
+        curve, felt = self.precision_curve is not None, self.method == "output"
         return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr, self.rounding, curve, felt)
 
     def _quality(self, original: Model, samples: Samples | None, quantized: Model) -> float | None:
@@ -301,14 +301,15 @@ class Quantize(Learns):
     @property
     def _method(self) -> Method:
         """The rule that needs no outputs."""
-        return "cube" if self.method == "output" else self.method
+        given = None if self.method == "output" else self.method
+        return given or ("cube" if self._target().activations.grid.symmetric else "mse")
 
     def _artifacts(
         self, found: QuantizedModel, calibration: Calibration, diagnosis: Diagnosis | None, name: str
     ) -> dict[Path, ArtifactWriter]:
         made: dict[Path, ArtifactWriter] = {}
         if self.save_ranges is not None:
-            made[self.save_ranges] = text_writer(ranges_json(found.ranges, self.method, found.samples))
+            made[self.save_ranges] = text_writer(ranges_json(found.ranges, self.method or self._method, found.samples))
         if diagnosis is not None and self.diagnosis_json is not None:
             made[self.diagnosis_json] = text_writer(diagnosis.to_json(name))
         if diagnosis is not None and self.diagnosis_html is not None:

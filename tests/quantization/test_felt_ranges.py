@@ -62,6 +62,12 @@ def test_the_range_follows_from_what_the_output_reads(first: float) -> None:
         assert ranges[1] < ranges[0] / 4
 
 
+@pytest.mark.parametrize(("target", "method"), [("cv22", "cube"), ("onnxruntime-x86", "mse")])
+def test_the_default_follows_from_the_target(target: str, method: str) -> None:
+    _, report = quantize(reading(1.0), far_out(0, 4), target=target)
+    assert any(f"activations by {method} over 4 samples" in note for note in report.notes)
+
+
 def test_given_ranges_stay(tmp_path: Path) -> None:
     plain = reading(0.0)
     (tmp_path / "r.json").write_text(json.dumps({"schema": SCHEMA, "ranges": {"x": [-1000.0, 1000.0], "y": [-9.0, 9.0]}}))
