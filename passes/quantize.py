@@ -21,7 +21,7 @@ from onnxsparse.analysis.layer import Layer
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
 from onnxsparse.analysis.opset_upgrade import raise_opset
-from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method
+from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method, RangeRule
 from onnxsparse.calibration.preprocessing import Preprocessing, Resize
 from onnxsparse.calibration.ranges import ranges_json, read_ranges
 from onnxsparse.cost.backends.base import CostBackend
@@ -80,7 +80,7 @@ class Quantize(Learns):
     target: QuantizationTarget = field(
         default="cv22", metadata=described(f"Target that computes the integers: {', '.join(names())}, or a TOML file.")
     )
-    method: Method | Literal["output"] | None = None
+    method: RangeRule | None = None
     """Rule for the range of an 8-bit activation: least cubed error (cube), least square error (mse), extremes (minmax), mean of
     each sample's extremes (moving-average), percentile, least divergence (entropy), or of several ranges the one that costs the
     outputs least (output; it takes minutes). Default: cube for symmetric activations, as on the CV22, else mse. The range of a
@@ -281,7 +281,7 @@ class Quantize(Learns):
                 return learned, judged, []
             return with_signal(model, learned, judged)
         samples, test = given_samples(given, model), None if self.test is None else self.split(model)[1]
-        return (*hold_out_heard(model, samples), []) if judges and test is None and len(samples) > 1 else (samples, test, [])
+        return hold_out_heard(model, samples) if judges and test is None and len(samples) > 1 else (samples, test, [])
 
     def preprocessing(self) -> Preprocessing:
         """How images become inputs: by --preprocess or by the options for images. Raises ParamError if both are given."""

@@ -247,6 +247,9 @@ METHODS = {
 
 if TYPE_CHECKING:
     Method = str
+    RangeRule = str
 else:
     Method = Literal[tuple(METHODS)]
     """A key of METHODS."""
+    RangeRule = Literal[(*METHODS, "output")]
+    """A method, or `output`: of several ranges, the one that the outputs feel least."""

@@ -258,7 +258,7 @@ class Quantizing:
             return draft
         budget, correct_bias = self.calibration.budget_bytes, self.improvements.correct_bias
         model = placement.anatomy.model
-        learned, judged = hold_out_heard(model, data)
+        learned, judged, _ = hold_out_heard(model, data)
         choices = round_weights(placement, draft.choices, learned, judged, budget, correct_bias=correct_bias)
         found = Draft(draft.calibrated, choices)
         plain_db, found_db = (compare(model, each.written().model, judged).worst_sqnr_db for each in (draft, found))

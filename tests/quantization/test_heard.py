@@ -56,12 +56,12 @@ def test_what_is_held_out_has_signal_and_leaves_some_to_learn_from() -> None:
     assert len({5.0, 6.0} & {*levels_of(others)}) == len({5.0, 6.0} & {*levels_of(fewer)}) == 1
     assert {*fewer.places}.isdisjoint([*others.places, *judged.places])
     assert {*others.places}.isdisjoint(judged.places)
-    assert notes == ["wide layers are judged on 1 other samples: on those held out, 'y' has no signal"]
+    assert notes == ["judged on 1 other samples: on those held out, 'y' has no signal"]
     assert with_signal(built, judged, learned)[2] == []
 
 
 def test_a_single_sample_is_learned_from() -> None:
-    learned, judged = hold_out_heard(Model.from_proto(chain(3, 4)), filled(1.0))
+    learned, judged, _ = hold_out_heard(Model.from_proto(chain(3, 4)), filled(1.0))
     assert (len(learned), len(judged)) == (1, 0)
 
 

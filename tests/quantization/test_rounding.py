@@ -109,14 +109,13 @@ def built(kind: str) -> tuple[Model, list[dict[str, Array]]]:
 @pytest.mark.parametrize("kind", NODES)
 @pytest.mark.parametrize("per_tensor", [False, True])
 def test_every_kind_of_layer_gains(kind: str, per_tensor: bool) -> None:
-    """On samples that nothing was learned from or judged on. A depthwise layer cannot use how channels are correlated, and does
-    not lose more than chance."""
+    """On samples that nothing was learned from or judged on. A depthwise layer cannot use how channels are correlated."""
     plain, data = built(kind)
     levels = []
     for way in ("nearest", "gptq"):
         written, report = quantize(plain.copy(), data[:40], rounding=way, per_tensor=per_tensor, **COARSE)
         levels.append(compare(plain, written, Samples(data[40:])).outputs[0].sqnr_db or 0.0)
-    assert levels[1] > levels[0] + (-0.1 if kind == "depthwise" else 5)
+    assert levels[1] > levels[0] + (0 if kind == "depthwise" else 5)
     assert any("with gptq" in note for note in report.notes)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxsparse.ir.array_types import Floats
 from onnxsparse.ir.model import Model
-from onnxsparse.runtime.samples import HELD_OUT, Samples
+from onnxsparse.runtime.samples import HELD_OUT, Samples, hold_out
 from onnxsparse.runtime.session import runner
 from onnxsparse.runtime.slices import SIGNAL_SHARE, JudgedSlices, Slices, judged
 
@@ -104,34 +104,29 @@ def covering(power: Floats) -> list[int]:
     return order
 
 
-def hold_out_heard(model: Model, data: Samples) -> tuple[Samples, Samples]:
-    """The samples to learn from, and one in HELD_OUT to judge on that say much; at least one of several.
-
-    Every second one of those that say most, so that the others can be learned from.
-    """
-    if len(data) < 2:
-        return data, data.pick([])
-    heard = Heard.of(model, data)
-    count = max(1, len(data) // HELD_OUT)
-    held = {heard.samples.places[index] for index in [*heard.order[1::2], *heard.order[2::2]][:count]}
-    numbers = [number for number, place in enumerate(data.places) if place in held]
-    learned = data.pick([number for number in range(len(data)) if number not in numbers])
-    return learned, replace(data.pick(numbers), notes=())
+def hold_out_heard(model: Model, data: Samples) -> tuple[Samples, Samples, list[str]]:
+    """The samples to learn from, one in HELD_OUT to judge on, and notes: those of `hold_out`, if they have signal."""
+    return with_signal(model, *hold_out(data))
 
 
 def with_signal(model: Model, learned: Samples, judged: Samples) -> tuple[Samples, Samples, list[str]]:
     """The samples to learn from and to judge on: as given, or others to judge on, if an output has hardly any power on those.
 
-    And a note in that case. Power is compared with that on the samples to learn from.
+    Power is compared with that on the samples to learn from. Of these, every second one of those that say most is judged on, so
+    that the others can be learned from: one in HELD_OUT, at least one. A note says so.
     """
     some = learned.every(max(1, -(-len(learned) // MOST_HEARD)))
     here, there = (mean_power(model, samples) for samples in (judged, some))
     silent = [name for name in here if here[name] < SIGNAL_SHARE * there.get(name, 0.0)]
     if not silent or len(learned) < 2:
         return learned, judged, []
-    learned, others = hold_out_heard(model, learned)
-    note = f"wide layers are judged on {len(others)} other samples: on those held out, '{silent[0]}' has no signal"
-    return learned, others, [note]
+    heard = Heard.of(model, learned)
+    first = [*heard.order[1::2], *heard.order[2::2]][: max(1, len(learned) // HELD_OUT)]
+    held = {heard.samples.places[index] for index in first}
+    inside = [number for number, place in enumerate(learned.places) if place in held]
+    others = replace(learned.pick(inside), notes=())
+    note = f"judged on {len(others)} other samples: on those held out, '{silent[0]}' has no signal"
+    return learned.pick([number for number in range(len(learned)) if number not in inside]), others, [note]
 
 
 def mean_power(model: Model, samples: Samples) -> dict[str, float]:
