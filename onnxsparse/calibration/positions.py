@@ -79,7 +79,7 @@ def gather(walk: Walk, site: Site, seed: int, each: int | None = None) -> Single
         every = site.form.positions(data)
         rng = np.random.default_rng((seed, site.index, number))
         places = np.arange(every) if every <= each else np.sort(rng.choice(every, each, replace=False))
-        part = site.form.columns(data, places)
+        part = site.form.columns(data, places).astype(np.float32)
         let_go(data)
         if not np.isfinite(part).all():
             raise ModelError(
