@@ -13,7 +13,7 @@ from onnxsparse.calibration.methods import Range
 from onnxsparse.ir.array_types import Floats
 from onnxsparse.quantization.accuracy import rounding
 from onnxsparse.quantization.accuracy.rounded_layers import find_layers
-from onnxsparse.quantization.accuracy.second_order import Steps, descended, rounded, successive
+from onnxsparse.quantization.accuracy.second_order import DAMPING, Steps, descended, making_up, rounded, successive
 from onnxsparse.quantization.plan.placement import place
 from onnxsparse.quantization.plan.scales import Choices
 from onnxsparse.quantization.plan.target import load_target
@@ -42,6 +42,15 @@ def costs(integers: Floats, weight: Floats, h: Floats, steps: Steps) -> Floats:
     off = integers * steps.scale - weight
     found: Floats = ((off @ h) * off).sum(2)
     return found
+
+
+@pytest.mark.parametrize(("groups", "columns"), [(1, WIDE), (3, 5)])
+def test_errors_are_made_up_for_by_a_factor_of_the_inverse(groups: int, columns: int) -> None:
+    _, h, _ = problem(0, groups, 1, columns)
+    upper, diagonal = making_up(h), np.diagonal(h, axis1=1, axis2=2).mean(1)
+    damped = h + DAMPING * diagonal[:, None, None] * np.eye(columns)
+    assert np.allclose(upper.swapaxes(1, 2) @ upper @ damped, np.eye(columns), atol=1e-9)
+    assert not np.tril(upper, -1).any()
 
 
 @given(st.integers(0, 2**31))

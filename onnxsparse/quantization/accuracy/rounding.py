@@ -56,7 +56,7 @@ class Moments:
     """What a layer's inputs say: means (groups × columns × 1) and products of deviations (groups × columns × columns).
 
     `wanted`: in the float model, `given`: in the quantized one, `own`: in the float model, but rounded. Means are 0 where no bias
-    can take them.
+    can take them. `ridge`: the pull of refitted weights, groups × 1 × 1; `h` has it on its diagonal.
     """
 
     wanted: Floats
@@ -78,15 +78,16 @@ class Moments:
         width = h.shape[1]
         few = max(1.0, 2 * width / given.count)
         level = np.diagonal(h, axis1=1, axis2=2).mean(1)
-        ridge = RIDGE * few * np.where(level > 0, level, 1.0)[:, None, None] * np.eye(width)
+        ridge = RIDGE * few * np.where(level > 0, level, 1.0)[:, None]
+        h[:, range(width), range(width)] += ridge
         means = [
             mean.swapaxes(1, 2).astype(np.float64) for mean in (wanted.mean, given.mean, wanted.mean if own is None else own)
         ]
-        return cls(means[0], means[1], means[2], h + ridge, wanted.times(given), ridge)
+        return cls(means[0], means[1], means[2], h, wanted.times(given), ridge[..., None])
 
     def refitted(self, weight: Floats) -> Floats:
         """The weights whose outputs, on the given inputs, are closest to those of `weight` on the wanted ones."""
-        right = weight @ (self.cross + self.ridge)
+        right = weight @ self.cross + weight * self.ridge
         found: Floats = np.linalg.solve(self.h, right.swapaxes(1, 2)).swapaxes(1, 2).astype(np.float64)
         return found
 

@@ -11,6 +11,7 @@ of integers Q with scale s is the squared difference of the outputs, tr((sQ − 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotri
 
 from onnxsparse.ir.array_types import Floats, Mask
 
@@ -56,10 +57,7 @@ def rounded(wanted: Floats, h: Floats, steps: Steps) -> Floats:
 
 def successive(wanted: Floats, h: Floats, steps: Steps) -> Floats:
     """Step 1 of the head of this file."""
-    columns = wanted.shape[2]
-    damping = DAMPING * np.diagonal(h, axis1=1, axis2=2).mean(1)[:, None, None] * np.eye(columns)
-    # row j tells how an error of column j is made up for by the later ones
-    upper = np.linalg.cholesky(np.linalg.inv(h + damping)).swapaxes(1, 2)
+    columns, upper = wanted.shape[2], making_up(h)
     left, found = wanted.copy(), np.empty_like(wanted)
     scale = np.broadcast_to(steps.scale, wanted.shape)
     for start in range(0, columns, BLOCK):
@@ -72,6 +70,23 @@ def successive(wanted: Floats, h: Floats, steps: Steps) -> Floats:
             left[..., at + 1 : stop] -= error[..., None] * upper[:, None, at, at + 1 : stop]
         left[..., stop:] -= errors @ upper[:, start:stop, stop:]
     return found
+
+
+def making_up(h: Floats) -> Floats:
+    """Upper triangles U with UᵀU = (H + damping)⁻¹, whose row j tells how later columns make up for an error of column j.
+
+    The inverse takes the place of H's copy, since H of wide layers has many times the size of the weight. Raises LinAlgError.
+    """
+    found, columns = h.copy(), np.arange(h.shape[1])
+    found[:, columns, columns] += DAMPING * np.diagonal(h, axis1=1, axis2=2).mean(1)[:, None]
+    for own in found:
+        # a symmetric matrix is its transpose, which has LAPACK's order
+        factor, failed = dpotrf(own.T, overwrite_a=1)
+        if failed:
+            raise np.linalg.LinAlgError("second moments are not positive definite")
+        inverse, _ = dpotri(factor, overwrite_c=1)
+        own[...] = dpotrf(inverse, overwrite_a=1)[0].T
+    return found.swapaxes(1, 2)
 
 
 def descended(integers: Floats, wanted: Floats, h: Floats, steps: Steps) -> Floats:
