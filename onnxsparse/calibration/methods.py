@@ -96,11 +96,11 @@ class RangeMethod:
 def choose_ranges(
     seen: Observation, method: str | RangeMethod, levels: Levels, percentile: float = DEFAULT_PERCENTILE
 ) -> dict[str, Range]:
-    """Activation → range, for every activation with finite extremes. `method`: may be a key of METHODS.
+    """Activation → range, for every activation with finite extremes. `method`: may be a name.
 
     `percentile`: in per cent.
     """
-    chosen = METHODS[method] if isinstance(method, str) else method
+    chosen = range_method(method) if isinstance(method, str) else method
     return {
         name: chosen.choose(Seen(observed, seen.histograms.get(name), levels, percentile)).rounded()
         for name, observed in seen.ranges.items()
@@ -179,6 +179,11 @@ def error_range(histogram: Histogram, levels: Levels, power: float) -> Range:
     return Range(float(lows[int(np.argmin(error(lows, np.full_like(lows, upper))))]), upper)
 
 
+def least_error(power: float) -> RangeMethod:
+    """The method that takes `error_range`."""
+    return RangeMethod(by_histogram(lambda histogram, seen: error_range(histogram, seen.levels, power)))
+
+
 def entropy_range(histogram: Histogram, levels: Levels) -> Range:
     """The range with the least Kullback-Leibler divergence of the quantized distribution. It is symmetric, within the extremes.
 
@@ -241,15 +246,23 @@ METHODS = {
         by_histogram(lambda histogram, seen: percentile_range(histogram, seen.percentile, symmetric=seen.levels.symmetric))
     ),
     "entropy": RangeMethod(by_histogram(lambda histogram, seen: entropy_range(histogram, seen.levels))),
-    "mse": RangeMethod(by_histogram(lambda histogram, seen: error_range(histogram, seen.levels, power=2))),
-    "cube": RangeMethod(by_histogram(lambda histogram, seen: error_range(histogram, seen.levels, power=3))),
+    "mse": least_error(2),
+    "cube": least_error(3),
 }
+
+RULES = {name: METHODS[name] for name in ("mse", "cube", "minmax")} | {"fourth power": least_error(4)}
+"""Rules, from much clipping to none, of which the outputs choose one for all activations."""
 
 if TYPE_CHECKING:
     Method = str
     RangeRule = str
 else:
-    Method = Literal[tuple(METHODS)]
-    """A key of METHODS."""
+    Method = Literal[tuple({**METHODS, **RULES})]
+    """A key of METHODS or RULES."""
     RangeRule = Literal[(*METHODS, "output")]
-    """A method, or `output`: of several ranges, the one that the outputs feel least."""
+    """A key of METHODS, or `output`: of several ranges, the one that the outputs feel least."""
+
+
+def range_method(name: Method) -> RangeMethod:
+    """The method of that name."""
+    return METHODS[name] if name in METHODS else RULES[name]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxsparse.calibration.histogram import BINS
-from onnxsparse.calibration.methods import METHODS, Levels, Method, Range, RangeMethod, choose_ranges
+from onnxsparse.calibration.methods import Levels, Method, Range, RangeMethod, choose_ranges, range_method
 from onnxsparse.calibration.observe import observe
 from onnxsparse.errors import ModelError
 from onnxsparse.format import name_some
@@ -76,7 +76,7 @@ class Calibration:
         if self.data is None:
             some = name_some([f"'{name}'" for name in wanted], 1)
             raise ModelError(f"--ranges has none for activation {some} of {model.name}; give --data as well")
-        seen = observe(model, wanted, self.data, bins=METHODS[self.method].bins, budget_bytes=self.budget_bytes)
+        seen = observe(model, wanted, self.data, bins=range_method(self.method).bins, budget_bytes=self.budget_bytes)
         ranges = choose_ranges(seen, self.method, self._levels(found.placement), self.percentile)
         extremes = {name: Range(own.low, own.high) for name, own in seen.ranges.items() if own.is_finite}
         few = "; that is few: use 32 to 512" if seen.samples < FEW_SAMPLES else ""

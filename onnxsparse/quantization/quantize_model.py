@@ -10,7 +10,7 @@ from onnxsparse.errors import ParamError
 from onnxsparse.ir.model import Model
 from onnxsparse.quantization.accuracy.bias_correction import correct_biases, remaining_shifts
 from onnxsparse.quantization.accuracy.equalization import equalize
-from onnxsparse.quantization.accuracy.felt_ranges import Probing
+from onnxsparse.quantization.accuracy.felt_ranges import Probing, felt_rule
 from onnxsparse.quantization.accuracy.heard import Heard, hold_out_heard
 from onnxsparse.quantization.accuracy.mixed_precision import Candidate, candidates, count_ops, strongest, widened
 from onnxsparse.quantization.accuracy.output_noise import Tensor
@@ -153,10 +153,9 @@ class Quantizing:
         data = self.calibration.data
         return None if data is None else measurement_subset(data)
 
-    def _probing(self, draft: Draft, data: Samples) -> Probing:
+    def _probing(self, draft: Draft, heard: Heard) -> Probing:
         """What measures a draft of the target's bits."""
         placement = draft.calibrated.placement
-        heard = Heard.of(placement.anatomy.model, data)
         return Probing(self.calibration, placement, draft.choices, self._weight_shifts(draft), heard)
 
     def _weight_shifts(self, draft: Draft) -> Mapping[int, Floats]:
@@ -166,11 +165,29 @@ class Quantizing:
 
     def _improved(self, draft: Draft) -> tuple[Draft, tuple[CurvePoint, ...], list[str]]:
         """`draft` with other ranges, integers and wide ops, as the options say; the curve if it is asked for; and notes."""
-        data = self.calibration.data
-        if data is None or not self.improvements.felt_ranges:
-            rounded = self._rounded(draft)
-            return self._widened(rounded, lambda some: self._probing(rounded, some).tensors())
-        probing = self._probing(draft, data)
+        data, model = self.calibration.data, draft.calibrated.placement.anatomy.model
+        if data is not None and self.improvements.felt_ranges:
+            heard = Heard.of(model, data)
+            return self._ruled(draft, heard)._felt_and_widened(draft.calibrated.placement, heard)
+        rounded = self._rounded(draft)
+        return self._widened(rounded, lambda some: self._probing(rounded, Heard.of(model, some)).tensors())
+
+    def _ruled(self, draft: Draft, heard: Heard) -> "Quantizing":
+        """The same with the rule for ranges that the outputs feel least."""
+        calibrated = draft.calibrated
+        model, others, judged = calibrated.placement.anatomy.model, heard.others, heard.judged
+
+        def quality(ranges: Mapping[str, Range]) -> float | None:
+            found = replace(calibrated, ranges={**calibrated.ranges, **ranges})
+            return compare(model, self._corrected(found, draft.choices, others).written().model, judged).worst_sqnr_db
+
+        return replace(self, calibration=felt_rule(self.calibration, calibrated.placement, heard, quality))
+
+    def _felt_and_widened(self, placement: Placement, heard: Heard) -> tuple[Draft, tuple[CurvePoint, ...], list[str]]:
+        """What `_improved` returns, with ranges by what the outputs feel."""
+        calibrated = self.calibration.run(placement)
+        draft = self._corrected(calibrated, Choices(calibrated.ranges))
+        probing = self._probing(draft, heard)
         felt, tensors, notes = self._felt(draft, probing, probing.tensors())
         found = self._rounded(felt)
 
@@ -224,14 +241,14 @@ class Quantizing:
         curve = tuple(precision_curve(found, judge, cost)) if self.improvements.curve else ()
         if wanted is None:
             wide = strongest(found, self.improvements.wide_layers)
-            return self._with_wide(draft, wide) if wide else draft, curve, told(draft, found, wide)
+            return self._with_wide(draft, wide) if wide else draft, curve, told(draft, found, wide, cost)
         if enough:
             return draft, curve, [verdict(wanted, plain_db)]
         best = Search(wanted, plain_db, found, judge).run()
         drafts = [self._uncorrected(draft, weight_shifts, best.wide), self._with_wide(draft, best.wide)]
         levels = [best.sqnr_db, self._quality(drafts[1])]
         better = int(levels[0] is None or (levels[1] is not None and levels[1] > levels[0]))
-        return drafts[better], curve, [verdict(wanted, levels[better]), *told(draft, found, best.wide)]
+        return drafts[better], curve, [verdict(wanted, levels[better]), *told(draft, found, best.wide, cost)]
 
     def _quality(self, draft: Draft) -> float | None:
         return self.quality(draft.written().model)
@@ -271,17 +288,17 @@ class Quantizing:
         )
         return replace(found, note=told)
 
-    def _corrected(self, found: Calibrated, choices: Choices) -> Draft:
-        """A draft with the ranges of `found`, biases corrected."""
+    def _corrected(self, found: Calibrated, choices: Choices, samples: Samples | None = None) -> Draft:
+        """A draft with the ranges of `found`, biases corrected by what some samples say (default: of the calibration data)."""
         choices = replace(choices, ranges=found.ranges, extremes=found.extremes, bias_shifts={})
-        measured = self._measured()
+        measured = self._measured() if samples is None else samples
         if self.improvements.correct_bias and measured is not None:
             choices = correct_biases(found.placement, choices, measured, self.calibration.budget_bytes)
         return Draft(found, choices)
 
 
-def told(draft: Draft, choices: Sequence[Candidate], wide: Sequence[Candidate]) -> list[str]:
-    """A note on the ops that are wide; none without."""
+def told(draft: Draft, choices: Sequence[Candidate], wide: Sequence[Candidate], cost: WideCost | None) -> list[str]:
+    """A note on the ops that are wide, and what they add to the latency if costs are known; none without."""
     if not wide:
         return []
     anatomy = draft.calibrated.placement.anatomy
@@ -292,7 +309,10 @@ def told(draft: Draft, choices: Sequence[Candidate], wide: Sequence[Candidate]) 
         weights = sum(tensor.is_weight for each in wide for tensor in each.tensors)
         bits = anatomy.target.weights.wide_bits
         kind = f"have more bits ({len(wide) - weights} activations of 16, {weights} weights of {bits})"
-    return [f"{len(names)} of {count_ops(choices)} layers and other ops {kind}, those whose noise the outputs feel: {shown}"]
+    added = "" if cost is None else f"; latency grows by {cost.latency_ms(wide) - cost.latency_ms(()):.3g} ms"
+    return [
+        f"{len(names)} of {count_ops(choices)} layers and other ops {kind}, those whose noise the outputs feel: {shown}{added}"
+    ]
 
 
 def measurement_subset(data: Samples) -> Samples:

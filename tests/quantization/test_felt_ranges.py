@@ -1,15 +1,21 @@
 """Ranges by what the outputs feel: a choice by hand, and values far out that the outputs do not see, or see alone."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from onnxsparse import Model, ParamError, Quantize, compare
+from onnxsparse.calibration.methods import Range
 from onnxsparse.calibration.ranges import SCHEMA
-from onnxsparse.quantization.accuracy.felt_ranges import felt_least, loudest_activations
+from onnxsparse.quantization.accuracy.felt_ranges import felt_least, felt_rule, loudest_activations
+from onnxsparse.quantization.accuracy.heard import Heard
 from onnxsparse.quantization.accuracy.output_noise import Tensor
+from onnxsparse.quantization.activation_ranges import Calibration
+from onnxsparse.quantization.plan.placement import place
+from onnxsparse.quantization.plan.target import load_target
 from onnxsparse.runtime.samples import Samples
 from tests.graphs import Array, model, node, weight
 from tests.quantization.int8_models import quantize
@@ -66,6 +72,27 @@ def test_the_range_follows_from_what_the_output_reads(first: float) -> None:
 def test_the_default_follows_from_the_target(target: str, method: str) -> None:
     _, report = quantize(reading(1.0), far_out(0, 4), target=target)
     assert any(f"activations by {method} over 4 samples" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("quality", "rule"),
+    [(lambda high: -high, "mse"), (lambda high: high, "minmax"), (lambda _: 20.0, "cube"), (lambda _: None, "cube")],
+    ids=["least reach", "most reach", "all alike", "unknown"],
+)
+def test_the_best_rule_is_taken(quality: Callable[[float], float | None], rule: str) -> None:
+    """Ranges are found on other samples than those that are judged on. The rule stays if no other is better."""
+    rng, plain, highs = np.random.default_rng(0), reading(1.0), []
+    samples = Samples([{"x": rng.standard_t(3, (1024, 2)).astype(np.float32)} for _ in range(24)])
+    heard = Heard.of(plain, samples)
+
+    def judge(ranges: Mapping[str, Range]) -> float | None:
+        highs.append(ranges["x"].high)
+        return quality(highs[-1])
+
+    found = felt_rule(Calibration(samples, "cube", 99.99, 1 << 20), place(plain, load_target("cv22"), {}), heard, judge)
+    assert found.method == rule
+    assert max(highs) == pytest.approx(max(feeds["x"].max() for feeds in heard.others))
+    assert sorted([*heard.others.places, *heard.judged.places]) == [*range(24)]
 
 
 def test_given_ranges_stay(tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ def test_half_of_the_loud_samples_is_probed_and_half_judged() -> None:
     assert len({*probed} & LOUD) == len({*judged} & LOUD) == 2
 
 
+def test_an_output_of_one_number_is_heard() -> None:
+    built = model([node("GlobalAveragePool", "x", "a"), node("Flatten", "a", "y")], {"x": "1x1x8x8"}, ["y"])
+    data = Samples([{"x": np.full((1, 1, 8, 8), level, np.float32)} for level in (1.0, 2.0, -7.0, 3.0)])
+    assert list(Heard.of(built, data).order) == [2, 3, 1, 0]
+
+
 def test_ranges_of_a_half_are_found_on_other_samples() -> None:
     found = Heard.of(Model.from_proto(chain(3, 4)), filled(*LEVELS))
     probed, tried = levels_of(found.probed), []

@@ -1,18 +1,21 @@
 """Ranges of activations by what the outputs feel: of several ranges, the one that costs the outputs and slices least.
 
-1. The noise that each activation alone adds to them is known, with its range as it is (`output_noise`).
-2. The activations that add most where there is most of it are measured again, with each of the other ranges.
-3. The loudest first, each takes the range with which the noise of all, squared and summed over outputs and slices, is least.
+1. Of several rules for all activations, take the one with which the quantized model is best (`felt_rule`).
+2. The noise that each activation alone adds to the outputs is known, with its range by that rule (`output_noise`).
+3. The activations that add most where there is most of it are measured again, with each of the other ranges.
+4. The loudest first, each takes the range with which the noise of all, squared and summed over outputs and slices, is least.
 
 The ranges are judged on samples on which they were not found, so that it is felt what they clip.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxsparse.calibration.methods import Range, RangeMethod, by_histogram, error_range, extremes, percentile_range
+from onnxsparse.calibration.methods import RULES, Method, Range, RangeMethod, by_histogram, percentile_range, range_method
+from onnxsparse.progress import tell
 from onnxsparse.quantization.accuracy.heard import Heard
 from onnxsparse.quantization.accuracy.output_noise import Folds, Measuring, Ratios, Tensor
 from onnxsparse.quantization.activation_ranges import Calibration
@@ -22,8 +25,8 @@ from onnxsparse.quantization.write.grid import Floats
 from onnxsparse.runtime.samples import Samples
 
 RANGES = (
-    RangeMethod(extremes),
-    RangeMethod(by_histogram(lambda histogram, seen: error_range(histogram, seen.levels, power=4))),
+    RULES["minmax"],
+    RULES["fourth power"],
     RangeMethod(by_histogram(lambda histogram, seen: percentile_range(histogram, 99.99, symmetric=seen.levels.symmetric))),
     RangeMethod(by_histogram(lambda histogram, seen: percentile_range(histogram, 99.9, symmetric=seen.levels.symmetric))),
 )
@@ -84,6 +87,27 @@ class Probing:
     def _measuring(self, ranges: Sequence[Folds], values: Collection[str] | None) -> Measuring:
         budget_bytes = self.calibration.budget_bytes
         return Measuring(self.placement, self.choices, self.weight_shifts, self.heard.probed, budget_bytes, ranges, values)
+
+
+def felt_rule(
+    calibration: Calibration, placement: Placement, heard: Heard, quality: Callable[[Mapping[str, Range]], float | None]
+) -> Calibration:
+    """The calibration with the rule of RULES that is best on the judged samples, of ranges that were found on the others.
+
+    `quality`: the SQNR in dB with some ranges, of the worst output or slice of those samples. The calibration's own rule stays
+    where no other is better.
+    """
+    names = [name for name in placement.calibrated if name not in calibration.given]
+    if not names or not len(heard.judged):
+        return calibration
+    rules = dict.fromkeys((calibration.method, *RULES))
+    ranges = calibration.choices(placement, names, [range_method(rule) for rule in rules], heard.others)
+    levels = dict[Method, float]()
+    for number, (rule, found) in enumerate(zip(rules, ranges, strict=True)):
+        tell("rules for ranges", number, len(rules))
+        level = quality(found)
+        levels[rule] = -math.inf if level is None else level
+    return replace(calibration, method=max(levels, key=lambda rule: levels[rule]))
 
 
 def loudest_activations(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxsparse.ir.array_types import Floats
 from onnxsparse.ir.model import Model
+from onnxsparse.ir.weights import Array
 from onnxsparse.runtime.samples import HELD_OUT, Samples, hold_out
 from onnxsparse.runtime.session import runner
 from onnxsparse.runtime.slices import SIGNAL_SHARE, JudgedSlices, Slices, judged
@@ -43,13 +44,16 @@ class Heard:
         """
         heard = data.every(max(1, -(-len(data) // MOST_HEARD)))
         running, whole, each = runner(model), dict[str, Slices](), list[dict[str, Slices]]()
+        totals: list[dict[str, float]] = []
         for feeds in heard:
             each.append({})
-            for name, array in running.run(feeds).items():
+            outputs = running.run(feeds)
+            totals.append({name: power(array) for name, array in outputs.items()})
+            for name, array in outputs.items():
                 for sums in (whole.setdefault(name, Slices()), each[-1].setdefault(name, Slices())):
                     sums.add(array, array)
         parts = judged(whole)
-        return cls(heard, covering(np.array([powers(own, parts) for own in each])))
+        return cls(heard, covering(np.array([powers(own, parts, total) for own, total in zip(each, totals, strict=True)])))
 
     @property
     def probed(self) -> Samples:
@@ -59,7 +63,16 @@ class Heard:
     @property
     def judged(self) -> Samples:
         """The next ones."""
-        return self.samples.pick([index for index in self.order if index not in self._probed][:JUDGED])
+        return self.samples.pick(self._judged)
+
+    @property
+    def others(self) -> Samples:
+        """All but those that are judged on."""
+        return self.samples.pick([index for index in range(len(self.samples)) if index not in self._judged])
+
+    @property
+    def _judged(self) -> list[int]:
+        return [index for index in self.order if index not in self._probed][:JUDGED]
 
     @property
     def _probed(self) -> list[int]:
@@ -77,17 +90,21 @@ class Heard:
             yield list(range(half, PROBED, 2)), self.samples.pick(sorted([*probed[1 - half :: 2], *quiet]))
 
 
-def powers(sample: Mapping[str, Slices], parts: Mapping[str, JudgedSlices]) -> Floats:
-    """The power of one sample in each output, and in each slice that carries signal."""
+def powers(sample: Mapping[str, Slices], parts: Mapping[str, JudgedSlices], totals: Mapping[str, float]) -> Floats:
+    """The power of one sample in each output, and in each slice that carries signal. `totals`: output → its power."""
     found: list[Floats] = []
     for name, slices in sample.items():
-        own = next((sums.power for sums in slices.axes.values()), np.zeros(1))
-        found.append(np.atleast_1d(own.sum()))
+        found.append(np.atleast_1d(totals[name]))
         part = parts.get(name)
         if part is not None:
             known = slices.axes.get(part.axis)
             found.append(np.where(part.carries, 0.0 if known is None else known.power, 0.0))
     return np.concatenate([np.zeros(0), *found])
+
+
+def power(array: Array) -> float:
+    """The sum of the squares of an output of floats; 0 for another."""
+    return float(np.square(array, dtype=np.float64).sum()) if array.dtype.kind == "f" else 0.0
 
 
 def covering(power: Floats) -> list[int]:
@@ -135,5 +152,5 @@ def mean_power(model: Model, samples: Samples) -> dict[str, float]:
     for feeds in samples:
         for name, array in running.run(feeds).items():
             if array.dtype.kind == "f" and array.size:
-                sums.setdefault(name, []).append(float(np.square(array, dtype=np.float64).mean()))
+                sums.setdefault(name, []).append(power(array) / array.size)
     return {name: float(np.mean(found)) for name, found in sums.items()}
