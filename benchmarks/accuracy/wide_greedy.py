@@ -5,7 +5,8 @@
 Each FOLDER holds model.onnx and calib.npz, as for `output_error`; 128 samples are calibrated on and 32 others judge both ways. In
 each step, greedy writes and runs one model for every tensor that could become wide next, and keeps the best: for models of up to
 about 30 ops that is feasible. Target cv22; an op counts once, whether its activation, its weight or both are wide.
-onnxsparse takes the cheapest set by latency, greedy the smallest.
+onnxsparse takes the cheapest set by latency, greedy the smallest; what the sets add to the latency stands beside their sizes.
+Greedy takes the best of many models on the 32 samples, so that both are judged on test.npz as well.
 """
 
 import argparse
@@ -17,14 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.accuracy.output_error import judged as given
 from benchmarks.accuracy.output_error import opened
 from benchmarks.tables import table
 from onnxsparse import Model, Quantize, compare
+from onnxsparse.cost.registry import predicting_backend
 from onnxsparse.folding import fold
 from onnxsparse.ir.binding import fed_inputs
 from onnxsparse.quantization.accuracy.bias_correction import correct_biases, remaining_shifts
 from onnxsparse.quantization.accuracy.mixed_precision import Candidate, count_ops, widened
 from onnxsparse.quantization.accuracy.output_noise import Tensor
+from onnxsparse.quantization.accuracy.wide_cost import WideCost
 from onnxsparse.quantization.activation_ranges import Calibration
 from onnxsparse.quantization.plan.placement import Placement, place
 from onnxsparse.quantization.plan.scales import Choices
@@ -34,7 +38,8 @@ from onnxsparse.runtime.samples import Samples
 
 LEARNED, JUDGED = 128, 32
 BUDGET = 512 << 20
-COLUMNS = ("network", "asked dB", "ops, greedy", "dB", "models run", "s", "ops, onnxsparse", "dB", "s")
+GREEDY = ("ops, greedy", "adds ms", "dB", "test dB", "models run", "s")
+COLUMNS = ("network", "asked dB", *GREEDY, "ops, onnxsparse", "adds ms", "dB", "test dB", "s")
 
 
 @dataclass
@@ -49,7 +54,7 @@ class Greedy:
 
     def prepare(self) -> None:
         """Find ranges and bias shifts in 8 bits."""
-        found = Calibration(self.learned, "mse", 99.99, BUDGET).run(self.placement)
+        found = Calibration(self.learned, "cube", 99.99, BUDGET).run(self.placement)
         self.choices = correct_biases(found.placement, Choices(found.ranges, found.extremes), self.learned, BUDGET)
         floats = replace(self.choices, bias_shifts={}, wide_values=frozenset(self.placement.sources))
         self.weight_shifts = correct_biases(self.placement, floats, self.learned, BUDGET).bias_shifts
@@ -64,23 +69,28 @@ class Greedy:
         weights = [(weight.stored.name, True, unit.root) for unit in units for weight in unit.weights]
         return [Candidate((Tensor(*one, np.zeros(1)),), one[2]) for one in (*values, *weights)]
 
-    def level(self, wide: list[Candidate]) -> float:
-        """The SQNR in dB with a set wide."""
-        self.runs += 1
+    def level(self, wide: list[Candidate], judged: Samples | None = None) -> float:
+        """The SQNR in dB with a set wide, on the samples to judge on or others."""
+        self.runs += judged is None
         placement, choices = widened(self.placement, self.choices, wide)
         choices = replace(choices, bias_shifts=remaining_shifts(placement, choices, self.weight_shifts))
-        return compare(self.plain, write_integers(placement, choices).model, self.judged).worst_sqnr_db or 0.0
+        return compare(self.plain, write_integers(placement, choices).model, judged or self.judged).worst_sqnr_db or 0.0
 
-    def steps(self) -> Iterator[tuple[int, float]]:
-        """(wide ops, SQNR in dB) after each step."""
+    def added_ms(self, wide: list[Candidate]) -> float:
+        """What a set adds to the latency on the CV22."""
+        cost = WideCost.of(self.placement, predicting_backend("cv22", "wide_greedy"))
+        return cost.latency_ms(wide) - cost.latency_ms(())
+
+    def steps(self) -> Iterator[tuple[list[Candidate], float]]:
+        """(what is wide, SQNR in dB) after each step."""
         wide: list[Candidate] = []
         left = self.candidates()
-        yield 0, self.level(wide)
+        yield wide, self.level(wide)
         while left:
             levels = [self.level([*wide, each]) for each in left]
             best = int(np.argmax(levels))
             wide.append(left.pop(best))
-            yield count_ops(wide), levels[best]
+            yield wide, levels[best]
 
 
 def samples(folder: Path) -> tuple[Samples, Samples]:
@@ -94,7 +104,7 @@ def samples(folder: Path) -> tuple[Samples, Samples]:
 def rows(folder: Path, asked: list[float], work: Path) -> Iterator[tuple[object, ...]]:
     """One row for each SQNR that is asked for."""
     plain = opened(folder)
-    learned, judged = samples(folder)
+    (learned, judged), test = samples(folder), given(folder)
     folded = plain.copy()
     fold(folded, may_grow=True)
     greedy = Greedy(plain, place(folded, load_target("cv22"), {}), learned, judged)
@@ -103,22 +113,27 @@ def rows(folder: Path, asked: list[float], work: Path) -> Iterator[tuple[object,
     pending = sorted(asked)
     name = fed_inputs(plain.proto.graph)[0].name
     np.save(work, np.concatenate([feeds[name] for feeds in judged]))
-    for ops, level in greedy.steps():
-        print(folder.name, ops, round(level, 2), flush=True)
+    for wide, level in greedy.steps():
+        print(folder.name, count_ops(wide), round(level, 2), flush=True)
         while pending and level >= pending[0]:
-            cells = (folder.name, f"{pending[0]:g}", ops, f"{level:.1f}", greedy.runs, f"{time.perf_counter() - start:.0f}")
-            yield *cells, *ours(plain, learned, work, pending.pop(0))
+            seconds = time.perf_counter() - start
+            measured = (f"{level:.1f}", f"{greedy.level(wide, test):.1f}", greedy.runs, f"{seconds:.0f}")
+            cells = (folder.name, f"{pending[0]:g}", count_ops(wide), f"{greedy.added_ms(wide):.3g}", *measured)
+            yield *cells, *ours(plain, learned, work, test, pending.pop(0))
         if not pending:
             return
 
 
-def ours(plain: Model, learned: Samples, test: Path, asked: float) -> tuple[object, ...]:
-    """Wide ops, SQNR in dB, and seconds of `--min-sqnr`."""
-    start = time.perf_counter()
-    report = Quantize(target="cv22", min_sqnr=asked, test=test).run(plain.copy(), list(learned))
+def ours(plain: Model, learned: Samples, held_out: Path, test: Samples, asked: float) -> tuple[object, ...]:
+    """Wide ops, what they add in ms, SQNR in dB on held-out and test data, and seconds of `--min-sqnr`."""
+    model, start = plain.copy(), time.perf_counter()
+    report = Quantize(target="cv22", min_sqnr=asked, test=held_out).run(model, list(learned))
+    seconds = time.perf_counter() - start
     notes = " ".join(report.notes)
     wide, level = re.search(r"(\d+) of \d+ layers and other ops have", notes), re.search(r"slice has (\S+) dB", notes)
-    return wide[1] if wide else "0", level[1] if level else "-", f"{time.perf_counter() - start:.0f}"
+    added = re.search(r"latency grows by (\S+) ms", notes)
+    shown = [one[1] if one else none for one, none in ((wide, "0"), (added, "0"), (level, "-"))]
+    return *shown, f"{compare(plain, model, test).worst_sqnr_db or 0.0:.1f}", f"{seconds:.0f}"
 
 
 def main() -> None:
