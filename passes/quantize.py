@@ -80,11 +80,10 @@ class Quantize(Learns):
     target: QuantizationTarget = field(
         default="cv22", metadata=described(f"Target that computes the integers: {', '.join(names())}, or a TOML file.")
     )
-    method: RangeRule | None = None
-    """Rule for the range of an 8-bit activation: least cubed error (cube), least square error (mse), extremes (minmax), mean of
-    each sample's extremes (moving-average), percentile, least divergence (entropy), or of several ranges the one that costs the
-    outputs least (output; it takes minutes). Default: cube for symmetric activations, as on the CV22, else mse. The range of a
-    16-bit activation is twice its extremes."""
+    method: RangeRule = "mse"
+    """Rule for the range of an 8-bit activation: least square error (mse), least cubed error (cube), extremes (minmax), mean of
+    each sample's extremes (moving-average), percentile, least divergence (entropy), or of several rules and ranges those that
+    cost the outputs least (output; it takes minutes). The range of a 16-bit activation is twice its extremes."""
     percentile: Annotated[float, Field(gt=50, le=100)] = DEFAULT_PERCENTILE
     """Share of the elements inside the range of --method percentile, in per cent."""
     activation_bits: Bits | None = None
@@ -301,15 +300,14 @@ class Quantize(Learns):
     @property
     def _method(self) -> Method:
         """The rule that needs no outputs."""
-        given = None if self.method == "output" else self.method
-        return given or ("cube" if self._target().activations.grid.symmetric else "mse")
+        return "mse" if self.method == "output" else self.method
 
     def _artifacts(
         self, found: QuantizedModel, calibration: Calibration, diagnosis: Diagnosis | None, name: str
     ) -> dict[Path, ArtifactWriter]:
         made: dict[Path, ArtifactWriter] = {}
         if self.save_ranges is not None:
-            made[self.save_ranges] = text_writer(ranges_json(found.ranges, self.method or self._method, found.samples))
+            made[self.save_ranges] = text_writer(ranges_json(found.ranges, self.method, found.samples))
         if diagnosis is not None and self.diagnosis_json is not None:
             made[self.diagnosis_json] = text_writer(diagnosis.to_json(name))
         if diagnosis is not None and self.diagnosis_html is not None:

@@ -54,7 +54,7 @@ class Greedy:
 
     def prepare(self) -> None:
         """Find ranges and bias shifts in 8 bits."""
-        found = Calibration(self.learned, "cube", 99.99, BUDGET).run(self.placement)
+        found = Calibration(self.learned, "mse", 99.99, BUDGET).run(self.placement)
         self.choices = correct_biases(found.placement, Choices(found.ranges, found.extremes), self.learned, BUDGET)
         floats = replace(self.choices, bias_shifts={}, wide_values=frozenset(self.placement.sources))
         self.weight_shifts = correct_biases(self.placement, floats, self.learned, BUDGET).bias_shifts

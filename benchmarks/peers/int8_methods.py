@@ -69,7 +69,7 @@ OURS = (
     ours("cv22, mse", f"{CV22} {PLAIN} --method mse"),
     ours("cv22, mse, per tensor", f"{CV22} {PLAIN} --method mse --per-tensor"),
     ours("cv22, as it comes", CV22),
-    ours("cv22, mse, biases corrected", f"{CV22} --method mse"),
+    ours("cv22, cube, biases corrected", f"{CV22} --method cube"),
     ours("cv22, minmax, biases corrected", f"{CV22} --method minmax"),
     ours("cv22, equalized as well", f"{CV22} --equalize"),
     ours("cv22, 5 wide layers as well", f"{CV22} --wide-layers 5"),

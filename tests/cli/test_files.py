@@ -134,7 +134,7 @@ def test_an_option_that_is_no_path_clashes_with_none(run: Run, folder: Path, lin
         ("annotate in.onnx --side-file -", '{\n "signature": "netron:attachment"'),
         ("prune in.onnx o.onnx --no-compare --record -", '{\n "schema": 1,\n "model": "in.onnx"'),
         ("prune-channels in.onnx --plan --json -", '{\n "schema": 1,\n "model": "in.onnx"'),
-        ("quantize in.onnx --data data.npy --save-ranges -", '{\n "schema": 1,\n "method": "cube"'),
+        ("quantize in.onnx --data data.npy --save-ranges -", '{\n "schema": 1,\n "method": "mse"'),
     ],
 )
 def test_a_hyphen_is_standard_output_alone(run: Run, folder: Path, line: str, begins: str) -> None:
