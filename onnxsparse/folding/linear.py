@@ -1,7 +1,7 @@
 """Batch normalisation, and arithmetic with constants, folded into the linear op upstream.
 
 1. The node must be affine per channel with a single input that is not constant, and that input must come from a linear op with
-   stored weights and no other user.
+   stored weights and no other user. What Constant nodes give to both becomes initializers: Paddle's exporter stores weights so.
 2. Without `may_grow`, the bytes that the fold adds must not exceed those it frees.
 3. The linear op's weight is scaled and its bias shifted; constants with other users are copied first.
 4. The linear op produces the node's output, and the node is removed.
@@ -9,20 +9,23 @@
 Formulas: `ops/folding.py`.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxsparse.folding.growth import constant_bytes, is_shared, node_bytes, stored_bytes
-from onnxsparse.folding.rewriting import Folding, is_output, remove
+from onnxsparse.folding.rewriting import Folding, is_constant_node, is_output, remove, rewire
 from onnxsparse.ir.weights import Array
 from onnxsparse.ops.facets import Affine, ScaleShift
 
 
 def fold_affine(folding: Folding, graph: Any) -> None:
     """Fold the affine nodes of one graph."""
+    makers = {id(n.outputs[0]): n for n in graph.nodes if is_constant_node(n) and not is_output(graph, n.outputs[0])}
     for node in list(graph.nodes):
+        settle_constants(graph, linear_pair(folding, node, makers), makers)
         spec = folding.spec(node)
         if spec is None or spec.fold.affine is None or not spec.fold.affine.when(folding.view(node)):
             continue
@@ -42,6 +45,28 @@ def fold_affine(folding: Folding, graph: Any) -> None:
         remove(graph, [node])
         maker.outputs = [result]
         folding.count(f"{node.op} folded into {maker.op}")
+
+
+def settle_constants(graph: Any, nodes: Sequence[Any], makers: dict[int, Any]) -> None:
+    """Make initializers of what Constant nodes give to some nodes. `makers`: those that are left, by the tensor's identity."""
+    found = [(tensor, makers.pop(id(tensor))) for node in nodes for tensor in node.inputs if id(tensor) in makers]
+    for tensor, maker in found:
+        rewire(tensor, gs.Constant(tensor.name, maker.attrs["value"].values), list(tensor.outputs))
+    if found:
+        remove(graph, [maker for _, maker in found])
+
+
+def linear_pair(folding: Folding, node: Any, makers: Mapping[int, Any]) -> tuple[Any, ...]:
+    """An affine node, and the linear op that makes its only input that is not constant; nothing for any other node.
+
+    `makers`: identities of tensors that Constant nodes produce.
+    """
+    spec = folding.spec(node)
+    varying = [t for t in node.inputs if not isinstance(t, gs.Constant) and id(t) not in makers]
+    if spec is None or spec.fold.affine is None or len(varying) != 1 or not varying[0].inputs:
+        return ()
+    upstream = folding.spec(varying[0].inputs[0])
+    return (node, varying[0].inputs[0]) if upstream is not None and upstream.fold.absorb is not None else ()
 
 
 def added_bytes(folding: Folding, maker: Any, found: ScaleShift, parameter: str) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from onnxsparse.ir.metadata import names
 from tests.folding.folded import BN, assert_same, folded, statistics
-from tests.graphs import model, node, op_types, weight
+from tests.graphs import model, node, op_types, value, weight
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -39,6 +39,51 @@ def test_batch_norm_goes_into(op: str, x: str, w: str, channels: int, attributes
     assert report.notes == [f"1 × BatchNormalization folded into {op}"]
     assert "fc.weight" in done.weights
     assert ("fc.bias" in done.weights) if bias else (names(done.proto) == {"bn.bias/folded": "bn.bias"})
+    assert_same(built, done)
+
+
+def constant_nodes(**values: str | np.ndarray) -> list[onnx.NodeProto]:
+    arrays = {name: weight(value) if isinstance(value, str) else value for name, value in values.items()}
+    return [node("Constant", "", name, value=onnx.numpy_helper.from_array(array)) for name, array in arrays.items()]
+
+
+def test_constants_may_be_nodes() -> None:
+    """As Paddle's exporter writes them; scales and shifts per channel follow one another, and one of them has another user."""
+    each: dict[str, str | np.ndarray] = {"w": "6x3x3x3", "s": "6x1x1", "t": "1x6x1x1", **statistics(6)}
+    chain = [
+        node("Conv", "x w", "a"),
+        node("BatchNormalization", f"a {BN}", "b"),
+        node("Mul", "b s", "c"),
+        node("Add", "c t", "d"),
+        node("Relu", "d", "e"),
+        node("Max", "e t", "y"),
+    ]
+    built = model([*constant_nodes(**each), *chain], {"x": "1x3x8x8"}, ["y"])
+    done, report = folded(built)
+    assert op_types(done) == ["Conv", "Relu", "Max"]
+    assert report.notes == [f"1 × {op} folded into Conv" for op in ("BatchNormalization", "Mul", "Add")]
+    assert_same(built, done)
+
+
+def test_a_constant_node_that_is_an_output_stays() -> None:
+    nodes = [*constant_nodes(w="6x3x3x3", t="1x6x1x1"), node("Conv", "x w", "a"), node("Add", "a t", "y")]
+    built = model(nodes, {"x": "1x3x8x8"}, ["y", "t"])
+    done, report = folded(built)
+    assert report.notes == ["nothing to fold"]
+    assert_same(built, done)
+
+
+def test_a_constant_node_that_a_body_reads_keeps_its_value() -> None:
+    """The Add before the If takes less room than a bias beside the constant that stays."""
+    branches: dict[str, Any] = {
+        name: onnx.helper.make_graph([node(op, "b t", f"o_{name}")], name, [], [value(f"o_{name}", None)])
+        for name, op in (("then_branch", "Add"), ("else_branch", "Mul"))
+    }
+    nodes = [*constant_nodes(w="6x3x3x3", t="1x6x1x1"), node("Conv", "x w", "a"), node("Add", "a t", "b")]
+    nodes.append(node("If", "c", "y", **branches))
+    built = model(nodes, {"x": "1x3x8x8", "c": ("", onnx.TensorProto.BOOL)}, ["y"])
+    done, report = folded(built)
+    assert report.notes == ["nothing to fold", "1 × not folded: the file would grow"]
     assert_same(built, done)
 
 
