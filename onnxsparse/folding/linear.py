@@ -57,13 +57,15 @@ def settle_constants(graph: Any, nodes: Sequence[Any], makers: dict[int, Any]) -
 
 
 def linear_pair(folding: Folding, node: Any, makers: Mapping[int, Any]) -> tuple[Any, ...]:
-    """An affine node, and the linear op that makes its only input that is not constant; nothing for any other node.
+    """An affine node, and the linear op that makes for it alone its only input that is not constant; nothing for other nodes.
 
     `makers`: identities of tensors that Constant nodes produce.
     """
     spec = folding.spec(node)
     varying = [t for t in node.inputs if not isinstance(t, gs.Constant) and id(t) not in makers]
-    if spec is None or spec.fold.affine is None or len(varying) != 1 or not varying[0].inputs:
+    if spec is None or spec.fold.affine is None or len(varying) != 1:
+        return ()
+    if not varying[0].inputs or len(varying[0].outputs) != 1:
         return ()
     upstream = folding.spec(varying[0].inputs[0])
     return (node, varying[0].inputs[0]) if upstream is not None and upstream.fold.absorb is not None else ()

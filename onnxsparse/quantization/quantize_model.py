@@ -101,7 +101,8 @@ class Quantizing:
     1. Equalize channels (optional), which changes weights.
     2. Find the ranges of activations. For powers of two, scale activations so that their ranges fit, and find ranges again.
     3. Correct biases for the error of each layer.
-    4. Measure what each tensor costs the outputs, and give the loudest activations the ranges that cost least (optional).
+    4. Take the rule for ranges with which the outputs are best, measure what each tensor costs them, and give the loudest
+       activations the ranges that cost least (optional).
     5. Round weights (optional).
     6. Widen the tensors that cost most: of a given number of ops, or of as few as reach an SQNR (`Search`). Correct biases for
        the error that remains, and round again.

@@ -48,7 +48,7 @@ class Heard:
         for feeds in heard:
             each.append({})
             outputs = running.run(feeds)
-            totals.append({name: power(array) for name, array in outputs.items()})
+            totals.append({name: total_power(array) for name, array in outputs.items()})
             for name, array in outputs.items():
                 for sums in (whole.setdefault(name, Slices()), each[-1].setdefault(name, Slices())):
                     sums.add(array, array)
@@ -102,7 +102,7 @@ def powers(sample: Mapping[str, Slices], parts: Mapping[str, JudgedSlices], tota
     return np.concatenate([np.zeros(0), *found])
 
 
-def power(array: Array) -> float:
+def total_power(array: Array) -> float:
     """The sum of the squares of an output of floats; 0 for another."""
     return float(np.square(array, dtype=np.float64).sum()) if array.dtype.kind == "f" else 0.0
 
@@ -152,5 +152,5 @@ def mean_power(model: Model, samples: Samples) -> dict[str, float]:
     for feeds in samples:
         for name, array in running.run(feeds).items():
             if array.dtype.kind == "f" and array.size:
-                sums.setdefault(name, []).append(power(array) / array.size)
+                sums.setdefault(name, []).append(total_power(array) / array.size)
     return {name: float(np.mean(found)) for name, found in sums.items()}

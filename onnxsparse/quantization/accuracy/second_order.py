@@ -81,11 +81,12 @@ def making_up(h: Floats) -> Floats:
     found[:, columns, columns] += DAMPING * np.diagonal(h, axis1=1, axis2=2).mean(1)[:, None]
     for own in found:
         # a symmetric matrix is its transpose, which has LAPACK's order
-        factor, failed = dpotrf(own.T, overwrite_a=1)
-        if failed:
+        factor, first = dpotrf(own.T, overwrite_a=1)
+        inverse, second = dpotri(factor, overwrite_c=1)
+        upper, third = dpotrf(inverse, overwrite_a=1)
+        if first or second or third:
             raise np.linalg.LinAlgError("second moments are not positive definite")
-        inverse, _ = dpotri(factor, overwrite_c=1)
-        own[...] = dpotrf(inverse, overwrite_a=1)[0].T
+        own[...] = upper.T
     return found.swapaxes(1, 2)
 
 
