@@ -1,10 +1,11 @@
-"""What equalization could gain at most: int8 with a scale for every channel of every activation, in place of one.
+"""What equalization could gain: int8 with a scale for every channel of every activation, in place of one.
 
     python -m benchmarks.accuracy.channel_scales FOLDER... --out benchmarks/results/channel-scales.md
 
-No target computes this, and no factor that is folded into neighbouring layers reaches all channels: it is an upper bound. FOLDER
-and draws are those of `range_rules`. Target cv22, ranges by extremes, biases as they are. The range of a channel is a multiple of
-its extremes on the draw, and at most that of the tensor, since what other samples activate beyond it is clipped.
+No target computes this, and no factor that is folded into neighbouring layers reaches all channels. It shows where there is
+something to gain. FOLDER and draws are those of `range_rules`. Target cv22, ranges by extremes, biases as they are. The range of
+a channel is a multiple of its extremes on at most 24 samples of the draw, and at most that of the tensor, since what other
+samples activate beyond it is clipped.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from onnxsparse.runtime.samples import Samples
 
 MULTIPLES = (1.0, 2.0)
 SAMPLES = 24
+"""Samples of a draw, at most."""
 LEAST = 1 / 64
 """Least scale of a channel, as a share of the tensor's."""
 
@@ -65,7 +67,8 @@ def levels(folder: Path, data: Path) -> Iterator[float]:
     model = plain.copy()
     Quantize(target="cv22", data=data, samples=SAMPLES, method="minmax", correct_bias=False).run(model)
     with np.load(data) as arrays:
-        samples = Samples([{name: arrays[name][at : at + 1] for name in arrays.files} for at in range(SAMPLES)])
+        count = min(SAMPLES, len(arrays[arrays.files[0]]))
+        samples = Samples([{name: arrays[name][at : at + 1] for name in arrays.files} for at in range(count)])
     values = [Channels(node.input[0], 4) for node in quantizers(model)]
     largest = channel_magnitudes(prefix(model, [value.name for value in values]), values, samples)
     for each in (model, *(with_channel_scales(model, largest, multiple) for multiple in MULTIPLES)):
@@ -86,7 +89,7 @@ def main() -> None:
             each = [list(levels(folder, data)) for data in drawn(folder, Path(name), options.draws, SHARE)]
         found.append((folder.name, *(spread([float(one) for one in column], 1) for column in np.transpose(each))))
     columns = ("network", "one scale", *(f"a scale per channel, {multiple:g} × its extremes" for multiple in MULTIPLES))
-    told = f"SQNR in dB of the worst output or slice, cv22, {options.draws} draws, {SAMPLES} samples of each."
+    told = f"SQNR in dB of the worst output or slice, cv22, {options.draws} draws, at most {SAMPLES} samples of each."
     head = ["# One scale for an activation, or one for each of its channels", ""]
     lines = [*head, f"Made by `benchmarks/accuracy/channel_scales.py`: {told}", ""]
     options.out.write_text("\n".join([*lines, *table(columns, found)]) + "\n")

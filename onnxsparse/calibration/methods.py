@@ -96,7 +96,7 @@ class RangeMethod:
 def choose_ranges(
     seen: Observation, method: str | RangeMethod, levels: Levels, percentile: float = DEFAULT_PERCENTILE
 ) -> dict[str, Range]:
-    """Activation → range, for every activation with finite extremes. `method`: may be a name.
+    """Activation → range, for every activation with finite extremes. `method`: a method, or the name of one.
 
     `percentile`: in per cent.
     """
@@ -180,7 +180,7 @@ def error_range(histogram: Histogram, levels: Levels, power: float) -> Range:
 
 
 def least_error(power: float) -> RangeMethod:
-    """The method that takes `error_range`."""
+    """The method whose range has the least mean of that power of the error."""
     return RangeMethod(by_histogram(lambda histogram, seen: error_range(histogram, seen.levels, power)))
 
 
@@ -250,7 +250,7 @@ METHODS = {
     "cube": least_error(3),
 }
 
-RULES = {name: METHODS[name] for name in ("mse", "cube", "minmax")} | {"fourth power": least_error(4)}
+RULES = {"mse": METHODS["mse"], "cube": METHODS["cube"], "fourth power": least_error(4), "minmax": METHODS["minmax"]}
 """Rules, from much clipping to none, of which the outputs choose one for all activations."""
 
 if TYPE_CHECKING:

@@ -169,7 +169,11 @@ class Quantizing:
         data, model = self.calibration.data, draft.calibrated.placement.anatomy.model
         if data is not None and self.improvements.felt_ranges:
             heard = Heard.of(model, data)
-            return self._ruled(draft, heard)._felt_and_widened(draft.calibrated.placement, heard)
+            ruled = self._ruled(draft, heard)
+            if ruled.calibration.method != self.calibration.method:
+                calibrated = ruled.calibration.run(draft.calibrated.placement)
+                draft = self._corrected(calibrated, Choices(calibrated.ranges))
+            return ruled._felt_and_widened(draft, heard)
         rounded = self._rounded(draft)
         return self._widened(rounded, lambda some: self._probing(rounded, Heard.of(model, some)).tensors())
 
@@ -184,10 +188,8 @@ class Quantizing:
 
         return replace(self, calibration=felt_rule(self.calibration, calibrated.placement, heard, quality))
 
-    def _felt_and_widened(self, placement: Placement, heard: Heard) -> tuple[Draft, tuple[CurvePoint, ...], list[str]]:
+    def _felt_and_widened(self, draft: Draft, heard: Heard) -> tuple[Draft, tuple[CurvePoint, ...], list[str]]:
         """What `_improved` returns, with ranges by what the outputs feel."""
-        calibrated = self.calibration.run(placement)
-        draft = self._corrected(calibrated, Choices(calibrated.ranges))
         probing = self._probing(draft, heard)
         felt, tensors, notes = self._felt(draft, probing, probing.tensors())
         found = self._rounded(felt)
