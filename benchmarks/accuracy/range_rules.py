@@ -4,7 +4,7 @@
 
 Each FOLDER holds model.onnx, calib.npz and test.npz, as for `output_error`; peers/repair_models.py and efficientnet_lite0.py make
 some. A draw is three quarters of the calibration data. Target cv22, biases corrected; shown are the mean over the draws and the
-least and largest.
+least and largest. `equalized`: mse with --equalize.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from benchmarks.accuracy.rounding import drawn, spread
 from benchmarks.tables import table
 from onnxsparse import Quantize, compare
 
-RULES = ("mse", "cube", "minmax", "output")
+EQUALIZED = "equalized"
+RULES = ("mse", "cube", "minmax", "output", EQUALIZED)
 SHARE = 0.75
 
 
@@ -28,7 +29,8 @@ def levels(folder: Path, draws: Sequence[Path], rule: str) -> Iterator[float]:
     plain = opened(folder)
     for data in draws:
         model = plain.copy()
-        Quantize(target="cv22", data=data, method=rule).run(model)
+        chosen = {"equalize": True} if rule == EQUALIZED else {"method": rule}
+        Quantize(target="cv22", data=data, **chosen).run(model)
         found = compare(plain, model, judged(folder)).worst_sqnr_db
         print(folder.name, rule, found, flush=True)
         yield 0.0 if found is None else found

@@ -153,6 +153,7 @@ SPECS = (
                 divisor_at=1 if name in ("Div", "Mod") else None,
                 sign=SIGNS.get(name, Sign.ANY),
                 common_factor=name in COMMON_FACTOR,
+                bilinear=name == "Mul",
             ),
             shape=ShapeRules(conflict=broadcasting()),
             fold=FoldRules(affine=Affine(values=arithmetic, when=is_numpy_like) if name in SCALES_AND_SHIFTS else None),

@@ -153,6 +153,8 @@ class QuantRules:
     """Whether a positive factor on an input channel appears unchanged on the same output channel."""
     common_factor: bool = False
     """Whether a positive factor on all of its inputs appears on its result: f(k·x, k·y) = k · f(x, y)."""
+    bilinear: bool = False
+    """Whether a factor on either of its two inputs appears on its result: f(k·x, y) = f(x, k·y) = k · f(x, y)."""
     bounds: tuple[tuple[int, str], ...] = ()
     """Inputs, and attributes in their place, with numbers to which it limits its first input."""
     sign: Sign = Sign.ANY

@@ -1,5 +1,6 @@
 """From a placement to a quantized model: ranges, improvements of accuracy, and Q/DQ nodes."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,7 +10,7 @@ from onnxsparse.cost.backends.base import CostBackend
 from onnxsparse.errors import ParamError
 from onnxsparse.ir.model import Model
 from onnxsparse.quantization.accuracy.bias_correction import correct_biases, remaining_shifts
-from onnxsparse.quantization.accuracy.equalization import equalize
+from onnxsparse.quantization.accuracy.equalization import best_equalized
 from onnxsparse.quantization.accuracy.felt_ranges import Probing, felt_rule
 from onnxsparse.quantization.accuracy.heard import Heard, hold_out_heard
 from onnxsparse.quantization.accuracy.mixed_precision import Candidate, candidates, count_ops, strongest, widened
@@ -129,7 +130,8 @@ class Quantizing:
             raise ParamError("quantize: --rounding gptq judges on samples that it did not learn from: give two or more")
         notes = []
         if data is not None and self.improvements.equalize:
-            notes.append(f"{equalize(placement, data)} pairs of layers were equalized")
+            placement, note = self._equalized(placement, data)
+            notes.append(note)
         calibrated, factors = self._calibrated(placement)
         notes += [f"{len(factors)} activations were scaled, so that their ranges fit powers of two"] if factors else []
         draft, curve, said = self._improved(self._corrected(calibrated, Choices(calibrated.ranges)))
@@ -140,6 +142,20 @@ class Quantizing:
         found = draft.calibrated
         ranges = {name: own.times(1 / factors.get(name, 1.0)) for name, own in found.ranges.items()}
         return QuantizedModel(found.placement, draft.written(), ranges, found.samples, (*found.notes, *notes), curve)
+
+    def _equalized(self, placement: Placement, data: Samples) -> tuple[Placement, str]:
+        """The placement as it is, or of an equalized model, by the outputs in integers on judged samples; and a note."""
+        model = placement.anatomy.model
+        heard = Heard.of(model, data)
+        apart = replace(self, calibration=replace(self.calibration, data=heard.others))
+        return best_equalized(placement, measurement_subset(data), heard, lambda tried: apart._level(model, tried, heard.judged))
+
+    def _level(self, model: Model, placement: Placement, judged: Samples) -> float:
+        """SQNR of the worst output or slice in dB, of a placement in integers against a model; −∞ if nothing can be compared."""
+        calibrated, _ = self._calibrated(placement)
+        found = self._corrected(calibrated, Choices(calibrated.ranges)).written().model
+        level = compare(model, found, judged).worst_sqnr_db
+        return -math.inf if level is None else level
 
     def _calibrated(self, placement: Placement) -> tuple[Calibrated, dict[str, float]]:
         """The ranges of a placement, after activations were scaled for powers of two; and activation → its factor if not 1."""

@@ -82,7 +82,7 @@ def test_what_an_addition_joins_has_one_factor() -> None:
     assert {"x", "y"} <= groups.fixed
 
 
-ATTRIBUTES: dict[str, dict[str, Any]] = {"MaxPool": {"kernel_shape": [2, 2]}, "Concat": {"axis": 1}}
+ATTRIBUTES: dict[str, dict[str, Any]] = {"MaxPool": {"kernel_shape": [3, 3], "pads": [1] * 4}, "Concat": {"axis": 1}}
 
 BETWEEN = ("Relu", "Sigmoid", "Clip", "MaxPool", "Pad", "Resize", "Add", "Concat", "Identity", "Mul")
 

@@ -1,124 +1,169 @@
-"""Cross-layer equalization: give the channels of an activation similar ranges by moving a factor into the next layer.
+"""Cross-layer equalization: give the channels of an activation similar ranges by moving a factor into the layers that read it.
 
     W2 · f(W1 x + b1)  =  (W2 · s) · f((W1 x + b1) / s)        where f(x / s) = f(x) / s
 
 All channels of an activation share one scale, so a channel with a tenth of the range uses a tenth of the integers.
 
-1. Find pairs of layers with nothing between them but ops through which a factor per channel passes (`find_pairs`).
-2. Measure the largest magnitude of every channel between them on data.
-3. s = √(activation range) / √(range of the weights that read it) divides the difficulty between the activation and the second
-   layer's weights (`factors`). The first layer's weights have a scale per output and are unaffected.
-4. Divide the first layer's weight and bias by s and multiply the second layer's weight by s (`move`).
+1. Find the channels that can have a factor, and those that must have a common one (`ChannelFactors`).
+2. Measure the largest magnitude of every channel on data.
+3. s = √(activation range) / √(range of the weights that read it) divides the difficulty between activations and the weights that
+   read them (`factors`). The weights of layers that make them have a scale per output and are unaffected.
+4. Divide the outputs of layers by s and multiply their inputs by it, in weights and biases; where a function is in the way,
+   divide its result (`move`).
 
 Source: Data-Free Quantization through Weight Equalization and Bias Correction (ICCV 2019), with SmoothQuant's choice of s
 (ICML 2023).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 
 import numpy as np
+import onnx
+from onnx import helper
 
-from onnxsparse.calibration.channels import Channels, channel_magnitudes
-from onnxsparse.quantization.plan.placement import Placement
-from onnxsparse.quantization.plan.units import Anatomy, Unit
+from onnxsparse.calibration.channels import CHANNELS, Channels, channel_magnitudes
+from onnxsparse.ir.array_types import Indices
+from onnxsparse.ir.model import Model
+from onnxsparse.ir.new_tensors import Additions
+from onnxsparse.quantization.accuracy.channel_factors import FACTOR, ChannelFactors, Finding
+from onnxsparse.quantization.accuracy.heard import Heard
+from onnxsparse.quantization.plan.placement import Placement, place
+from onnxsparse.quantization.plan.units import Anatomy
 from onnxsparse.quantization.write.grid import Floats
 from onnxsparse.quantization.write.weights import Sharing, magnitudes
 from onnxsparse.runtime.probe import prefix
 from onnxsparse.runtime.samples import Samples
 
+AS_IT_IS = "as it is"
+WAYS = {"equalized": False, "equalized behind all functions": True}
+"""What was done → whether results of functions through which no factor passes are divided."""
+
+NOTHING = "channels were not equalized: in this model, none can have a factor"
+
 LARGEST_FACTOR = 1e3
 """Bound on s and 1/s, so that a channel that is hardly ever activated is not amplified without limit."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two units; the second is the only reader of the first one's output. `axis`: input channels in the second one's weight."""
+def best_equalized(
+    placement: Placement, data: Samples, heard: Heard, level: Callable[[Placement], float]
+) -> tuple[Placement, str]:
+    """A placement as it is, or equalized in one of two ways on `data`: the best on judged samples; and a note.
 
-    first: Unit
-    second: Unit
-    axis: int
-
-
-def equalize(placement: Placement, data: Samples) -> int:
-    """Equalize all pairs, in place in the weights of the placement's model; returns the number of pairs."""
-    model = placement.anatomy.model
-    pairs = list(find_pairs(placement))
-    if not pairs:
-        return 0
-    values = [Channels(p.first.exit, len(model.weights.shape(p.first.weights[0].stored.name))) for p in pairs]
-    largest = channel_magnitudes(prefix(model, [v.name for v in values]), values, data)
-    for pair in pairs:
-        reading = model.weights[pair.second.weights[0].stored.name]
-        move(placement.anatomy, pair, factors(largest[pair.first.exit], magnitudes(reading, Sharing(pair.axis))))
-    return len(pairs)
-
-
-def factors(activation: Floats, weight: Floats) -> Floats:
-    """The divisor s of each channel, given the largest magnitudes of both sides per channel.
-
-    Normalised to a geometric mean of 1 over the channels that are used; 1 for a channel in which either side is all zeros.
+    `level`: SQNR in dB on the judged samples of what the others say. If there are none, it is equalized without `split`.
     """
-    used = (activation > 0) & (weight > 0)
-    found = np.ones_like(activation)
-    found[used] = np.sqrt(activation[used] / weight[used])
-    if used.any():
-        found[used] /= np.exp(np.log(found[used]).mean())
-    return np.clip(found, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
+    if not len(heard.judged):
+        found = equalized(placement, data, split=False)
+        return (
+            (placement, NOTHING) if found is None else (found, "channels were equalized; there are too few samples to judge it")
+        )
+    tried = {AS_IT_IS: placement}
+    for said, split in WAYS.items():
+        made = equalized(placement, heard.others, split=split)
+        tried.update({} if made is None else {said: made})
+    if len(tried) == 1:
+        return placement, NOTHING
+    levels = {said: level(each) for said, each in tried.items()}
+    best = max(levels, key=lambda said: levels[said])
+    found = equalized(placement, data, split=WAYS[best]) if best in WAYS else None
+    told = ", ".join(f"{each:.1f} dB {said}" for said, each in levels.items())
+    verdict = "not equalized" if found is None else best
+    return (
+        placement if found is None else found,
+        f"channels were {verdict}: on judged samples, the worst output or slice has {told}",
+    )
 
 
-def move(anatomy: Anatomy, pair: Pair, factor: Floats) -> None:
-    """Divide the first layer's output channels by `factor` and multiply the second one's input channels by it, in place."""
-    weights = anatomy.model.weights
-    made, read, bias = pair.first.weights[0], pair.second.weights[0], anatomy.bias_name(pair.first)
-    for name, axis, by in ((made.stored.name, made.axis, 1 / factor), (read.stored.name, pair.axis, factor)):
-        values = weights[name]
-        weights[name] = (values.astype(np.float64) * Sharing(axis).along(by, values.ndim)).astype(values.dtype)
-    if bias is not None:
-        values = weights[bias]
-        weights[bias] = (values.astype(np.float64) / factor).astype(values.dtype)
+def equalized(placement: Placement, data: Samples, *, split: bool) -> Placement | None:
+    """The placement of an equalized copy of a model; None if no channel can have a factor.
 
-
-def find_pairs(placement: Placement) -> Iterator[Pair]:
-    """Pairs of consecutive layers between which there are only ops with f(x / s) = f(x) / s per channel."""
+    `split`: whether results of functions through which no factor passes are multiplied by constants.
+    """
     anatomy = placement.anatomy
-    layers = {unit.root: unit for unit in placement.units if is_plain(anatomy, unit)}
-    for first in layers.values():
-        index, value = reader(anatomy, first)
-        second = layers.get(index) if index is not None else None
-        if second is None or anatomy.nodes[second.root].input[second.activations[0]] != value:
-            continue
-        if not all(anatomy.is_homogeneous(node) for node in first.nodes[1:]):
-            continue
-        channels = anatomy.outputs_of(first.weights[0])
-        axis = anatomy.input_axis(second)
-        if axis is not None and anatomy.model.weights.shape(second.weights[0].stored.name)[axis] == channels:
-            yield Pair(first, second, axis)
+    found = Finding(placement, split).run()
+    names = [name for name in placement.calibrated if found.of(name) is not None]
+    read = [unit for unit in found.layers.values() if found.of(anatomy.nodes[unit.root].input[unit.activations[0]]) is not None]
+    if not names or not read:
+        return None
+    values = [Channels(name, found.ranks[name]) for name in names]
+    largest = channel_magnitudes(prefix(anatomy.model, names), values, data)
+    return move(placement, found, factors(anatomy, found, largest))
 
 
-def is_plain(anatomy: Anatomy, unit: Unit) -> bool:
-    """Whether a unit is a layer with channels on axis 1, one stored weight and at most a stored bias, both unused elsewhere."""
-    spec = anatomy.specs[unit.root]
-    if not unit.computes or len(unit.weights) != 1 or spec is None or spec.fold.absorb is None:
-        return False
-    weight, bias, inputs = unit.weights[0], anatomy.bias_name(unit), anatomy.nodes[unit.root].input
-    has_bias = spec.fold.absorb.bias_at < len(inputs) and bool(inputs[spec.fold.absorb.bias_at])
-    own = [weight.stored.name, *([] if bias is None else [bias])]
-    alone = all(anatomy.readers(name) == [unit.root] and name not in anatomy.outputs for name in own)
-    return alone and has_bias == (bias is not None) and weight.axis is not None
+def factors(anatomy: Anatomy, found: ChannelFactors, largest: Mapping[str, Floats]) -> Floats:
+    """The divisor s of each class of channels. `largest`: activation → largest magnitude of each channel.
 
-
-def reader(anatomy: Anatomy, unit: Unit) -> tuple[int | None, str]:
-    """The only reader of a unit's output and the value it reads, after following ops through which a factor passes.
-
-    The index is None if there are several readers or none, or if the value is an output of the model or read by a body.
+    Magnitudes count as shares of the largest one of their activation or weight. s is 1 for a class in which either side is all
+    zeros, and for frozen ones.
     """
-    value = unit.exit
-    while True:
-        readers = anatomy.readers(value)
-        if len(readers) != 1 or value in anatomy.outputs or value in anatomy.captured:
-            return None, value
-        index = readers[0]
-        if not anatomy.is_homogeneous(index):
-            return index, value
-        value = anatomy.nodes[index].output[0]
+    activation, weight = np.zeros(found.classes.root.size), np.zeros(found.classes.root.size)
+    for name, own in largest.items():
+        raise_to_shares(activation, found.of(name), own)
+    for unit in found.layers.values():
+        stored, axis = unit.weights[0].stored.name, anatomy.input_axis(unit)
+        classes = found.of(anatomy.nodes[unit.root].input[unit.activations[0]])
+        if classes is not None:
+            raise_to_shares(weight, classes, magnitudes(anatomy.model.weights[stored], Sharing(axis)))
+    used = (activation > 0) & (weight > 0) & ~found.classes.frozen
+    made = np.ones_like(activation)
+    made[used] = np.sqrt(activation[used] / weight[used])
+    return np.clip(made, 1 / LARGEST_FACTOR, LARGEST_FACTOR)
+
+
+def raise_to_shares(so_far: Floats, classes: Indices | None, own: Floats) -> None:
+    """Raise the entries of classes to the shares that magnitudes of channels have in the largest of them."""
+    if classes is not None and own.any():
+        np.maximum.at(so_far, classes, own / own.max())
+
+
+def move(placement: Placement, found: ChannelFactors, divisors: Floats) -> Placement:
+    """The placement of a copy of a model with its activations divided. `divisors`: one for each class of channels."""
+    anatomy, model = placement.anatomy, placement.anatomy.model.copy()
+    for unit in found.layers.values():
+        node = anatomy.nodes[unit.root]
+        made, read = (divisor(found, divisors, name) for name in (node.output[0], node.input[unit.activations[0]]))
+        stored, bias = unit.weights[0], anatomy.bias_name(unit)
+        if read is not None:
+            multiply(model, stored.stored.name, read, anatomy.input_axis(unit))
+        if made is not None:
+            multiply(model, stored.stored.name, 1 / made, stored.axis)
+        if made is not None and bias is not None:
+            multiply(model, bias, 1 / made, 0)
+    at = divide(model, {name: own for name in found.splits if (own := divisor(found, divisors, name)) is not None}, found)
+    kept = {index + bisect_left(at, index): reason for index, reason in placement.kept.items()}
+    return place(model, anatomy.target, kept)
+
+
+def divisor(found: ChannelFactors, divisors: Floats, name: str) -> Floats | None:
+    """The divisor of each channel of a value; None if all are 1."""
+    classes = found.of(name)
+    own = None if classes is None else divisors[classes]
+    return None if own is None or (own == 1).all() else own
+
+
+def multiply(model: Model, name: str, factor: Floats, axis: int | None) -> None:
+    """Multiply a stored tensor by a factor along an axis, in its own type."""
+    held = model.weights[name]
+    model.weights[name] = (held.astype(np.float64) * Sharing(axis).along(factor, held.ndim)).astype(held.dtype)
+
+
+def divide(model: Model, divided: Mapping[str, Floats], found: ChannelFactors) -> list[int]:
+    """Divide the channels of values for all nodes that read them; returns the indices of the nodes that make them, in order.
+
+    The nodes that divide come directly behind those.
+    """
+    additions, behind = Additions(model), dict[int, onnx.NodeProto]()
+    for name, own in divided.items():
+        factor = Sharing(CHANNELS).along(1 / own, found.ranks[name]).astype(np.float32)
+        result = additions.fresh(f"{name}_equalized")
+        for node in model.proto.graph.node:
+            for at, read in enumerate(node.input):
+                node.input[at] = result if read == name else read
+        constant = additions.constant(f"{name}_divisor", factor)
+        behind[found.splits[name]] = helper.make_node(
+            FACTOR, [name, constant], [result], name=additions.fresh(f"{name}_division")
+        )
+    for index in sorted(behind, reverse=True):
+        model.proto.graph.node.insert(index + 1, behind[index])
+    additions.write()
+    return sorted(behind)

@@ -21,8 +21,7 @@ import numpy as np
 from onnxsparse.calibration.methods import Range
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
-from onnxsparse.ops import Quant
-from onnxsparse.quantization.accuracy.equalization import is_plain
+from onnxsparse.quantization.accuracy.channel_factors import is_plain
 from onnxsparse.quantization.plan.placement import Placement, place
 from onnxsparse.quantization.plan.units import Anatomy, Unit
 from onnxsparse.quantization.write.grid import Floats
@@ -60,17 +59,9 @@ class Groups:
 
     def passes(self, index: int) -> bool:
         """Whether a positive factor on the activations of a node appears on its results, Clip's bounds being scaled."""
-        anatomy, spec, node = self.anatomy, self.anatomy.specs[index], self.anatomy.nodes[index]
-        read = anatomy.activation_inputs(index)
-        if spec is None or spec.body is not None or anatomy.reads_defaults(index):
-            return False
-        rules = spec.quant
-        if rules.common_factor:
-            return all(name in read for name in node.input if name)
-        fills = rules.fill_at is not None and rules.fill_at < len(node.input) and bool(node.input[rules.fill_at])
-        fills |= any(held.name == rules.fill_attribute and held.f != 0 for held in node.attribute)
-        one = len(read) == 1 and node.input[0] == read[0]
-        return one and not fills and (rules.homogeneous or rules.role is Quant.FOLLOW or self.has_bounds(index))
+        anatomy = self.anatomy
+        bounded = not anatomy.reads_defaults(index) and anatomy.reads_one(index) and self.has_bounds(index)
+        return anatomy.passes_factors(index) or bounded
 
     def has_bounds(self, index: int) -> bool:
         """Whether a node limits its first input to constant bounds."""

@@ -224,10 +224,27 @@ class Anatomy:
         """The name of a unit's stored bias in the weights; None without one."""
         return None if unit.bias_at is None else self.resolver.constant(self.graph, self.nodes[unit.root].input[unit.bias_at])
 
-    def is_homogeneous(self, index: int) -> bool:
-        """Whether a positive factor per channel of a node's only activation passes to its output: f(x / s) = f(x) / s."""
-        spec = self.specs[index]
-        return spec is not None and spec.quant.homogeneous and len(self.activation_inputs(index)) == 1
+    def passes_factors(self, index: int) -> bool:
+        """Whether positive factors on the channels of a node's activations appear on its result: f(x / s) = f(x) / s.
+
+        If it reads several activations, all have the factor of the result.
+        """
+        read, spec, node = self.activation_inputs(index), self.specs[index], self.nodes[index]
+        if spec is None or spec.body is not None or self.reads_defaults(index):
+            return False
+        rules = spec.quant
+        if rules.common_factor:
+            return all(name in read for name in node.input if name)
+        return self.reads_one(index) and (rules.homogeneous or rules.role is Quant.FOLLOW)
+
+    def reads_one(self, index: int) -> bool:
+        """Whether a node computes on its first input alone, adding no elements of another number than 0 around it."""
+        read, spec, node = self.activation_inputs(index), self.specs[index], self.nodes[index]
+        if spec is None or len(read) != 1 or node.input[0] != read[0]:
+            return False
+        rules = spec.quant
+        fills = rules.fill_at is not None and rules.fill_at < len(node.input) and bool(node.input[rules.fill_at])
+        return not fills and not any(held.name == rules.fill_attribute and held.f != 0 for held in node.attribute)
 
     def input_axis(self, unit: Unit) -> int | None:
         """The axis of the input channels in a unit's stored weight; None if it is unknown, or differs between groups.
