@@ -144,11 +144,10 @@ class Quantizing:
         return QuantizedModel(found.placement, draft.written(), ranges, found.samples, (*found.notes, *notes), curve)
 
     def _equalized(self, placement: Placement, data: Samples) -> tuple[Placement, str]:
-        """The placement as it is, or of an equalized model, by the outputs in integers on judged samples; and a note."""
+        """The placement as it is, or of an equalized model, by the outputs in integers on samples that say most; and a note."""
         model = placement.anatomy.model
-        heard = Heard.of(model, data)
-        apart = replace(self, calibration=replace(self.calibration, data=heard.others))
-        return best_equalized(placement, measurement_subset(data), heard, lambda tried: apart._level(model, tried, heard.judged))
+        judged = Heard.of(model, data).loudest
+        return best_equalized(placement, measurement_subset(data), lambda tried: self._level(model, tried, judged))
 
     def _level(self, model: Model, placement: Placement, judged: Samples) -> float:
         """SQNR of the worst output or slice in dB, of a placement in integers against a model; −∞ if nothing can be compared."""

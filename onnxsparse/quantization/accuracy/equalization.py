@@ -27,7 +27,6 @@ from onnxsparse.ir.array_types import Indices
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.quantization.accuracy.channel_factors import FACTOR, ChannelFactors, Finding
-from onnxsparse.quantization.accuracy.heard import Heard
 from onnxsparse.quantization.plan.placement import Placement, place
 from onnxsparse.quantization.plan.units import Anatomy
 from onnxsparse.quantization.write.grid import Floats
@@ -45,33 +44,22 @@ LARGEST_FACTOR = 1e3
 """Bound on s and 1/s, so that a channel that is hardly ever activated is not amplified without limit."""
 
 
-def best_equalized(
-    placement: Placement, data: Samples, heard: Heard, level: Callable[[Placement], float]
-) -> tuple[Placement, str]:
-    """A placement as it is, or equalized in one of two ways on `data`: the best on judged samples; and a note.
+def best_equalized(placement: Placement, data: Samples, level: Callable[[Placement], float]) -> tuple[Placement, str]:
+    """A placement as it is, or equalized in one of two ways on `data`, by which has the highest level; and a note.
 
-    `level`: SQNR in dB on the judged samples of what the others say. If there are none, it is equalized without `split`.
+    `level`: SQNR in dB in integers, of the worst output or slice.
     """
-    if not len(heard.judged):
-        found = equalized(placement, data, split=False)
-        return (
-            (placement, NOTHING) if found is None else (found, "channels were equalized; there are too few samples to judge it")
-        )
     tried = {AS_IT_IS: placement}
     for said, split in WAYS.items():
-        made = equalized(placement, heard.others, split=split)
+        made = equalized(placement, data, split=split)
         tried.update({} if made is None else {said: made})
     if len(tried) == 1:
         return placement, NOTHING
     levels = {said: level(each) for said, each in tried.items()}
     best = max(levels, key=lambda said: levels[said])
-    found = equalized(placement, data, split=WAYS[best]) if best in WAYS else None
     told = ", ".join(f"{each:.1f} dB {said}" for said, each in levels.items())
-    verdict = "not equalized" if found is None else best
-    return (
-        placement if found is None else found,
-        f"channels were {verdict}: on judged samples, the worst output or slice has {told}",
-    )
+    verdict = "not equalized" if best == AS_IT_IS else best
+    return tried[best], f"channels were {verdict}: the worst output or slice of some samples has {told}"
 
 
 def equalized(placement: Placement, data: Samples, *, split: bool) -> Placement | None:

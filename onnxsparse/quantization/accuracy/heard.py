@@ -56,6 +56,11 @@ class Heard:
         return cls(heard, covering(np.array([powers(own, parts, total) for own, total in zip(each, totals, strict=True)])))
 
     @property
+    def loudest(self) -> Samples:
+        """As many as are judged, of those that say most."""
+        return self.samples.pick(self.order[:JUDGED])
+
+    @property
     def probed(self) -> Samples:
         """The samples on which tensors are probed."""
         return self.samples.pick(self._probed)
