@@ -82,6 +82,13 @@ def test_what_an_addition_joins_has_one_factor() -> None:
     assert {"x", "y"} <= groups.fixed
 
 
+def test_bounds_that_callers_may_override_are_not_scaled() -> None:
+    plain = clipped()
+    plain.proto.graph.input.append(onnx.helper.make_tensor_value_info("high", onnx.TensorProto.FLOAT, []))
+    groups = Groups.of(place(plain, load_target("cv22"), {}))
+    assert {"a", "c"} <= groups.fixed
+
+
 ATTRIBUTES: dict[str, dict[str, Any]] = {"MaxPool": {"kernel_shape": [3, 3], "pads": [1] * 4}, "Concat": {"axis": 1}}
 
 BETWEEN = ("Relu", "Sigmoid", "Clip", "MaxPool", "Pad", "Resize", "Add", "Concat", "Identity", "Mul")
