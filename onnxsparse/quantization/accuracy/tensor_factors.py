@@ -60,8 +60,7 @@ class Groups:
     def passes(self, index: int) -> bool:
         """Whether a positive factor on the activations of a node appears on its results, Clip's bounds being scaled."""
         anatomy = self.anatomy
-        bounded = not anatomy.reads_defaults(index) and anatomy.reads_one(index) and self.has_bounds(index)
-        return anatomy.passes_factors(index) or bounded
+        return anatomy.passes_factors(index) or (anatomy.reads_one(index) and self.has_bounds(index))
 
     def has_bounds(self, index: int) -> bool:
         """Whether a node limits its first input to constant bounds."""
