@@ -137,9 +137,40 @@ def test_the_rows_of_a_transposed_operand_are_no_channels(transposed: bool) -> N
     assert (found(plain).of("r") is None) is transposed
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-@given(networks(), st.booleans(), st.integers(0, 2**31))
-def test_no_output_of_a_generated_model_changes(built: Model, split: bool, seed: int) -> None:
+RESHAPED: dict[str, tuple[list[onnx.NodeProto], str, bool]] = {
+    "shuffled": (
+        [
+            node("Reshape", "a pairs", "r"),
+            node("Transpose", "r", "t", perm=[0, 2, 1, 3, 4]),
+            node("Reshape", "t same", "s"),
+            node("Conv", "s w", "y"),
+        ],
+        "4x4x1x1",
+        False,
+    ),
+    "cut into groups": ([node("Reshape", "a groups", "s"), node("Conv", "s w", "y")], "4x2x1x1", False),
+    "flattened": ([node("Flatten", "a", "s"), node("Gemm", "s w", "y")], "64x4", True),
+}
+
+
+@pytest.mark.parametrize("case", RESHAPED)
+def test_channels_that_a_reshape_rearranges(case: str) -> None:
+    nodes, shape, free = RESHAPED[case]
+    sizes = {"pairs": [1, 2, 2, 4, 4], "same": [1, 4, 4, 4], "groups": [1, 2, 8, 4]}
+    used = {name for each in nodes for name in each.input}
+    held = {name: np.array(numbers) for name, numbers in sizes.items() if name in used}
+    plain = model(
+        [node("Conv", "x first", "a"), *nodes],
+        {"x": "1x4x4x4"},
+        ["y"],
+        {"first": coarse("4x4x1x1", 0), "w": coarse(shape, 1), **held},
+    )
+    assert (found(plain).of("a") is not None, found(plain).of("s") is not None) == (free, free)
+    if free:
+        assert_same_with_drawn_divisors(plain, split=False, seed=0)
+
+
+def assert_same_with_drawn_divisors(built: Model, *, split: bool, seed: int) -> None:
     placement = placed(built)
     net = Finding(placement, split).run()
     drawn = np.random.default_rng(seed).uniform(0.3, 3, net.classes.root.size)
@@ -149,6 +180,12 @@ def test_no_output_of_a_generated_model_changes(built: Model, split: bool, seed:
     wanted, got = outputs(built, feeds), outputs(work, feeds)
     for name, array in wanted.items():
         assert np.allclose(got[name], array, rtol=1e-3, atol=1e-3 * np.abs(array).max()), name
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(networks(), st.booleans(), st.integers(0, 2**31))
+def test_no_output_of_a_generated_model_changes(built: Model, split: bool, seed: int) -> None:
+    assert_same_with_drawn_divisors(built, split=split, seed=seed)
 
 
 def uneven() -> Model:

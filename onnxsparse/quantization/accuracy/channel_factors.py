@@ -73,6 +73,9 @@ class Finding:
             if index in self.ends:
                 self._start(self.ends[index])
         self._freeze(*anatomy.outputs, *anatomy.captured)
+        for grid in self.space.grids:  # its factors have labels that nothing ties to those of the axis
+            for labels in (grid.merged, *grid.factors):
+                self._keep(labels)
         found = {name: labels for name in self.axes if (labels := self._channels(name)) is not None}
         ranks = {name: len(self.axes[name]) for name in found}
         return ChannelFactors(self.layers, found, self.splits, ranks, self.space.settled())
@@ -83,8 +86,8 @@ class Finding:
         for unit in self.placement.units:
             index, absorbs = anatomy.graph.producers[unit.exit], FACTOR in anatomy.target.absorbs
             is_alone = unit.root == index and (index in self.layers or self._is_product(index))
-            inside = unit.exit in anatomy.outputs or unit.exit in anatomy.captured
-            if absorbs and not is_alone and not inside and not anatomy.passes_factors(index) and len(unit.nodes) < LONGEST_UNIT:
+            is_seen = unit.exit in anatomy.outputs or unit.exit in anatomy.captured
+            if absorbs and not is_alone and not is_seen and not anatomy.passes_factors(index) and len(unit.nodes) < LONGEST_UNIT:
                 yield index, unit.exit
 
     def _rank(self, name: str) -> int:
@@ -113,21 +116,19 @@ class Finding:
 
     def _takes(self, unit: Unit, labels: Labels | None) -> bool:
         """Whether the weight of a layer has an axis for the channels of what it reads."""
-        anatomy, node, spec = (
-            self.placement.anatomy,
-            self.placement.anatomy.nodes[unit.root],
-            self.placement.anatomy.specs[unit.root],
-        )
+        anatomy = self.placement.anatomy
+        node, spec = anatomy.nodes[unit.root], anatomy.specs[unit.root]
         weight, axis = unit.weights[0], anatomy.input_axis(unit)
         if labels is None or axis is None or anatomy.model.weights.shape(weight.stored.name)[axis] != labels.size:
             return False
         if axis == weight.axis or spec is None or spec.channels.couple is None:
             return axis == weight.axis  # depthwise: one axis for both
-        apart = [(None,) * self._rank(name) for name in node.input]
-        coupling = Coupling(
-            self.survey.view(anatomy.graph, node), node.name, LabelSpace(), [*apart], lambda at: None, cut_norms=True
-        )
-        spec.channels.couple(coupling)
+        view, apart = self.survey.view(anatomy.graph, node), [(None,) * self._rank(name) for name in node.input]
+        coupling = Coupling(view, node.name, LabelSpace(), [*apart], lambda at: None, cut_norms=True)
+        try:
+            spec.channels.couple(coupling)
+        except UnknownFact:
+            return False
         return (unit.activations[0], CHANNELS) in coupling.contracted
 
     def _channels(self, name: str) -> Labels | None:
@@ -145,13 +146,15 @@ class Finding:
 
     def _is_product(self, index: int) -> bool:
         """Whether a node multiplies two activations."""
-        anatomy, spec = self.placement.anatomy, self.placement.anatomy.specs[index]
+        anatomy = self.placement.anatomy
+        spec = anatomy.specs[index]
         read = anatomy.activation_inputs(index)
         return spec is not None and spec.quant.bilinear and len(set(read)) == 2 == len(anatomy.nodes[index].input)
 
     def _couple(self, index: int) -> None:
         """Tie the labels of a node's inputs and results as its channel rule says; freeze them if it lacks a fact."""
-        anatomy, spec, node = self.placement.anatomy, self.placement.anatomy.specs[index], self.placement.anatomy.nodes[index]
+        anatomy = self.placement.anatomy
+        spec, node = anatomy.specs[index], anatomy.nodes[index]
         view = self.survey.view(anatomy.graph, node)
         inputs: list[Axes | None] = [self.axes.get(name, (None,) * self._rank(name)) for name in node.input]
         coupling = Coupling(view, node.name, self.space, inputs, lambda at: self._constant(node.input[at]), cut_norms=True)
