@@ -123,8 +123,8 @@ class Quantize(Learns):
     requantize: bool = False
     """Drop the scales of a model that is quantized already, and choose new ones."""
     equalize: bool = False
-    """Make the channels of an activation alike in range, by factors moved into the layers around it, where that is better on
-    held-out samples."""
+    """Make the channels of an activation alike in range, by factors moved into the layers around it, where that is better for
+    the outputs on some samples."""
     correct_bias: bool = True
     """Subtract the mean error of each layer from its bias."""
     rounding: Rounding | None = None
