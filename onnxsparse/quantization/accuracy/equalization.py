@@ -35,7 +35,7 @@ from onnxsparse.runtime.probe import prefix
 from onnxsparse.runtime.samples import Samples
 
 AS_IT_IS = "as it is"
-WAYS = {"equalized": False, "equalized behind all functions": True}
+WAYS = {"equalized": False, "equalized with a Mul behind each function": True}
 """What was done → whether results of functions through which no factor passes are divided."""
 
 NOTHING = "channels were not equalized: in this model, none can have a factor"
@@ -147,9 +147,9 @@ def divide(model: Model, divided: Mapping[str, Floats], found: ChannelFactors) -
         for node in model.proto.graph.node:
             for at, read in enumerate(node.input):
                 node.input[at] = result if read == name else read
-        constant = additions.constant(f"{name}_divisor", factor)
+        constant = additions.constant(f"{name}_factor", factor)
         behind[found.splits[name]] = helper.make_node(
-            FACTOR, [name, constant], [result], name=additions.fresh(f"{name}_division")
+            FACTOR, [name, constant], [result], name=additions.fresh(f"{name}_equalizing")
         )
     for index in sorted(behind, reverse=True):
         model.proto.graph.node.insert(index + 1, behind[index])
