@@ -182,6 +182,20 @@ def assert_same_with_drawn_divisors(built: Model, *, split: bool, seed: int) -> 
         assert np.allclose(got[name], array, rtol=1e-3, atol=1e-3 * np.abs(array).max()), name
 
 
+@pytest.mark.parametrize(("slope", "shape"), [("per channel", "4x1x1"), ("one", "1x1x1")])
+def test_factors_pass_a_prelu(slope: str, shape: str) -> None:
+    nodes = [node("Conv", "x w0 b0", "a"), node("PRelu", "a slope", "r"), node("Conv", "r w1", "y")]
+    weights: dict[str, str | Array] = {
+        "w0": coarse("4x4x1x1", 0),
+        "b0": "4",
+        "slope": coarse(shape, 1),
+        "w1": coarse("4x4x1x1", 2),
+    }
+    plain = model(nodes, {"x": "1x4x4x4"}, ["y"], weights)
+    assert found(plain).of("a") is not None, slope
+    assert_same_with_drawn_divisors(plain, split=False, seed=0)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(networks(), st.booleans(), st.integers(0, 2**31))
 def test_no_output_of_a_generated_model_changes(built: Model, split: bool, seed: int) -> None:

@@ -90,9 +90,6 @@ class Finding:
             if absorbs and not is_alone and not is_seen and not anatomy.passes_factors(index) and len(unit.nodes) < LONGEST_UNIT:
                 yield index, unit.exit
 
-    def _rank(self, name: str) -> int:
-        return len(self.survey.shapes.get("", name) or ())
-
     def _fresh(self, name: str) -> Labels | None:
         """New labels for the channels of a value, which become those as it is read; None if their number is unknown."""
         shape = self.survey.shapes.get("", name) or ()
@@ -123,8 +120,9 @@ class Finding:
             return False
         if axis == weight.axis or spec is None or spec.channels.couple is None:
             return axis == weight.axis  # depthwise: one axis for both
-        view, apart = self.survey.view(anatomy.graph, node), [(None,) * self._rank(name) for name in node.input]
-        coupling = Coupling(view, node.name, LabelSpace(), [*apart], lambda at: None, cut_norms=True)
+        view = self.survey.view(anatomy.graph, node)
+        apart: list[Axes | None] = [(None,) * len(shape or ()) for shape in view.inputs]
+        coupling = Coupling(view, node.name, LabelSpace(), apart, lambda at: None, cut_norms=True)
         try:
             spec.channels.couple(coupling)
         except UnknownFact:
@@ -156,7 +154,7 @@ class Finding:
         anatomy = self.placement.anatomy
         spec, node = anatomy.specs[index], anatomy.nodes[index]
         view = self.survey.view(anatomy.graph, node)
-        inputs: list[Axes | None] = [self.axes.get(name, (None,) * self._rank(name)) for name in node.input]
+        inputs: list[Axes | None] = [self._labels(name) for name in node.input]
         coupling = Coupling(view, node.name, self.space, inputs, lambda at: self._constant(node.input[at]), cut_norms=True)
         try:
             if spec is None or spec.channels.couple is None:
@@ -170,6 +168,13 @@ class Finding:
             return
         found = {name: axes for name, axes in zip(node.output, coupling.outputs, strict=False) if name and axes is not None}
         self.axes.update(found)
+
+    def _labels(self, name: str) -> Axes:
+        """Labels of the axes of an input; a constant, such as the slopes of a PRelu, has its own, which anything may join."""
+        shape = self.survey.shapes.get("", name) or ()
+        if name in self.placement.anatomy.constant:
+            return tuple(self.space.fresh(size) if size is not None and size > 1 else None for size in shape)
+        return self.axes.get(name, (None,) * len(shape))
 
     def _product(self, coupling: Coupling) -> None:
         """The result has the factors of the input of its own shape, the other none; none has any if both have that shape."""
