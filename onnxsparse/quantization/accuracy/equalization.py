@@ -65,10 +65,12 @@ def best_equalized(placement: Placement, data: Samples, level: Callable[[Placeme
 def equalized(placement: Placement, data: Samples, *, split: bool) -> Placement | None:
     """The placement of an equalized copy of a model; None if no channel can have a factor.
 
-    `split`: whether results of functions through which no factor passes are multiplied by constants.
+    `split`: whether results of functions through which no factor passes are multiplied by constants; then None without such results, too.
     """
     anatomy = placement.anatomy
     found = Finding(placement, split).run()
+    if split and all(found.of(name) is None for name in found.splits):
+        return None
     names = [name for name in placement.calibrated if found.of(name) is not None]
     read = [unit for unit in found.layers.values() if found.of(anatomy.nodes[unit.root].input[unit.activations[0]]) is not None]
     if not names or not read:
@@ -141,15 +143,15 @@ def divide(model: Model, divided: Mapping[str, Floats], found: ChannelFactors) -
     The nodes that divide come directly behind those.
     """
     additions, behind = Additions(model), dict[int, onnx.NodeProto]()
+    results = {name: additions.fresh(f"{name}_equalized") for name in divided}
+    for node in model.proto.graph.node:
+        for at, read in enumerate(node.input):
+            node.input[at] = results.get(read, read)
     for name, own in divided.items():
         factor = Sharing(CHANNELS).along(1 / own, found.ranks[name]).astype(np.float32)
-        result = additions.fresh(f"{name}_equalized")
-        for node in model.proto.graph.node:
-            for at, read in enumerate(node.input):
-                node.input[at] = result if read == name else read
         constant = additions.constant(f"{name}_factor", factor)
         behind[found.splits[name]] = helper.make_node(
-            FACTOR, [name, constant], [result], name=additions.fresh(f"{name}_equalizing")
+            FACTOR, [name, constant], [results[name]], name=additions.fresh(f"{name}_equalizing")
         )
     for index in sorted(behind, reverse=True):
         model.proto.graph.node.insert(index + 1, behind[index])
