@@ -65,7 +65,7 @@ def best_equalized(placement: Placement, data: Samples, level: Callable[[Placeme
 def equalized(placement: Placement, data: Samples, *, split: bool) -> Placement | None:
     """The placement of an equalized copy of a model; None if no channel can have a factor.
 
-    `split`: whether results of functions through which no factor passes are multiplied by constants; then None without such results, too.
+    `split`: whether results of functions through which no factor passes are multiplied by constants; if none can be, None.
     """
     anatomy = placement.anatomy
     found = Finding(placement, split).run()
