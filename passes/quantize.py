@@ -1,7 +1,8 @@
 """Quantization of a float model to int8.
 
 1. Optionally remove the scales of a model that is quantized already (`quantization.strip`).
-2. Fold batch normalisation and constants, so that every layer has one weight and one bias; raise the opset if needed (`raised`).
+2. Fold batch normalisation and constants, so that every layer has one weight and one bias; raise the opset if needed
+   (`quantization.opset`).
 3. Place scales where the target computes in integers (`quantization.plan.placement`).
 4. Find the ranges of activations, improve accuracy, and write Q/DQ nodes (`quantization.quantize_model`).
 5. Optionally compare every tensor and output slice with the float model (`quantization.diagnosis`).
@@ -20,18 +21,17 @@ from onnxsparse.analysis.flattening import flatten
 from onnxsparse.analysis.layer import Layer
 from onnxsparse.analysis.layer_filter import LayerPattern, choose
 from onnxsparse.analysis.layers import layers
-from onnxsparse.analysis.opset_upgrade import raise_opset
 from onnxsparse.calibration.methods import DEFAULT_PERCENTILE, Method, RangeRule
 from onnxsparse.calibration.preprocessing import Preprocessing, Resize
 from onnxsparse.calibration.ranges import ranges_json, read_ranges
 from onnxsparse.cost.backends.base import CostBackend
 from onnxsparse.cost.registry import predicting_backend
-from onnxsparse.errors import ModelError, ParamError
+from onnxsparse.errors import ParamError
 from onnxsparse.folding import fold
 from onnxsparse.ir.graph import Graph
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.option_roles import OutputFile, OutputFolder, Role, check_output, one_path, reading
-from onnxsparse.ops.spelling import ALL_WIDTHS_OPSET, PER_CHANNEL_OPSET, QUANTIZE_OPSET
+from onnxsparse.ops.spelling import ALL_WIDTHS_OPSET
 from onnxsparse.pipeline.base import OPTIONS, Bits, StepReport, WeightBits, budget_bytes, described
 from onnxsparse.pipeline.learning import Learns, given_samples
 from onnxsparse.quantization.accuracy.heard import hold_out_heard, with_signal
@@ -39,11 +39,13 @@ from onnxsparse.quantization.accuracy.precision_curve import curve_html, curve_j
 from onnxsparse.quantization.activation_ranges import Calibration
 from onnxsparse.quantization.diagnosis.measure import Diagnosis, diagnose
 from onnxsparse.quantization.diagnosis.page import diagnosis_html
+from onnxsparse.quantization.drafts import Improvements, Rounding
 from onnxsparse.quantization.export import check_export, export_files
 from onnxsparse.quantization.notes import what_was_done, why_nothing
+from onnxsparse.quantization.opset import raised
 from onnxsparse.quantization.plan.placement import place
 from onnxsparse.quantization.plan.target import PowersOfTwo, QuantizationTarget, Target, load_target, names
-from onnxsparse.quantization.quantize_model import Improvements, QuantizedModel, Quantizing, Rounding
+from onnxsparse.quantization.quantize_model import QuantizedModel, Quantizing
 from onnxsparse.quantization.strip.dequantize import Stripped, strip_scales
 from onnxsparse.records import ArtifactWriter, text_writer
 from onnxsparse.runtime.compare import compare
@@ -80,10 +82,11 @@ class Quantize(Learns):
     target: QuantizationTarget = field(
         default="cv22", metadata=described(f"Target that computes the integers: {', '.join(names())}, or a TOML file.")
     )
-    method: RangeRule = "mse"
+    method: RangeRule | None = None
     """Rule for the range of an 8-bit activation: least square error (mse), least cubed error (cube), extremes (minmax), mean of
     each sample's extremes (moving-average), percentile, least divergence (entropy), or of several rules and ranges those that
-    cost the outputs least (output; it takes minutes). The range of a 16-bit activation is twice its extremes."""
+    cost the outputs least (output; it takes minutes). Default: mse; with wide layers, another rule if the outputs are better by
+    it while those are wide. The range of a 16-bit activation is twice its extremes."""
     percentile: Annotated[float, Field(gt=50, le=100)] = DEFAULT_PERCENTILE
     """Share of the elements inside the range of --method percentile, in per cent."""
     activation_bits: Bits | None = None
@@ -224,8 +227,16 @@ class Quantize(Learns):
             )
 
     def _improvements(self) -> Improvements:
-        curve, felt = self.precision_curve is not None, self.method == "output"
-        return Improvements(self.equalize, self.correct_bias, self.wide_layers, self.min_sqnr, self.rounding, curve, felt)
+        return Improvements(
+            self.equalize,
+            self.correct_bias,
+            self.wide_layers,
+            self.min_sqnr,
+            self.rounding,
+            curve=self.precision_curve is not None,
+            felt_ranges=self.method == "output",
+            any_rule=self.method is None,
+        )
 
     def _quality(self, original: Model, samples: Samples | None, quantized: Model) -> float | None:
         """SQNR of the worst output or slice in dB; None if no output can be compared. Raises ParamError without samples."""
@@ -300,15 +311,15 @@ class Quantize(Learns):
 
     @property
     def _method(self) -> Method:
-        """The rule that needs no outputs."""
-        return "mse" if self.method == "output" else self.method
+        """The rule that comes first."""
+        return "mse" if self.method in (None, "output") else self.method
 
     def _artifacts(
         self, found: QuantizedModel, calibration: Calibration, diagnosis: Diagnosis | None, name: str
     ) -> dict[Path, ArtifactWriter]:
         made: dict[Path, ArtifactWriter] = {}
         if self.save_ranges is not None:
-            made[self.save_ranges] = text_writer(ranges_json(found.ranges, self.method, found.samples))
+            made[self.save_ranges] = text_writer(ranges_json(found.ranges, found.method, found.samples))
         if diagnosis is not None and self.diagnosis_json is not None:
             made[self.diagnosis_json] = text_writer(diagnosis.to_json(name))
         if diagnosis is not None and self.diagnosis_html is not None:
@@ -327,23 +338,3 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise ParamError(f"quantize: {option} {text}: give numbers with commas between them, as 0.485,0.456,0.406") from None
-
-
-def raised(model: Model, target: Target) -> tuple[Model, list[str]]:
-    """A copy in an opset that the target's scales need, or the model itself if its opset will do; and notes on the opset.
-
-    Scales per channel need opset 13; if the opset cannot be raised that far, weights get one scale per tensor. Raises ModelError
-    if the model has no opset with quantizers and cannot be raised.
-    """
-    opset = model.opset()
-    if opset >= (PER_CHANNEL_OPSET if target.weights.per_channel else QUANTIZE_OPSET):
-        return model, []
-    copy = model.copy()
-    why = raise_opset(copy)
-    if why is not None and opset < QUANTIZE_OPSET:
-        raise ModelError(
-            f"quantize: {model.name} has opset {opset}, which has no quantizers, and its opset cannot be raised: {why}"
-        )
-    if why is not None:
-        return model, [f"opset stays {opset}, in which a weight tensor has a single scale: {why}"]
-    return copy, [f"opset raised from {opset} to {copy.opset()}, whose DequantizeLinear supports a scale per channel"]

@@ -33,6 +33,8 @@ class Calibrated:
     """Activation → observed minimum and maximum; activations with a given range are left out."""
     samples: int = 0
     """Samples that were observed; 0 if all ranges were given."""
+    method: str = "given"
+    """The rule by which ranges were chosen."""
     notes: tuple[str, ...] = ()
     """Sentences for the user."""
 
@@ -86,6 +88,7 @@ class Calibration:
             {**found.ranges, **ranges},
             {**found.extremes, **extremes},
             seen.samples,
+            self.method,
             (*found.notes, note),
         )
 

@@ -70,11 +70,16 @@ def test_the_range_follows_from_what_the_output_reads(first: float) -> None:
 
 @pytest.mark.parametrize(
     ("quality", "rule"),
-    [(lambda high: -high, "mse"), (lambda high: high, "minmax"), (lambda _: 20.0, "cube"), (lambda _: None, "cube")],
-    ids=["least reach", "most reach", "all alike", "unknown"],
+    [
+        (lambda high: -9 * high, "mse"),
+        (lambda high: 9 * high, "minmax"),
+        (lambda high: high / 99, "cube"),
+        (lambda _: None, "cube"),
+    ],
+    ids=["least reach", "most reach", "nearly alike", "unknown"],
 )
 def test_the_best_rule_is_taken(quality: Callable[[float], float | None], rule: str) -> None:
-    """Ranges are found on other samples than those that are judged on. The rule stays if no other is better."""
+    """Ranges are found on other samples than those that are judged on. The rule stays if no other is clearly better."""
     rng, plain, highs = np.random.default_rng(0), reading(1.0), []
     samples = Samples([{"x": rng.standard_t(3, (1024, 2)).astype(np.float32)} for _ in range(24)])
     heard = Heard.of(plain, samples)
@@ -87,6 +92,38 @@ def test_the_best_rule_is_taken(quality: Callable[[float], float | None], rule: 
     assert found.method == rule
     assert max(highs) == pytest.approx(max(feeds["x"].max() for feeds in heard.others))
     assert sorted([*heard.others.places, *heard.judged.places]) == [*range(24)]
+
+
+def seldom_large(seed: int, count: int) -> list[dict[str, Array]]:
+    """Input a: a feature of hundreds beside one of ones. Input b: one value in 32768 is about 11."""
+    rng = np.random.default_rng(seed)
+    uneven, seldom = rng.standard_normal((count, 16384, 2)) * [150, 1], rng.standard_normal((count, 16384, 2))
+    seldom[:, 0, 0] = rng.uniform(10, 12, count)
+    return [{"a": a.astype(np.float32), "b": b.astype(np.float32)} for a, b in zip(uneven, seldom, strict=True)]
+
+
+def test_once_ops_are_wide_ranges_follow_another_rule() -> None:
+    """8 bits are too few for a. Of b, an output reads only what is above 8, which the least mean square clips."""
+    plain = model(
+        [node("MatMul", "a u", "y"), node("Gemm", "b v t", "h"), node("Relu", "h", "z")],
+        {"a": "16384x2", "b": "16384x2"},
+        ["y", "z"],
+        {
+            "u": np.array([[0], [1]], np.float32),
+            "v": np.array([[1], [0]], np.float32),
+            "t": np.array([-8], np.float32),
+        },
+    )
+    test = Samples(seldom_large(1, 12))
+    levels, methods = [], []
+    for method in (None, "mse"):
+        for count in (0, 1):
+            written, report = quantize(plain, seldom_large(0, 24), method=method, wide_layers=count)
+            levels.append(compare(plain, written, test).worst_sqnr_db or 0.0)
+            methods.append(" ".join(note for note in report.notes if note.startswith("ranges of")))
+    assert levels[0] == levels[2] < levels[3]
+    assert levels[1] > levels[3] + 6
+    assert ["by mse" in method for method in methods] == [True, False, True, True]
 
 
 def test_given_ranges_stay(tmp_path: Path) -> None:

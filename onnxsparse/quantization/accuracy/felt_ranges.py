@@ -38,6 +38,9 @@ MOST_TRIED = 24
 LEAST_SHARE = 0.002
 """Share of the noise of one of the worst outputs or slices from which on an activation is tried."""
 
+ALIKE_DB = 1.0
+"""Difference in SQNR of two rules that may be chance, since few samples are judged."""
+
 WORST = 0.25
 """Share of the largest noise from which on an output or slice is one of the worst."""
 
@@ -92,10 +95,10 @@ class Probing:
 def felt_rule(
     calibration: Calibration, placement: Placement, heard: Heard, quality: Callable[[Mapping[str, Range]], float | None]
 ) -> Calibration:
-    """The calibration with the rule of RULES that is best on the judged samples, of ranges that were found on the others.
+    """The calibration with another rule of RULES, if that is better on the judged samples, with ranges found on the others.
 
-    `quality`: the SQNR in dB with some ranges, of the worst output or slice of those samples. The calibration's own rule stays
-    where no other is better.
+    `quality`: the SQNR in dB with some ranges, of the worst output or slice of those samples. Its own rule comes first, then
+    those of RULES: the first one is taken that is at most ALIKE_DB below the best.
     """
     names = [name for name in placement.calibrated if name not in calibration.given]
     if not names or not len(heard.judged):
@@ -107,7 +110,8 @@ def felt_rule(
         tell("rules for ranges", number, len(rules))
         level = quality(found)
         levels[rule] = -math.inf if level is None else level
-    return replace(calibration, method=max(levels, key=lambda rule: levels[rule]))
+    best = max(levels.values())
+    return replace(calibration, method=next(rule for rule, level in levels.items() if level >= best - ALIKE_DB))
 
 
 def loudest_activations(tensors: Sequence[Tensor]) -> list[Tensor]:
