@@ -1,11 +1,12 @@
 """Which ops of a draft are wide: of a given number, or as few as reach an SQNR (`Search`)."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxsparse.cost.backends.base import CostBackend
 from onnxsparse.ir.model import Model
-from onnxsparse.quantization.accuracy.mixed_precision import Candidate, candidates, count_ops, strongest, wide_set
+from onnxsparse.quantization.accuracy.mixed_precision import Candidate, candidates, count_ops, strongest, wide_set, widths
 from onnxsparse.quantization.accuracy.output_noise import Tensor
 from onnxsparse.quantization.accuracy.precision_curve import CurvePoint, precision_curve
 from onnxsparse.quantization.accuracy.precision_search import Search
@@ -92,9 +93,10 @@ def told(draft: Draft, choices: Sequence[Candidate], wide: Sequence[Candidate], 
     shown = ", ".join(names[:3]) + ("…" if len(names) > 3 else "")
     kind = "are floats"
     if anatomy.target.widens_tensors:
-        weights = sum(tensor.is_weight for each in wide for tensor in each.tensors)
-        bits = anatomy.target.weights.wide_bits
-        kind = f"have more bits ({len(wide) - weights} activations of 16, {weights} weights of {bits})"
+        values = sum(not tensor.is_weight for each in wide for tensor in each.tensors)
+        weights = Counter(widths(wide).values())
+        told = ", ".join(f"{weights[bits]} weights of {bits}" for bits in anatomy.target.wide_weight_bits)
+        kind = f"have more bits ({values} activations of 16, {told})"
     added = "" if cost is None else f"; latency grows by {cost.latency_ms(wide) - cost.latency_ms(()):.3g} ms"
     return (
         f"{len(names)} of {count_ops(choices)} layers and other ops {kind}, those whose noise the outputs feel: {shown}{added}",

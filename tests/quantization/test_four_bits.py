@@ -1,5 +1,6 @@
 """Weights of 4 bits: how they are stored, that they run as written, and what wide layers are among them."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from onnxsparse import Model, ParamError, Prune, Quantize
 from onnxsparse.analysis.layers import layers
 from onnxsparse.ir.model import Model as AnyModel
 from onnxsparse.ir.weights import Array
+from onnxsparse.quantization.accuracy.mixed_precision import candidates, wide_set
+from onnxsparse.quantization.accuracy.mixed_precision import widths as widths_of
+from onnxsparse.quantization.accuracy.output_noise import Tensor
+from onnxsparse.quantization.plan.target import load_target
 from onnxsparse.quantization.write.grid import Grid
 from onnxsparse.quantization.write.weights import Sharing, quantize_weight, weight_scale
 from onnxsparse.runtime.session import Execution
@@ -57,6 +62,41 @@ def test_wide_weights_have_the_width_of_the_file() -> None:
     written, report = quantize(plain.copy(), samples(), target=X86, weight_bits=4, wide_layers=1)
     assert sorted(kinds(written).values()) == sorted([onnx.TensorProto.INT8, *[onnx.TensorProto.INT4] * 2])
     assert any("0 activations of 16, 1 weights of 8" in note for note in report.notes)
+
+
+def three_widths(folder: Path) -> str:
+    """The CV22's file for a device that has weights of 4 bits too."""
+    text = files("onnxsparse.targets").joinpath("cv22.toml").read_text()
+    path = folder / "three.toml"
+    path.write_text(text.replace('wide = "int16"', 'wide = "int16"\nbits = [4, 8, 16]', 1))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "widths"), [(2.0, {}), (0.5, {"w": 8}), (0.003, {"w": 8, "v": 8}), (0.001, {"w": 16, "v": 8})]
+)
+def test_a_weight_of_4_bits_gets_8_and_then_16(allowed: float, widths: dict[str, int], tmp_path: Path) -> None:
+    """By hand: with 8 bits, a 256th of the noise is left, 0.0039 · 0.6 of w, and 0.0039 · 0.1 of v."""
+    target = load_target(three_widths(tmp_path)).changed(weight_bits=4)
+    tensors = [Tensor("w", True, 0, np.array([0.6])), Tensor("v", True, 1, np.array([0.1]))]
+    found = candidates(tensors, target)
+    assert sum(each.noise for each in found) == pytest.approx(0.7)
+    assert widths_of(wide_set(found, allowed)) == widths
+
+
+@pytest.mark.parametrize(("wanted_db", "widest"), [(20.0, 4), (36.0, 8), (66.0, 16)])
+def test_three_widths_in_one_file(wanted_db: float, widest: int, tmp_path: Path) -> None:
+    """Activations have 16 bits, so that weights decide."""
+    plain = Model.from_proto(residual())
+    target = three_widths(tmp_path)
+    options = {"target": target, "weight_bits": 4, "activation_bits": 16, "rounding": "nearest"}
+    written, report = quantize(plain.copy(), samples(40), min_sqnr=wanted_db, **options)
+    stored: dict[int, int] = {onnx.TensorProto.INT4: 4, onnx.TensorProto.INT8: 8, onnx.TensorProto.INT16: 16}
+    assert max(stored[kind] for kind in kinds(written).values()) == widest
+    assert any("was requested: the worst output or slice has" in note for note in report.notes)
+    feeds = samples(50)[49]
+    level = sqnr_db(*(next(iter(outputs(each, feeds).values())) for each in (plain, written)))
+    assert wanted_db - 3 < level < wanted_db + 24, report.notes
 
 
 def test_rounding_is_gptq_if_nothing_else_is_asked_for() -> None:

@@ -38,7 +38,7 @@ def test_predicted_latencies_are_those_of_the_written_model(graph: "object") -> 
         choices = Choices(
             ranges,
             wide_values=frozenset(t.name for t in tensors if not t.is_weight),
-            wide_weights=frozenset(t.name for t in tensors if t.is_weight),
+            wide_weights={t.name: 16 for t in tensors if t.is_weight},
         )
         written = deploy(write_integers(placement, choices).model, "cv22").latency_ms
         assert cost.latency_ms(wide) == pytest.approx(written, rel=1e-6)

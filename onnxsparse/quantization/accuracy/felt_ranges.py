@@ -38,7 +38,7 @@ MOST_TRIED = 24
 LEAST_SHARE = 0.002
 """Share of the noise of one of the worst outputs or slices from which on an activation is tried."""
 
-ALIKE_DB = 1.0
+ALIKE_DB = 2.0
 """Difference in SQNR of two rules that may be chance, since few samples are judged."""
 
 WORST = 0.25

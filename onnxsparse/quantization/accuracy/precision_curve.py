@@ -52,15 +52,14 @@ def precision_curve(
         tell("precision curve", number, len(counts))
         wide = list(candidates) if count == every else strongest(candidates, count) if count else []
         tensors = [tensor for each in wide for tensor in each.tensors]
-        weights = sum(tensor.is_weight for tensor in tensors)
         yield CurvePoint(
             count_ops(wide),
-            len(tensors) - weights,
-            weights,
+            sum(not tensor.is_weight for tensor in tensors),
+            len({tensor.name for tensor in tensors if tensor.is_weight}),
             predicted_db(candidates, wide),
             judge(wide),
             None if cost is None else cost.latency_ms(wide),
-            tuple(tensor.name for tensor in tensors),
+            tuple(dict.fromkeys(tensor.name for tensor in tensors)),
         )
 
 

@@ -3,13 +3,13 @@
 The work items are those of the float model, with the width of every tensor that the target computes in integers.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxsparse.cost.backends.base import CostBackend
 from onnxsparse.cost.backends.work import Volume, WorkItem
 from onnxsparse.cost.workload import workload
-from onnxsparse.quantization.accuracy.mixed_precision import Candidate
+from onnxsparse.quantization.accuracy.mixed_precision import Candidate, widths
 from onnxsparse.quantization.plan.placement import Placement
 
 
@@ -17,13 +17,12 @@ from onnxsparse.quantization.plan.placement import Placement
 class WideCost:
     """Latencies by sets of wide tensors. `items`: layers with the widths of a model in which nothing is wide.
 
-    `values`: name of a scale → the activations that share it. `weight_bits`: of a wide weight.
+    `values`: name of a scale → the activations that share it.
     """
 
     backend: CostBackend
     items: tuple[WorkItem, ...]
     values: Mapping[str, frozenset[str]]
-    weight_bits: int
 
     @classmethod
     def of(cls, placement: Placement, backend: CostBackend) -> "WideCost":
@@ -34,20 +33,20 @@ class WideCost:
             values.setdefault(root, set()).add(name)
         weights = {weight.stored.name for unit in placement.units for weight in unit.weights}
         stored = 8 * target.weights.grid.dtype.itemsize if target.weights.bits != 4 else 4
-        widths = dict.fromkeys(placement.scaled, target.activations.bits) | dict.fromkeys(weights, stored)
-        items = tuple(widened(item, widths) for item in workload(model).costed)
-        return cls(backend, items, {root: frozenset(names) for root, names in values.items()}, target.weights.wide_bits)
+        bits = dict.fromkeys(placement.scaled, target.activations.bits) | dict.fromkeys(weights, stored)
+        items = tuple(widened(item, bits) for item in workload(model).costed)
+        return cls(backend, items, {root: frozenset(names) for root, names in values.items()})
 
     def latency_ms(self, wide: Collection[Candidate]) -> float:
         """The latency of the whole model, of the layers whose cost is known, in ms."""
-        widths = self._widths(wide)
-        return sum(self._item_ms(widened(item, widths)) for item in self.items)
+        bits = self._widths(wide)
+        return sum(self._item_ms(widened(item, bits)) for item in self.items)
 
     def added_ms(self, candidate: Candidate) -> float:
-        """What one candidate adds by itself."""
-        widths = self._widths([candidate])
-        touched = [item for item in self.items if widths.keys() & {*item.inputs, *item.outputs, *item.tensors}]
-        return sum(self._item_ms(widened(item, widths)) - self._item_ms(item) for item in touched)
+        """What one candidate adds by itself, to a model in which nothing else is wide."""
+        bits = self._widths([candidate])
+        touched = [item for item in self.items if bits.keys() & {*item.inputs, *item.outputs, *item.tensors}]
+        return sum(self._item_ms(widened(item, bits)) - self._item_ms(item) for item in touched)
 
     def priced(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The candidates with what they add."""
@@ -58,23 +57,18 @@ class WideCost:
         return 0.0 if cost is None else cost.latency_ms
 
     def _widths(self, wide: Collection[Candidate]) -> dict[str, int]:
-        return dict(width for each in wide for tensor in each.tensors for width in self._width(tensor.name, tensor.is_weight))
-
-    def _width(self, name: str, is_weight: bool) -> Iterator[tuple[str, int]]:
-        if is_weight:
-            yield name, self.weight_bits
-        else:
-            yield from ((value, 16) for value in self.values[name])
+        roots = [tensor.name for each in wide for tensor in each.tensors if not tensor.is_weight]
+        return widths(wide) | {value: 16 for root in roots for value in self.values[root]}
 
 
-def widened(item: WorkItem, widths: Mapping[str, int]) -> WorkItem:
-    """A layer with other widths in bits of some activations and weights, given by name."""
+def widened(item: WorkItem, bits: Mapping[str, int]) -> WorkItem:
+    """A layer with other bits in bits of some activations and weights, given by name."""
 
     def volumes(names: Sequence[str], held: tuple[Volume, ...] | None) -> tuple[Volume, ...] | None:
         if held is None or len(held) != len(names):
             return held
         pairs = zip(names, held, strict=True)
-        return tuple(Volume(each.elements, (widths[name],)) if name in widths else each for name, each in pairs)
+        return tuple(Volume(each.elements, (bits[name],)) if name in bits else each for name, each in pairs)
 
     coefficients = volumes(item.tensors, item.coefficients) or ()
     return replace(

@@ -42,8 +42,8 @@ class Choices:
     """Activation → observed minimum and maximum, from which a 16-bit range is made."""
     wide_values: frozenset[str] = frozenset()
     """Activations of 16 bits, by the value that stands for their scale."""
-    wide_weights: frozenset[str] = frozenset()
-    """Stored weights with more bits than others."""
+    wide_weights: Mapping[str, int] = field(default_factory=dict)
+    """Stored weight → its width in bits, of those with more bits than others."""
     rounded: Mapping[str, Quantized] = field(default_factory=dict)
     """Stored weight → its integers, of other weights than the nearest ones."""
     bias_shifts: Mapping[int, Floats] = field(default_factory=dict)

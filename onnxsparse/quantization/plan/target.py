@@ -73,11 +73,6 @@ class Coefficients:
         """The grid of a weight."""
         return Grid(self.bits, signed=True, symmetric=True, narrow=True, power_of_two=self.power_of_two)
 
-    @property
-    def wide_grid(self) -> Grid:
-        """The grid of a weight for which `bits` are too few."""
-        return self.grid.wider(self.wide_bits)
-
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Target:
@@ -110,6 +105,12 @@ class Target:
     def widens_tensors(self) -> bool:
         """Whether tensors become wide one by one: in 16 bits, or weights in place of 4 bits; else whole ops become float."""
         return self.wide == "int16" or self.weights.bits == 4
+
+    @property
+    def wide_weight_bits(self) -> tuple[int, ...]:
+        """The widths in bits, from the smallest, of weights for which those of others are too few."""
+        first = self.weights.wide_bits
+        return (first, 16) if self.weights.bits == 4 and first < 16 and self.wide == "int16" and 16 in self.bits else (first,)
 
     def changed(
         self,

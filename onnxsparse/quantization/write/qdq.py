@@ -164,8 +164,8 @@ class Inserter:
 
     def _quantize_weight(self, name: str, users: list[tuple[Unit, UnitWeight]]) -> None:
         weight = self.model.weights[name]
-        weights = self.target.weights
-        grid = weights.wide_grid if name in self.choices.wide_weights else weights.grid
+        grid = self.target.weights.grid
+        grid = grid.wider(self.choices.wide_weights.get(name, grid.bits))
         sharing = self._sharing(weight, users, grid)
         chosen = self.choices.rounded.get(name)
         scale = weight_scale(weight, sharing, grid) if chosen is None else chosen.scale
