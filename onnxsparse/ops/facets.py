@@ -150,7 +150,7 @@ class QuantRules:
     divisor_at: int | None = None
     """Input that it divides by, which no grid may round to zero. None: it does not divide."""
     homogeneous: bool = False
-    """Whether a positive factor on an input channel appears unchanged on the same output channel."""
+    """Whether a positive factor on an input channel appears unchanged on the same output channel, if there is one."""
     common_factor: bool = False
     """Whether a positive factor on all of its inputs appears on its result: f(k·x, k·y) = k · f(x, y)."""
     bilinear: bool = False

@@ -200,6 +200,9 @@ def emit_reduced(c: Coupling, axes: Axes, reduced: set[int], keep: int) -> None:
     c.emit([None if i in reduced else labels for i, labels in enumerate(axes) if keep or i not in reduced])
 
 
+HOMOGENEOUS = ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")
+"""Reductions on whose result a positive factor appears as it is, unless they reduce over the axis that it differs along."""
+
 MASKABLE = ("ReduceMax", "ReduceMean", "ReduceMin")
 """Reductions that the reference of a cut can compute over the kept channels."""
 
@@ -273,7 +276,7 @@ SPECS = (
         OpSpec(
             op_type=name,
             channels=ChannelRules(couple=couple_reduction, masked=mask_reduction if name in MASKABLE else None),
-            quant=QuantRules(sign=Sign.ANY if "Log" in name else Sign.KEPT),
+            quant=QuantRules(homogeneous=name in HOMOGENEOUS, sign=Sign.ANY if "Log" in name else Sign.KEPT),
         )
         for name in REDUCTIONS
     ),

@@ -46,7 +46,8 @@ class Quantizing:
     """From a placement to a quantized model.
 
     1. Equalize channels (optional), which changes weights.
-    2. Find the ranges of activations. For powers of two, scale activations so that their ranges fit, and find ranges again.
+    2. Find the ranges of activations. For powers of two, scale activations so that the ranges of those that the outputs feel fit,
+       and find ranges again.
     3. Correct biases for the error of each layer.
     4. Measure what each tensor costs the outputs, if ops become wide, for step 7.
     5. Take the rule for ranges with which the outputs are best while the ops that are likely to be wide are wide. Give the
@@ -109,10 +110,13 @@ class Quantizing:
 
     def _calibrated(self, placement: Placement) -> tuple[Calibrated, dict[str, float]]:
         """The ranges of a placement, after activations were scaled for powers of two; and activation → its factor if not 1."""
-        if not placement.anatomy.target.activations.power_of_two or self.calibration.data is None or self.calibration.given:
+        data = self.calibration.data
+        if not placement.anatomy.target.activations.power_of_two or data is None or self.calibration.given:
             return self.calibration.run(placement), {}
         best = replace(self.calibration, any_scale=True).run(placement)
-        scaled, factors = fitted(best.placement, best.ranges)
+        heard = Heard.of(placement.anatomy.model, data)
+        tensors = self._probing(self._drafting.first(best.placement), heard).tensors()
+        scaled, factors = fitted(best.placement, best.ranges, tensors)
         return self.calibration.run(scaled), {name: factor for name, factor in factors.items() if factor != 1}
 
     @property

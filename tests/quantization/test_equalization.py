@@ -196,6 +196,24 @@ def test_factors_pass_a_prelu(slope: str) -> None:
     assert_same_with_drawn_divisors(plain, split=False, seed=0)
 
 
+@pytest.mark.parametrize("axes", [(2, 3), (1,)], ids=["positions", "channels"])
+@pytest.mark.parametrize("op", ["ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare"])
+def test_factors_pass_a_reduction_over_positions(op: str, axes: tuple[int, ...]) -> None:
+    """Their squares, and sums over channels with other factors each, are no multiples."""
+    nodes = [
+        node("Conv", "x w0", "a"),
+        node(op, "a axes", "r", keepdims=1) if op == "ReduceSum" else node(op, "a", "r", axes=axes, keepdims=1),
+        node("Conv", "r w1", "y"),
+    ]
+    held = {"axes": np.array(axes)} if op == "ReduceSum" else {}
+    channels = 1 if axes == (1,) else 4
+    plain = model(
+        nodes, {"x": "1x4x4x4"}, ["y"], {"w0": coarse("4x4x1x1", 0), "w1": coarse(f"4x{channels}x1x1", 1), **held}
+    )
+    assert (found(plain).of("a") is not None) == (axes == (2, 3) and op != "ReduceSumSquare")
+    assert_same_with_drawn_divisors(plain, split=False, seed=0)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(networks(), st.booleans(), st.integers(0, 2**31))
 def test_no_output_of_a_generated_model_changes(built: Model, split: bool, seed: int) -> None:

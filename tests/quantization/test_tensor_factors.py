@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from onnxsparse import Model
 from onnxsparse.calibration.methods import Range
+from onnxsparse.quantization.accuracy.output_noise import Tensor
 from onnxsparse.quantization.accuracy.tensor_factors import Groups, coarseness, fitted
-from onnxsparse.quantization.plan.placement import place
+from onnxsparse.quantization.plan.placement import Placement, place
 from onnxsparse.quantization.plan.target import load_target
 from tests.graphs import NAMINGS, Array, model, node
 from tests.quantization.int8_models import coarse, joined, outputs, quantize, residual, samples, silu, sqnr_db
@@ -50,7 +51,13 @@ def powers(plain: Model) -> tuple[Model, dict[str, Range], dict[str, float]]:
     work = plain.copy()
     placement = place(work, load_target("cv22").changed(power_of_two="activations"), {})
     ranges = dict.fromkeys(placement.calibrated, Range(-127.0, 127 * 1.01))
-    return work, ranges, fitted(placement, ranges)[1]
+    return work, ranges, fitted(placement, ranges, alike(placement))[1]
+
+
+def alike(placement: Placement) -> list[Tensor]:
+    """All tensors of a placement, with the same noise."""
+    weights = [weight.stored.name for unit in placement.units for weight in unit.weights]
+    return [Tensor(name, name in weights, None, np.ones(1)) for name in (*placement.sources, *weights)]
 
 
 @pytest.mark.parametrize("graph", [residual, silu, joined, clipped, lambda: clipped(10)])
@@ -72,6 +79,21 @@ def test_inner_activations_fit_and_those_of_the_interface_stay() -> None:
     assert len(inner) == 4 and (coarseness(reach / 127) < 1.1).all()
     assert coarseness(np.array([1.01])) > 3.9
     assert coarseness(np.array([1.0, 2.0, 0.25])).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("loud", ["s", "d", None])
+def test_the_factor_fits_what_the_outputs_feel(loud: str | None) -> None:
+    """d and s have one factor, and steps that no factor fits both; without noise, nothing is scaled."""
+    placement = place(clipped(), load_target("cv22").changed(power_of_two="activations"), {})
+    high = {"d": 1.01, "s": 1.4}
+    ranges = {each: Range(0.0, 127 * high.get(each, 1.0)) for each in placement.calibrated}
+    tensors = [Tensor(each, False, None, np.array([1.0 if each == loud else 0.0])) for each in placement.sources]
+    factors = fitted(placement, ranges, tensors)[1]
+    if loud is None:
+        assert factors == {}
+    else:
+        assert factors["d"] == factors["s"]
+        assert coarseness(np.array([high[loud] * factors[loud]])) < 1.1
 
 
 def test_what_an_addition_joins_has_one_factor() -> None:
@@ -129,7 +151,8 @@ def test_no_output_of_a_generated_model_changes(built: Model, seed: int) -> None
     work, rng = built.copy(), np.random.default_rng(seed)
     placement = place(work, load_target("cv22").changed(power_of_two="all"), {})
     reaches = rng.uniform(0.1, 10, len(placement.calibrated))
-    fitted(placement, {name: Range(-reach, reach) for name, reach in zip(placement.calibrated, reaches, strict=True)})
+    ranges = {name: Range(-reach, reach) for name, reach in zip(placement.calibrated, reaches, strict=True)}
+    fitted(placement, ranges, alike(placement))
     wanted, found = (outputs(each, samples(1)[0])["y"] for each in (built, work))
     assert np.allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 

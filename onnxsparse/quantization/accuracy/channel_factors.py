@@ -155,7 +155,7 @@ class Finding:
         spec, node = anatomy.specs[index], anatomy.nodes[index]
         view = self.survey.view(anatomy.graph, node)
         inputs: list[Axes | None] = [self._labels(name) for name in node.input]
-        coupling = Coupling(view, node.name, self.space, inputs, lambda at: self._constant(node.input[at]), cut_norms=True)
+        coupling = Coupling(view, node.name, self.space, inputs, lambda at: self._constant(node.input[at]), cut_norms=False)
         try:
             if spec is None or spec.channels.couple is None:
                 raise UnknownFact("no factor passes")
@@ -166,6 +166,8 @@ class Finding:
         except UnknownFact:
             self._freeze(*node.input)
             return
+        for at, axis in coupling.contracted:  # a sum over channels has no factor of any of them
+            self._keep(coupling.axes(at)[axis])
         found = {name: axes for name, axes in zip(node.output, coupling.outputs, strict=False) if name and axes is not None}
         self.axes.update(found)
 

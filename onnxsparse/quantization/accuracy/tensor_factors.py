@@ -8,8 +8,9 @@ changes nothing else if it is taken from what makes the activation and given bac
 1. Divide the values of the graph into groups through which a common factor passes: ReLU, MaxPool, Reshape, additions of two
    activations, Clip with scaled bounds. Layers have groups of their own before and behind them. Groups with a value that anything
    else touches, and inputs and outputs of the model, have the factor 1 (`Groups`).
-2. Choose the factor of each group, from 1/√2 to √2, for which the steps of its activations and of the weights around it are least
-   coarse, in a few rounds, since a weight is between two groups (`chosen`).
+2. Choose the factor of each group, from 1/√2 to √2, for which the outputs have least noise from its activations and the weights
+   around it, in a few rounds, since a weight is between two groups (`chosen`). What each tensor costs the outputs is measured
+   with the factor 1; from there, noise grows and falls as the square of the step.
 3. Scale weights, biases and bounds (`apply`).
 """
 
@@ -22,6 +23,7 @@ from onnxsparse.calibration.methods import Range
 from onnxsparse.ir.model import Model
 from onnxsparse.ir.new_tensors import Additions
 from onnxsparse.quantization.accuracy.channel_factors import is_plain
+from onnxsparse.quantization.accuracy.output_noise import Tensor
 from onnxsparse.quantization.plan.placement import Placement, place
 from onnxsparse.quantization.plan.units import Anatomy, Unit
 from onnxsparse.quantization.write.grid import Floats
@@ -82,13 +84,14 @@ class Groups:
         return self.root(node.input[unit.activations[0]]), self.root(node.output[0])
 
 
-def fitted(placement: Placement, ranges: Mapping[str, Range]) -> tuple[Placement, dict[str, float]]:
-    """The placement of a model with scaled activations, and activation → its factor. `ranges`: activation → its best range.
+def fitted(placement: Placement, ranges: Mapping[str, Range], tensors: Sequence[Tensor]) -> tuple[Placement, dict[str, float]]:
+    """The placement of a model with scaled activations, and activation → its factor.
 
-    Changes the placement's model, whose outputs stay the same up to the rounding of floats.
+    `ranges`: activation → its best range. `tensors`: what activations and weights cost the outputs, with powers of two. Changes
+    the placement's model, whose outputs stay the same up to the rounding of floats.
     """
     groups = Groups.of(placement)
-    factors = chosen(placement, groups, ranges)
+    factors = chosen(groups, [*value_steps(placement, groups, ranges, tensors), *weight_steps(placement, groups, tensors)])
     if not factors:
         return placement, {}
     apply(groups, factors)
@@ -96,44 +99,70 @@ def fitted(placement: Placement, ranges: Mapping[str, Range]) -> tuple[Placement
     return found, {name: factors.get(groups.root(name), 1.0) for name in ranges}
 
 
-def chosen(placement: Placement, groups: Groups, ranges: Mapping[str, Range]) -> dict[str, float]:
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The best steps of a tensor: of an activation, which grow with the factor of the group `over`, or of a weight.
+
+    The steps of a weight grow with the factor of the group behind it (`over`), and fall with that of the one before (`under`).
+    `noise`: what a coarseness of 1 costs the outputs.
+    """
+
+    steps: Floats
+    noise: float
+    over: str
+    under: str | None = None
+
+    @classmethod
+    def measured(cls, steps: Floats, noise: float, over: str, under: str | None = None) -> "Steps":
+        """From the noise with the factor 1."""
+        return cls(steps, noise / float(coarseness(steps).mean()), over, under)
+
+    def cost(self, group: str, factors: Mapping[str, float]) -> Floats:
+        """The noise for each of TRIED as the factor of a group. `factors`: of the others."""
+        ratios = TRIED / factors.get(self.under, 1.0) if self.under is not None else TRIED
+        if group == self.under:
+            ratios = factors.get(self.over, 1.0) / TRIED
+        found: Floats = self.noise * coarseness(np.multiply.outer(ratios, self.steps)).mean(1)
+        return found
+
+
+def chosen(groups: Groups, tensors: Sequence[Steps]) -> dict[str, float]:
     """Group → its factor; those with the factor 1 are left out."""
-    target, fixed = placement.anatomy.target, {groups.root(name) for name in groups.fixed}
-    steps: dict[str, list[float]] = {}
-    for name, own in ranges.items():
-        reach = max(-own.low, own.high)
-        if groups.root(name) not in fixed and reach > 0:
-            steps.setdefault(groups.root(name), []).append(reach / target.activations.grid.high)
-    weights = list(weight_steps(placement, groups)) if target.weights.power_of_two else []
-    found = dict.fromkeys(steps, 1.0)
+    fixed = {groups.root(name) for name in groups.fixed}
+    touched: dict[str, list[Steps]] = {}
+    for each in tensors:
+        for group in {each.over, each.under} - fixed - {None} if each.over != each.under else ():
+            touched.setdefault(str(group), []).append(each)
+    found = dict.fromkeys(touched, 1.0)
     for _ in range(ROUNDS):
-        for group, own_steps in steps.items():
-            costs = coarseness(np.multiply.outer(TRIED, own_steps)).sum(1) + weight_costs(group, found, weights)
-            found[group] = float(TRIED[np.argmin(costs)])
+        for group, own in touched.items():
+            costs = np.sum([each.cost(group, found) for each in own], axis=0)
+            found[group] = float(TRIED[np.argmin(costs)]) if costs.min() < costs[TRIED == 1].min() else 1.0
     return {group: factor for group, factor in found.items() if factor != 1}
 
 
-def weight_costs(group: str, factors: Mapping[str, float], weights: Sequence[tuple[str, str, Floats]]) -> Floats:
-    """The coarseness of the weights before and behind a group, for each of TRIED as its factor. `factors`: of the others."""
-    found = np.zeros(TRIED.size)
-    for before, behind, steps in weights:
-        if before == behind or group not in (before, behind):
-            continue
-        ratios = TRIED / factors.get(before, 1.0) if group == behind else factors.get(behind, 1.0) / TRIED
-        found += coarseness(np.multiply.outer(ratios, steps)).mean(1)
-    return found
+def value_steps(placement: Placement, groups: Groups, ranges: Mapping[str, Range], tensors: Sequence[Tensor]) -> Iterator[Steps]:
+    """The best steps of activations that set scales; those that share one have equal parts of its noise."""
+    noise = {tensor.name: float(tensor.noise.sum()) for tensor in tensors if not tensor.is_weight}
+    for name, own in ranges.items():
+        reach, root = max(-own.low, own.high), placement.scaled[name]
+        if reach > 0:
+            step = np.array([reach / placement.anatomy.target.activations.grid.high])
+            yield Steps.measured(step, noise.get(root, 0.0) / len(placement.sources[root]), groups.root(name))
 
 
-def weight_steps(placement: Placement, groups: Groups) -> Iterator[tuple[str, str, Floats]]:
-    """(group before, group behind, best steps) of each layer whose weight can be scaled."""
+def weight_steps(placement: Placement, groups: Groups, tensors: Sequence[Tensor]) -> Iterator[Steps]:
+    """The best steps of each layer's weight that can be scaled, if they have to be powers of two."""
     target, model = placement.anatomy.target, placement.anatomy.model
-    for unit in groups.layers.values():
+    noise = {tensor.name: float(tensor.noise.sum()) for tensor in tensors if tensor.is_weight}
+    for unit in groups.layers.values() if target.weights.power_of_two else ():
         weight = unit.weights[0]
-        largest = np.atleast_1d(
-            magnitudes(model.weights[weight.stored.name], Sharing(weight.axis if target.weights.per_channel else None))
-        )
+        sharing = Sharing(weight.axis if target.weights.per_channel else None)
+        largest = np.atleast_1d(magnitudes(model.weights[weight.stored.name], sharing))
         if largest.any():
-            yield *groups.ends(unit), largest[largest > 0] / target.weights.grid.high
+            before, behind = groups.ends(unit)
+            steps = largest[largest > 0] / target.weights.grid.high
+            yield Steps.measured(steps, noise.get(weight.stored.name, 0.0), behind, before)
 
 
 def coarseness(steps: Floats) -> Floats:
