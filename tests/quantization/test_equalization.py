@@ -207,9 +207,7 @@ def test_factors_pass_a_reduction_over_positions(op: str, axes: tuple[int, ...])
     ]
     held = {"axes": np.array(axes)} if op == "ReduceSum" else {}
     channels = 1 if axes == (1,) else 4
-    plain = model(
-        nodes, {"x": "1x4x4x4"}, ["y"], {"w0": coarse("4x4x1x1", 0), "w1": coarse(f"4x{channels}x1x1", 1), **held}
-    )
+    plain = model(nodes, {"x": "1x4x4x4"}, ["y"], {"w0": coarse("4x4x1x1", 0), "w1": coarse(f"4x{channels}x1x1", 1), **held})
     assert (found(plain).of("a") is not None) == (axes == (2, 3) and op != "ReduceSumSquare")
     assert_same_with_drawn_divisors(plain, split=False, seed=0)
 
