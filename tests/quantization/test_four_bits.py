@@ -10,16 +10,19 @@ import pytest
 
 from onnxsparse import Model, ParamError, Prune, Quantize
 from onnxsparse.analysis.layers import layers
+from onnxsparse.cost.registry import predicting_backend
 from onnxsparse.ir.model import Model as AnyModel
 from onnxsparse.ir.weights import Array
 from onnxsparse.quantization.accuracy.mixed_precision import candidates, wide_set
 from onnxsparse.quantization.accuracy.mixed_precision import widths as widths_of
 from onnxsparse.quantization.accuracy.output_noise import Tensor
+from onnxsparse.quantization.accuracy.wide_cost import WideCost
+from onnxsparse.quantization.plan.placement import place
 from onnxsparse.quantization.plan.target import load_target
 from onnxsparse.quantization.write.grid import Grid
 from onnxsparse.quantization.write.weights import Sharing, quantize_weight, weight_scale
 from onnxsparse.runtime.session import Execution
-from tests.graphs import node, proto, weight
+from tests.graphs import model, node, proto, weight
 from tests.quantization.int8_models import MS, floats, outputs, quantize, residual, samples, sqnr_db
 
 X86 = "onnxruntime-x86"
@@ -82,6 +85,19 @@ def test_a_weight_of_4_bits_gets_8_and_then_16(allowed: float, widths: dict[str,
     found = candidates(tensors, target)
     assert sum(each.noise for each in found) == pytest.approx(0.7)
     assert widths_of(wide_set(found, allowed)) == widths
+
+
+def test_a_second_width_costs_what_it_adds_to_the_first(tmp_path: Path) -> None:
+    target = three_widths(tmp_path)
+    placement = place(
+        model([node("Gemm", "x w", "y")], {"x": "1x512"}, ["y"], {"w": "512x512"}),
+        load_target(target).changed(weight_bits=4),
+        {},
+    )
+    cost = WideCost.of(placement, predicting_backend(target, "quantize"))
+    first, second = cost.priced(candidates([Tensor("w", True, 0, np.ones(1))], placement.anatomy.target))
+    assert 0 < first.added_ms < second.added_ms
+    assert first.added_ms + second.added_ms == pytest.approx(cost.latency_ms([first, second]) - cost.latency_ms([]))
 
 
 @pytest.mark.parametrize(("wanted_db", "widest"), [(20.0, 4), (36.0, 8), (66.0, 16)])

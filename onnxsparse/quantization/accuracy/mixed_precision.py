@@ -16,7 +16,7 @@ from onnxsparse.quantization.plan.scales import Choices
 from onnxsparse.quantization.plan.target import Target
 
 SAME_OP = 0.1
-"""Price of widening a second tensor of an op that is wide already, where a first one costs 1, as does a weight's second width."""
+"""Price of widening a second tensor of an op that is wide already; a first one, and a weight's second width, cost 1."""
 
 BISECTIONS = 20
 """Steps of the search for what a number of ops can reach."""

@@ -131,8 +131,9 @@ def chosen(groups: Groups, tensors: Sequence[Steps]) -> dict[str, float]:
     fixed = {groups.root(name) for name in groups.fixed}
     touched: dict[str, list[Steps]] = {}
     for each in tensors:
-        for group in {each.over, each.under} - fixed - {None} if each.over != each.under else ():
-            touched.setdefault(str(group), []).append(each)
+        for group in (each.over, each.under) if each.over != each.under else ():
+            if group is not None and group not in fixed:
+                touched.setdefault(group, []).append(each)
     found = dict.fromkeys(touched, 1.0)
     for _ in range(ROUNDS):
         for group, own in touched.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from onnxsparse.cost.backends.base import CostBackend
 from onnxsparse.cost.backends.work import Volume, WorkItem
 from onnxsparse.cost.workload import workload
-from onnxsparse.quantization.accuracy.mixed_precision import Candidate, widths
+from onnxsparse.quantization.accuracy.mixed_precision import Candidate, followers, widths
 from onnxsparse.quantization.plan.placement import Placement
 
 
@@ -49,8 +49,10 @@ class WideCost:
         return sum(self._item_ms(widened(item, bits)) - self._item_ms(item) for item in touched)
 
     def priced(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates with what they add."""
-        return [replace(each, added_ms=self.added_ms(each)) for each in candidates]
+        """The candidates with what they add, a weight's second width to its first."""
+        added = [self.added_ms(each) for each in candidates]
+        before = {second: added[first] for first, second in followers(candidates).items()}
+        return [replace(each, added_ms=added[at] - before.get(at, 0.0)) for at, each in enumerate(candidates)]
 
     def _item_ms(self, item: WorkItem) -> float:
         cost = self.backend.cost(item)
@@ -62,7 +64,7 @@ class WideCost:
 
 
 def widened(item: WorkItem, bits: Mapping[str, int]) -> WorkItem:
-    """A layer with other bits in bits of some activations and weights, given by name."""
+    """A layer with other widths of some activations and weights. `bits`: name → width in bits."""
 
     def volumes(names: Sequence[str], held: tuple[Volume, ...] | None) -> tuple[Volume, ...] | None:
         if held is None or len(held) != len(names):
