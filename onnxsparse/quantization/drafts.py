@@ -132,6 +132,8 @@ class Drafting:
 
     def rounded(self, draft: Draft) -> Draft:
         """The draft with weights rounded as the options say, if that is better on held-out samples, and a note."""
+        if draft.note is not None:  # it was rounded before
+            return draft
         data, placement = self.calibration.data, draft.calibrated.placement
         fine = placement.anatomy.target.weights.bits > 4 or data is None or len(data) < 2
         rounding = self.improvements.rounding or ("nearest" if fine else "gptq")

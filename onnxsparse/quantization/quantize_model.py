@@ -144,10 +144,10 @@ class Quantizing:
             return Outcome(self._drafting.rounded(draft))
         plain_db = None
         if options.judges and not options.felt_ranges:
-            rounded = self._drafting.rounded(draft)
-            plain_db = self._widening.level(rounded)
+            draft = self._drafting.rounded(draft)
+            plain_db = self._widening.level(draft)
             if options.is_enough(plain_db) and not options.curve:
-                return Outcome(rounded, notes=verdict(options, plain_db))
+                return Outcome(draft, notes=verdict(options, plain_db))
         heard = Heard.of(placement.anatomy.model, data)
         tensors = self._probing(draft, heard).tensors() if options.widens else None
         wide = [] if tensors is None else self._widening.likely(draft, tensors)
@@ -187,7 +187,7 @@ class Quantizing:
             return Outcome(rounded, notes=tuple(notes))
         if options.felt_ranges and options.judges:
             plain_db = self._widening.level(rounded)
-        if rounded.choices.rounded:  # the weights add other noise than before
+        if rounded is not draft and rounded.choices.rounded:  # the weights add other noise than before
             weights = replace(probing, choices=rounded.choices).tensors(values=())
             found = [*(each for each in found if not each.is_weight), *weights]
         outcome = self._widening.run(rounded, found, plain_db)
