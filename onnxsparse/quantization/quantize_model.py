@@ -149,12 +149,14 @@ class Quantizing:
             if options.is_enough(plain_db) and not options.curve:
                 return Outcome(draft, notes=verdict(options, plain_db))
         heard = Heard.of(placement.anatomy.model, data)
-        tensors = self._probing(draft, heard).tensors() if options.widens else None
+        probing = self._probing(draft, heard)
+        tensors = probing.tensors() if options.widens else None
         wide = [] if tensors is None else self._widening.likely(draft, tensors)
         ruled = self if options.is_enough(plain_db) else self._ruled(draft, wide, heard)
         if ruled.calibration.method != self.calibration.method:
-            draft, tensors = ruled._drafting.first(placement), None
-        return ruled._felt_and_widened(draft, heard, tensors, wide, plain_db)
+            draft = ruled._drafting.first(placement)
+            probing, tensors = ruled._probing(draft, heard), None
+        return ruled._felt_and_widened(draft, probing, tensors, wide, plain_db)
 
     def _ruled(self, draft: Draft, wide: Sequence[Candidate], heard: Heard) -> "Quantizing":
         """The same with the rule for ranges that the outputs feel least while some tensors are wide, if it may be another one."""
@@ -170,7 +172,7 @@ class Quantizing:
         return replace(self, calibration=felt_rule(self.calibration, draft.calibrated.placement, heard, quality))
 
     def _felt_and_widened(
-        self, draft: Draft, heard: Heard, tensors: list[Tensor] | None, wide: Sequence[Candidate], plain_db: float | None
+        self, draft: Draft, probing: Probing, tensors: list[Tensor] | None, wide: Sequence[Candidate], plain_db: float | None
     ) -> Outcome:
         """`draft` with ranges by what the outputs feel, and with wide ops.
 
@@ -178,7 +180,6 @@ class Quantizing:
         nothing wide, if it is known.
         """
         options, notes = self.improvements, list[str]()
-        probing = self._probing(draft, heard)
         found = probing.tensors() if tensors is None else tensors
         if options.felt_ranges:
             draft, found, notes = self._felt(draft, probing, found, wide)
